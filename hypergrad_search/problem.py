@@ -1,0 +1,128 @@
+"""What a user states: a training run, as plain functions of pytrees."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hypergrad_search.space import Hyperparameters, Space, check_space
+from hypergrad_search.training.optimizers import Optimizer
+
+Params = Any  # a pytree of float arrays
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingProblem:
+    """A training run from hyperparameters to a validation loss.
+
+    - `init(key, hyperparameters) -> params`: a pytree of float32 arrays; initial scales may be hyperparameters.
+    - `train_loss(params, hyperparameters, batch, key) -> scalar`: what training descends; `key` is new each step.
+    - `valid_loss(params) -> scalar`: what the search minimises.
+    - `batches(step) -> batch`: deterministic, and traceable by JAX: `step` is an int32 scalar array, so slice
+      with `jax.lax.dynamic_slice_in_dim` or index with an array.
+    - `optimizer`: `sgd(...)`, whose settings may name hyperparameters.
+    - `steps`: the length of the training run.
+    - `test_loss(params) -> scalar`, optional: reported beside the validation loss, never seen by a search.
+
+    `hyperparameters` is a dict from names to float arrays (numbers too) and, where the space has them, the plain
+    values of integers and categoricals. A problem is compared by identity: build it once and evaluate it often,
+    so that its functions compile once.
+
+    Raises `ValueError` where a part is missing or of the wrong kind.
+    """
+
+    init: Callable[[jax.Array, Hyperparameters], Params]
+    train_loss: Callable[[Params, Hyperparameters, Any, jax.Array], jax.Array]
+    valid_loss: Callable[[Params], jax.Array]
+    batches: Callable[[jax.Array], Any]
+    optimizer: Optimizer
+    steps: int
+    test_loss: Callable[[Params], jax.Array] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("init", "train_loss", "valid_loss", "batches"):
+            if not callable(getattr(self, name)):
+                raise ValueError(f"TrainingProblem: {name} must be a function, got {getattr(self, name)!r}")
+        if self.test_loss is not None and not callable(self.test_loss):
+            raise ValueError(f"TrainingProblem: test_loss must be a function or None, got {self.test_loss!r}")
+        if not isinstance(self.optimizer, Optimizer):
+            raise ValueError(
+                f"TrainingProblem: optimizer must come from hypergrad_search.sgd(...), got {self.optimizer!r}"
+            )
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"TrainingProblem: steps must be a whole number above 0, got {self.steps!r}")
+
+
+def check_problem(problem: TrainingProblem, space: Space) -> None:
+    """Raise `ValueError` unless `space` is one, and holds every hyperparameter that the optimizer names."""
+    if not isinstance(problem, TrainingProblem):
+        raise ValueError(f"problem must be a TrainingProblem, got {problem!r}")
+    check_space(space)
+    problem.optimizer.check_names(space)
+
+
+def step_gradient(
+    problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, key: jax.Array, step: jax.Array
+) -> Params:
+    """The gradient of the training loss with respect to `params` at one step, with that step's batch and key."""
+
+    def loss(params: Params) -> jax.Array:
+        value = problem.train_loss(params, hyperparameters, problem.batches(step), jax.random.fold_in(key, step))
+        return check_scalar("train_loss", value)
+
+    return jax.grad(loss)(params)
+
+
+def initial_params(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> Params:
+    """`problem.init`, checked: at least one array, and all of them floating-point."""
+    params = jax.tree.map(jnp.asarray, problem.init(key, hyperparameters))
+    if not jax.tree.leaves(params):
+        raise ValueError("init must return a pytree with at least one array, got none")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(f"init: params{jax.tree_util.keystr(path)} must be floating-point, got {leaf.dtype}")
+    return params
+
+
+def losses(problem: TrainingProblem, params: Params) -> dict[str, jax.Array]:
+    """The validation loss and, where the problem has one, the test loss."""
+    result = {"valid_loss": check_scalar("valid_loss", problem.valid_loss(params))}
+    if problem.test_loss is not None:
+        result["test_loss"] = check_scalar("test_loss", problem.test_loss(params))
+    return result
+
+
+def check_scalar(name: str, value: Any) -> jax.Array:
+    """`value`, or a `ValueError` where it is not one floating-point number."""
+    value = jnp.asarray(value)
+    if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must return a floating-point scalar, got shape {value.shape} and dtype {value.dtype}; "
+            "take its mean or sum"
+        )
+    return value
+
+
+def split(hyperparameters: Hyperparameters) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
+    """Hyperparameters as (floating-point arrays, which can be traced and differentiated; the rest, hashable)."""
+    if not isinstance(hyperparameters, Mapping):
+        raise ValueError(f"hyperparameters must be a dict from names to values, got {hyperparameters!r}")
+    dynamic, static = {}, []
+    for name, value in hyperparameters.items():
+        leaves = jax.tree.leaves(value)
+        if leaves and all(_is_floating(leaf) for leaf in leaves):
+            dynamic[name] = jax.tree.map(jnp.asarray, value)
+        elif isinstance(value, jax.Array) or getattr(value, "__hash__", None) is None:
+            raise ValueError(
+                f"hyperparameter {name!r} must be floating-point or a plain value (int, str, bool), got {value!r}; "
+                "integer arrays belong in batches"
+            )
+        else:
+            static.append((name, value))
+    return dynamic, tuple(static)
+
+
+def _is_floating(leaf: Any) -> bool:
+    return not isinstance(leaf, str | bool | int) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

@@ -1,0 +1,158 @@
+"""Search spaces, and the map between hyperparameters and the unit box in which the search moves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real hyperparameter, or an array of them: the only kind that has a gradient.
+
+    `low` and `high` bound every element, both included. With `log=True` the search moves in the logarithm, and
+    `low` must be above 0. `shape=()` is a single number; any other shape makes one name stand for an array.
+
+    Raises `ValueError` where the bounds are not finite, are reversed, or do not suit `log`.
+    """
+
+    low: float
+    high: float
+    _: KW_ONLY
+    log: bool = False
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_bounds(self)
+        shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
+        if any(not isinstance(n, int) or n < 1 for n in shape):
+            raise ValueError(f"Float: every length in shape must be a whole number above 0, got {self.shape!r}")
+        object.__setattr__(self, "shape", shape)
+
+    @property
+    def size(self) -> int:
+        """How many numbers this hyperparameter holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole-number hyperparameter from `low` to `high`, both included; chosen by a gradient-free sampler.
+
+    Raises `ValueError` where the bounds are reversed, or `log=True` and `low` is below 1.
+    """
+
+    low: int
+    high: int
+    _: KW_ONLY
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"Int: {name} must be a whole number, got {getattr(self, name)!r}; is it a Float?")
+        _check_bounds(self)
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One of several values (None, bool, int, float or str); chosen by a gradient-free sampler.
+
+    Raises `ValueError` where there is no choice.
+    """
+
+    choices: tuple[None | bool | int | float | str, ...]
+
+    def __init__(self, choices: Sequence[None | bool | int | float | str]) -> None:
+        if isinstance(choices, str) or not choices:
+            raise ValueError(f"Categorical: choices must be a sequence of at least one value, got {choices!r}")
+        object.__setattr__(self, "choices", tuple(choices))
+
+
+Space = Mapping[str, Float | Int | Categorical]
+Hyperparameters = Mapping[str, Any]
+
+
+def _check_bounds(parameter: Float | Int) -> None:
+    kind, low, high = type(parameter).__name__, parameter.low, parameter.high
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{kind}: low and high must be finite, got low={low!r}, high={high!r}")
+    if low > high:
+        raise ValueError(f"{kind}: low must not be above high, got low={low!r}, high={high!r}; swap them")
+    if parameter.log and low <= 0:
+        raise ValueError(f"{kind}: log=True needs low above 0, got low={low!r}; raise it, or drop log=True")
+
+
+def check_space(space: Space) -> None:
+    """Raise `ValueError` unless `space` is a mapping from names to `Float`, `Int` or `Categorical`."""
+    if not isinstance(space, Mapping) or not space:
+        raise ValueError(f"space must be a dict of at least one name to Float, Int or Categorical, got {space!r}")
+    for name, parameter in space.items():
+        if not isinstance(name, str):
+            raise ValueError(f"space: names must be strings, got {name!r}")
+        if not isinstance(parameter, Float | Int | Categorical):
+            raise ValueError(f"space[{name!r}] must be a Float, Int or Categorical, got {parameter!r}")
+
+
+def floats(space: Space) -> dict[str, Float]:
+    """The differentiable part of a space, in its own order."""
+    return {name: parameter for name, parameter in space.items() if isinstance(parameter, Float)}
+
+
+def dimension(space: Space) -> int:
+    """How many differentiable numbers a space holds: the length of a vector in its unit box."""
+    return sum(parameter.size for parameter in floats(space).values())
+
+
+def to_unit(space: Space, hyperparameters: Hyperparameters) -> np.ndarray:
+    """The floats of `hyperparameters` as one float64 vector in the unit box: 0 at `low`, 1 at `high`."""
+    return _concatenate([_scale(p, _array(name, p, hyperparameters)) for name, p in floats(space).items()])
+
+
+def from_unit(space: Space, vector: np.ndarray) -> dict[str, Any]:
+    """The inverse of `to_unit`, clipped to the bounds: a float for `shape=()`, else a float64 array."""
+    result: dict[str, Any] = {}
+    start = 0
+    for name, p in floats(space).items():
+        values = _unscale(p, np.clip(vector[start : start + p.size], 0.0, 1.0)).reshape(p.shape)
+        result[name] = values if p.shape else float(values)
+        start += p.size
+    return result
+
+
+def gradient_to_unit(space: Space, hyperparameters: Hyperparameters, gradient: Hyperparameters) -> np.ndarray:
+    """A gradient in natural units, carried into the unit box by the chain rule; shape `(dimension(space),)`."""
+    parts = []
+    for name, p in floats(space).items():
+        slope = np.ravel(_array(name, p, hyperparameters)) * math.log(p.high / p.low) if p.log else p.high - p.low
+        parts.append(np.ravel(_array(name, p, gradient)) * slope)
+    return _concatenate(parts)
+
+
+def _array(name: str, parameter: Float, values: Hyperparameters) -> np.ndarray:
+    if name not in values:
+        raise ValueError(f"hyperparameter {name!r} is missing; got {sorted(values)}")
+    array = np.asarray(values[name], dtype=np.float64)
+    if array.shape != parameter.shape:
+        raise ValueError(f"hyperparameter {name!r} must have shape {parameter.shape}, got {array.shape}")
+    return array
+
+
+def _scale(p: Float, values: np.ndarray) -> np.ndarray:
+    if p.low == p.high:
+        return np.zeros(p.size)
+    flat = np.ravel(values)
+    if p.log:
+        return np.log(flat / p.low) / math.log(p.high / p.low)
+    return (flat - p.low) / (p.high - p.low)
+
+
+def _unscale(p: Float, unit: np.ndarray) -> np.ndarray:
+    values = p.low * np.exp(unit * math.log(p.high / p.low)) if p.log else p.low + unit * (p.high - p.low)
+    return np.clip(values, p.low, p.high)
+
+
+def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros(0)
