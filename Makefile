@@ -1,0 +1,56 @@
+# `make` alone lists the targets. Nothing is needed beforehand but Python >= 3.11 with venv and pip.
+
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+COMPARE_ARGS ?= --problem digits-mlp --problem digits-l2
+
+VENV := .venv
+INSTALLED := $(VENV)/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv compare test test-slow lint format constraints clean
+
+help:  ## List the targets
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(INSTALLED)  ## Set up .venv with every extra, at the versions in constraints.txt
+
+compare: venv  ## Run the side-by-side study and write its report to out/compare
+	$(VENV)/bin/hypergrad compare $(COMPARE_ARGS) --out out/compare
+
+test: venv  ## Run the fast tests
+	$(VENV)/bin/pytest -m "not slow"
+
+test-slow: venv  ## Run the slow tests
+	$(VENV)/bin/pytest -m slow
+
+lint: venv  ## Check style and types
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+format: venv  ## Format the code and sort its imports
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+# In a new environment and without the old pins, so that what is no longer needed disappears.
+constraints:  ## Refresh constraints.txt with the newest versions that pyproject.toml allows
+	@$(PYTHON) -c 'import sys; sys.exit("constraints.txt is made on Python 3.11" if sys.version_info[:2] != (3, 11) else 0)'
+	$(PYTHON) -m venv --clear build/constraints
+	build/constraints/bin/pip install --quiet --editable '.[all]'
+	(grep '^#' constraints.txt; build/constraints/bin/pip freeze --all --exclude pip --exclude-editable) > build/pins
+	mv build/pins constraints.txt
+
+clean:  ## Delete the environment, caches, build products and results
+	rm -rf $(VENV) build dist out *.egg-info .hypothesis .*_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A setup cut short leaves no stamp and no pip, so the next `make` goes on from there.
+$(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "Installing into $(VENV); about a minute the first time"
+	$(VENV)/bin/pip install --quiet --editable '.[all]' --constraint constraints.txt
+	@touch $@
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + \
+	  sys.version.split()[0] + "; name one with: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,29 @@
+"""Hyperparameter search that sees the gradient: exact hypergradients of training runs, in JAX."""
+
+from hypergrad_search.hypergradient.base import Cost, Evaluation, Method, Status
+from hypergrad_search.hypergradient.evaluate import evaluate
+from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
+from hypergrad_search.hypergradient.unrolled import Unrolled
+from hypergrad_search.problem import TrainingProblem
+from hypergrad_search.space import Categorical, Float, Int, Space
+from hypergrad_search.training.optimizers import Optimizer, sgd
+from hypergrad_search.training.reversible import train
+
+__all__ = [
+    "Categorical",
+    "Cost",
+    "Evaluation",
+    "Float",
+    "InexactReversalError",
+    "Int",
+    "Method",
+    "Optimizer",
+    "Reversible",
+    "Space",
+    "Status",
+    "TrainingProblem",
+    "Unrolled",
+    "evaluate",
+    "sgd",
+    "train",
+]

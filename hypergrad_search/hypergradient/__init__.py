@@ -1,0 +1,1 @@
+"""Ways to the gradient of a training run, one file each."""

@@ -1,0 +1,118 @@
+"""What every way to a hypergradient has in common: its input, its result, and what it costs."""
+
+import abc
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import jax
+import numpy as np
+
+from hypergrad_search.problem import TrainingProblem
+from hypergrad_search.space import Hyperparameters
+
+#: called with (steps done, validation loss) during training; it may raise to end the evaluation
+Report = Callable[[int, float], None]
+
+
+class Status(StrEnum):
+    """How an evaluation ended; anything but `OK` and `EXPLODED` comes with an infinite value."""
+
+    OK = "ok"
+    NAN = "nan"
+    OVERFLOW = "overflow"
+    DIVERGED = "diverged"
+    EXPLODED = "exploded"
+
+
+MESSAGES = {
+    Status.OK: "",
+    Status.NAN: "a gradient or loss was NaN",
+    Status.OVERFLOW: "a weight, gradient or update left the fixed-point range; lower the learning rate or scales",
+    Status.DIVERGED: "the validation loss is infinite; lower the learning rate or scales",
+    Status.EXPLODED: "the value is sound, but its gradient is not finite and was dropped",
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an evaluation took: minibatch training gradients, or their worth, and wall seconds.
+
+    A training step costs 1. A step of the reverse pass costs 3: one gradient to step back, and a Hessian-vector
+    product worth two.
+    """
+
+    gradient_evaluations: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of training once at given hyperparameters.
+
+    - `value`: the validation loss; infinite where training failed, and `status` says why.
+    - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units; None where none was
+      asked for, or it is not finite.
+    - `refined`: better hyperparameters that the evaluation itself found; None for methods that find none.
+    - `diagnostics`: JSON-able facts that no computation depends on: `status`, `message`, `steps` (trained), `exact`
+      (whether the reversal gave back the initial state bit for bit; None where nothing was reversed), `test_loss`
+      (None where the problem has none).
+    """
+
+    value: float
+    gradient: dict[str, Any] | None
+    cost: Cost
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    refined: dict[str, Any] | None = None
+
+    @property
+    def status(self) -> Status:
+        """How the evaluation ended."""
+        return Status(self.diagnostics["status"])
+
+
+class Method(abc.ABC):
+    """A way to the value and the hypergradient of a training problem."""
+
+    @abc.abstractmethod
+    def evaluate(
+        self,
+        problem: TrainingProblem,
+        hyperparameters: Hyperparameters,
+        key: jax.Array,
+        *,
+        gradient_below: float,
+        report: Report | None,
+        report_every: int,
+    ) -> Evaluation:
+        """See `hypergrad_search.evaluate`, which has checked the arguments."""
+
+
+def judge(losses: Mapping[str, Any]) -> tuple[Status, float]:
+    """The status and value that finished training has, by its validation loss."""
+    value = float(losses["valid_loss"])
+    if math.isnan(value):
+        return Status.NAN, math.inf
+    if math.isinf(value):
+        return Status.DIVERGED, math.inf
+    return Status.OK, value
+
+
+def finite_or_none(gradient: dict[str, Any]) -> dict[str, Any] | None:
+    """A gradient as numpy arrays, or None where an element is not finite."""
+    arrays = jax.tree.map(np.asarray, gradient)
+    return arrays if all(np.isfinite(x).all() for x in jax.tree.leaves(arrays)) else None
+
+
+def describe(status: Status, *, steps: int, exact: bool | None, losses: Mapping[str, Any]) -> dict[str, Any]:
+    """The diagnostics of an evaluation."""
+    test_loss = losses.get("test_loss")
+    return {
+        "status": str(status),
+        "message": MESSAGES[status],
+        "steps": steps,
+        "exact": exact,
+        "test_loss": None if test_loss is None else float(test_loss),
+    }

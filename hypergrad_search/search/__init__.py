@@ -1,0 +1,1 @@
+"""What to try next, from what has been seen: pure, and independent of any host."""

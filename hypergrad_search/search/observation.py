@@ -1,0 +1,43 @@
+"""One finished evaluation, as a search sees it: plain data, the same whether read from memory or storage."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was tried, why, and what came of it.
+
+    `trial` identifies it; `parent` is the trial whose gradient it followed, None where a global sampler chose it.
+    `hyperparameters` and `gradient` (None where there is none) are in natural units and hold the floats of the
+    space alone. `value` is minimised, and infinite where the trial failed or was pruned. `cost` is in any unit, the
+    same for all.
+    """
+
+    trial: str
+    parent: str | None
+    hyperparameters: Mapping[str, Any]
+    value: float
+    gradient: Mapping[str, Any] | None
+    cost: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON: arrays as lists, an infinite value as None."""
+        result = asdict(self)
+        result["hyperparameters"] = _lists(self.hyperparameters)
+        result["gradient"] = None if self.gradient is None else _lists(self.gradient)
+        result["value"] = self.value if math.isfinite(self.value) else None
+        return result
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**{**data, "value": math.inf if data["value"] is None else data["value"]})
+
+
+def _lists(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(value, dtype=float).tolist() for name, value in values.items()}

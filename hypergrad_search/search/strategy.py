@@ -1,0 +1,110 @@
+"""What to try next: a state folded from the history of observations, and a proposal made from the state.
+
+Two arms share the budget. One *explores*: the host's global sampler chooses, and a point that comes out as the best
+yet gets its gradient and founds a chain. The other *descends*: it extends a chain by trust-region steps. Each gets a
+share of the cost that follows what it has lately bought: how much it lowered the best value for what it spent.
+
+Everything is a pure function of the history, so that many processes can share a study, and a killed one loses
+nothing. `fold` is incremental: an observation costs the same however many came before.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hypergrad_search.search import trust_region
+from hypergrad_search.search.observation import Observation
+from hypergrad_search.search.trust_region import TrustRegion
+from hypergrad_search.space import Space, gradient_to_unit, to_unit
+
+STARTUP_TRIALS = 5  # before the first descent
+SMALLEST_SHARE = 0.1  # of the cost, for either arm
+MEMORY = 0.95  # a trial's weight in an arm's account, for each trial that comes after it
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an arm has lately spent, and by how much it lowered the best value for that."""
+
+    cost: float = 0.0
+    gain: float = 0.0
+
+
+@dataclass(frozen=True)
+class State:
+    """What the history comes to. `chains` maps the trial at each chain's head to the trust region around it."""
+
+    space: Space
+    trials: int = 0
+    best_value: float = math.inf
+    has_gradients: bool = False
+    exploring: Account = Account()
+    descending: Account = Account()
+    chains: Mapping[str, TrustRegion] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to evaluate next.
+
+    `point` is in the unit box, None where the host's global sampler is to choose. The gradient is wanted only if the
+    value comes out below `gradient_below`. `parent` is to be given back in the `Observation`.
+    """
+
+    point: np.ndarray | None
+    parent: str | None
+    gradient_below: float
+
+
+def fold(state: State, observation: Observation) -> State:
+    """The state after one more observation."""
+    value = observation.value if math.isfinite(observation.value) else math.inf
+    point, gradient = to_unit(state.space, observation.hyperparameters), None
+    if observation.gradient is not None and value < math.inf:
+        gradient = gradient_to_unit(state.space, observation.hyperparameters, observation.gradient)
+        gradient = gradient if np.isfinite(gradient).all() else None
+    chains = dict(state.chains)
+    region = chains.pop(observation.parent, None) if observation.parent is not None else None
+    if region is None and gradient is not None:
+        chains[observation.trial] = trust_region.start(point, value, gradient)
+    elif region is not None and gradient is not None and value < region.value:
+        chains[observation.trial] = trust_region.accept(region, point, value, gradient)
+    elif region is not None and observation.parent is not None:
+        chains[observation.parent] = trust_region.reject(region)
+
+    gain = max(state.best_value - value, 0.0) if math.isfinite(state.best_value) else 0.0
+    descended = observation.parent is not None
+    return replace(
+        state,
+        trials=state.trials + 1,
+        best_value=min(state.best_value, value),
+        has_gradients=state.has_gradients or gradient is not None,
+        exploring=_enter(state.exploring, *((0.0, 0.0) if descended else (observation.cost, gain))),
+        descending=_enter(state.descending, *((observation.cost, gain) if descended else (0.0, 0.0))),
+        chains={trial: region for trial, region in chains.items() if not region.spent},
+    )
+
+
+def propose(state: State, running: Collection[str | None]) -> Proposal:
+    """What to try next, while trials with the parents `running` (None: they explore) are under way."""
+    idle = [(region.value, trial) for trial, region in state.chains.items() if trial not in running]
+    if state.trials + len(running) < STARTUP_TRIALS or not idle or _explored_too_little(state):
+        return Proposal(None, None, state.best_value if state.has_gradients else math.inf)
+    value, trial = min(idle)
+    return Proposal(trust_region.step(state.chains[trial]), trial, value)
+
+
+def _enter(account: Account, cost: float, gain: float) -> Account:
+    return Account(MEMORY * account.cost + cost, MEMORY * account.gain + gain)
+
+
+def _explored_too_little(state: State) -> bool:
+    exploring, descending = state.exploring, state.descending
+    if not descending.cost or not exploring.cost:
+        return not exploring.cost
+    per_cost = exploring.gain / exploring.cost, descending.gain / descending.cost
+    share = per_cost[0] / sum(per_cost) if sum(per_cost) else 0.5
+    share = min(max(share, SMALLEST_SHARE), 1 - SMALLEST_SHARE)
+    return exploring.cost < share * (exploring.cost + descending.cost)

@@ -1,0 +1,1 @@
+"""The inner loop: training in exactly reversible arithmetic, and in floats."""

@@ -1,0 +1,113 @@
+"""`Objective`: a training problem as something that `study.optimize` can call."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optuna
+from optuna.study import StudyDirection
+
+from hypergrad_optuna import attributes
+from hypergrad_search import Categorical, Evaluation, Float, Int, Method, Reversible, Space, TrainingProblem, evaluate
+from hypergrad_search.problem import check_problem
+
+
+class Objective:
+    """Train at the hyperparameters that a trial suggests; return the validation loss, report its gradient.
+
+    Works with every sampler: under any but `HypergradSampler` no gradient is computed. A training run that fails has
+    the value infinity, and the trial's user attributes say why (`hypergrad:status`, `hypergrad:message`); they hold
+    the cost in gradient evaluations and, where the problem has one, the test loss too.
+
+    Args:
+        problem: what to train.
+        space: names to `Float`, `Int` or `Categorical`. An array is suggested one coordinate at a time, named
+            `name[i,j]`.
+        method: how to differentiate.
+        key: decides initial parameters and each step's randomness, the same for all trials; `jax.random.key(0)` by
+            default.
+        report_every: report the validation loss to the trial's pruner every so many steps; None for never.
+
+    Raises:
+        ValueError: the optimizer names a hyperparameter that the space lacks; or the study maximises a loss.
+    """
+
+    def __init__(
+        self,
+        problem: TrainingProblem,
+        space: Space,
+        *,
+        method: Method = Reversible(),  # noqa: B008 (frozen and empty)
+        key: jax.Array | None = None,
+        report_every: int | None = None,
+    ) -> None:
+        check_problem(problem, space)
+        self.problem = problem
+        self.space = space
+        self.method = method
+        self.key = jax.random.key(0) if key is None else key
+        self.report_every = report_every
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """The validation loss at what the trial suggests."""
+        return self.evaluate(trial, self.suggest(trial))
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """The trial's hyperparameters, arrays put together."""
+        return {name: _suggest(trial, name, parameter) for name, parameter in self.space.items()}
+
+    def evaluate(self, trial: optuna.Trial, hyperparameters: dict[str, Any]) -> float:
+        """The validation loss at given hyperparameters; writes the trial's attributes."""
+        if trial.study.direction != StudyDirection.MINIMIZE:
+            raise ValueError("Objective: its value is a loss, so create the study with direction='minimize'")
+
+        def report(step: int, valid_loss: float) -> None:
+            trial.report(valid_loss, step)
+            if trial.should_prune():
+                trial.set_user_attr(attributes.COST, step)
+                raise optuna.TrialPruned(f"pruned after {step} steps")
+
+        evaluation = evaluate(
+            self.problem,
+            hyperparameters,
+            method=self.method,
+            key=self.key,
+            gradient_below=attributes.gradient_below(trial),
+            report=None if self.report_every is None else report,
+            report_every=self.report_every or self.problem.steps,
+        )
+        _record(trial, self.space, evaluation)
+        return evaluation.value
+
+
+def _suggest(trial: optuna.Trial, name: str, parameter: Float | Int | Categorical) -> Any:
+    if isinstance(parameter, Categorical):
+        return trial.suggest_categorical(name, parameter.choices)
+    if isinstance(parameter, Int):
+        return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log)
+    low, high, log = parameter.low, parameter.high, parameter.log
+    if not parameter.shape:
+        return trial.suggest_float(name, low, high, log=log)
+    flat = [trial.suggest_float(n, low, high, log=log) for n in coordinates(name, parameter.shape)]
+    return np.reshape(flat, parameter.shape)
+
+
+def coordinates(name: str, shape: tuple[int, ...]) -> list[str]:
+    """The names under which an array's elements are suggested, in C order: `name[0,0]`, `name[0,1]`, ..."""
+    return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*shape)]
+
+
+def _record(trial: optuna.Trial, space: Space, evaluation: Evaluation) -> None:
+    trial.set_user_attr(attributes.COST, evaluation.cost.gradient_evaluations)
+    for name in ("status", "message", "test_loss"):
+        if evaluation.diagnostics[name]:
+            trial.set_user_attr(f"hypergrad:{name}", evaluation.diagnostics[name])
+    if evaluation.gradient is None:
+        return
+    gradient: dict[str, float] = {}
+    for name, values in evaluation.gradient.items():
+        parameter = space[name]
+        shape = parameter.shape if isinstance(parameter, Float) else ()
+        names = coordinates(name, shape) if shape else [name]
+        gradient.update(zip(names, np.ravel(values).tolist(), strict=True))
+    attributes.report_gradient(trial, gradient)

@@ -1,0 +1,188 @@
+"""`HypergradSampler`: Optuna's side of the search strategy. It translates, and decides nothing itself."""
+
+import math
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.trial import FrozenTrial, TrialState
+
+from hypergrad_optuna import attributes
+from hypergrad_search import Float
+from hypergrad_search.search import strategy
+from hypergrad_search.search.observation import Observation
+from hypergrad_search.space import from_unit
+
+GRADIENT_COST = 4.0  # of a value and its gradient, where the objective does not say, in values
+
+
+@dataclass
+class _Memory:
+    """What one study's history came to, so that it need not be folded again; never a source of truth."""
+
+    search_space: IntersectionSearchSpace = field(default_factory=lambda: IntersectionSearchSpace(include_pruned=True))
+    state: strategy.State | None = None
+    folded: set[int] = field(default_factory=set)
+
+
+class HypergradSampler(BaseSampler):
+    """Sample where the gradient of the objective points, taking turns with a global sampler.
+
+    Floats follow gradients, which `Objective` or `report_gradient` provide. Integers, categoricals, floats with a
+    step, and whatever the gradient has no say in go to `independent_sampler`. Where no trial has reported a gradient
+    it behaves as that sampler, and warns once. Any number of processes can share a study: all that the search
+    knows is read from the study's trials.
+
+    Args:
+        independent_sampler: the global sampler; Optuna's `TPESampler` by default.
+        seed: of the default global sampler; the rest of the search is deterministic.
+
+    Not for several objectives (`ValueError`).
+    """
+
+    def __init__(self, *, independent_sampler: BaseSampler | None = None, seed: int | None = None) -> None:
+        if independent_sampler is not None and seed is not None:
+            raise ValueError("HypergradSampler: give the seed to independent_sampler, or leave that out")
+        self._independent_sampler = independent_sampler or TPESampler(seed=seed)
+        self._memories: dict[tuple[int, int], _Memory] = {}
+        self._lock = threading.RLock()
+        self._warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_memories": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
+
+    def reseed_rng(self) -> None:
+        """See `optuna.samplers.BaseSampler`."""
+        self._independent_sampler.reseed_rng()
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The parameters that all finished trials have in common."""
+        with self._lock:
+            space = self._memory(study).search_space.calculate(study)
+        return {name: distribution for name, distribution in space.items() if not distribution.single()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A step along a gradient, or the global sampler's choice."""
+        self._raise_error_if_multi_objective(study)
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        state = self._fold(study, trials, search_space)
+        running = [
+            t.system_attrs[attributes.PARENT]
+            for t in trials
+            if t.state == TrialState.RUNNING and attributes.PARENT in t.system_attrs
+        ]
+        proposal = strategy.propose(state, running)
+        if proposal.point is None or proposal.parent is None or "fixed_params" in trial.system_attrs:
+            attributes.propose(study, trial, None, proposal.gradient_below)
+            return self._sample_globally(study, trial, trials, search_space)
+        attributes.propose(study, trial, proposal.parent, proposal.gradient_below)
+        held = trials[int(proposal.parent)].params
+        return {
+            **{name: held[name] for name in search_space},
+            **from_unit(state.space, proposal.point),
+        }
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """The global sampler's choice."""
+        self._raise_error_if_multi_objective(study)
+        return self._independent_sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """See `optuna.samplers.BaseSampler`."""
+        self._independent_sampler.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """See `optuna.samplers.BaseSampler`."""
+        silent = attributes.GRADIENT not in trial.user_attrs and attributes.COST not in trial.user_attrs
+        asked = attributes.gradient_below(trial) == math.inf
+        if state == TrialState.COMPLETE and asked and silent and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "HypergradSampler: the objective reported no gradient, so this search is "
+                f"{type(self._independent_sampler).__name__}'s alone; use hypergrad_optuna.Objective, or call "
+                "report_gradient(trial, {...}) in the objective",
+                stacklevel=2,
+            )
+        self._independent_sampler.after_trial(study, trial, state, values)
+
+    def _memory(self, study: optuna.Study) -> _Memory:
+        return self._memories.setdefault((id(study._storage), study._study_id), _Memory())
+
+    def _fold(
+        self, study: optuna.Study, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution]
+    ) -> strategy.State:
+        """The state that the finished trials come to; only those that are new are folded."""
+        space = {
+            name: Float(d.low, d.high, log=d.log)
+            for name, d in search_space.items()
+            if isinstance(d, FloatDistribution) and d.step is None
+        }
+        with self._lock:
+            memory = self._memory(study)
+            if memory.state is None or memory.state.space != space:
+                memory.state, memory.folded = strategy.State(space), set()
+            finished = [t for t in trials if t.state.is_finished() and t.number not in memory.folded]
+            for trial in sorted(finished, key=lambda t: (t.datetime_complete, t.number)):
+                memory.folded.add(trial.number)
+                if all(name in trial.params for name in space):
+                    memory.state = strategy.fold(memory.state, _observe(study, trial, list(space)))
+            return memory.state
+
+    def _sample_globally(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        trials: list[FrozenTrial],
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        sampler = self._independent_sampler
+        jointly = sampler.infer_relative_search_space(study, trial)
+        sampled = sampler.sample_relative(study, trial, jointly)
+        # in the order in which the objective suggests, which is what the sampler alone would see
+        order = {name: i for t in trials if t.state.is_finished() for i, name in enumerate(t.params)}
+        for name in sorted(search_space, key=lambda name: order.get(name, 0)):
+            if name not in sampled:
+                sampled[name] = sampler.sample_independent(study, trial, name, search_space[name])
+        return {name: sampled[name] for name in search_space}
+
+
+def _observe(study: optuna.Study, trial: FrozenTrial, names: list[str]) -> Observation:
+    sign = attributes.loss(study.direction, 1.0)
+    value = sign * trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else math.inf
+    reported = trial.user_attrs.get(attributes.GRADIENT)
+    gradient = None if reported is None else {name: sign * reported.get(name, 0.0) for name in names}
+    default_cost = 1.0 if gradient is None else GRADIENT_COST
+    return Observation(
+        trial=str(trial.number),
+        parent=trial.system_attrs.get(attributes.PARENT),
+        hyperparameters={name: trial.params[name] for name in names},
+        value=value,
+        gradient=gradient,
+        cost=trial.user_attrs.get(attributes.COST, default_cost),
+    )

@@ -1,0 +1,217 @@
+"""The figures of a report, as SVG text that takes its ink from the page around it."""
+
+import io
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from hypergrad_studies.statistics import (
+    Array,
+    Band,
+    History,
+    band,
+    by_gradient_evaluations,
+    by_seconds,
+    final,
+    quartiles,
+)
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+# Drawn in this colour, then replaced by the page's own text colour: one figure for light and dark pages.
+_INK = "#123456"
+
+# Okabe and Ito's palette, less the two that vanish on white or on black, and three of Paul Tol's.
+_COLOURS = {
+    "hypergrad": "#d55e00",
+    "tpe": "#0072b2",
+    "gp": "#009e73",
+    "cmaes": "#cc79a7",
+    "hyperband": "#e69f00",
+    "random": "#8c8c8c",
+    "random2x": "#8c8c8c",
+}
+_SPARE = ("#56b4e9", "#aa4499", "#999933", "#882255", "#44aa99")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks in every figure."""
+
+    colour: str
+    dashes: str
+
+
+def styles(methods: Iterable[str]) -> dict[str, Style]:
+    """A style for each method: fixed for the methods of this package, by turns and dashed for others."""
+    names = sorted(set(methods))
+    others = [name for name in names if name not in _COLOURS]
+    spare = {
+        name: Style(_SPARE[i % len(_SPARE)], "--" if i < len(_SPARE) else ":")
+        for i, name in enumerate(others)
+    }
+    known = {
+        name: Style(_COLOURS[name], "--" if name == "random2x" else "-") for name in names if name in _COLOURS
+    }
+    return known | spare
+
+
+def curves(runs: Sequence[History], look: Mapping[str, Style], identifier: str) -> str:
+    """Best validation loss against both costs, of one problem: an SVG element.
+
+    Lines are medians over seeds, bands reach from quartile to quartile. `identifier` keeps the ids inside the
+    figure apart from those of other figures on the same page.
+    """
+    by_method: dict[str, list[History]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.key):
+        by_method[run.key[1]].append(run)
+    # The legend lists the best first, as the table does.
+    methods = sorted(by_method, key=lambda m: quartiles([final(run) for run in by_method[m]]).median)
+    figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, curve, label in (
+        (panels[0], by_gradient_evaluations, "gradient evaluations"),
+        (panels[1], by_seconds, "work: evaluating, asking, telling (s)"),
+    ):
+        bands = {method: band([curve(run) for run in by_method[method]]) for method in methods}
+        _draw_bands(axes, bands, look)
+        axes.set_xlabel(label)
+    panels[0].set_ylabel("best validation loss so far")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=min(len(labels), 5), frameon=False, labelcolor=_INK
+    )
+    return _svg(figure, identifier)
+
+
+def final_losses(
+    test: Mapping[str, Mapping[int, float]],
+    validation: Mapping[str, Mapping[int, float]],
+    look: Mapping[str, Style],
+    identifier: str,
+) -> str:
+    """Test loss at each run's chosen trial, a row for each method, best median on top: an SVG element.
+
+    A box reaches from quartile to quartile; a diamond marks the median validation loss. The losses are as
+    `statistics.final_tests` and `statistics.finals` return them.
+    """
+    order = sorted(test, key=lambda method: (quartiles(list(test[method].values())).median, method))
+    figure = Figure(figsize=(10.5, 1.1 + 0.42 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    shown: list[float] = []
+    for row, method in enumerate(order):
+        losses = [loss for _, loss in sorted(test[method].items())]
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        colour = look[method].colour
+        # Seeds are spread over the row's height so that equal losses stay visible.
+        heights = row + np.linspace(-0.22, 0.22, len(losses) + 2)[1:-1]
+        axes.scatter(
+            finite, heights[np.isfinite(losses)], s=20, color=colour, alpha=0.75, linewidths=0, zorder=3
+        )
+        box, held_out = quartiles(losses), quartiles(list(validation[method].values())).median
+        if math.isfinite(box.upper):
+            axes.barh(row, box.upper - box.lower, left=box.lower, height=0.62, color=colour, alpha=0.18)
+        if math.isfinite(box.median):
+            axes.vlines(box.median, row - 0.31, row + 0.31, color=colour, linewidth=2.2, zorder=4)
+        if math.isfinite(held_out):
+            axes.scatter([held_out], [row], marker="D", s=30, facecolor="none", edgecolor=_INK, zorder=5)
+        shown += [*finite, held_out]
+    axes.set_yticks(range(len(order)), [_row_label(method, test[method]) for method in order])
+    axes.set_ylim(len(order) - 0.45, -0.55)
+    axes.set_xlabel("test loss at the chosen trial (diamond: median validation loss)")
+    if _log_helps(shown):
+        _log_axis(axes, "x")
+    _dress(axes, "x")
+    return _svg(figure, identifier)
+
+
+def _row_label(method: str, losses: Mapping[int, float]) -> str:
+    lost = sum(not math.isfinite(loss) for loss in losses.values())
+    return f"{method} (n = {len(losses)}" + (f", {lost} infinite)" if lost else ")")
+
+
+def _draw_bands(axes: Axes, bands: Mapping[str, Band], look: Mapping[str, Style]) -> None:
+    known = [band for band in bands.values() if np.isfinite(band.median).any()]
+    # The axes hold every median; the bands of early trials, which may reach far above, are cut.
+    finite = np.concatenate([_finite(row) for b in known for row in (b.lower, b.median)] or [np.ones(1)])
+    top = finite.max()
+    for method, rows in bands.items():
+        style = look[method]
+        label = f"{method} (n = {rows.n})"
+        median = np.where(np.isfinite(rows.median), rows.median, np.nan)
+        axes.step(
+            rows.x,
+            median,
+            where="post",
+            color=style.colour,
+            linestyle=style.dashes,
+            linewidth=1.9,
+            label=label,
+        )
+        # An upper quartile that is still infinite fills the axes to their top.
+        axes.fill_between(
+            rows.x,
+            np.minimum(rows.lower, top),
+            np.where(np.isfinite(rows.upper), rows.upper, top * 10 if top > 0 else 0.0),
+            where=np.isfinite(rows.median).tolist(),
+            step="post",
+            color=style.colour,
+            alpha=0.13,
+            linewidth=0,
+        )
+    if _log_helps(finite):
+        _log_axis(axes, "y")
+        axes.set_ylim(finite.min() / 1.1, top * 1.1)
+    else:
+        room = 0.05 * (top - finite.min()) or 0.5
+        axes.set_ylim(finite.min() - room, top + room)
+    if _log_helps([b.x[-1] for b in known]):
+        _log_axis(axes, "x")
+    _dress(axes, "both")
+
+
+def _finite(values: Array) -> Array:
+    return values[np.isfinite(values)]
+
+
+def _log_helps(values: Iterable[float]) -> bool:
+    """Whether the finite values, all positive, span more than a factor of 5."""
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) > 5 * min(finite)
+
+
+def _log_axis(axes: Axes, which: str) -> None:
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _dress(axes: Axes, grid: str) -> None:
+    """Plain axes in the page's ink."""
+    axes.set_facecolor("none")
+    axes.grid(axis=grid, color=_INK, alpha=0.14, linewidth=0.7)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_INK)
+    axes.tick_params(which="both", color=_INK, labelcolor=_INK)
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
+
+
+def _svg(figure: Figure, identifier: str) -> str:
+    """The figure as an <svg> element: text kept as text, the same for the same data, ids made its own."""
+    out = io.StringIO()
+    # SVG text and ids can be set in rcParams alone; the context puts them back.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": identifier}):
+        figure.savefig(out, format="svg", transparent=True)
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{identifier}-", text)
+    return text.replace(_INK, "currentColor")

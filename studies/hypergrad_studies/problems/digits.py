@@ -1,0 +1,67 @@
+"""Scikit-learn's handwritten digits: the data, split once and for all, and networks to fit it."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.datasets import load_digits
+
+BATCH = 200
+TRAIN, VALID = 1000, 400  # the other 397 are for the test
+
+
+class Split(NamedTuple):
+    """Images of shape `(n, 64)` in [0, 1] less the training mean, and their labels; kept in numpy."""
+
+    images: Any
+    labels: Any
+
+
+@functools.cache
+def splits() -> tuple[Split, Split, Split]:
+    """Training, validation and test sets, shuffled by a fixed seed."""
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    images = (images[order] / 16).astype(np.float32)
+    images -= images[:TRAIN].mean(axis=0)
+    labels = labels[order].astype(np.int32)
+    parts = [slice(0, TRAIN), slice(TRAIN, TRAIN + VALID), slice(TRAIN + VALID, None)]
+    train, valid, test = (Split(images[p], labels[p]) for p in parts)
+    return train, valid, test
+
+
+def batches(step: jax.Array) -> Split:
+    """The training set in turn, `BATCH` images a step."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % TRAIN, BATCH), splits()[0])
+
+
+def network(key: jax.Array, sizes: tuple[int, ...], scales: Any) -> list[dict[str, jax.Array]]:
+    """Layers of normal weights of standard deviation `scales[layer]`, and biases of 0."""
+    keys = jax.random.split(key, len(sizes) - 1)
+    shapes = zip(sizes, sizes[1:], strict=False)
+    return [
+        {"weights": scale * jax.random.normal(k, shape), "biases": jnp.zeros(shape[1])}
+        for k, shape, scale in zip(keys, shapes, scales, strict=True)
+    ]
+
+
+def cross_entropy(params: list[dict[str, jax.Array]], data: Split) -> jax.Array:
+    """Mean negative log-likelihood, in nats, of a tanh network."""
+    *hidden, last = params
+    x = data.images
+    for layer in hidden:
+        x = jnp.tanh(x @ layer["weights"] + layer["biases"])
+    log_probabilities = jax.nn.log_softmax(x @ last["weights"] + last["biases"])
+    return -jnp.mean(jnp.take_along_axis(log_probabilities, data.labels[:, None], axis=1))
+
+
+def valid_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
+    """Cross-entropy on the validation set."""
+    return cross_entropy(params, splits()[1])
+
+
+def test_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
+    """Cross-entropy on the test set."""
+    return cross_entropy(params, splits()[2])

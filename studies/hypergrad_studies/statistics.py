@@ -1,0 +1,302 @@
+"""Each number of a report, defined as a pure function of records.
+
+A trial *counts* when it finished with status "ok", a finite validation loss, and within the run's budget.
+What else was tried costs but does not count: a pruned trial stopped early, a failed one has no loss. A run in
+which no trial counts has the validation and test loss +inf: it ranks last, and is never dropped.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from hypergrad_studies.records import Key, Record, Run
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class History:
+    """One run: its trials in the order finished, and its budget in gradient evaluations (None: no limit)."""
+
+    key: Key
+    trials: tuple[Record, ...]
+    budget: int | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A step curve: from cost `x[i]` on the loss is `y[i]`; before `x[0]` it is +inf. Shapes (trials,)."""
+
+    x: Array
+    y: Array
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """Lower quartile, median and upper quartile of `n` numbers."""
+
+    lower: float
+    median: float
+    upper: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Band:
+    """Quartiles over `n` step curves: step curves themselves, exact, each of shape (steps,)."""
+
+    x: Array
+    lower: Array
+    median: Array
+    upper: Array
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two-sided Mann-Whitney test of two methods' losses; `holm` allows for all pairs tested together."""
+
+    first: str
+    second: str
+    u: float
+    p: float
+    holm: float
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """How often one method had the lower loss on `n` common seeds; a tie is half a win. NaN if n is 0."""
+
+    rate: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One row of a report's table: a method on a problem, over its finished runs.
+
+    The three costs are medians over runs of what a whole run spent. `test` is None where no test loss exists.
+    """
+
+    problem: str
+    method: str
+    validation: Quartiles
+    test: Quartiles | None
+    gradient_evaluations: float
+    seconds: float
+    ask_tell_seconds: float
+    failures: int
+
+
+def histories(records: Iterable[Record], runs: Sequence[Run] | None = None) -> list[History]:
+    """The finished runs, sorted by key; all of them where `runs` is None. A run may have no trials at all."""
+    trials: dict[Key, list[Record]] = defaultdict(list)
+    for record in records:
+        trials[record.key].append(record)
+    budgets = dict.fromkeys(trials) if runs is None else {run.key: run.budget for run in runs}
+    return [
+        History(
+            key, tuple(sorted(trials[key], key=lambda t: (t.gradient_evaluations, t.trial))), budgets[key]
+        )
+        for key in sorted(budgets)
+    ]
+
+
+def unfinished(records: Iterable[Record], runs: Sequence[Run] | None = None) -> list[Key]:
+    """Runs that have trials but did not finish: left out of every number, and listed."""
+    done = None if runs is None else {run.key for run in runs}
+    return sorted({record.key for record in records if done is not None and record.key not in done})
+
+
+def without_result(runs: Iterable[History]) -> list[Key]:
+    """Runs in which no trial counts: ranked last with a loss of +inf, and listed."""
+    return [run.key for run in runs if chosen(run) is None]
+
+
+def losses(run: History) -> Array:
+    """Validation loss of each trial that counts, +inf for the others. Shape (trials,)."""
+    limit = math.inf if run.budget is None else run.budget
+    return np.array(
+        [
+            t.value
+            if t.status == "ok" and math.isfinite(t.value) and t.gradient_evaluations <= limit
+            else math.inf
+            for t in run.trials
+        ],
+        dtype=np.float64,
+    )
+
+
+def by_gradient_evaluations(run: History) -> Curve:
+    """Best validation loss so far against gradient evaluations spent by the run."""
+    spent = np.array([t.gradient_evaluations for t in run.trials], dtype=np.float64)
+    return Curve(spent, np.minimum.accumulate(losses(run)))
+
+
+def by_seconds(run: History) -> Curve:
+    """Best validation loss so far against seconds evaluating, asking and telling, summed over trials."""
+    spent = np.cumsum([t.seconds + t.ask_seconds + t.tell_seconds for t in run.trials], dtype=np.float64)
+    return Curve(spent, np.minimum.accumulate(losses(run)))
+
+
+def chosen(run: History) -> Record | None:
+    """The trial with the best validation loss, the earliest of equals; None where no trial counts."""
+    values = losses(run)
+    return run.trials[int(np.argmin(values))] if np.isfinite(values).any() else None
+
+
+def final(run: History) -> float:
+    """Best validation loss at the budget; +inf where no trial counts."""
+    best = chosen(run)
+    return math.inf if best is None else best.value
+
+
+def final_test(run: History) -> float | None:
+    """Test loss at the chosen trial: +inf if not finite or no trial counts, None if not measured."""
+    best = chosen(run)
+    if best is None:
+        return math.inf
+    if best.test_value is None:
+        return None
+    return best.test_value if math.isfinite(best.test_value) else math.inf
+
+
+def finals(runs: Iterable[History]) -> dict[str, dict[int, float]]:
+    """Final validation loss for each method and seed. Give the runs of one problem."""
+    table: dict[str, dict[int, float]] = defaultdict(dict)
+    for run in runs:
+        table[run.key[1]][run.key[2]] = final(run)
+    return dict(table)
+
+
+def final_tests(runs: Sequence[History]) -> dict[str, dict[int, float]]:
+    """Test loss at the chosen trial for each method and seed; empty where the problem has no test loss."""
+    if all(trial.test_value is None for run in runs for trial in run.trials):
+        return {}
+    table: dict[str, dict[int, float]] = defaultdict(dict)
+    for run in runs:
+        value = final_test(run)
+        if value is not None:
+            table[run.key[1]][run.key[2]] = value
+    return dict(table)
+
+
+def resample(curve: Curve, grid: Array) -> Array:
+    """The step curve's value at each cost in `grid`, any shape; its last value holds beyond its end."""
+    before_first = np.concatenate([[math.inf], curve.y])
+    return before_first[np.searchsorted(curve.x, grid, side="right")]
+
+
+def quartiles(values: Sequence[float]) -> Quartiles:
+    """Linear quartiles that may be +inf, of at least one number. Raises ValueError on none."""
+    if not values:
+        raise ValueError("values must hold at least one number, got none; leave the method out instead")
+    lower, median, upper = _quantiles(np.asarray(values, dtype=np.float64))
+    return Quartiles(float(lower), float(median), float(upper), len(values))
+
+
+def band(curves: Sequence[Curve]) -> Band:
+    """Quartiles over step curves at each cost where one of them changes. Raises ValueError on no curves."""
+    if not curves:
+        raise ValueError("curves must hold at least one curve, got none; leave the method out instead")
+    grid = np.unique(np.concatenate([curve.x for curve in curves]))
+    if grid.size == 0:
+        return Band(grid, grid, grid, grid, len(curves))
+    rows = np.stack(_quantiles(np.stack([resample(curve, grid) for curve in curves])))
+    # Best-so-far curves seldom change, so what is left is exact and small.
+    kept = np.concatenate([[True], np.any(rows[:, 1:] != rows[:, :-1], axis=0)])
+    kept[-1] = True
+    lower, median, upper = rows[:, kept]
+    return Band(grid[kept], lower, median, upper, len(curves))
+
+
+def compare(table: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
+    """Every pair of methods, in the order given; `table` is as `finals` returns it."""
+    pairs = list(combinations(table, 2))
+    tests = [mannwhitneyu(list(table[a].values()), list(table[b].values())) for a, b in pairs]
+    adjusted = holm([float(test.pvalue) for test in tests])
+    return [
+        Comparison(a, b, float(test.statistic), float(test.pvalue), p)
+        for (a, b), test, p in zip(pairs, tests, adjusted, strict=True)
+    ]
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values adjusted by Holm's step-down method, in the order given."""
+    adjusted = [0.0] * len(p)
+    floor = 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        floor = max(floor, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
+def win_rate(first: Mapping[int, float], second: Mapping[int, float]) -> WinRate:
+    """How often `first` beats `second`, both from seed to loss, on the seeds that they share."""
+    seeds = first.keys() & second.keys()
+    points = sum((first[s] < second[s]) + 0.5 * (first[s] == second[s]) for s in seeds)
+    return WinRate(points / len(seeds) if seeds else math.nan, len(seeds))
+
+
+def statuses(records: Iterable[Record]) -> Counter[str]:
+    """How many trials ended with each status."""
+    return Counter(record.status for record in records)
+
+
+def failures(records: Iterable[Record]) -> int:
+    """How many trials failed: neither "ok" nor "pruned"."""
+    return sum(n for status, n in statuses(records).items() if status not in ("ok", "pruned"))
+
+
+def summaries(runs: Iterable[History]) -> list[Summary]:
+    """A row for each problem and method, by problem, then median validation loss (then method)."""
+    rows = []
+    for group in by_problem(runs).values():
+        validation, test = finals(group), final_tests(group)
+        for method in validation:
+            own = [run for run in group if run.key[1] == method]
+            rows.append(_summary(own, validation[method], test.get(method, {})))
+    return sorted(rows, key=lambda row: (row.problem, row.validation.median, row.method))
+
+
+def by_problem(runs: Iterable[History]) -> dict[str, list[History]]:
+    """The runs of each problem, in the order given."""
+    groups: dict[str, list[History]] = defaultdict(list)
+    for run in runs:
+        groups[run.key[0]].append(run)
+    return dict(groups)
+
+
+def _summary(runs: list[History], validation: Mapping[int, float], test: Mapping[int, float]) -> Summary:
+    problem, method, _ = runs[0].key
+    trials = [trial for run in runs for trial in run.trials]
+    return Summary(
+        problem,
+        method,
+        quartiles(list(validation.values())),
+        quartiles(list(test.values())) if test else None,
+        float(np.median([max((t.gradient_evaluations for t in run.trials), default=0) for run in runs])),
+        float(np.median([sum(t.seconds for t in run.trials) for run in runs])),
+        float(np.median([sum(t.ask_seconds + t.tell_seconds for t in run.trials) for run in runs])),
+        failures(trials),
+    )
+
+
+def _quantiles(values: Array) -> tuple[Array, Array, Array]:
+    """Quartiles over the first axis. np.quantile would make NaN of infinities."""
+    ordered = np.sort(values, axis=0)
+
+    def at(fraction: float) -> Array:
+        position = fraction * (len(ordered) - 1)
+        below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
+        weight = position % 1.0
+        finite = np.isfinite(above)
+        mixed = np.where(finite, below, 0.0) * (1.0 - weight) + np.where(finite, above, 0.0) * weight
+        return np.where(finite, mixed, above)
+
+    return at(0.25), at(0.5), at(0.75)

@@ -1,0 +1,110 @@
+"""What all tests share: a private PostgreSQL server, and a guard for JAX's global precision setting."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+
+def _server_programs() -> Path:
+    """The folder of PostgreSQL's server programs; Debian keeps them off the PATH."""
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).parent
+    versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    if not versions:
+        pytest.fail(
+            "initdb was not found: install the PostgreSQL server, for example with "
+            "`apt-get install postgresql`, or put the folder of initdb on the PATH",
+            pytrace=False,
+        )
+    return max(versions, key=lambda path: float(path.parent.name))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def _postgresql_server() -> Iterator[str]:
+    """Address, without a database name, of a server that lives as long as the test session."""
+    programs = _server_programs()
+    # PostgreSQL refuses to run as root; the user that takes root's place cannot look into pytest's tmp_path.
+    directory = Path(tempfile.mkdtemp(prefix="hypergrad-postgresql-", dir="/tmp"))
+    user = None
+    if os.getuid() == 0:
+        user = "postgres"
+        account = pwd.getpwnam(user)
+        os.chown(directory, account.pw_uid, account.pw_gid)
+    data, log = directory / "data", directory / "log"
+
+    def run(program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [programs / program, "--pgdata", data, *arguments],
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode:
+            server_log = log.read_text() if log.exists() else ""
+            pytest.fail(f"{program} {' '.join(arguments)} failed:\n{done.stdout}{server_log}", pytrace=False)
+
+    port = _free_port()
+    # No socket file, whose path may be too long; no waiting for the disk, as nothing outlives the tests.
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+    try:
+        run("initdb", "--username=tests", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+        run("pg_ctl", "start", "--wait", "--log", str(log), "--options", options)
+        try:
+            yield f"postgresql+psycopg://tests@127.0.0.1:{port}"
+        finally:
+            run("pg_ctl", "stop", "--wait", "--mode=immediate")
+    finally:
+        shutil.rmtree(directory)
+
+
+_database_numbers = count()
+
+
+@pytest.fixture
+def postgresql_url(_postgresql_server: str) -> str:
+    """SQLAlchemy URL of an empty PostgreSQL database that no other test sees."""
+    import psycopg
+
+    name = f"test_{next(_database_numbers)}"
+    address = _postgresql_server.replace("+psycopg", "")
+    with psycopg.connect(f"{address}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{_postgresql_server}/{name}"
+
+
+def _double_precision() -> bool:
+    """JAX's global setting; off, its default, while no test has imported JAX."""
+    jax = sys.modules.get("jax")
+    return jax is not None and bool(jax.config.jax_enable_x64)
+
+
+@pytest.fixture(autouse=True)
+def _keep_precision(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves JAX's 64-bit mode changed, and put it back for the others."""
+    before = _double_precision()
+    yield
+    if _double_precision() != before:
+        sys.modules["jax"].config.update("jax_enable_x64", before)
+        name = request.node.nodeid
+        pytest.fail(f"{name} left jax_enable_x64 changed; use `with jax.enable_x64(...)`", pytrace=False)
