@@ -151,7 +151,7 @@ def _scale(p: Float, values: np.ndarray) -> np.ndarray:
 
 def _unscale(p: Float, unit: np.ndarray) -> np.ndarray:
     values = p.low * np.exp(unit * math.log(p.high / p.low)) if p.log else p.low + unit * (p.high - p.low)
-    return np.clip(values, p.low, p.high)
+    return np.where(unit == 1.0, p.high, np.clip(values, p.low, p.high))  # the logarithm may miss the end
 
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:

@@ -57,7 +57,8 @@ class Evaluation:
       asked for, or it is not finite.
     - `refined`: better hyperparameters that the evaluation itself found; None for methods that find none.
     - `diagnostics`: JSON-able facts that no computation depends on: `status`, `message`, `steps` (trained), `exact`
-      (whether the reversal gave back the initial state bit for bit; None where nothing was reversed), `test_loss`
+      (whether the reversal gave back the initial state bit for bit: False where a fallback had to
+      take over, None where nothing was reversed), `test_loss`
       (None where the problem has none).
     """
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import jax
@@ -84,14 +84,7 @@ class Reversible(Method):
             spent += 3 * problem.steps
             exact = bool(matches)
             if not exact:
-                if self.fallback is None:
-                    raise InexactReversalError(
-                        "training run backwards did not end at its initial state: the training loss is not computed "
-                        "with the same bits twice; make it deterministic, or use Reversible(fallback=Unrolled())"
-                    )
-                return self.fallback.evaluate(
-                    problem, hyperparameters, key, gradient_below=gradient_below, report=None, report_every=1
-                )
+                return self._fall_back(problem, hyperparameters, key, Cost(spent, time.perf_counter() - started))
             gradient = finite_or_none(raw)
             status = Status.EXPLODED if gradient is None else status
         return Evaluation(
@@ -100,6 +93,22 @@ class Reversible(Method):
             cost=Cost(spent, time.perf_counter() - started),
             diagnostics=describe(status, steps=steps, exact=exact, losses=final),
         )
+
+    def _fall_back(
+        self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, spent: Cost
+    ) -> Evaluation:
+        if self.fallback is None:
+            raise InexactReversalError(
+                "training run backwards did not end at its initial state: the training loss is not computed with the "
+                "same bits twice; make it deterministic, or use Reversible(fallback=Unrolled())"
+            )
+        result = self.fallback.evaluate(
+            problem, hyperparameters, key, gradient_below=math.inf, report=None, report_every=1
+        )
+        cost = Cost(
+            spent.gradient_evaluations + result.cost.gradient_evaluations, spent.seconds + result.cost.seconds
+        )
+        return replace(result, cost=cost, diagnostics={**result.diagnostics, "exact": False})
 
 
 def _check_decays(problem: TrainingProblem, settings: dict[str, jax.Array]) -> None:

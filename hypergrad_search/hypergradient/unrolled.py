@@ -30,8 +30,8 @@ class Unrolled(Method):
     """Train in plain floats and let JAX differentiate the loop, checkpointed every sqrt(steps).
 
     Works for any momentum, 0 included, and parameters of any floating-point type. Memory grows with sqrt(steps):
-    where that is too much, use `Reversible`. Training itself cannot be interrupted, so `report` is called only where
-    the problem is trained in full. A gradient after a value alone trains again, and costs that.
+    where that is too much, use `Reversible`. Training is one program, so `report` is never called. With a finite
+    `gradient_below` the value is computed first, and a gradient trains once more, at that cost.
     """
 
     def evaluate(

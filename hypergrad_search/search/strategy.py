@@ -19,7 +19,7 @@ from hypergrad_search.search.observation import Observation
 from hypergrad_search.search.trust_region import TrustRegion
 from hypergrad_search.space import Space, gradient_to_unit, to_unit
 
-STARTUP_TRIALS = 5  # before the first descent
+STARTUP_TRIALS = 3  # before the first descent
 SMALLEST_SHARE = 0.1  # of the cost, for either arm
 MEMORY = 0.95  # a trial's weight in an arm's account, for each trial that comes after it
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-START = 0.1
-LARGEST = 0.25
+START = 0.2
+LARGEST = 0.5
 SMALLEST = 1e-3
 GROWTH, SHRINKAGE = 1.3, 0.5
 REJECTION = 0.4

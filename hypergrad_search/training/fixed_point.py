@@ -41,7 +41,7 @@ def from_float(x: jax.Array, tail: Any) -> Fixed:
 
 
 def to_float(x: Fixed) -> jax.Array:
-    """The nearest float32, but for a second rounding in the last place."""
+    """The float32 that is nearest, up to one more rounding, or 2**-48 for small negative numbers."""
     tail = x.low.astype(jnp.float32) * 2.0 ** -(FRACTION_BITS + _bits(x.low.dtype))
     return x.high.astype(jnp.float32) * 2.0**-FRACTION_BITS + tail
 

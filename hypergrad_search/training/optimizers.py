@@ -89,7 +89,7 @@ def sgd(learning_rate: Setting, momentum: Setting, *, dampening: bool = False) -
     """
     optimizer = _Sgd(learning_rate, momentum, dampening=dampening)
     for name, setting in optimizer.settings.items():
-        for leaf in jax.tree.leaves(setting):
+        for leaf in jax.tree.leaves(setting) or [setting]:
             if not (isinstance(leaf, str) or callable(leaf) or _is_number(leaf)):
                 raise ValueError(
                     f"sgd: {name} must be numbers, names of hyperparameters or functions of "

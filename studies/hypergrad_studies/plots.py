@@ -34,7 +34,10 @@ _COLOURS = {
     "cmaes": "#cc79a7",
     "hyperband": "#e69f00",
     "random": "#8c8c8c",
-    "random2x": "#8c8c8c",
+    "random-2x": "#8c8c8c",
+    # Ray's names for the nearest of Optuna's methods; the two hosts never share a figure.
+    "asha": "#e69f00",
+    "optuna": "#0072b2",
 }
 _SPARE = ("#56b4e9", "#aa4499", "#999933", "#882255", "#44aa99")
 
@@ -56,7 +59,9 @@ def styles(methods: Iterable[str]) -> dict[str, Style]:
         for i, name in enumerate(others)
     }
     known = {
-        name: Style(_COLOURS[name], "--" if name == "random2x" else "-") for name in names if name in _COLOURS
+        name: Style(_COLOURS[name], "--" if name == "random-2x" else "-")
+        for name in names
+        if name in _COLOURS
     }
     return known | spare
 
@@ -188,7 +193,8 @@ def _log_helps(values: Iterable[float]) -> bool:
 def _log_axis(axes: Axes, which: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high > 50 * low else (1.0, 2.0, 3.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

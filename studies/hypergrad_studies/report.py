@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Literal
 
 import jinja2
 from hypergrad_studies import plots
@@ -92,19 +93,29 @@ class _Section:
 def table(records: Sequence[Record], runs: Sequence[Run] | None = None) -> Table:
     """The main table for a terminal: a row for each problem and method, the best medians in bold.
 
-    Runs that did not finish are left out; with `runs` None, all count as finished.
+    Runs that did not finish are left out; with `runs` None, all count as finished. About 95 columns wide.
     """
-    view = Table(title="Median over seeds (lower quartile, upper quartile)", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    view = Table(
+        title="Median over seeds (lower to upper quartile)",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+    )
     for heading in COLUMNS:
-        first = heading == "method"
-        view.add_column(heading, justify="left" if first else "right", no_wrap=first, overflow="fold")
+        align: Literal["left", "right"] = "left" if heading == "method" else "right"
+        view.add_column(heading.replace(" ", "\n", 1), justify=align, no_wrap=True)
     for problem, rows in _by_problem(summaries(histories(records, runs))).items():
         view.add_section()
         view.add_row(Text(problem, style="italic"))
         for summary in rows:
             best = _best(summary, rows)
             named = zip(COLUMNS, _cells(summary), strict=True)
-            view.add_row(*(Text(cell, style="bold" if heading in best else "") for heading, cell in named))
+            view.add_row(
+                *(
+                    Text(cell.replace(" (", "\n("), style="bold" if heading in best else "")
+                    for heading, cell in named
+                )
+            )
     return view
 
 
@@ -287,7 +298,7 @@ def _cells(row: Summary) -> tuple[str, ...]:
 def _quartiles(values: Quartiles | None) -> str:
     if values is None:
         return "\N{EN DASH}"
-    return f"{_loss(values.median)} ({_loss(values.lower)}, {_loss(values.upper)})"
+    return f"{_loss(values.median)} ({_loss(values.lower)}\N{EN DASH}{_loss(values.upper)})"
 
 
 def _loss(value: float) -> str:

@@ -1,0 +1,76 @@
+"""The registries of methods: name -> what searches, for each host. All get the same budget but where it says so."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator
+from ray.tune.search.optuna import OptunaSearch
+
+from hypergrad_optuna import HypergradSampler
+from hypergrad_ray import HypergradSearch
+from hypergrad_search import Space
+
+REDUCTION_FACTOR = 3  # of Hyperband and ASHA, their authors' default
+RUNGS = 3
+
+
+@dataclass(frozen=True)
+class OptunaMethod:
+    """A sampler (from a seed) and a pruner (from the number of training steps)."""
+
+    sampler: Callable[[int], BaseSampler]
+    pruner: Callable[[int], BasePruner] = lambda steps: NopPruner()
+    budget_factor: int = 1
+    report_every: Callable[[int], int | None] = lambda steps: None
+
+
+@dataclass(frozen=True)
+class RayMethod:
+    """A searcher (from a space and a seed) and a scheduler (from the number of training steps)."""
+
+    searcher: Callable[[Space, int], Any]
+    scheduler: Callable[[int], TrialScheduler] = lambda steps: FIFOScheduler()
+    budget_factor: int = 1
+    report_every: Callable[[int], int | None] = lambda steps: None
+
+
+def shortest(steps: int) -> int:
+    """The first rung: how many steps every training run gets before one can be stopped early."""
+    return max(steps // REDUCTION_FACTOR**RUNGS, 1)
+
+
+def _hyperband(steps: int) -> BasePruner:
+    return HyperbandPruner(min_resource=shortest(steps), max_resource=steps, reduction_factor=REDUCTION_FACTOR)
+
+
+def _asha(steps: int) -> TrialScheduler:
+    return ASHAScheduler(
+        time_attr="training_iteration", grace_period=1, max_t=10**6, reduction_factor=REDUCTION_FACTOR
+    )
+
+
+OPTUNA: dict[str, OptunaMethod] = {
+    "random": OptunaMethod(lambda seed: RandomSampler(seed=seed)),
+    "random-2x": OptunaMethod(lambda seed: RandomSampler(seed=seed), budget_factor=2),
+    "tpe": OptunaMethod(lambda seed: TPESampler(seed=seed)),
+    "cmaes": OptunaMethod(lambda seed: CmaEsSampler(seed=seed)),
+    "hyperband": OptunaMethod(lambda seed: TPESampler(seed=seed), pruner=_hyperband, report_every=shortest),
+    "hypergrad": OptunaMethod(lambda seed: HypergradSampler(seed=seed)),
+}
+
+RAY: dict[str, RayMethod] = {
+    "random": RayMethod(lambda space, seed: BasicVariantGenerator(random_state=seed)),
+    "random-2x": RayMethod(lambda space, seed: BasicVariantGenerator(random_state=seed), budget_factor=2),
+    "asha": RayMethod(
+        lambda space, seed: BasicVariantGenerator(random_state=seed), scheduler=_asha, report_every=shortest
+    ),
+    "optuna": RayMethod(lambda space, seed: OptunaSearch(seed=seed)),
+    "hypergrad": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed)),
+}
+
+BACKENDS = {"optuna": OPTUNA, "ray": RAY}

@@ -1,0 +1,60 @@
+"""One run of a study inside Optuna: a method on a problem with a seed, until its budget is spent."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import optuna
+from optuna.trial import TrialState
+
+from hypergrad_optuna import Objective
+from hypergrad_optuna.attributes import COST
+from hypergrad_studies.methods import OPTUNA
+from hypergrad_studies.problems import PROBLEMS
+from hypergrad_studies.records import Record
+
+
+def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]) -> None:
+    """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done."""
+    problem, space = PROBLEMS[problem_name]()
+    method = OPTUNA[method_name]
+    study = optuna.create_study(sampler=method.sampler(seed), pruner=method.pruner(problem.steps))
+    objective = Objective(
+        problem, space, key=jax.random.key(seed), report_every=method.report_every(problem.steps)
+    )
+    spent = 0
+    while spent < budget:
+        asked = time.perf_counter()
+        trial = study.ask()
+        hyperparameters = objective.suggest(trial)
+        evaluated = time.perf_counter()
+        value, state, error = None, TrialState.COMPLETE, None
+        try:
+            value = objective.evaluate(trial, hyperparameters)
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
+        except ArithmeticError as failure:
+            state, error = TrialState.FAIL, str(failure)
+        told = time.perf_counter()
+        frozen = study.tell(trial, value, state=state)
+        finished = time.perf_counter()
+        attributes = frozen.user_attrs
+        spent += int(attributes.get(COST, problem.steps))  # a failure has spent its training at the most
+        on_record(
+            Record(
+                problem=problem_name,
+                method=method_name,
+                seed=seed,
+                trial=trial.number,
+                value=float("inf") if frozen.value is None or state != TrialState.COMPLETE else frozen.value,
+                test_value=attributes.get("hypergrad:test_loss"),
+                gradient_evaluations=spent,
+                seconds=told - evaluated,
+                ask_seconds=evaluated - asked,
+                tell_seconds=finished - told,
+                status={TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}.get(
+                    state, attributes.get("hypergrad:status", "ok")
+                ),
+                error=error or attributes.get("hypergrad:message"),
+            )
+        )

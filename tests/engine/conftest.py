@@ -1,0 +1,76 @@
+"""A small network on digits, in any floating-point type, with a hyperparameter of every kind."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from hypergrad_search import Optimizer, TrainingProblem, sgd
+
+SIZES = (64, 50, 50, 10)
+LAYERS = len(SIZES) - 1
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order] / 16, labels[order]
+
+
+@pytest.fixture(scope="session")
+def make_problem(digits: tuple[np.ndarray, np.ndarray]) -> Callable[..., TrainingProblem]:
+    """A function (steps, optimizer, dtype, sizes) -> problem."""
+    images, labels = digits
+
+    def make(
+        steps: int,
+        optimizer: Optimizer | None = None,
+        dtype: Any = jnp.float32,
+        sizes: tuple[int, ...] = SIZES,
+        batch: int = 200,
+    ) -> TrainingProblem:
+        def init(key: jax.Array, h: dict[str, Any]) -> list[dict[str, jax.Array]]:
+            keys = jax.random.split(key, len(sizes) - 1)
+            # drawn in float32 so that every dtype starts at the same point
+            normal = [
+                jax.random.normal(k, shape, jnp.float32)
+                for k, shape in zip(keys, zip(sizes, sizes[1:], strict=False), strict=True)
+            ]
+            return [
+                {"w": h["scale"][i] * x.astype(dtype), "b": jnp.zeros(x.shape[1], dtype)}
+                for i, x in enumerate(normal)
+            ]
+
+        def cross_entropy(params: list[dict[str, jax.Array]], x: jax.Array, y: jax.Array) -> jax.Array:
+            for layer in params[:-1]:
+                x = jnp.tanh(x @ layer["w"] + layer["b"])
+            scores = jax.nn.log_softmax(x @ params[-1]["w"] + params[-1]["b"])
+            return -jnp.mean(jnp.take_along_axis(scores, y[:, None], axis=1))
+
+        def train_loss(params: Any, h: dict[str, Any], data: Any, key: jax.Array) -> jax.Array:
+            penalty = sum(h["l2"][i] * jnp.sum(layer["w"] ** 2) for i, layer in enumerate(params))
+            return cross_entropy(params, *data) + penalty
+
+        def batches(step: jax.Array) -> tuple[jax.Array, jax.Array]:
+            start = step * batch % 1000
+            x = jax.lax.dynamic_slice_in_dim(images[:1000].astype(dtype), start, batch)
+            return x, jax.lax.dynamic_slice_in_dim(labels[:1000], start, batch)
+
+        def valid_loss(params: Any) -> jax.Array:
+            return cross_entropy(params, jnp.asarray(images[1000:1400], dtype), jnp.asarray(labels[1000:1400]))
+
+        return TrainingProblem(
+            init, train_loss, valid_loss, batches, optimizer or sgd("rate", "momentum", dampening=True), steps
+        )
+
+    return make
+
+
+@pytest.fixture
+def hyperparameters() -> dict[str, Any]:
+    return {"rate": 1.0, "momentum": 0.9, "l2": np.full(LAYERS, 1e-4), "scale": np.full(LAYERS, 0.15)}

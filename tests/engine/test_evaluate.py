@@ -1,0 +1,240 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hypergrad_search import (
+    InexactReversalError,
+    Reversible,
+    Status,
+    TrainingProblem,
+    Unrolled,
+    evaluate,
+    sgd,
+    train,
+)
+
+KEY = jax.random.key(0)
+Make = Callable[..., TrainingProblem]
+
+
+def quadratic(**changes: Any) -> TrainingProblem:
+    parts: dict[str, Any] = {
+        "init": lambda key, h: jnp.full((4,), h["scale"]),
+        "train_loss": lambda p, h, batch, key: jnp.sum((p - 1) ** 2),
+        "valid_loss": lambda p: jnp.sum((p - 1) ** 2),
+        "batches": lambda step: None,
+        "optimizer": sgd("rate", "momentum"),
+        "steps": 30,
+    }
+    return TrainingProblem(**{**parts, **changes})
+
+
+H = {"scale": 0.1, "rate": 0.05, "momentum": 0.5}
+
+
+@pytest.mark.parametrize("method", [Reversible(), Unrolled()])
+def test_a_full_evaluation(method: Any) -> None:
+    result = evaluate(quadratic(test_loss=lambda p: jnp.sum(p)), H, method=method, key=KEY)
+    assert result.status == Status.OK
+    assert set(result.gradient) == set(H)
+    assert result.cost.gradient_evaluations == 4 * 30
+    assert result.diagnostics["test_loss"] == pytest.approx(4, abs=0.1)
+    assert result.refined is None
+
+
+@pytest.mark.parametrize("method", [Reversible(), Unrolled()])
+def test_a_gradient_that_is_not_wanted_costs_nothing(method: Any) -> None:
+    result = evaluate(quadratic(), H, method=method, key=KEY, gradient_below=0.0)
+    assert result.gradient is None
+    assert result.cost.gradient_evaluations == 30
+    assert result.status == Status.OK
+
+
+def test_lazy_and_eager_gradients_are_the_same() -> None:
+    problem = quadratic()
+    eager = evaluate(problem, H, key=KEY)
+    lazy = evaluate(problem, H, key=KEY, gradient_below=eager.value + 1)
+    assert lazy.gradient == eager.gradient
+    assert lazy.cost.gradient_evaluations == eager.cost.gradient_evaluations
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"rate": 1e4}, Status.OVERFLOW),
+        ({"rate": math.nan}, Status.NAN),
+        ({"scale": 1e6}, Status.OVERFLOW),
+        ({"scale": math.nan}, Status.NAN),
+    ],
+)
+def test_failures_are_statuses(change: dict[str, float], status: Status) -> None:
+    result = evaluate(quadratic(), {**H, **change}, key=KEY)
+    assert result.value == math.inf
+    assert result.status == status
+    assert result.gradient is None
+    assert result.diagnostics["message"]
+    assert result.cost.gradient_evaluations <= 30
+
+
+def test_an_infinite_validation_loss_is_divergence() -> None:
+    result = evaluate(quadratic(valid_loss=lambda p: jnp.sum(p) / 0.0), H, key=KEY)
+    assert (result.value, result.status) == (math.inf, Status.DIVERGED)
+    result = evaluate(quadratic(valid_loss=lambda p: jnp.sum(p) * jnp.nan), H, key=KEY)
+    assert (result.value, result.status) == (math.inf, Status.NAN)
+
+
+def test_an_exploded_gradient_is_dropped_but_the_value_stays() -> None:
+    # the square root has an infinite slope where the weights end, at 0
+    problem = quadratic(
+        init=lambda key, h: jnp.zeros(2) * h["scale"],
+        train_loss=lambda p, h, batch, key: jnp.sum(p**2),
+        valid_loss=lambda p: jnp.sum(jnp.sqrt(jnp.abs(p))),
+    )
+    result = evaluate(problem, H, key=KEY)
+    assert (result.value, result.status, result.gradient) == (0.0, Status.EXPLODED, None)
+
+
+def test_overflow_poisons_train() -> None:
+    assert np.isnan(train(quadratic(), {**H, "rate": 1e4}, KEY)).all()
+
+
+@pytest.mark.parametrize("momentum", [0.0, -0.1, 1.5, math.nan])
+def test_momentum_that_cannot_be_reversed_is_refused(momentum: float) -> None:
+    with pytest.raises(ValueError, match=r"momentum must be .*use method=Unrolled\(\)"):
+        evaluate(quadratic(), {**H, "momentum": momentum}, key=KEY)
+
+
+def test_unrolled_takes_momentum_0() -> None:
+    result = evaluate(quadratic(), {**H, "momentum": 0.0}, key=KEY, method=Unrolled())
+    assert result.status == Status.OK
+    assert np.isfinite(result.gradient["momentum"])
+
+
+def test_a_mismatch_raises_or_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hypergrad_search.training import reversible
+
+    monkeypatch.setattr(reversible, "_is_start", lambda leaves, initial: jnp.bool(False))
+    problem = quadratic()
+    with pytest.raises(InexactReversalError, match="did not end at its initial state"):
+        evaluate(problem, H, key=KEY)
+    result = evaluate(problem, H, key=KEY, method=Reversible(fallback=Unrolled()))
+    expected = evaluate(problem, H, key=KEY, method=Unrolled())
+    assert result.gradient == expected.gradient
+    # what the failed reversal cost is not forgotten
+    assert result.cost.gradient_evaluations == 4 * 30 + expected.cost.gradient_evaluations
+
+
+def test_reports_come_in_between_and_may_end_the_evaluation() -> None:
+    seen: list[int] = []
+    problem = quadratic()
+    with_reports = evaluate(problem, H, key=KEY, report=lambda step, loss: seen.append(step), report_every=8)
+    assert seen == [8, 16, 24]
+    assert with_reports.gradient == evaluate(problem, H, key=KEY).gradient
+
+    class Enough(Exception):
+        pass
+
+    def stop(step: int, loss: float) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        evaluate(problem, H, key=KEY, report=stop, report_every=8)
+
+
+def test_integers_and_categoricals_shape_the_model() -> None:
+    problem = quadratic(init=lambda key, h: jnp.full((h["width"],), h["scale"]) * (h["kind"] == "ones"))
+    for width in (2, 5):
+        result = evaluate(problem, {**H, "width": width, "kind": "ones"}, key=KEY)
+        assert result.value == pytest.approx(evaluate(quadratic(), H, key=KEY).value * width / 4, rel=1e-4)
+        assert set(result.gradient) == set(H)
+
+
+def test_data_is_a_hyperparameter_like_any_other() -> None:
+    problem = quadratic(train_loss=lambda p, h, batch, key: jnp.sum((p - h["data"]) ** 2))
+    h = {**H, "data": np.linspace(0, 1, 4)}
+    result = evaluate(problem, h, key=KEY)
+    numeric = []
+    for i in range(4):
+        sides = []
+        for sign in (1, -1):
+            data = h["data"] + sign * 1e-2 * np.eye(4)[i]
+            sides.append(evaluate(problem, {**h, "data": data}, key=KEY, gradient_below=-math.inf).value)
+        numeric.append((sides[0] - sides[1]) / 2e-2)
+    np.testing.assert_allclose(result.gradient["data"], numeric, rtol=1e-3, atol=1e-4)
+
+
+def test_each_step_has_its_own_key() -> None:
+    """Noise in the training loss is replayed exactly in reverse, and differs from step to step."""
+    problem = quadratic(train_loss=lambda p, h, b, key: jnp.sum((p - jax.random.normal(key, p.shape)) ** 2))
+    exact = evaluate(problem, H, key=KEY)
+    plain = evaluate(problem, H, key=KEY, method=Unrolled())
+    assert exact.diagnostics["exact"] is True
+    assert exact.value == pytest.approx(plain.value, rel=1e-5)
+    assert exact.value != evaluate(problem, H, key=jax.random.key(1)).value
+
+
+def test_a_second_evaluation_does_not_compile_again() -> None:
+    problem = quadratic()
+    evaluate(problem, H, key=KEY)
+    compiled: list[str] = []
+
+    def listen(event: str, duration: float, **kwargs: object) -> None:
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        evaluate(problem, {**H, "rate": 0.01, "momentum": 0.6}, key=jax.random.key(3))
+        assert not compiled
+        evaluate(quadratic(), H, key=KEY)
+        assert compiled  # the listener hears
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_loss": lambda p, h, b, k: p}, r"train_loss must return a floating-point scalar, got shape \(4,\)"),
+        ({"valid_loss": lambda p: p}, r"valid_loss must return a floating-point scalar, got shape \(4,\)"),
+        ({"test_loss": lambda p: p}, "test_loss must return a floating-point scalar"),
+        ({"init": lambda k, h: jnp.zeros(3, int)}, "must be floating-point, got int32"),
+        ({"init": lambda k, h: {"w": jnp.zeros(3, jnp.float16)}}, r"params\['w'\] must be float32 .* got float16"),
+        ({"init": lambda k, h: []}, "at least one array"),
+        ({"optimizer": sgd("rat", "momentum")}, "learning_rate names the hyperparameter 'rat', which is not among"),
+        ({"optimizer": sgd("long", "momentum")}, r"a schedule of length steps=30 .* got shape \(7,\)"),
+        ({"optimizer": sgd({"w": "rate"}, "momentum")}, "a pytree prefix of the parameters"),
+    ],
+)
+def test_a_problem_that_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        evaluate(quadratic(**change), {**H, "long": np.ones(7)}, key=KEY)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: quadratic(steps=0), "steps must be a whole number above 0, got 0"),
+        (lambda: quadratic(steps=2.5), "steps must be a whole number above 0"),
+        (lambda: quadratic(init=None), "init must be a function"),
+        (lambda: quadratic(optimizer=0.1), "optimizer must come from hypergrad_search.sgd"),
+        (lambda: sgd(b"x", 0.9), "learning_rate must be numbers, names"),
+        (lambda: sgd(None, 0.9), "learning_rate must be numbers, names"),
+        (lambda: sgd(0.1, {"w": b"x"}), "momentum must be numbers, names"),
+        (lambda: evaluate(None, H, key=KEY), "problem must be a TrainingProblem"),
+        (lambda: evaluate(quadratic(), H, key=KEY, method=Reversible), "method must be a Method such as"),
+        (lambda: evaluate(quadratic(), [1.0], key=KEY), "hyperparameters must be a dict"),
+        (lambda: evaluate(quadratic(), {**H, "i": jnp.arange(3)}, key=KEY), "integer arrays belong in batches"),
+        (lambda: evaluate(quadratic(), H, key=KEY, report_every=0), "report_every must be"),
+    ],
+)
+def test_bad_arguments_are_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
