@@ -1,5 +1,6 @@
 """A small network on digits, in any floating-point type, with a hyperparameter of every kind."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from hypergrad_search import Optimizer, TrainingProblem, sgd
 
-SIZES = (64, 50, 50, 10)
+SIZES = (64, 30, 10)
 LAYERS = len(SIZES) - 1
 
 
@@ -27,6 +28,7 @@ def make_problem(digits: tuple[np.ndarray, np.ndarray]) -> Callable[..., Trainin
     """A function (steps, optimizer, dtype, sizes) -> problem."""
     images, labels = digits
 
+    @functools.cache  # so that tests share compiled programs
     def make(
         steps: int,
         optimizer: Optimizer | None = None,

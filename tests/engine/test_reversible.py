@@ -33,7 +33,7 @@ def float64_gradient(make_problem: Make, hyperparameters: dict[str, Any], **kwar
 
 
 @pytest.mark.parametrize("momentum", [0.5, 0.9, 0.98])
-@pytest.mark.parametrize("steps", [1, 2, 100, 1000])
+@pytest.mark.parametrize("steps", [1, 100, 1000])
 def test_reversal_is_exact(make_problem: Make, hyperparameters: dict[str, Any], momentum: float, steps: int) -> None:
     evaluation = evaluate(make_problem(steps), {**hyperparameters, "momentum": momentum}, key=KEY)
     assert evaluation.diagnostics["exact"] is True
@@ -98,7 +98,7 @@ def test_gradients_of_schedules_by_leaf_agree_with_float64(
     """A schedule for one leaf, a number for another, a name, a constant and a function in one optimizer."""
     steps = 60
     optimizer = sgd(
-        [{"w": "schedule", "b": 0.5}, "rate", {"w": lambda h, t: h["rate"] * 0.99**t, "b": "rate"}],
+        [{"w": "schedule", "b": 0.5}, {"w": lambda h, t: h["rate"] * 0.99**t, "b": "rate"}],
         lambda h, t: h["momentum"] * (1 - 0.5 / (t + 1.0)),
         dampening=True,
     )

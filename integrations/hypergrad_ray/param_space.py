@@ -1,0 +1,93 @@
+"""A space in Ray Tune's terms, where an array is one number a coordinate, and the way back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ray import tune
+
+from hypergrad_search import Categorical, Float, Int, Space
+from hypergrad_search.space import check_space
+
+RESERVED = "hypergrad"  # the key in a trial's config under which the searcher says what it wants
+
+
+def param_space(space: Space) -> dict[str, Any]:
+    """`space` as Ray's own domains, for `trainable` under another searcher: `Tuner(..., param_space=...)`.
+
+    An array becomes one domain for each coordinate, named `name[i,j]`, in C order. Not for `HypergradSearch`,
+    which takes the space itself.
+
+    Raises `ValueError` as `check_names` does.
+    """
+    check_names(space)
+    domains: dict[str, Any] = {}
+    for name, parameter in space.items():
+        domains.update(dict.fromkeys(_keys(name, parameter), _domain(parameter)))
+    return domains
+
+
+def check_names(space: Space) -> None:
+    """Raise `ValueError` unless `space` is one, with names that fit Ray's configs and results."""
+    check_space(space)
+    seen = {RESERVED}
+    for name, parameter in space.items():
+        if "/" in name:
+            raise ValueError(
+                f"space: {name!r} must not contain '/', which Ray puts between nested keys; rename it"
+            )
+        for key in {name, *_keys(name, parameter)}:
+            if key in seen:
+                raise ValueError(
+                    f"space: the name {key!r} is already taken; rename it (and {RESERVED!r} is reserved)"
+                )
+            seen.add(key)
+
+
+def join(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters in a trial's config, arrays put together where they come one number a coordinate.
+
+    Raises `ValueError` where one is missing.
+    """
+    try:
+        return {name: _value(name, parameter, config) for name, parameter in space.items()}
+    except KeyError as error:
+        raise ValueError(
+            f"the trial's config lacks {error}; search with HypergradSearch(space), or with "
+            "param_space=param_space(space)"
+        ) from error
+
+
+def split(space: Space, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `join`: arrays taken apart."""
+    config: dict[str, Any] = {}
+    for name, parameter in space.items():
+        if isinstance(parameter, Float) and parameter.shape:
+            config.update(zip(_keys(name, parameter), np.ravel(hyperparameters[name]).tolist(), strict=True))
+        else:
+            config[name] = hyperparameters[name]
+    return config
+
+
+def _keys(name: str, parameter: Float | Int | Categorical) -> list[str]:
+    if isinstance(parameter, Float) and parameter.shape:
+        return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*parameter.shape)]
+    return [name]
+
+
+def _value(name: str, parameter: Float | Int | Categorical, config: Mapping[str, Any]) -> Any:
+    if isinstance(parameter, Float) and parameter.shape:
+        values = config[name] if name in config else [config[key] for key in _keys(name, parameter)]
+        return np.reshape(np.asarray(values, dtype=np.float64), parameter.shape)
+    if isinstance(parameter, Categorical):
+        return config[name]
+    return float(config[name]) if isinstance(parameter, Float) else int(config[name])
+
+
+def _domain(parameter: Float | Int | Categorical) -> Any:
+    if isinstance(parameter, Categorical):
+        return tune.choice(list(parameter.choices))
+    if isinstance(parameter, Int):
+        draw = tune.lograndint if parameter.log else tune.randint
+        return draw(parameter.low, parameter.high + 1)
+    return (tune.loguniform if parameter.log else tune.uniform)(parameter.low, parameter.high)

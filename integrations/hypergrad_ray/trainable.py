@@ -1,0 +1,149 @@
+"""`trainable`: a training problem as something that Ray Tune can run."""
+
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ray import tune
+
+from hypergrad_ray.param_space import RESERVED, check_names, join
+from hypergrad_search import Evaluation, Method, Reversible, Space, TrainingProblem, evaluate
+from hypergrad_search.problem import check_problem
+from hypergrad_search.space import floats
+
+RUNNING = "running"  # the status of a result that is not the last
+
+_problems: dict[str, TrainingProblem] = {}  # those that this process has run, so that each compiles once
+
+
+def trainable(
+    problem: TrainingProblem,
+    space: Space,
+    *,
+    method: Method = Reversible(),  # noqa: B008 (frozen and empty)
+    key: jax.Array | None = None,
+    report_every: int | None = None,
+) -> Callable[[dict[str, Any]], None]:
+    """Train at the hyperparameters in a trial's config; report the validation loss, and its gradient.
+
+    Works with every searcher: under any but `HypergradSearch` no gradient is computed, and
+    `param_space(space)` is what to search. The last result of a trial holds
+
+    - `loss`: the validation loss, infinite where training failed; `status` and `message` say why.
+    - `gradient`: for each float of the space a number or an array of its shape, in natural units; left out
+      where none was wanted, or it is not finite.
+    - `gradient_evaluations`: the cost in minibatch training gradients; `steps` trained; `seconds`.
+    - `test_loss`, where the problem has one.
+
+    Earlier results, which come only with `report_every`, hold `loss`, `steps`, `gradient_evaluations` and the
+    status `"running"`.
+
+    JAX compiles once a process, and Ray starts a process for each trial unless told otherwise: pass
+    `reuse_actors=True` to `tune.run` or `tune.TuneConfig`.
+
+    Args:
+        problem: what to train. It reaches the workers by cloudpickle through Ray's object store, data and
+            all; functions from a module that the workers cannot import must be made inside another function.
+        space: names to `Float`, `Int` or `Categorical`.
+        method: how to differentiate.
+        key: decides initial parameters and each step's randomness, the same for all trials;
+            `jax.random.key(0)` by default.
+        report_every: report the validation loss every so many steps, so that a scheduler can stop the trial;
+            None for never. Use it with `ASHAScheduler(time_attr="steps")`; not with schedulers that pause
+            trials, such as `HyperBandScheduler`: a paused trial starts again from its first step.
+
+    Raises:
+        ValueError: the optimizer names a hyperparameter that the space lacks, a name of the space cannot be
+            used in Ray, or `report_every` is below 1. Inside a trial: the searcher maximises the loss.
+
+    Not for arrays of more than about 100,000 numbers: Ray writes every config and result to its logs as text.
+    """
+    check_problem(problem, space)
+    check_names(space)
+    if report_every is not None and report_every < 1:
+        raise ValueError(
+            f"trainable: report_every must be None or a whole number above 0, got {report_every!r}"
+        )
+    token = uuid.uuid4().hex
+
+    def train(config: dict[str, Any], problem: TrainingProblem) -> None:
+        def report(step: int, loss: float) -> None:
+            tune.report(
+                {
+                    "loss": math.inf if math.isnan(loss) else loss,
+                    "status": RUNNING,
+                    "steps": step,
+                    "gradient_evaluations": step,
+                }
+            )
+
+        same_problem = _problems.setdefault(token, problem)
+        evaluation = evaluate(
+            same_problem,
+            join(space, config),
+            method=method,
+            key=jax.random.key(0) if key is None else key,
+            gradient_below=_gradient_below(config),
+            report=None if report_every is None else report,
+            report_every=report_every or same_problem.steps,
+        )
+        tune.report(_result(space, evaluation))
+
+    return tune.with_parameters(train, problem=problem)
+
+
+def wants_gradient(config: Mapping[str, Any], value: float) -> bool:
+    """Whether `HypergradSearch` would use the gradient of this trial, whose metric came out as `value`.
+
+    For trainables that compute gradients themselves, and report them as `"gradient": {name: array}`: the
+    derivative of the metric itself in natural units, whether it is minimised or maximised. A gradient costs
+    several times a value, and that of a step that failed is worth nothing. Always False under another
+    searcher.
+    """
+    wanted = config.get(RESERVED)
+    if wanted is None:
+        return False
+    loss = -value if wanted["mode"] == "max" else value
+    return loss < _threshold(wanted)
+
+
+def want_gradient(gradient_below: float, mode: str) -> dict[str, Any]:
+    """What `wants_gradient` reads; an infinite threshold is stored as None, which is valid JSON."""
+    return {"gradient_below": None if gradient_below == math.inf else gradient_below, "mode": mode}
+
+
+def _threshold(wanted: Mapping[str, Any]) -> float:
+    below = wanted["gradient_below"]
+    return math.inf if below is None else below
+
+
+def _gradient_below(config: Mapping[str, Any]) -> float:
+    wanted = config.get(RESERVED)
+    if wanted is None:
+        return -math.inf
+    if wanted["mode"] == "max":
+        raise ValueError("trainable: it reports a loss, so search with mode='min', not 'max'")
+    return _threshold(wanted)
+
+
+def _result(space: Space, evaluation: Evaluation) -> dict[str, Any]:
+    diagnostics = evaluation.diagnostics
+    result: dict[str, Any] = {
+        "loss": evaluation.value,
+        "status": diagnostics["status"],
+        "message": diagnostics["message"],
+        "steps": diagnostics["steps"],
+        "gradient_evaluations": evaluation.cost.gradient_evaluations,
+        "seconds": evaluation.cost.seconds,
+    }
+    if diagnostics["test_loss"] is not None:
+        result["test_loss"] = diagnostics["test_loss"]
+    if evaluation.gradient is not None:
+        gradient = {name: np.asarray(evaluation.gradient[name]) for name in floats(space)}
+        result["gradient"] = {
+            name: array if array.shape else float(array) for name, array in gradient.items()
+        }
+    return result

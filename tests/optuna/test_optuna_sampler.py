@@ -1,0 +1,199 @@
+import math
+import pickle
+import warnings
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from hypergrad_optuna import HypergradSampler, attributes, report_gradient, wants_gradient
+
+SILENT = "reported no gradient"
+
+
+def bowl(trial: optuna.Trial) -> float:
+    """A quadratic in 8 dimensions, its gradient reported where it is wanted."""
+    x = np.array([trial.suggest_float(f"x{i}", -5, 5) for i in range(8)])
+    value = float(np.sum((x - 1) ** 2))
+    if wants_gradient(trial, value):
+        report_gradient(trial, {f"x{i}": g for i, g in enumerate(2 * (x - 1))})
+    return value
+
+
+def run(objective: object, sampler: optuna.samplers.BaseSampler, n: int = 60, **kwargs: object) -> optuna.Study:
+    study = optuna.create_study(sampler=sampler, **kwargs)
+    study.optimize(objective, n_trials=n)
+    return study
+
+
+def parents(study: optuna.Study) -> list[str | None]:
+    return [t.system_attrs[attributes.PARENT] for t in study.trials]
+
+
+def test_gradients_pay() -> None:
+    ours, tpe = run(bowl, HypergradSampler(seed=0)), run(bowl, TPESampler(seed=0))
+    assert ours.best_value < 0.1 * tpe.best_value
+    assert any(parents(ours))
+
+
+def test_maximisation_is_minimisation_of_the_opposite() -> None:
+    def upside_down(trial: optuna.Trial) -> float:
+        x = np.array([trial.suggest_float(f"x{i}", -5, 5) for i in range(8)])
+        value = -float(np.sum((x - 1) ** 2))
+        if wants_gradient(trial, value):
+            report_gradient(trial, {f"x{i}": g for i, g in enumerate(-2 * (x - 1))})
+        return value
+
+    down, up = run(bowl, HypergradSampler(seed=0)), run(upside_down, HypergradSampler(seed=0), direction="maximize")
+    assert up.best_value == pytest.approx(-down.best_value)
+    assert parents(up) == parents(down)
+
+
+def test_without_gradients_it_is_tpe_and_warns_once() -> None:
+    def silent(trial: optuna.Trial) -> float:
+        y = trial.suggest_int("b", 0, 9)  # suggested out of the order of names
+        return (trial.suggest_float("a", -5, 5) - 1) ** 2 + y + (trial.suggest_categorical("c", ["u", "v"]) == "u")
+
+    with pytest.warns(UserWarning, match=SILENT) as caught:
+        ours = run(silent, HypergradSampler(seed=3), n=40)
+    assert len([w for w in caught if SILENT in str(w.message)]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tpe = run(silent, TPESampler(seed=3), n=40)
+    assert [t.params for t in ours.trials] == [t.params for t in tpe.trials]
+
+
+def test_no_warning_where_gradients_come() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(bowl, HypergradSampler(seed=0), n=10)
+
+
+def test_integers_and_categoricals_are_held_along_a_chain() -> None:
+    def mixed(trial: optuna.Trial) -> float:
+        kind, width = trial.suggest_categorical("kind", ["a", "b"]), trial.suggest_int("width", 1, 4)
+        coarse = trial.suggest_float("coarse", 0, 1, step=0.25)
+        x = np.array([trial.suggest_float(f"x{i}", -5, 5) for i in range(4)])
+        value = float(np.sum((x - 1) ** 2)) + width + (kind == "a") + coarse
+        report_gradient(trial, {f"x{i}": g for i, g in enumerate(2 * (x - 1))})
+        return value
+
+    study = run(mixed, HypergradSampler(seed=0), n=80)
+    children = [t for t in study.trials if t.system_attrs[attributes.PARENT] is not None]
+    assert children
+    for child in children:
+        parent = study.trials[int(child.system_attrs[attributes.PARENT])]
+        for name in ("kind", "width", "coarse"):
+            assert child.params[name] == parent.params[name]
+    assert len({t.params["width"] for t in study.trials}) > 1
+
+
+def test_conditional_parameters_follow_what_is_common() -> None:
+    def conditional(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", -5, 5)
+        value, gradient = (x - 1) ** 2, {"x": 2 * (x - 1)}
+        if trial.suggest_categorical("more", [True, False]):
+            y = trial.suggest_float("y", 0, 1)
+            value, gradient = value + y, {**gradient, "y": 1.0}
+        report_gradient(trial, gradient)
+        return value
+
+    study = run(conditional, HypergradSampler(seed=0), n=60)
+    assert any(parents(study))
+    assert study.best_value < 0.3
+
+
+def test_failures_nans_and_pruning_are_failed_steps() -> None:
+    def rough(trial: optuna.Trial) -> float:
+        value = bowl(trial)
+        if trial.number % 5 == 1:
+            raise optuna.TrialPruned
+        if trial.number % 5 == 2:
+            return math.nan
+        if trial.number % 5 == 3:
+            return math.inf
+        return value
+
+    study = run(rough, HypergradSampler(seed=0), n=100)
+    states = {t.state for t in study.trials}
+    assert states == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    assert study.best_value < 10
+
+
+def test_enqueued_and_fixed_parameters_are_respected() -> None:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(bowl, n_trials=20)
+    study.enqueue_trial({f"x{i}": 1.0 for i in range(8)})
+    study.optimize(bowl, n_trials=1)
+    assert study.trials[-1].value == 0
+    study.sampler = optuna.samplers.PartialFixedSampler({"x0": 3.0}, study.sampler)
+    study.optimize(bowl, n_trials=20)
+    assert {t.params["x0"] for t in study.trials[21:]} == {3.0}
+
+
+def test_threads_share_a_sampler() -> None:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(bowl, n_trials=60, n_jobs=4)
+    assert [t.number for t in study.trials] == list(range(60))
+    assert any(parents(study))
+
+
+def test_identical_seeds_give_identical_studies() -> None:
+    first, second = (run(bowl, HypergradSampler(seed=5), n=40) for _ in range(2))
+    assert [t.params for t in first.trials] == [t.params for t in second.trials]
+
+
+def test_a_sampler_knows_nothing_that_the_study_does_not() -> None:
+    """A fresh sampler in the middle of a study, as another process has it, goes on as the old one would."""
+
+    def study_with(swap: bool) -> list[dict[str, float]]:
+        study = optuna.create_study(sampler=HypergradSampler(independent_sampler=RandomSampler(seed=0)))
+        study.optimize(bowl, n_trials=20)
+        if swap:
+            independent = study.sampler._independent_sampler
+            study.sampler = HypergradSampler(independent_sampler=independent)
+        study.optimize(bowl, n_trials=20)
+        return [t.params for t in study.trials]
+
+    assert study_with(swap=True) == study_with(swap=False)
+
+
+def test_samplers_can_be_pickled() -> None:
+    study = run(bowl, HypergradSampler(seed=0), n=10)
+    study.sampler = pickle.loads(pickle.dumps(study.sampler))
+    study.optimize(bowl, n_trials=10)
+    assert len(study.trials) == 20
+
+
+def test_hyperband_prunes_steps() -> None:
+    def slow(trial: optuna.Trial) -> float:
+        value = bowl(trial)
+        for step in (1, 3, 9):
+            trial.report(value + 10 / step, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=9)
+    study = run(slow, HypergradSampler(seed=0), n=60, pruner=pruner)
+    assert any(t.state == TrialState.PRUNED for t in study.trials)
+    assert any(parents(study))
+
+
+def test_wants_gradient_is_false_under_other_samplers() -> None:
+    seen = []
+    run(lambda trial: seen.append(wants_gradient(trial, -1e9)) or trial.suggest_float("x", 0, 1), RandomSampler(), 3)
+    assert seen == [False] * 3
+
+
+def test_bad_input_is_named() -> None:
+    trial = optuna.create_study().ask()
+    trial.suggest_float("x", 0, 1)
+    with pytest.raises(ValueError, match=r"\['y'\] are no parameters of this trial, which has \['x'\]"):
+        report_gradient(trial, {"y": 1.0})
+    with pytest.raises(ValueError, match="every derivative must be a number"):
+        report_gradient(trial, {"x": "steep"})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="give the seed to independent_sampler"):
+        HypergradSampler(independent_sampler=RandomSampler(), seed=1)

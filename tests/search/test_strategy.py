@@ -1,0 +1,161 @@
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hypergrad_search import Float
+from hypergrad_search.search.observation import Observation
+from hypergrad_search.search.strategy import STARTUP_TRIALS, Proposal, State, fold, propose
+from hypergrad_search.space import dimension, from_unit
+
+SPACE = {"x": Float(-1.0, 3.0), "rate": Float(1e-4, 1.0, log=True), "array": Float(0.0, 1.0, shape=(3,))}
+
+
+def loss(h: dict[str, Any]) -> float:
+    return (h["x"] - 1) ** 2 + math.log10(h["rate"] / 1e-2) ** 2 + float(np.sum((h["array"] - 0.3) ** 2))
+
+
+def slope(h: dict[str, Any]) -> dict[str, Any]:
+    d_rate = 2 * math.log10(h["rate"] / 1e-2) / (h["rate"] * math.log(10))
+    return {"x": 2 * (h["x"] - 1), "rate": d_rate, "array": 2 * (h["array"] - 0.3)}
+
+
+def observe(trial: int, proposal: Proposal, rng: np.random.Generator, **changes: Any) -> Observation:
+    point = rng.uniform(size=dimension(SPACE)) if proposal.point is None else proposal.point
+    h = from_unit(SPACE, point)
+    value = loss(h)
+    wanted = value < proposal.gradient_below
+    fields = {
+        "trial": str(trial),
+        "parent": proposal.parent,
+        "hyperparameters": h,
+        "value": value,
+        "gradient": slope(h) if wanted else None,
+        "cost": 4.0 if wanted else 1.0,
+    }
+    return Observation(**{**fields, **changes})
+
+
+def search(trials: int, seed: int = 0, spoil: Callable[[int], dict[str, Any]] = lambda n: {}) -> tuple:
+    rng, state, history = np.random.default_rng(seed), State(SPACE), []
+    for n in range(trials):
+        history.append(observe(n, propose(state, []), rng, **spoil(n)))
+        state = fold(state, history[-1])
+    return state, history
+
+
+def test_finds_the_optimum() -> None:
+    state, history = search(120)
+    assert state.best_value < 1e-3
+    assert min(o.value for o in history if o.parent is None) > 10 * state.best_value  # not by exploring
+
+
+def test_the_first_trial_wants_its_gradient_whatever_its_value() -> None:
+    assert propose(State(SPACE), []).gradient_below == math.inf
+    assert propose(State(SPACE), []).point is None
+
+
+def test_exploring_trials_want_a_gradient_only_where_they_are_the_best_yet() -> None:
+    state, _ = search(STARTUP_TRIALS - 1)
+    proposal = propose(state, [])
+    assert proposal.point is None
+    assert proposal.gradient_below == state.best_value
+
+
+def test_a_step_wants_its_gradient_only_where_it_beats_its_parent() -> None:
+    _, history = search(60)
+    values = {o.trial: o.value for o in history}
+    steps = [o for o in history if o.parent is not None]
+    assert steps
+    for step in steps:
+        assert (step.gradient is not None) == (step.value < values[step.parent])
+
+
+def test_without_gradients_it_only_explores() -> None:
+    state, history = search(40, spoil=lambda n: {"gradient": None})
+    assert all(o.parent is None for o in history)
+    assert propose(state, []).gradient_below == math.inf
+
+
+def test_folding_is_the_same_from_storage() -> None:
+    state, history = search(50)
+    again = State(SPACE)
+    for observation in history:
+        again = fold(again, Observation.from_json(json.loads(json.dumps(observation.to_json()))))
+    assert again.best_value == state.best_value
+    assert again.chains.keys() == state.chains.keys()
+    ours, theirs = propose(again, []), propose(state, [])
+    assert (ours.parent, ours.gradient_below) == (theirs.parent, theirs.gradient_below)
+    if theirs.point is not None:
+        np.testing.assert_array_equal(ours.point, theirs.point)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("gradient", [None, "finite"])
+def test_failed_trials_are_failed_steps(value: float, gradient: str | None) -> None:
+    def spoil(n: int) -> dict[str, Any]:
+        return {"value": value, **({"gradient": None} if gradient is None else {})} if n % 3 == 1 else {}
+
+    state, _ = search(150, spoil=spoil)
+    assert math.isfinite(state.best_value)
+    assert state.best_value < 1e-2
+
+
+def test_gradients_that_are_not_finite_are_not_used() -> None:
+    def spoil(n: int) -> dict[str, Any]:
+        return {"gradient": {"x": math.nan, "rate": 1.0, "array": np.zeros(3)}}
+
+    state, history = search(20, spoil=spoil)
+    assert not state.has_gradients
+    assert all(o.parent is None for o in history)
+
+
+def test_a_wrong_gradient_shrinks_the_region_and_ends_the_chain() -> None:
+    """With every gradient reversed no step succeeds, and the search falls back on exploring."""
+
+    def reverse(observation: Observation) -> Observation:
+        h = observation.hyperparameters
+        wrong = {name: -np.asarray(g) for name, g in slope(dict(h)).items()}
+        return Observation(**{**observation.__dict__, "gradient": wrong if observation.gradient else None})
+
+    rng, state, costs = np.random.default_rng(0), State(SPACE), {True: 0.0, False: 0.0}
+    for n in range(300):
+        observation = reverse(observe(n, propose(state, []), rng))
+        costs[observation.parent is None] += observation.cost
+        state = fold(state, observation)
+    assert costs[True] > costs[False]
+
+
+def test_a_busy_chain_is_left_to_its_worker() -> None:
+    proposals = []
+    for trials in range(STARTUP_TRIALS, 30):
+        state, _ = search(trials)
+        proposals.append((propose(state, []), state))
+    steps = [(proposal, state) for proposal, state in proposals if proposal.parent is not None]
+    assert steps
+    for proposal, state in steps:
+        assert propose(state, [proposal.parent]).parent != proposal.parent
+
+
+def test_two_workers_on_one_head_do_no_harm() -> None:
+    """The second to finish finds its parent gone: its own point founds a chain where it has a gradient."""
+    state, _ = search(8)
+    head = next(iter(state.chains))
+    h = from_unit(SPACE, state.chains[head].point)
+    better = Observation("a", head, h, state.chains[head].value - 1e-6, slope(h), 4.0)
+    after = fold(fold(state, better), Observation(**{**better.__dict__, "trial": "b"}))
+    assert {"a", "b"} <= after.chains.keys()
+    assert head not in after.chains
+    late = Observation("c", head, h, 10.0, None, 1.0)
+    assert fold(after, late).chains.keys() == after.chains.keys()
+
+
+def test_states_are_values() -> None:
+    state, history = search(30)
+    before = (state.trials, dict(state.chains), state.best_value)
+    fold(state, history[-1])
+    propose(state, [])
+    assert (state.trials, dict(state.chains), state.best_value) == before
