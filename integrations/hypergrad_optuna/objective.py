@@ -42,6 +42,8 @@ class Objective:
         report_every: int | None = None,
     ) -> None:
         check_problem(problem, space)
+        if report_every is not None and report_every < 1:
+            raise ValueError(f"Objective: report_every must be a whole number above 0 or None, got {report_every!r}")
         self.problem = problem
         self.space = space
         self.method = method

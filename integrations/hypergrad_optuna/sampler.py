@@ -78,18 +78,10 @@ class HypergradSampler(BaseSampler):
     ) -> dict[str, Any]:
         """A step along a gradient, or the global sampler's choice."""
         self._raise_error_if_multi_objective(study)
-        trials = study._get_trials(deepcopy=False, use_cache=True)
-        state = self._fold(study, trials, search_space)
-        running = [
-            t.system_attrs[attributes.PARENT]
-            for t in trials
-            if t.state == TrialState.RUNNING and attributes.PARENT in t.system_attrs
-        ]
-        proposal = strategy.propose(state, running)
+        trials, state, proposal = self._claim(study, trial, search_space)
         if proposal.point is None or proposal.parent is None or "fixed_params" in trial.system_attrs:
             attributes.propose(study, trial, None, proposal.gradient_below)
             return self._sample_globally(study, trial, trials, search_space)
-        attributes.propose(study, trial, proposal.parent, proposal.gradient_below)
         held = trials[int(proposal.parent)].params
         return {
             **{name: held[name] for name in search_space},
@@ -133,6 +125,36 @@ class HypergradSampler(BaseSampler):
 
     def _memory(self, study: optuna.Study) -> _Memory:
         return self._memories.setdefault((id(study._storage), study._study_id), _Memory())
+
+    def _claim(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> tuple[list[FrozenTrial], strategy.State, strategy.Proposal]:
+        """A proposal that no other process is working on.
+
+        The claim is written, and then looked at again: of two processes that claim the same step at once, at least one
+        sees the other's claim, and chooses anew.
+        """
+        while True:
+            trials, state, claims = self._read(study, trial, search_space)
+            proposal = strategy.propose(state, claims)
+            attributes.propose(study, trial, proposal.parent, proposal.gradient_below)
+            if proposal.parent is None:
+                return trials, state, proposal
+            _, _, claims = self._read(study, trial, search_space)
+            if proposal.parent not in claims:
+                return trials, state, proposal
+
+    def _read(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> tuple[list[FrozenTrial], strategy.State, list[str | None]]:
+        """The trials as they stand in storage, what they come to, and the parents that others are extending."""
+        trials = study._get_trials(deepcopy=False, use_cache=False)
+        claims = [
+            t.system_attrs[attributes.PARENT]
+            for t in trials
+            if t.state == TrialState.RUNNING and attributes.PARENT in t.system_attrs and t.number != trial.number
+        ]
+        return trials, self._fold(study, trials, search_space), claims
 
     def _fold(
         self, study: optuna.Study, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution]

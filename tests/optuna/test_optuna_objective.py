@@ -1,0 +1,129 @@
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optuna
+import pytest
+
+from hypergrad_optuna import HypergradSampler, Objective, attributes
+from hypergrad_search import Categorical, Float, Int, TrainingProblem, sgd
+
+SPACE = {
+    "rate": Float(1e-3, 0.4, log=True),
+    "momentum": Float(0.1, 0.95),
+    "target": Float(-1.0, 1.0, shape=(2, 2)),
+}
+
+
+def problem(**changes: Any) -> TrainingProblem:
+    parts: dict[str, Any] = {
+        "init": lambda key, h: jnp.zeros((2, 2)),
+        "train_loss": lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2),
+        "valid_loss": lambda p: jnp.sum((p - 0.5) ** 2),
+        "test_loss": lambda p: jnp.sum((p - 0.4) ** 2),
+        "batches": lambda step: None,
+        "optimizer": sgd("rate", "momentum", dampening=True),
+        "steps": 20,
+    }
+    return TrainingProblem(**{**parts, **changes})
+
+
+def test_gradients_reach_the_sampler_and_pay() -> None:
+    objective = Objective(problem(), SPACE)
+    ours = optuna.create_study(sampler=HypergradSampler(seed=0))
+    ours.optimize(objective, n_trials=30)
+    rival = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
+    rival.optimize(objective, n_trials=30)
+    assert ours.best_value < 0.1 * rival.best_value
+    with_gradient = [t for t in ours.trials if attributes.GRADIENT in t.user_attrs]
+    names = {"rate", "momentum", "target[0,0]", "target[0,1]", "target[1,0]", "target[1,1]"}
+    assert with_gradient
+    assert all(set(t.user_attrs[attributes.GRADIENT]) == names for t in with_gradient)
+    assert set(ours.trials[0].params) == names
+
+
+def test_attributes_tell_what_a_trial_cost() -> None:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(Objective(problem(), SPACE), n_trials=20)
+    for trial in study.trials:
+        factor = 4 if attributes.GRADIENT in trial.user_attrs else 1
+        assert trial.user_attrs[attributes.COST] == factor * 20
+        assert trial.user_attrs["hypergrad:status"] == "ok"
+        assert trial.user_attrs["hypergrad:test_loss"] > 0
+
+
+def test_other_samplers_pay_for_no_gradient() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(Objective(problem(), SPACE), n_trials=5)
+    assert all(t.user_attrs[attributes.COST] == 20 for t in study.trials)
+    assert all(attributes.GRADIENT not in t.user_attrs for t in study.trials)
+
+
+def test_failed_training_is_an_infinite_value_with_a_reason() -> None:
+    wild = problem(init=lambda key, h: jnp.full((2, 2), 1e9))
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(Objective(wild, SPACE), n_trials=5)
+    assert {t.value for t in study.trials} == {math.inf}
+    assert {t.user_attrs["hypergrad:status"] for t in study.trials} == {"overflow"}
+    assert all(t.user_attrs["hypergrad:message"] for t in study.trials)
+
+
+def test_pruners_see_the_validation_loss_on_the_way() -> None:
+    objective = Objective(problem(), SPACE, report_every=5)
+    pruner = optuna.pruners.ThresholdPruner(upper=0.95)
+    study = optuna.create_study(sampler=HypergradSampler(seed=0), pruner=pruner)
+    study.optimize(objective, n_trials=20)
+    pruned = [t for t in study.trials if t.state == optuna.trial.TrialState.PRUNED]
+    assert pruned
+    assert all(t.user_attrs[attributes.COST] == max(t.intermediate_values) for t in pruned)
+    complete = next(t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE)
+    assert list(complete.intermediate_values) == [5, 10, 15]
+
+
+def test_integers_and_categoricals_reach_the_problem() -> None:
+    space = {**SPACE, "width": Int(1, 3), "kind": Categorical(["a", "b"])}
+    seen = set()
+
+    def init(key: jax.Array, h: dict[str, Any]) -> jax.Array:
+        seen.add((h["width"], h["kind"]))
+        return jnp.zeros((2, 2))
+
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(Objective(problem(init=init), space), n_trials=12)
+    assert {type(width) for width, _ in seen} == {int}
+    assert seen == {(t.params["width"], t.params["kind"]) for t in study.trials}
+
+
+def test_the_key_decides_the_value() -> None:
+    noisy = problem(init=lambda key, h: jax.random.normal(key, (2, 2)))
+    fixed = {"rate": 0.1, "momentum": 0.5, **{f"target[{i},{j}]": 0.0 for i in (0, 1) for j in (0, 1)}}
+    values = []
+    for key in (None, jax.random.key(0), jax.random.key(1)):
+        study = optuna.create_study()
+        study.enqueue_trial(fixed)
+        study.optimize(Objective(noisy, SPACE, key=key), n_trials=1)
+        values.append(study.best_value)
+    assert values[0] == values[1] != values[2]
+
+
+def test_array_elements_are_named_in_c_order() -> None:
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    hyperparameters = Objective(problem(), SPACE).suggest(trial)
+    for index in np.ndindex(2, 2):
+        assert hyperparameters["target"][index] == trial.params[f"target[{index[0]},{index[1]}]"]
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match="learning_rate names the hyperparameter 'rate', which is not among"):
+        Objective(problem(), {"momentum": Float(0.1, 0.9)})
+    with pytest.raises(ValueError, match="must be a Float, Int or Categorical"):
+        Objective(problem(), {"rate": 0.1})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="problem must be a TrainingProblem"):
+        Objective(None, SPACE)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="report_every must be"):
+        Objective(problem(), SPACE, report_every=0)
+    study = optuna.create_study(direction="maximize", sampler=HypergradSampler())
+    with pytest.raises(ValueError, match="create the study with direction='minimize'"):
+        study.optimize(Objective(problem(), SPACE), n_trials=1)

@@ -1,0 +1,74 @@
+"""Several real processes on one study, in a real SQLite file and a real PostgreSQL."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hypergrad_optuna import attributes
+
+WORKER = Path(__file__).with_name("worker.py")
+PROCESSES, TRIALS = 4, 15
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'study.db'}"
+    return request.getfixturevalue("postgresql_url")
+
+
+def start(storage: str, trials: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(WORKER), storage, "shared", str(trials)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def test_four_processes_share_a_study(storage: str) -> None:
+    study = optuna.create_study(study_name="shared", storage=storage)
+    workers = [start(storage, TRIALS) for _ in range(PROCESSES)]
+    errors = [worker.communicate(timeout=300)[1].decode() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * PROCESSES, errors
+
+    trials = study.get_trials()
+    assert [t.number for t in trials] == list(range(PROCESSES * TRIALS))
+    assert {t.state for t in trials} == {TrialState.COMPLETE}
+    processes = [t.user_attrs["process"] for t in trials]
+    assert {processes.count(p) for p in processes} == {TRIALS}
+
+    links = [(t, trials[int(t.system_attrs[attributes.PARENT])]) for t in trials if _is_step(t)]
+    handed_over = [1 for child, parent in links if _process(child) != _process(parent)]
+    assert handed_over, "every chain was extended by the process that had started it"
+    points = [tuple(t.params.values()) for t in trials if _is_step(t)]
+    assert len(points) - len(set(points)) <= len(points) // 10, "the same steps were taken twice"
+    assert study.best_value < 1.0
+
+
+def test_a_killed_worker_loses_nothing_but_its_trial(storage: str) -> None:
+    study = optuna.create_study(study_name="shared", storage=storage)
+    victim = start(storage, 10_000)
+    while sum(_is_step(t) for t in study.get_trials(deepcopy=False)) < 3:
+        assert victim.poll() is None
+        time.sleep(0.05)
+    victim.kill()
+    victim.communicate()
+    before = study.get_trials()
+    survivor = start(storage, TRIALS)
+    assert survivor.wait(timeout=120) == 0
+    trials = study.get_trials()
+    unfinished = [t for t in trials if t.state == TrialState.RUNNING]
+    assert len(unfinished) <= 1
+    assert len(trials) == len(before) + TRIALS
+    assert sum(t.state == TrialState.COMPLETE for t in trials[len(before) :]) == TRIALS
+    assert any(_is_step(t) for t in trials[len(before) :])
+
+
+def _is_step(trial: optuna.trial.FrozenTrial) -> bool:
+    return trial.system_attrs.get(attributes.PARENT) is not None
+
+
+def _process(trial: optuna.trial.FrozenTrial) -> int:
+    return trial.user_attrs["process"]
