@@ -38,9 +38,7 @@ def check_names(space: Space) -> None:
             )
         for key in {name, *_keys(name, parameter)}:
             if key in seen:
-                raise ValueError(
-                    f"space: the name {key!r} is already taken; rename it (and {RESERVED!r} is reserved)"
-                )
+                raise ValueError(f"space: {key!r} is reserved, or stands for two things; rename it")
             seen.add(key)
 
 

@@ -228,8 +228,8 @@ class HypergradSearch(Searcher):
         if silent and math.isfinite(trial.value) and not self._state.has_gradients and not self._warned:
             self._warned = True
             _warn(
-                f"the trainable reported no gradient, so this search is {type(self._explorer).__name__}'s alone; "
-                "use hypergrad_ray.trainable, or report 'gradient': {name: array}"
+                f"the trainable reported no gradient, so this search is {type(self._explorer).__name__}'s "
+                "alone; use hypergrad_ray.trainable, or report 'gradient': {name: array}"
             )
 
 

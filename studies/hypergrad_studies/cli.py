@@ -95,6 +95,7 @@ def report(out: Path) -> None:
 
 def _show(out: Path, console: Console) -> None:
     study = records.Study.load(out)
+    console.width = max(console.width, 100)  # narrower, the table would lose figures
     console.print(table(study.records, study.runs))
     console.print(f"report: {write_report(out)}")
 

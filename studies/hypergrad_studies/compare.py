@@ -67,10 +67,7 @@ def compare(
             progress.remove_task(task)
             progress.advance(total)
             if not console.is_terminal:
-                best = min(record.value for record in seen)
-                console.print(
-                    f"{problem} {method} seed {seed}: loss {best:.4g}, {len(seen)} trials, {wall_seconds:.1f} s"
-                )
+                console.print(f"{problem} {method} seed {seed}: {len(seen)} trials, {wall_seconds:.1f} s")
 
 
 def warm_up(problem_name: str) -> None:

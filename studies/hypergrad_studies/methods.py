@@ -31,9 +31,13 @@ class OptunaMethod:
 
 @dataclass(frozen=True)
 class RayMethod:
-    """A searcher (from a space and a seed) and a scheduler (from the number of training steps)."""
+    """A searcher (from a space and a seed) and a scheduler (from the number of training steps).
+
+    `own_space` tells that the searcher knows the space, and Ray is not to give it one.
+    """
 
     searcher: Callable[[Space, int], Any]
+    own_space: bool = False
     scheduler: Callable[[int], TrialScheduler] = lambda steps: FIFOScheduler()
     budget_factor: int = 1
     report_every: Callable[[int], int | None] = lambda steps: None
@@ -50,7 +54,10 @@ def _hyperband(steps: int) -> BasePruner:
 
 def _asha(steps: int) -> TrialScheduler:
     return ASHAScheduler(
-        time_attr="training_iteration", grace_period=1, max_t=10**6, reduction_factor=REDUCTION_FACTOR
+        time_attr="steps",
+        grace_period=shortest(steps),
+        max_t=steps,
+        reduction_factor=REDUCTION_FACTOR,
     )
 
 
@@ -70,7 +77,7 @@ RAY: dict[str, RayMethod] = {
         lambda space, seed: BasicVariantGenerator(random_state=seed), scheduler=_asha, report_every=shortest
     ),
     "optuna": RayMethod(lambda space, seed: OptunaSearch(seed=seed)),
-    "hypergrad": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed)),
+    "hypergrad": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed), own_space=True),
 }
 
 BACKENDS = {"optuna": OPTUNA, "ray": RAY}

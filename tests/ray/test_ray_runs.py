@@ -1,0 +1,174 @@
+"""Real runs on a small local Ray."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import ray
+from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from hypergrad_search import Float, Space, TrainingProblem, sgd
+
+SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3, log=True)}
+
+
+def problem() -> TrainingProblem:
+    """Weights that are drawn to `target`, and ought to be at 0.25; made of functions that travel by value."""
+    return TrainingProblem(
+        init=lambda key, h: jnp.ones(2),
+        train_loss=lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2),
+        valid_loss=lambda p: jnp.sum((p - 0.25) ** 2),
+        batches=lambda step: None,
+        optimizer=sgd("rate", 0.5),
+        steps=20,
+    )
+
+
+def bowl(config: dict[str, Any]) -> None:
+    """A trainable of somebody else's, which knows its own gradient and has a gain to maximise."""
+    offset = config["target"] - 0.25
+    gain = -float(offset @ offset)
+    result: dict[str, Any] = {"gain": gain}
+    if wants_gradient(config, gain):
+        result["gradient"] = {"target": -2 * offset}
+    tune.report(result)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_ray() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def plain(config: dict[str, Any] | None) -> str:
+    return json.dumps(config, default=np.ndarray.tolist)
+
+
+def test_tune_run_descends(tmp_path: Path) -> None:
+    analysis = tune.run(
+        trainable(problem(), SPACE),
+        search_alg=HypergradSearch(SPACE, seed=0),
+        metric="loss",
+        mode="min",
+        num_samples=16,
+        reuse_actors=True,
+        storage_path=str(tmp_path),
+        verbose=0,
+    )
+    results = [trial.last_result for trial in analysis.trials]
+    assert analysis.best_result["loss"] < 0.02
+    assert {result["gradient_evaluations"] for result in results} == {20, 80}
+    assert all(("gradient" in result) == (result["gradient_evaluations"] == 80) for result in results)
+    assert analysis.best_config["target"].shape == (2,)
+
+
+def test_other_searchers_train_without_gradients(tmp_path: Path) -> None:
+    tuner = tune.Tuner(
+        trainable(problem(), SPACE),
+        param_space=param_space(SPACE),
+        tune_config=tune.TuneConfig(
+            search_alg=OptunaSearch(seed=0), metric="loss", mode="min", num_samples=2, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )
+    for result in tuner.fit():
+        assert result.metrics is not None
+        assert result.metrics["gradient_evaluations"] == 20
+        assert "gradient" not in result.metrics
+
+
+def test_tuner_with_a_scheduler_that_stops_trials(tmp_path: Path) -> None:
+    searcher = HypergradSearch(SPACE, seed=0)
+    tuner = tune.Tuner(
+        trainable(problem(), SPACE, report_every=5),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=ASHAScheduler(time_attr="steps", max_t=20, grace_period=5, reduction_factor=2),
+            metric="loss",
+            mode="min",
+            num_samples=12,
+            max_concurrent_trials=1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )
+    results = tuner.fit()
+    metrics = [result.metrics for result in results if result.metrics is not None]
+    stopped = [m for m in metrics if m["status"] == "running"]
+    finished = [m for m in metrics if m["status"] == "ok"]
+    assert stopped
+    assert len(stopped) + len(finished) == 12
+    assert all(m["steps"] < 20 for m in stopped)
+    assert all(m["steps"] == 20 for m in finished)
+    assert sum(np.isinf(trial.value) for trial in searcher._observations) == len(stopped)
+    assert sum(trial.cost for trial in searcher._observations) == sum(
+        m["gradient_evaluations"] for m in metrics
+    )
+
+
+def test_errors_and_constants_do_no_harm(tmp_path: Path) -> None:
+    def moody(config: dict[str, Any]) -> None:
+        if config["target"][0] < 0:
+            raise RuntimeError(config["mood"])
+        bowl(config)
+
+    searcher = HypergradSearch(SPACE, seed=0)
+    analysis = tune.run(
+        moody,
+        config={"mood": "bad"},
+        search_alg=searcher,
+        metric="gain",
+        mode="max",
+        num_samples=12,
+        reuse_actors=True,
+        raise_on_failed_trial=False,
+        storage_path=str(tmp_path),
+        verbose=0,
+    )
+    failed = [trial for trial in analysis.trials if trial.status == "ERROR"]
+    assert 0 < len(failed) < 12
+    assert sum(np.isinf(trial.value) for trial in searcher._observations) == len(failed)
+    assert analysis.best_result["gain"] > -0.05
+    assert searcher.mode == "max"
+
+
+class PowerCut(tune.Callback):
+    """Ends the driver in the middle of a run."""
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if len(trials) == 7:
+            raise SystemExit("power cut")
+
+
+def test_restored_run_is_the_run_that_was_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+
+    def tuner(name: str, *callbacks: tune.Callback) -> tune.Tuner:
+        return tune.Tuner(
+            bowl,
+            tune_config=tune.TuneConfig(
+                search_alg=HypergradSearch(SPACE, metric="gain", mode="max", seed=0),
+                num_samples=14,
+                max_concurrent_trials=1,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=name, storage_path=str(tmp_path), verbose=0, callbacks=list(callbacks)
+            ),
+        )
+
+    whole = tuner("whole").fit()
+    with pytest.raises(SystemExit, match="power cut"):
+        tuner("cut", PowerCut()).fit()
+    halved = tune.Tuner.restore(str(tmp_path / "cut"), bowl).fit()
+    assert [plain(result.config) for result in halved] == [plain(result.config) for result in whole]

@@ -1,0 +1,229 @@
+"""The trainable, and the space in Ray's terms; without a cluster."""
+
+import dataclasses
+import json
+import math
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
+from hypergrad_ray.param_space import join, split
+from hypergrad_ray.trainable import want_gradient
+from ray.tune.search.sample import Categorical as Choice
+from ray.tune.search.sample import Float as RealDomain
+from ray.tune.search.sample import Integer
+
+from hypergrad_search import (
+    Categorical,
+    Evaluation,
+    Float,
+    Int,
+    Space,
+    TrainingProblem,
+    Unrolled,
+    evaluate,
+    sgd,
+)
+
+SPACE: Space = {
+    "target": Float(-1.0, 1.0, shape=(2,)),
+    "rate": Float(1e-3, 0.3, log=True),
+    "scale": Int(1, 3),
+    "kind": Categorical(["plain", None]),
+}
+CONFIG = {"target": np.array([0.5, -0.5]), "rate": 0.1, "scale": 2, "kind": None}
+
+Results = list[dict[str, Any]]
+
+
+def problem(**changes: Any) -> TrainingProblem:
+    parts: dict[str, Any] = {
+        "init": lambda key, h: 0.1 * jax.random.normal(key, (2,)),
+        "train_loss": lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2) / h["scale"],
+        "valid_loss": lambda p: jnp.sum((p - 0.25) ** 2),
+        "test_loss": lambda p: jnp.sum((p - 0.2) ** 2),
+        "batches": lambda step: None,
+        "optimizer": sgd("rate", 0.5),
+        "steps": 20,
+    }
+    return TrainingProblem(**{**parts, **changes})
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> Results:
+    """What a trainable that is called in this process reports."""
+    reported: Results = []
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    return reported
+
+
+def wanting(gradient_below: float = math.inf, mode: str = "min") -> dict[str, Any]:
+    return {**CONFIG, "hypergrad": want_gradient(gradient_below, mode)}
+
+
+# the trainable
+
+
+def test_it_reports_what_evaluate_finds(results: Results) -> None:
+    training = problem()
+    trainable(training, SPACE)(wanting())
+    (result,) = results
+    expected = evaluate(training, CONFIG, key=jax.random.key(0))
+    assert expected.gradient is not None
+    assert result["loss"] == expected.value
+    assert result["test_loss"] == expected.diagnostics["test_loss"]
+    assert (result["status"], result["steps"], result["gradient_evaluations"]) == ("ok", 20, 80)
+    assert list(result["gradient"]) == ["target", "rate"]
+    assert isinstance(result["gradient"]["target"], np.ndarray)
+    np.testing.assert_array_equal(result["gradient"]["target"], expected.gradient["target"])
+    assert type(result["gradient"]["rate"]) is float
+    assert result["gradient"]["rate"] == float(expected.gradient["rate"])
+
+
+def test_key_and_method_are_used(results: Results) -> None:
+    training, key = problem(), jax.random.key(7)
+    trainable(training, SPACE, key=key, method=Unrolled())(wanting())
+    expected = evaluate(training, CONFIG, key=key, method=Unrolled())
+    assert results[0]["loss"] == expected.value
+    assert results[0]["gradient_evaluations"] == expected.cost.gradient_evaluations
+
+
+def test_no_gradient_where_none_is_wanted(results: Results) -> None:
+    train = trainable(problem(), SPACE)
+    train(wanting(-1.0))
+    train(CONFIG)
+    train({**CONFIG, "target[0]": 0.5, "target[1]": -0.5})
+    for result in results:
+        assert "gradient" not in result
+        assert result["gradient_evaluations"] == 20
+    assert len({result["loss"] for result in results}) == 1
+
+
+def test_failed_training_is_an_infinite_loss_that_says_why(results: Results) -> None:
+    trainable(problem(valid_loss=lambda p: jnp.sum(p) * jnp.nan), SPACE)(wanting())
+    assert (results[0]["loss"], results[0]["status"]) == (math.inf, "nan")
+    assert results[0]["message"]
+    assert "gradient" not in results[0]
+
+
+def test_intermediate_losses_say_that_it_is_running(results: Results) -> None:
+    trainable(problem(), SPACE, report_every=5)(wanting())
+    assert [result["steps"] for result in results] == [5, 10, 15, 20]
+    assert [result["status"] for result in results] == ["running"] * 3 + ["ok"]
+    assert [result["gradient_evaluations"] for result in results] == [5, 10, 15, 80]
+    assert "gradient" not in results[0]
+
+
+def test_results_are_plain_values_and_arrays(results: Results) -> None:
+    trainable(problem(), SPACE, report_every=10)(wanting())
+    json.dumps(results, default=np.ndarray.tolist)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"space": {"scale": Int(1, 3)}}, "rate"),
+        ({"problem": lambda config: 1.0}, "problem must be a TrainingProblem"),
+        ({"space": {**SPACE, "hypergrad": Int(1, 3)}}, "'hypergrad' is reserved"),
+        ({"report_every": 0}, "report_every must be None or a whole number above 0, got 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        trainable(**{"problem": problem(), "space": SPACE, **arguments})
+
+
+def test_maximising_a_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="search with mode='min'"):
+        trainable(problem(), SPACE)(wanting(mode="max"))
+
+
+def test_missing_hyperparameter_is_named() -> None:
+    with pytest.raises(ValueError, match="config lacks 'scale'; search with HypergradSearch"):
+        trainable(problem(), SPACE)({"target": np.zeros(2), "rate": 0.1})
+
+
+def test_one_problem_compiles_once_a_process(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though Ray unpickles a problem anew for each trial."""
+    evaluated = []
+
+    def spy(problem: TrainingProblem, *arguments: Any, **others: Any) -> Evaluation:
+        evaluated.append(problem)
+        return evaluate(problem, *arguments, **others)
+
+    def copied(registry: Any, name: str) -> TrainingProblem:
+        return dataclasses.replace(training)
+
+    training = problem()
+    train = trainable(training, SPACE)
+    monkeypatch.setattr(sys.modules["hypergrad_ray.trainable"], "evaluate", spy)
+    monkeypatch.setattr("ray.tune.registry._ParameterRegistry.get", copied)
+    train(CONFIG)
+    train(CONFIG)
+    assert evaluated[0] is evaluated[1]
+    trainable(training, SPACE)(CONFIG)
+    assert evaluated[2] is not evaluated[0]
+
+
+# what is wanted
+
+
+@pytest.mark.parametrize(
+    ("threshold", "mode", "value", "wanted"),
+    [
+        (math.inf, "min", 1e300, True),
+        (math.inf, "max", -1e300, True),
+        (math.inf, "min", math.inf, False),
+        (math.inf, "min", math.nan, False),
+        (-math.inf, "min", -1e300, False),
+        (0.5, "min", 0.4, True),
+        (0.5, "min", 0.5, False),
+        (0.5, "max", -0.4, True),
+        (0.5, "max", 0.4, True),
+        (0.5, "max", -0.5, False),
+    ],
+)
+def test_gradient_is_wanted_of_better_values(threshold: float, mode: str, value: float, wanted: bool) -> None:
+    assert wants_gradient({"hypergrad": want_gradient(threshold, mode)}, value) is wanted
+
+
+def test_no_gradient_is_wanted_by_other_searchers() -> None:
+    assert not wants_gradient(CONFIG, -math.inf)
+
+
+# the space
+
+
+def test_domains_have_the_space_s_bounds() -> None:
+    domains = param_space({**SPACE, "width": Int(8, 64, log=True)})
+    assert list(domains) == ["target[0]", "target[1]", "rate", "scale", "kind", "width"]
+    kinds = [type(domain) for domain in domains.values()]
+    assert kinds == [RealDomain, RealDomain, RealDomain, Integer, Choice, Integer]
+    assert (domains["rate"].lower, domains["rate"].upper) == (1e-3, 0.3)
+    assert {domains["scale"].sample() for _ in range(100)} == {1, 2, 3}
+    assert max(domains["width"].sample() for _ in range(2000)) in range(60, 65)
+    assert "log" in type(domains["rate"].get_sampler()).__name__.lower()
+
+
+def test_coordinates_are_named_in_c_order() -> None:
+    space: Space = {"a": Float(0.0, 9.0, shape=(2, 3))}
+    assert list(param_space(space)) == ["a[0,0]", "a[0,1]", "a[0,2]", "a[1,0]", "a[1,1]", "a[1,2]"]
+    apart = split(space, {"a": np.arange(6.0).reshape(2, 3)})
+    assert apart["a[1,0]"] == 3.0
+    np.testing.assert_array_equal(join(space, apart)["a"], np.arange(6.0).reshape(2, 3))
+
+
+def test_numpy_values_of_other_searchers_become_plain() -> None:
+    numpy = {"target[0]": np.float64(0.5), "target[1]": 0.1, "rate": np.float32(0.25), "scale": np.int64(2)}
+    plain = join(SPACE, {**numpy, "kind": "plain"})
+    assert [type(plain[name]) for name in SPACE] == [np.ndarray, float, int, str]
+
+
+def test_the_searcher_s_own_config_is_understood() -> None:
+    config = HypergradSearch(SPACE, seed=0).suggest(trial_id="a")
+    assert config is not None
+    assert list(join(SPACE, config)) == list(SPACE)
