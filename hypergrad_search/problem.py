@@ -33,8 +33,8 @@ class TrainingProblem:
     Raises `ValueError` where a part is missing or of the wrong kind.
     """
 
-    init: Callable[[jax.Array, Hyperparameters], Params]
-    train_loss: Callable[[Params, Hyperparameters, Any, jax.Array], jax.Array]
+    init: Callable[[jax.Array, Any], Params]
+    train_loss: Callable[[Params, Any, Any, jax.Array], jax.Array]
     valid_loss: Callable[[Params], jax.Array]
     batches: Callable[[jax.Array], Any]
     optimizer: Optimizer
@@ -64,7 +64,11 @@ def check_problem(problem: TrainingProblem, space: Space) -> None:
 
 
 def step_gradient(
-    problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, key: jax.Array, step: jax.Array
+    problem: TrainingProblem,
+    params: Params,
+    hyperparameters: Hyperparameters,
+    key: jax.Array,
+    step: jax.Array,
 ) -> Params:
     """The gradient of the training loss with respect to `params` at one step, with that step's batch and key."""
 

@@ -63,9 +63,9 @@ class Categorical:
     Raises `ValueError` where there is no choice.
     """
 
-    choices: tuple[None | bool | int | float | str, ...]
+    choices: tuple[bool | int | float | str | None, ...]
 
-    def __init__(self, choices: Sequence[None | bool | int | float | str]) -> None:
+    def __init__(self, choices: Sequence[bool | int | float | str | None]) -> None:
         if isinstance(choices, str) or not choices:
             raise ValueError(f"Categorical: choices must be a sequence of at least one value, got {choices!r}")
         object.__setattr__(self, "choices", tuple(choices))

@@ -105,9 +105,7 @@ class Reversible(Method):
         result = self.fallback.evaluate(
             problem, hyperparameters, key, gradient_below=math.inf, report=None, report_every=1
         )
-        cost = Cost(
-            spent.gradient_evaluations + result.cost.gradient_evaluations, spent.seconds + result.cost.seconds
-        )
+        cost = Cost(spent.gradient_evaluations + result.cost.gradient_evaluations, spent.seconds + result.cost.seconds)
         return replace(result, cost=cost, diagnostics={**result.diagnostics, "exact": False})
 
 
@@ -159,9 +157,7 @@ def _advance(
 ) -> State:
     treedef = _structure(problem, static, dynamic, key)
     step_key = jax.random.split(key)[1]
-    return reversible.run_forward(
-        problem, treedef, state, schedule, {**dynamic, **dict(static)}, step_key, stop
-    )
+    return reversible.run_forward(problem, treedef, state, schedule, {**dynamic, **dict(static)}, step_key, stop)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

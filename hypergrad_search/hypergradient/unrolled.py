@@ -76,9 +76,7 @@ def _losses(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _value(
-    problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array
-) -> dict[str, jax.Array]:
+def _value(problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array) -> dict[str, jax.Array]:
     return _losses(dynamic, problem, static, key)[1]
 
 

@@ -102,9 +102,7 @@ def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, float | int | np.number | np.ndarray | jax.Array) and not isinstance(leaf, bool)
 
 
-def resolve(
-    optimizer: Optimizer, hyperparameters: Mapping[str, Any], params: Any, steps: int
-) -> dict[str, jax.Array]:
+def resolve(optimizer: Optimizer, hyperparameters: Mapping[str, Any], params: Any, steps: int) -> dict[str, jax.Array]:
     """Every setting as one array of shape `(steps, leaves)`, leaves in the order of `jax.tree.leaves(params)`."""
     optimizer.check_names(hyperparameters)
     dtype = jax.tree.leaves(params)[0].dtype
@@ -148,7 +146,5 @@ def float_step(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """One step on one leaf in plain floats."""
     increments = optimizer.increments(gradient, settings)
-    slots = {
-        name: settings[decay] * slots[name] + increments[name] for name, decay in optimizer.decays.items()
-    }
+    slots = {name: settings[decay] * slots[name] + increments[name] for name, decay in optimizer.decays.items()}
     return weights + optimizer.step(slots, settings), slots

@@ -152,9 +152,7 @@ def run_backward(
         leaves = [_retreat_slots(optimizer, *triple) for triple in zip(leaves, gradient, nows, strict=True)]
 
         weight_adjoints, new_slot_adjoints, gradient_adjoints, setting_adjoints = [], [], [], []
-        for leaf, w, g, scheduled, dw, ds in zip(
-            leaves, weights, gradient, nows, adjoint, slot_adjoints, strict=True
-        ):
+        for leaf, w, g, scheduled, dw, ds in zip(leaves, weights, gradient, nows, adjoint, slot_adjoints, strict=True):
             slots = {
                 name: scheduled.plans[name].scale_before * fixed_point.to_float(slot)
                 for name, slot in leaf.slots.items()
@@ -231,9 +229,7 @@ def _is_start(leaves: list[Leaf], initial: list[jax.Array]) -> jax.Array:
     agreements = []
     for leaf, weights in zip(leaves, initial, strict=True):
         agreements.append(fixed_point.equal(leaf.weights, fixed_point.from_float(weights, WEIGHT_TAIL)))
-        agreements += [
-            fixed_point.equal(x, fixed_point.zeros(weights.shape, SLOT_TAIL)) for x in leaf.slots.values()
-        ]
+        agreements += [fixed_point.equal(x, fixed_point.zeros(weights.shape, SLOT_TAIL)) for x in leaf.slots.values()]
         agreements += [jnp.all(buffer.store == 0) for buffer in leaf.buffers.values()]
     return jnp.all(jnp.stack(agreements))
 
@@ -311,9 +307,7 @@ def _train_backward(
 ) -> tuple:
     treedef, others, _ = static
     state, schedule, fits, leaves, dynamic, key = residuals
-    result = run_backward(
-        problem, treedef, state, schedule, {**dynamic, **dict(others)}, key, leaves, adjoint
-    )
+    result = run_backward(problem, treedef, state, schedule, {**dynamic, **dict(others)}, key, leaves, adjoint)
     trusted = fits & result.exact & (state.failure == FINE)
     gradients = jax.tree.map(lambda x: jnp.where(trusted, x, jnp.nan), result[:3])
     return (*gradients, None)

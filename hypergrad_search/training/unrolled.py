@@ -31,9 +31,7 @@ def train_unrolled(problem: TrainingProblem, hyperparameters: Hyperparameters, k
 
     def one_step(state: FloatState, scanned: tuple[jax.Array, dict[str, jax.Array]]) -> tuple[FloatState, None]:
         step, now = scanned
-        gradient = step_gradient(
-            problem, jax.tree.unflatten(treedef, state.weights), hyperparameters, step_key, step
-        )
+        gradient = step_gradient(problem, jax.tree.unflatten(treedef, state.weights), hyperparameters, step_key, step)
         results = [
             float_step(problem.optimizer, w, s, g, {name: value[i] for name, value in now.items()})
             for i, (w, s, g) in enumerate(zip(*state, jax.tree.leaves(gradient), strict=True))
@@ -54,5 +52,3 @@ def train_unrolled(problem: TrainingProblem, hyperparameters: Hyperparameters, k
     state, _ = jax.lax.scan(segment, state, segments)
     state, _ = segment(state, jax.tree.map(lambda x: x[whole:], scanned))
     return jax.tree.unflatten(treedef, state.weights)
-
-

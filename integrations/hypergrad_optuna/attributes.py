@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -73,7 +74,7 @@ def loss(direction: StudyDirection, value: float) -> float:
     return -value if direction == StudyDirection.MAXIMIZE else value
 
 
-def _system_attributes(trial: Trial) -> Mapping[str, object]:
+def _system_attributes(trial: Trial) -> Mapping[str, Any]:
     if isinstance(trial, FrozenTrial):
         return trial.system_attrs
     return trial.storage.get_trial_system_attrs(trial._trial_id)

@@ -8,7 +8,17 @@ import optuna
 from optuna.study import StudyDirection
 
 from hypergrad_optuna import attributes
-from hypergrad_search import Categorical, Evaluation, Float, Int, Method, Reversible, Space, TrainingProblem, evaluate
+from hypergrad_search import (
+    Categorical,
+    Evaluation,
+    Float,
+    Int,
+    Method,
+    Reversible,
+    Space,
+    TrainingProblem,
+    evaluate,
+)
 from hypergrad_search.problem import check_problem
 
 

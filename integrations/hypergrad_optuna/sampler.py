@@ -65,9 +65,7 @@ class HypergradSampler(BaseSampler):
         """See `optuna.samplers.BaseSampler`."""
         self._independent_sampler.reseed_rng()
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that all finished trials have in common."""
         with self._lock:
             space = self._memory(study).search_space.calculate(study)

@@ -33,9 +33,7 @@ def check_names(space: Space) -> None:
     seen = {RESERVED}
     for name, parameter in space.items():
         if "/" in name:
-            raise ValueError(
-                f"space: {name!r} must not contain '/', which Ray puts between nested keys; rename it"
-            )
+            raise ValueError(f"space: {name!r} must not contain '/', which Ray puts between nested keys; rename it")
         for key in {name, *_keys(name, parameter)}:
             if key in seen:
                 raise ValueError(f"space: {key!r} is reserved, or stands for two things; rename it")

@@ -87,9 +87,7 @@ class HypergradSearch(Searcher):
         self._held: dict[str, dict[str, Any]] = {}  # the integers and categoricals of each trial
         self._warned = False
 
-    def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
-    ) -> bool:
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Take metric and mode where none were given; False, as the search space is not Ray's to set."""
         self._metric = self._given["metric"] or metric or LOSS
         self._mode = self._given["mode"] or mode or "min"
@@ -106,9 +104,7 @@ class HypergradSearch(Searcher):
         else:
             hyperparameters = {**self._held[proposal.parent], **from_unit(self._space, proposal.point)}
         differentiable = floats(self._space)
-        self._held[trial_id] = {
-            name: hyperparameters[name] for name in self._space if name not in differentiable
-        }
+        self._held[trial_id] = {name: hyperparameters[name] for name in self._space if name not in differentiable}
         self._running[trial_id] = Observation(
             trial=trial_id,
             parent=proposal.parent,
@@ -130,9 +126,7 @@ class HypergradSearch(Searcher):
         if trial.parent is None:
             self._explorer.on_trial_result(trial_id, {**result, LOSS: self._loss(result)})
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn from a trial that completed, was stopped early (perhaps without a result) or failed."""
         trial = self._running.pop(trial_id, None)
         if trial is None:

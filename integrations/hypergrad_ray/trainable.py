@@ -64,9 +64,7 @@ def trainable(
     check_problem(problem, space)
     check_names(space)
     if report_every is not None and report_every < 1:
-        raise ValueError(
-            f"trainable: report_every must be None or a whole number above 0, got {report_every!r}"
-        )
+        raise ValueError(f"trainable: report_every must be None or a whole number above 0, got {report_every!r}")
     token = uuid.uuid4().hex
 
     def train(config: dict[str, Any], problem: TrainingProblem) -> None:
@@ -143,7 +141,5 @@ def _result(space: Space, evaluation: Evaluation) -> dict[str, Any]:
         result["test_loss"] = diagnostics["test_loss"]
     if evaluation.gradient is not None:
         gradient = {name: np.asarray(evaluation.gradient[name]) for name in floats(space)}
-        result["gradient"] = {
-            name: array if array.shape else float(array) for name, array in gradient.items()
-        }
+        result["gradient"] = {name: array if array.shape else float(array) for name, array in gradient.items()}
     return result

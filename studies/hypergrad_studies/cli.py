@@ -62,7 +62,10 @@ def cli() -> None:
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many.")
 @click.option("--backend", type=click.Choice(list(BACKENDS)), default="optuna", show_default=True)
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for records and report."
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder for records and report.",
 )
 def compare(
     problems: tuple[list[str], ...],
@@ -103,7 +106,8 @@ def _show(out: Path, console: Console) -> None:
 def main(command: Callable[..., object] = cli) -> None:
     """Run the command line; every error is one line that says what to do."""
     try:
-        sys.exit(command(standalone_mode=False))
+        command(standalone_mode=False)
+        return
     except click.ClickException as error:
         message, code = error.format_message(), error.exit_code
     except (records.BrokenRecords, records.OtherStudy) as error:

@@ -6,13 +6,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from hypergrad_search import evaluate
 from hypergrad_search.space import dimension, floats, from_unit
 from hypergrad_studies import optuna_backend, ray_backend, records
-from hypergrad_studies.methods import BACKENDS
+from hypergrad_studies.methods import budget_factor
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.records import Key, Plan, Record, Run
 
@@ -49,7 +57,7 @@ def compare(
         total = progress.add_task("all runs", total=len(plan))
         for key in plan:
             problem, method, seed = key
-            limit = budget * BACKENDS[backend][method].budget_factor
+            limit = budget * budget_factor(backend, method)
             task = progress.add_task(f"{problem} {method} seed {seed}", total=limit)
             seen: list[Record] = []
 
@@ -74,7 +82,7 @@ def warm_up(problem_name: str) -> None:
     """Compile a problem, so that the seconds of the first method do not hold what all share."""
     if problem_name not in _warm:
         problem, space = PROBLEMS[problem_name]()
-        centre = from_unit(floats(space), [0.5] * dimension(space))
+        centre = from_unit(floats(space), np.full(dimension(space), 0.5))
         evaluate(problem, centre, key=jax.random.key(0))
         evaluate(problem, centre, key=jax.random.key(0), gradient_below=-float("inf"))
         _warm.add(problem_name)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -80,4 +79,9 @@ RAY: dict[str, RayMethod] = {
     "hypergrad": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed), own_space=True),
 }
 
-BACKENDS = {"optuna": OPTUNA, "ray": RAY}
+BACKENDS: dict[str, list[str]] = {"optuna": list(OPTUNA), "ray": list(RAY)}
+
+
+def budget_factor(backend: str, method: str) -> int:
+    """How many times the common budget a method gets."""
+    return (OPTUNA[method] if backend == "optuna" else RAY[method]).budget_factor

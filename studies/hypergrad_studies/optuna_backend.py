@@ -19,9 +19,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
     problem, space = PROBLEMS[problem_name]()
     method = OPTUNA[method_name]
     study = optuna.create_study(sampler=method.sampler(seed), pruner=method.pruner(problem.steps))
-    objective = Objective(
-        problem, space, key=jax.random.key(seed), report_every=method.report_every(problem.steps)
-    )
+    objective = Objective(problem, space, key=jax.random.key(seed), report_every=method.report_every(problem.steps))
     spent = 0
     while spent < budget:
         asked = time.perf_counter()

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
 from hypergrad_studies.statistics import (
     Array,
     Band,
@@ -19,9 +23,6 @@ from hypergrad_studies.statistics import (
     final,
     quartiles,
 )
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Drawn in this colour, then replaced by the page's own text colour: one figure for light and dark pages.
 _INK = "#123456"
@@ -54,15 +55,8 @@ def styles(methods: Iterable[str]) -> dict[str, Style]:
     """A style for each method: fixed for the methods of this package, by turns and dashed for others."""
     names = sorted(set(methods))
     others = [name for name in names if name not in _COLOURS]
-    spare = {
-        name: Style(_SPARE[i % len(_SPARE)], "--" if i < len(_SPARE) else ":")
-        for i, name in enumerate(others)
-    }
-    known = {
-        name: Style(_COLOURS[name], "--" if name == "random-2x" else "-")
-        for name in names
-        if name in _COLOURS
-    }
+    spare = {name: Style(_SPARE[i % len(_SPARE)], "--" if i < len(_SPARE) else ":") for i, name in enumerate(others)}
+    known = {name: Style(_COLOURS[name], "--" if name == "random-2x" else "-") for name in names if name in _COLOURS}
     return known | spare
 
 
@@ -115,9 +109,7 @@ def final_losses(
         colour = look[method].colour
         # Seeds are spread over the row's height so that equal losses stay visible.
         heights = row + np.linspace(-0.22, 0.22, len(losses) + 2)[1:-1]
-        axes.scatter(
-            finite, heights[np.isfinite(losses)], s=20, color=colour, alpha=0.75, linewidths=0, zorder=3
-        )
+        axes.scatter(finite, heights[np.isfinite(losses)], s=20, color=colour, alpha=0.75, linewidths=0, zorder=3)
         box, held_out = quartiles(losses), quartiles(list(validation[method].values())).median
         if math.isfinite(box.upper):
             axes.barh(row, box.upper - box.lower, left=box.lower, height=0.62, color=colour, alpha=0.18)

@@ -208,9 +208,7 @@ def _parse(line: bytes, kind: type[_Line]) -> _Line:
     for name in document:
         if name not in names:
             raise ValueError(f"field {name!r} is unknown, expected {', '.join(names)}")
-    return kind(
-        **{field.name: _typed(field.name, document[field.name], field.type) for field in fields(kind)}
-    )
+    return kind(**{field.name: _typed(field.name, document[field.name], field.type) for field in fields(kind)})
 
 
 def _typed(name: str, value: Any, kind: Any) -> Any:

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import jinja2
+from markupsafe import Markup
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
 from hypergrad_studies import plots
 from hypergrad_studies.records import Key, Record, Run, Study
 from hypergrad_studies.statistics import (
@@ -27,10 +32,6 @@ from hypergrad_studies.statistics import (
     win_rate,
     without_result,
 )
-from markupsafe import Markup
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 COLUMNS = (
     "method",
@@ -111,10 +112,7 @@ def table(records: Sequence[Record], runs: Sequence[Run] | None = None) -> Table
             best = _best(summary, rows)
             named = zip(COLUMNS, _cells(summary), strict=True)
             view.add_row(
-                *(
-                    Text(cell.replace(" (", "\n("), style="bold" if heading in best else "")
-                    for heading, cell in named
-                )
+                *(Text(cell.replace(" (", "\n("), style="bold" if heading in best else "") for heading, cell in named)
             )
     return view
 

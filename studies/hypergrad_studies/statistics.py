@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from hypergrad_studies.records import Key, Record, Run
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
+
+from hypergrad_studies.records import Key, Record, Run
 
 Array = NDArray[np.float64]
 
@@ -100,9 +101,7 @@ def histories(records: Iterable[Record], runs: Sequence[Run] | None = None) -> l
         trials[record.key].append(record)
     budgets = dict.fromkeys(trials) if runs is None else {run.key: run.budget for run in runs}
     return [
-        History(
-            key, tuple(sorted(trials[key], key=lambda t: (t.gradient_evaluations, t.trial))), budgets[key]
-        )
+        History(key, tuple(sorted(trials[key], key=lambda t: (t.gradient_evaluations, t.trial))), budgets[key])
         for key in sorted(budgets)
     ]
 
@@ -123,9 +122,7 @@ def losses(run: History) -> Array:
     limit = math.inf if run.budget is None else run.budget
     return np.array(
         [
-            t.value
-            if t.status == "ok" and math.isfinite(t.value) and t.gradient_evaluations <= limit
-            else math.inf
+            t.value if t.status == "ok" and math.isfinite(t.value) and t.gradient_evaluations <= limit else math.inf
             for t in run.trials
         ],
         dtype=np.float64,

@@ -1,6 +1,7 @@
 """A small network on digits, in any floating-point type, with a hyperparameter of every kind."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,11 +42,10 @@ def make_problem(digits: tuple[np.ndarray, np.ndarray]) -> Callable[..., Trainin
             # drawn in float32 so that every dtype starts at the same point
             normal = [
                 jax.random.normal(k, shape, jnp.float32)
-                for k, shape in zip(keys, zip(sizes, sizes[1:], strict=False), strict=True)
+                for k, shape in zip(keys, itertools.pairwise(sizes), strict=True)
             ]
             return [
-                {"w": h["scale"][i] * x.astype(dtype), "b": jnp.zeros(x.shape[1], dtype)}
-                for i, x in enumerate(normal)
+                {"w": h["scale"][i] * x.astype(dtype), "b": jnp.zeros(x.shape[1], dtype)} for i, x in enumerate(normal)
             ]
 
         def cross_entropy(params: list[dict[str, jax.Array]], x: jax.Array, y: jax.Array) -> jax.Array:

@@ -200,13 +200,22 @@ def test_a_second_evaluation_does_not_compile_again() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_loss": lambda p, h, b, k: p}, r"train_loss must return a floating-point scalar, got shape \(4,\)"),
+        (
+            {"train_loss": lambda p, h, b, k: p},
+            r"train_loss must return a floating-point scalar, got shape \(4,\)",
+        ),
         ({"valid_loss": lambda p: p}, r"valid_loss must return a floating-point scalar, got shape \(4,\)"),
         ({"test_loss": lambda p: p}, "test_loss must return a floating-point scalar"),
         ({"init": lambda k, h: jnp.zeros(3, int)}, "must be floating-point, got int32"),
-        ({"init": lambda k, h: {"w": jnp.zeros(3, jnp.float16)}}, r"params\['w'\] must be float32 .* got float16"),
+        (
+            {"init": lambda k, h: {"w": jnp.zeros(3, jnp.float16)}},
+            r"params\['w'\] must be float32 .* got float16",
+        ),
         ({"init": lambda k, h: []}, "at least one array"),
-        ({"optimizer": sgd("rat", "momentum")}, "learning_rate names the hyperparameter 'rat', which is not among"),
+        (
+            {"optimizer": sgd("rat", "momentum")},
+            "learning_rate names the hyperparameter 'rat', which is not among",
+        ),
         ({"optimizer": sgd("long", "momentum")}, r"a schedule of length steps=30 .* got shape \(7,\)"),
         ({"optimizer": sgd({"w": "rate"}, "momentum")}, "a pytree prefix of the parameters"),
     ],
@@ -230,7 +239,10 @@ def test_a_problem_that_does_not_fit_is_named(change: dict[str, Any], message: s
         (lambda: evaluate(None, H, key=KEY), "problem must be a TrainingProblem"),
         (lambda: evaluate(quadratic(), H, key=KEY, method=Reversible), "method must be a Method such as"),
         (lambda: evaluate(quadratic(), [1.0], key=KEY), "hyperparameters must be a dict"),
-        (lambda: evaluate(quadratic(), {**H, "i": jnp.arange(3)}, key=KEY), "integer arrays belong in batches"),
+        (
+            lambda: evaluate(quadratic(), {**H, "i": jnp.arange(3)}, key=KEY),
+            "integer arrays belong in batches",
+        ),
         (lambda: evaluate(quadratic(), H, key=KEY, report_every=0), "report_every must be"),
     ],
 )

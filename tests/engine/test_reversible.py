@@ -43,9 +43,7 @@ def test_reversal_is_exact(make_problem: Make, hyperparameters: dict[str, Any], 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.5, 0.9, 0.98])
-def test_reversal_is_exact_for_4000_steps(
-    make_problem: Make, hyperparameters: dict[str, Any], momentum: float
-) -> None:
+def test_reversal_is_exact_for_4000_steps(make_problem: Make, hyperparameters: dict[str, Any], momentum: float) -> None:
     evaluation = evaluate(make_problem(4000), {**hyperparameters, "momentum": momentum}, key=KEY)
     assert evaluation.diagnostics["exact"] is True
 
@@ -92,9 +90,7 @@ def test_gradients_agree_with_float64(
     assert max(errors.values()) < tolerance, errors
 
 
-def test_gradients_of_schedules_by_leaf_agree_with_float64(
-    make_problem: Make, hyperparameters: dict[str, Any]
-) -> None:
+def test_gradients_of_schedules_by_leaf_agree_with_float64(make_problem: Make, hyperparameters: dict[str, Any]) -> None:
     """A schedule for one leaf, a number for another, a name, a constant and a function in one optimizer."""
     steps = 60
     optimizer = sgd(
@@ -130,14 +126,10 @@ def test_train_composes_with_grad_jit_and_vmap(make_problem: Make, hyperparamete
         np.testing.assert_allclose(batched[name][1], alone[name], rtol=1e-3, atol=1e-6)
 
 
-def test_a_buffer_too_small_for_traced_momentum_gives_nan(
-    make_problem: Make, hyperparameters: dict[str, Any]
-) -> None:
+def test_a_buffer_too_small_for_traced_momentum_gives_nan(make_problem: Make, hyperparameters: dict[str, Any]) -> None:
     problem = make_problem(300)
     h = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {**hyperparameters, "momentum": 0.5})
-    gradient = jax.jit(
-        jax.grad(lambda h: problem.valid_loss(train(problem, h, KEY, smallest_momentum=0.95)))
-    )(h)
+    gradient = jax.jit(jax.grad(lambda h: problem.valid_loss(train(problem, h, KEY, smallest_momentum=0.95))))(h)
     assert np.isnan(gradient["rate"])
 
 

@@ -46,7 +46,10 @@ def test_maximisation_is_minimisation_of_the_opposite() -> None:
             report_gradient(trial, {f"x{i}": g for i, g in enumerate(-2 * (x - 1))})
         return value
 
-    down, up = run(bowl, HypergradSampler(seed=0)), run(upside_down, HypergradSampler(seed=0), direction="maximize")
+    down, up = (
+        run(bowl, HypergradSampler(seed=0)),
+        run(upside_down, HypergradSampler(seed=0), direction="maximize"),
+    )
     assert up.best_value == pytest.approx(-down.best_value)
     assert parents(up) == parents(down)
 
@@ -184,7 +187,11 @@ def test_hyperband_prunes_steps() -> None:
 
 def test_wants_gradient_is_false_under_other_samplers() -> None:
     seen = []
-    run(lambda trial: seen.append(wants_gradient(trial, -1e9)) or trial.suggest_float("x", 0, 1), RandomSampler(), 3)
+    run(
+        lambda trial: seen.append(wants_gradient(trial, -1e9)) or trial.suggest_float("x", 0, 1),
+        RandomSampler(),
+        3,
+    )
     assert seen == [False] * 3
 
 

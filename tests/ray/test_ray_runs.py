@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import ray
-from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
 from hypergrad_search import Float, Space, TrainingProblem, sgd
 
 SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3, log=True)}
@@ -109,9 +109,8 @@ def test_tuner_with_a_scheduler_that_stops_trials(tmp_path: Path) -> None:
     assert all(m["steps"] < 20 for m in stopped)
     assert all(m["steps"] == 20 for m in finished)
     assert sum(np.isinf(trial.value) for trial in searcher._observations) == len(stopped)
-    assert sum(trial.cost for trial in searcher._observations) == sum(
-        m["gradient_evaluations"] for m in metrics
-    )
+    spent = sum(trial.cost for trial in searcher._observations)
+    assert spent == sum(m["gradient_evaluations"] for m in metrics)
 
 
 def test_errors_and_constants_do_no_harm(tmp_path: Path) -> None:
@@ -141,16 +140,18 @@ def test_errors_and_constants_do_no_harm(tmp_path: Path) -> None:
 
 
 class PowerCut(tune.Callback):
-    """Ends the driver in the middle of a run."""
+    """Ends the driver in the middle of a run, once."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if len(trials) == 7:
+        if len(trials) == 7 and not self.flag.exists():
+            self.flag.touch()
             raise SystemExit("power cut")
 
 
-def test_restored_run_is_the_run_that_was_not_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_restored_run_is_the_run_that_was_not_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
 
     def tuner(name: str, *callbacks: tune.Callback) -> tune.Tuner:
@@ -162,13 +163,11 @@ def test_restored_run_is_the_run_that_was_not_interrupted(
                 max_concurrent_trials=1,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(
-                name=name, storage_path=str(tmp_path), verbose=0, callbacks=list(callbacks)
-            ),
+            run_config=tune.RunConfig(name=name, storage_path=str(tmp_path), verbose=0, callbacks=list(callbacks)),
         )
 
     whole = tuner("whole").fit()
     with pytest.raises(SystemExit, match="power cut"):
-        tuner("cut", PowerCut()).fit()
+        tuner("cut", PowerCut(tmp_path / "happened")).fit()
     halved = tune.Tuner.restore(str(tmp_path / "cut"), bowl).fit()
     assert [plain(result.config) for result in halved] == [plain(result.config) for result in whole]

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hypergrad_ray
 import numpy as np
 import pytest
-from hypergrad_ray import HypergradSearch, param_space, wants_gradient
 from ray import tune
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+import hypergrad_ray
+from hypergrad_ray import HypergradSearch, param_space, wants_gradient
 from hypergrad_search import Categorical, Float, Int, Space
 
 SPACE: Space = {

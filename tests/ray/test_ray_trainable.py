@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
-from hypergrad_ray.param_space import join, split
-from hypergrad_ray.trainable import want_gradient
 from ray.tune.search.sample import Categorical as Choice
 from ray.tune.search.sample import Float as RealDomain
 from ray.tune.search.sample import Integer
 
+from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
+from hypergrad_ray.param_space import join, split
+from hypergrad_ray.trainable import want_gradient
 from hypergrad_search import (
     Categorical,
     Evaluation,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from hypergrad_studies.records import (
     BrokenRecords,
     OtherStudy,
@@ -34,9 +35,7 @@ def run_of(record: Record, trials: int) -> Run:
     "record",
     [
         RECORD,
-        replace(
-            RECORD, value=math.inf, test_value=None, status="overflow", error='two\nlines, "quoted", \u2028 ü'
-        ),
+        replace(RECORD, value=math.inf, test_value=None, status="overflow", error='two\nlines, "quoted", \u2028 ü'),
         replace(RECORD, value=-math.inf, test_value=math.inf),
         replace(RECORD, value=0.1 + 0.2, seconds=5e-324),
     ],
@@ -194,9 +193,7 @@ def test_begin_never_clears_records_without_a_plan(tmp_path: Path) -> None:
 def test_load_notices_lost_records(tmp_path: Path) -> None:
     append(tmp_path / "records.jsonl", RECORD)
     finish(tmp_path, run_of(RECORD, 2))
-    with pytest.raises(
-        BrokenRecords, match=r"runs\.jsonl, line 1: .* has 2 trials, but records\.jsonl holds 1"
-    ):
+    with pytest.raises(BrokenRecords, match=r"runs\.jsonl, line 1: .* has 2 trials, but records\.jsonl holds 1"):
         Study.load(tmp_path)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
+
 from hypergrad_studies import plots
 from hypergrad_studies.records import BrokenRecords, Plan, Record, Run, Study, append, begin, finish
 from hypergrad_studies.report import COLUMNS, table, write_report
 from hypergrad_studies.statistics import final_tests, finals, histories, summaries
-from rich.console import Console
 
 LOSSES = {
     "tpe": [[0.5, 0.31], [0.6, 0.32], [0.7, 0.33], [0.5, 0.34], [0.5, 0.35]],
@@ -50,10 +51,7 @@ def failed(seed: int = 9, error: str = "the loss was not finite") -> Record:
 def rows(page: str) -> list[list[str]]:
     """The texts of every table row on the page."""
     return [
-        [
-            html.unescape(re.sub(r"<[^>]*>", " ", cell)).strip()
-            for cell in re.findall(r"<t[hd].*?</t[hd]>", row)
-        ]
+        [html.unescape(re.sub(r"<[^>]*>", " ", cell)).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
         for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)
     ]
 
@@ -94,9 +92,7 @@ def test_page_shows_the_numbers(tmp_path: Path) -> None:
     assert page.index(">tpe</th>") < page.index(">random</th>")
     # Five against five, completely apart: p is 2 in 252, for one pair.
     assert ["tpe", "", "100% p = 0.0079"] in [[re.sub(r"\s+", " ", cell) for cell in row] for row in shown]
-    assert (
-        "tpe has the lowest median validation loss, 0.330 (test 1.33), for 2,000 gradient evaluations" in page
-    )
+    assert "tpe has the lowest median validation loss, 0.330 (test 1.33), for 2,000 gradient evaluations" in page
     assert re.findall(r'class="(better|worse)">(\d+%)', page) == [("better", "100%"), ("worse", "0%")] * 2
     assert "unlikely to be chance (p = 0.0079)" in page
 

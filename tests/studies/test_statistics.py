@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+
 from hypergrad_studies.records import Record, Run
 from hypergrad_studies.statistics import (
     Comparison,
@@ -64,9 +65,7 @@ def trials(
     ]
 
 
-def history(
-    values: Sequence[float], budget: int | None = None, tests: Sequence[float | None] | None = None
-) -> History:
+def history(values: Sequence[float], budget: int | None = None, tests: Sequence[float | None] | None = None) -> History:
     return History(("digits", "tpe", 0), tuple(trials(values, tests=tests)), budget)
 
 
@@ -168,9 +167,7 @@ def test_nothing_has_no_quartiles() -> None:
 
 
 def test_band_is_exact_on_the_union_of_steps() -> None:
-    curves = [
-        by_gradient_evaluations(history(v)) for v in ([4.0, 4.0, 1.0], [2.0, 2.0, 2.0], [INF, 3.0, 3.0])
-    ]
+    curves = [by_gradient_evaluations(history(v)) for v in ([4.0, 4.0, 1.0], [2.0, 2.0, 2.0], [INF, 3.0, 3.0])]
     ours = band(curves)
     np.testing.assert_array_equal(ours.x, [10, 20, 30])
     np.testing.assert_array_equal(ours.median, [4, 3, 2])

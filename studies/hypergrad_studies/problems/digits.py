@@ -1,6 +1,7 @@
 """Scikit-learn's handwritten digits: the data, split once and for all, and networks to fit it."""
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +41,7 @@ def batches(step: jax.Array) -> Split:
 def network(key: jax.Array, sizes: tuple[int, ...], scales: Any) -> list[dict[str, jax.Array]]:
     """Layers of normal weights of standard deviation `scales[layer]`, and biases of 0."""
     keys = jax.random.split(key, len(sizes) - 1)
-    shapes = zip(sizes, sizes[1:], strict=False)
+    shapes = itertools.pairwise(sizes)
     return [
         {"weights": scale * jax.random.normal(k, shape), "biases": jnp.zeros(shape[1])}
         for k, shape, scale in zip(keys, shapes, scales, strict=True)

@@ -1,0 +1,51 @@
+"""A driver in a process of its own: address, folder and name of the run, and perhaps "kill" or "restore"."""
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import numpy as np
+import ray
+from ray import tune
+
+from hypergrad_ray import HypergradSearch, wants_gradient
+from hypergrad_search import Float
+
+
+def bowl(config: dict[str, Any]) -> None:
+    offset = config["x"] - 0.25
+    loss = float(offset @ offset)
+    tune.report({"loss": loss, "gradient": {"x": 2 * offset} if wants_gradient(config, loss) else None})
+
+
+class Killer(tune.Callback):
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if len(trials) == 7 and "kill" in sys.argv:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    address, folder, name = sys.argv[1:4]
+    ray.init(address=address, log_to_driver=False)
+    if "restore" in sys.argv:
+        tuner = tune.Tuner.restore(f"{folder}/{name}", bowl)
+    else:
+        tuner = tune.Tuner(
+            bowl,
+            tune_config=tune.TuneConfig(
+                search_alg=HypergradSearch({"x": Float(-1.0, 1.0, shape=(3,))}, seed=0),
+                metric="loss",
+                mode="min",
+                num_samples=14,
+                max_concurrent_trials=1,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(name=name, storage_path=folder, verbose=0, callbacks=[Killer()]),
+        )
+    print(json.dumps([result.config for result in tuner.fit()], default=np.ndarray.tolist))
+
+
+if __name__ == "__main__":
+    main()
