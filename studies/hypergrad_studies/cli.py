@@ -42,7 +42,7 @@ def cli() -> None:
     "problems",
     type=Names(),
     multiple=True,
-    default=[["digits-mlp"]],
+    default=["digits-mlp"],
     help=f"One or more of {', '.join(PROBLEMS)}.",
 )
 @click.option(

@@ -18,7 +18,11 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
     """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done."""
     problem, space = PROBLEMS[problem_name]()
     method = OPTUNA[method_name]
-    study = optuna.create_study(sampler=method.sampler(seed), pruner=method.pruner(problem.steps))
+    study = optuna.create_study(
+        study_name=f"{problem_name} {method_name} {seed}",  # Hyperband draws brackets by it
+        sampler=method.sampler(seed),
+        pruner=method.pruner(problem.steps),
+    )
     objective = Objective(problem, space, key=jax.random.key(seed), report_every=method.report_every(problem.steps))
     spent = 0
     while spent < budget:

@@ -44,7 +44,8 @@ def main() -> None:
             ),
             run_config=tune.RunConfig(name=name, storage_path=folder, verbose=0, callbacks=[Killer()]),
         )
-    print(json.dumps([result.config for result in tuner.fit()], default=np.ndarray.tolist))
+    configs = [json.dumps(result.config, default=np.ndarray.tolist) for result in tuner.fit()]
+    print(json.dumps(sorted(configs)))  # Ray changes their order when it restores
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def test_tune_run_descends(tmp_path: Path) -> None:
         metric="loss",
         mode="min",
         num_samples=16,
+        max_concurrent_trials=1,
         reuse_actors=True,
         storage_path=str(tmp_path),
         verbose=0,
@@ -127,6 +128,7 @@ def test_errors_and_constants_do_no_harm(tmp_path: Path) -> None:
         metric="gain",
         mode="max",
         num_samples=12,
+        max_concurrent_trials=1,
         reuse_actors=True,
         raise_on_failed_trial=False,
         storage_path=str(tmp_path),
@@ -170,4 +172,5 @@ def test_restored_run_is_the_run_that_was_not_interrupted(tmp_path: Path, monkey
     with pytest.raises(SystemExit, match="power cut"):
         tuner("cut", PowerCut(tmp_path / "happened")).fit()
     halved = tune.Tuner.restore(str(tmp_path / "cut"), bowl).fit()
-    assert [plain(result.config) for result in halved] == [plain(result.config) for result in whole]
+    # Ray puts the trials in another order when it restores them
+    assert sorted(plain(result.config) for result in halved) == sorted(plain(result.config) for result in whole)
