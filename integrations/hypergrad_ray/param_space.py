@@ -76,7 +76,8 @@ def _value(name: str, parameter: Float | Int | Categorical, config: Mapping[str,
         values = config[name] if name in config else [config[key] for key in _keys(name, parameter)]
         return np.reshape(np.asarray(values, dtype=np.float64), parameter.shape)
     if isinstance(parameter, Categorical):
-        return config[name]
+        choice = config[name]
+        return choice.item() if isinstance(choice, np.generic) else choice
     return float(config[name]) if isinstance(parameter, Float) else int(config[name])
 
 

@@ -58,9 +58,6 @@ class HypergradSearch(Searcher):
     searcher, not its explorer.
     """
 
-    _metric: str
-    _mode: str
-
     def __init__(
         self,
         space: Space,
@@ -75,8 +72,7 @@ class HypergradSearch(Searcher):
             raise ValueError(f"HypergradSearch: metric must be one name, got {metric!r}")
         if mode not in (None, "min", "max"):
             raise ValueError(f"HypergradSearch: mode must be 'min' or 'max', got {mode!r}")
-        super().__init__(metric=metric or LOSS, mode=mode or "min")
-        self._given = {"metric": metric, "mode": mode}
+        super().__init__(metric=metric, mode=mode)
         self._space = dict(space)
         self._explorer = _check_explorer(explorer, seed)
         if not self._explorer.set_search_properties(LOSS, "min", param_space(space)):
@@ -89,8 +85,8 @@ class HypergradSearch(Searcher):
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Take metric and mode where none were given; False, as the search space is not Ray's to set."""
-        self._metric = self._given["metric"] or metric or LOSS
-        self._mode = self._given["mode"] or mode or "min"
+        self._metric = self._metric or metric
+        self._mode = self._mode or mode
         return False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -113,7 +109,7 @@ class HypergradSearch(Searcher):
             gradient=None,
             cost=1.0,
         )
-        wanted = want_gradient(proposal.gradient_below, self._mode)
+        wanted = want_gradient(proposal.gradient_below, self._mode or "min")
         return {**{name: hyperparameters[name] for name in self._space}, RESERVED: wanted}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -183,7 +179,10 @@ class HypergradSearch(Searcher):
 
     def _loss(self, result: Mapping[str, Any]) -> float:
         """The metric as something to minimise; infinite where it is missing or not a finite number."""
-        value = _number(result.get(self._metric))
+        metric = self._metric or LOSS
+        if metric not in result:
+            _warn(f"{metric!r} is missing from a result, which is a failed step; set metric and mode here")
+        value = _number(result.get(metric))
         if value is None:
             return math.inf
         return -value if self._mode == "max" else value

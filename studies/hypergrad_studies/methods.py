@@ -16,13 +16,14 @@ from hypergrad_search import Space
 
 REDUCTION_FACTOR = 3  # of Hyperband and ASHA, their authors' default
 RUNGS = 3
+FULL_COVARIANCE = 100  # dimensions; beyond, CMA-ES does better to learn the diagonal alone, and is far faster
 
 
 @dataclass(frozen=True)
 class OptunaMethod:
-    """A sampler (from a seed) and a pruner (from the number of training steps)."""
+    """A sampler (from a seed and the number of dimensions) and a pruner (from the number of training steps)."""
 
-    sampler: Callable[[int], BaseSampler]
+    sampler: Callable[[int, int], BaseSampler]
     pruner: Callable[[int], BasePruner] = lambda steps: NopPruner()
     budget_factor: int = 1
     report_every: Callable[[int], int | None] = lambda steps: None
@@ -61,12 +62,12 @@ def _asha(steps: int) -> TrialScheduler:
 
 
 OPTUNA: dict[str, OptunaMethod] = {
-    "random": OptunaMethod(lambda seed: RandomSampler(seed=seed)),
-    "random-2x": OptunaMethod(lambda seed: RandomSampler(seed=seed), budget_factor=2),
-    "tpe": OptunaMethod(lambda seed: TPESampler(seed=seed)),
-    "cmaes": OptunaMethod(lambda seed: CmaEsSampler(seed=seed)),
-    "hyperband": OptunaMethod(lambda seed: TPESampler(seed=seed), pruner=_hyperband, report_every=shortest),
-    "hypergrad": OptunaMethod(lambda seed: HypergradSampler(seed=seed)),
+    "random": OptunaMethod(lambda seed, n: RandomSampler(seed=seed)),
+    "random-2x": OptunaMethod(lambda seed, n: RandomSampler(seed=seed), budget_factor=2),
+    "tpe": OptunaMethod(lambda seed, n: TPESampler(seed=seed)),
+    "cmaes": OptunaMethod(lambda seed, n: CmaEsSampler(seed=seed, use_separable_cma=n > FULL_COVARIANCE)),
+    "hyperband": OptunaMethod(lambda seed, n: TPESampler(seed=seed), pruner=_hyperband, report_every=shortest),
+    "hypergrad": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed)),
 }
 
 RAY: dict[str, RayMethod] = {

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from hypergrad_optuna import Objective
 from hypergrad_optuna.attributes import COST
+from hypergrad_search.space import dimension
 from hypergrad_studies.methods import OPTUNA
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.records import Record
@@ -20,7 +21,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
     method = OPTUNA[method_name]
     study = optuna.create_study(
         study_name=f"{problem_name} {method_name} {seed}",  # Hyperband draws brackets by it
-        sampler=method.sampler(seed),
+        sampler=method.sampler(seed, dimension(space)),
         pruner=method.pruner(problem.steps),
     )
     objective = Objective(problem, space, key=jax.random.key(seed), report_every=method.report_every(problem.steps))

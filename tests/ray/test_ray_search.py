@@ -222,9 +222,10 @@ def test_bad_values_are_failed_steps(bad: Any, mode: str) -> None:
     assert searcher._state.best_value == math.inf
 
 
-def test_missing_metric_is_a_failed_step() -> None:
+def test_missing_metric_is_a_failed_step_with_a_warning() -> None:
     searcher = HypergradSearch(FLOATS, seed=0)
-    play(searcher, 3, lambda config: {"training_iteration": 1, "other": 1.0})
+    with pytest.warns(UserWarning, match="'loss' is missing from a result"):
+        play(searcher, 3, lambda config: {"training_iteration": 1, "other": 1.0})
     assert [trial.value for trial in searcher._observations] == [math.inf] * 3
 
 
@@ -455,7 +456,7 @@ def test_missing_optuna_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_metric_and_mode_of_the_run_count_where_none_were_given() -> None:
     searcher = HypergradSearch(FLOATS)
-    assert (searcher.metric, searcher.mode) == ("loss", "min")
+    assert (searcher.metric, searcher.mode) == (None, None)
     assert not searcher.set_search_properties("accuracy", "max", {"constant": 1}, stop=None)
     assert (searcher.metric, searcher.mode) == ("accuracy", "max")
     searcher = HypergradSearch(FLOATS, metric="loss", mode="min")

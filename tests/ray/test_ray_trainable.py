@@ -218,8 +218,8 @@ def test_coordinates_are_named_in_c_order() -> None:
 
 
 def test_numpy_values_of_other_searchers_become_plain() -> None:
-    numpy = {"target[0]": np.float64(0.5), "target[1]": 0.1, "rate": np.float32(0.25), "scale": np.int64(2)}
-    plain = join(SPACE, {**numpy, "kind": "plain"})
+    numbers = {"target[0]": np.float64(0.5), "target[1]": 0.1, "rate": np.float32(0.25), "scale": np.int64(2)}
+    plain = join(SPACE, {**numbers, "kind": np.str_("plain")})
     assert [type(plain[name]) for name in SPACE] == [np.ndarray, float, int, str]
 
 
