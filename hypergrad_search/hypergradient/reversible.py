@@ -80,7 +80,7 @@ class Reversible(Method):
         status, value = judge(final) if final else (_FAILURES[failure], math.inf)
         spent, gradient, exact = steps, None, None
         if value < gradient_below:
-            raw, matches = _reverse(problem, static, initial, state, schedule, dynamic, key)
+            raw, matches, _ = _reverse(problem, static, initial, state, schedule, dynamic, key)
             spent += 3 * problem.steps
             exact = bool(matches)
             if not exact:
@@ -168,7 +168,7 @@ def _losses(
     return losses(problem, jax.tree.unflatten(treedef, reversible.weights_of(state)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
 def _reverse(
     problem: TrainingProblem,
     static: Static,
@@ -177,7 +177,8 @@ def _reverse(
     schedule: Schedule,
     dynamic: dict[str, Any],
     key: jax.Array,
-) -> tuple[dict[str, jax.Array], jax.Array]:
+) -> tuple[dict[str, jax.Array], jax.Array, State]:
+    """The hypergradient, whether the reversal was exact, and the state at the start, in the memory of the final one."""
     treedef = _structure(problem, static, dynamic, key)
 
     def valid_loss(weights: list[jax.Array]) -> jax.Array:
@@ -195,7 +196,8 @@ def _reverse(
     )
     _, pull_back = jax.vjp(lambda dynamic: _prepare(problem, static, dynamic, key), dynamic)
     (through_start,) = pull_back((jax.tree.unflatten(treedef, reversal.params), reversal.settings))
-    return jax.tree.map(jnp.add, reversal.hyperparameters, through_start), reversal.exact
+    gradient = jax.tree.map(jnp.add, reversal.hyperparameters, through_start)
+    return gradient, reversal.exact, State(reversal.leaves, jnp.int32(0), state.failure)
 
 
 def _structure(problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array) -> Any:

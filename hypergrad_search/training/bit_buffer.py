@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hypergrad_search.training import fixed_point
 from hypergrad_search.training.fixed_point import Fixed
@@ -71,9 +70,9 @@ def plan(decay: jax.Array) -> tuple[Plan, jax.Array]:
 
 
 def roomy_capacity(planes: int) -> int:
-    """A capacity of at least `planes` from a coarse ladder (four to the octave), so that few programs compile."""
-    rung = 1 << max(int(np.ceil(np.log2(max(planes, 1)))) - 3, 1)
-    return -(-planes // rung) * rung
+    """A capacity of at least `planes` from a coarse ladder, 16 and then eight to the octave: few programs compile."""
+    rung = max(16, 1 << (max(planes, 1) - 1).bit_length()) // 16
+    return max(16, -(-planes // rung) * rung)
 
 
 def empty(shape: tuple[int, ...], capacity: int) -> BitBuffer:

@@ -48,11 +48,12 @@ class Schedule(NamedTuple):
 
 
 class Reversal(NamedTuple):
-    """What the way back gives: the adjoints, and whether it ended at the very bits it started from."""
+    """What the way back gives: the adjoints, the recovered leaves, and whether these have the bits of the start."""
 
     params: list[jax.Array]
     settings: dict[str, jax.Array]
     hyperparameters: dict[str, Any]
+    leaves: list[Leaf]
     exact: jax.Array
 
 
@@ -151,7 +152,10 @@ def run_backward(
         gradient, pull_back = jax.vjp(lambda w, d: gradient_at(w, d, step), weights, dynamic)
         leaves = [_retreat_slots(optimizer, *triple) for triple in zip(leaves, gradient, nows, strict=True)]
 
-        weight_adjoints, new_slot_adjoints, gradient_adjoints, setting_adjoints = [], [], [], []
+        weight_adjoints: list[jax.Array] = []
+        new_slot_adjoints: list[dict[str, jax.Array]] = []
+        gradient_adjoints: list[jax.Array] = []
+        setting_adjoints: list[dict[str, jax.Array]] = []
         for leaf, w, g, scheduled, dw, ds in zip(leaves, weights, gradient, nows, adjoint, slot_adjoints, strict=True):
             slots = {
                 name: scheduled.plans[name].scale_before * fixed_point.to_float(slot)
@@ -186,7 +190,7 @@ def run_backward(
             jax.tree.map(jnp.zeros_like, dynamic),
         ),
     )
-    return Reversal(adjoint, d_settings, d_dynamic, _is_start(leaves, initial))
+    return Reversal(adjoint, d_settings, d_dynamic, leaves, _is_start(leaves, initial))
 
 
 def _advance(optimizer: Optimizer, leaf: Leaf, gradient: jax.Array, now: Schedule) -> tuple[Leaf, jax.Array]:

@@ -50,6 +50,7 @@ def trainable(
     Args:
         problem: what to train. It reaches the workers by cloudpickle through Ray's object store, data and
             all; functions from a module that the workers cannot import must be made inside another function.
+            After `ray.shutdown()` make the trainable anew.
         space: names to `Float`, `Int` or `Categorical`.
         method: how to differentiate.
         key: decides initial parameters and each step's randomness, the same for all trials;
@@ -113,7 +114,7 @@ def wants_gradient(config: Mapping[str, Any], value: float) -> bool:
 
 def want_gradient(gradient_below: float, mode: str) -> dict[str, Any]:
     """What `wants_gradient` reads; an infinite threshold is stored as None, which is valid JSON."""
-    return {"gradient_below": gradient_below, "mode": mode}
+    return {"gradient_below": None if gradient_below == math.inf else gradient_below, "mode": mode}
 
 
 def _threshold(wanted: Mapping[str, Any]) -> float:

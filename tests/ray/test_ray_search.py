@@ -83,6 +83,7 @@ def test_config_holds_the_hyperparameters_and_one_reserved_key() -> None:
     assert type(config["rate"]) is float
     assert config["kind"] in ("tanh", None, True)
     assert wants_gradient(config, 1e300)
+    json.dumps(config["hypergrad"], allow_nan=False)
 
 
 def test_descends_where_the_explorer_alone_cannot_follow() -> None:
@@ -248,7 +249,14 @@ def test_failed_step_shortens_the_next() -> None:
     assert first[-1] < first[0] / 4
 
 
-@pytest.mark.parametrize("brought", [None, result(1.0, status="running", gradient_evaluations=7.0)])
+@pytest.mark.parametrize(
+    "brought",
+    [
+        result(1.0, status="running", gradient_evaluations=7.0),
+        result(1.0, {"y": 1.0}, status="ok", gradient_evaluations=7.0),
+        None,
+    ],
+)
 def test_error_is_a_failed_step_and_keeps_its_cost(brought: Config | None) -> None:
     searcher = HypergradSearch(FLOATS, seed=0)
     searcher.suggest(trial_id="a")
@@ -292,6 +300,25 @@ def test_explorer_hears_how_its_trials_ended() -> None:
     searcher.on_trial_complete("d", result=result(0.5))
     told = [(trial.state.name, trial.value) for trial in explorer._ot_study.trials]
     assert told == [("PRUNED", 0.4), ("FAIL", None), ("COMPLETE", math.inf), ("COMPLETE", 0.5)]
+
+
+def test_explorer_hears_how_steps_along_a_gradient_ended() -> None:
+    explorer = OptunaSearch(seed=0)
+    searcher = HypergradSearch(FLOATS, explorer=explorer)
+    ends: list[Config] = [{"error": True}, {"result": None}, {"result": result(math.nan)}, {"result": result(9.0)}]
+    expected = [("FAIL", None), ("PRUNED", math.inf), ("COMPLETE", math.inf), ("COMPLETE", 9.0)]
+    steps = []
+    for number in range(40):
+        config = searcher.suggest(trial_id=str(number))
+        assert config is not None
+        if searcher._running[str(number)].parent is None or len(steps) == 4:
+            searcher.on_trial_complete(str(number), result=evaluate(config))
+        else:
+            searcher.on_trial_complete(str(number), **ends[len(steps)])
+            steps.append(number)
+    told = explorer._ot_study.trials
+    assert len(told) == 40
+    assert [(told[step].state.name, told[step].value) for step in steps] == expected
 
 
 def test_late_and_unknown_results_are_ignored_with_a_warning() -> None:
