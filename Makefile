@@ -18,10 +18,10 @@ compare: venv  ## Run the side-by-side study and write its report to out/compare
 	$(VENV)/bin/hypergrad compare $(COMPARE_ARGS) --out out/compare
 
 test: venv  ## Run the fast tests
-	$(VENV)/bin/pytest -m "not slow"
+	$(VENV)/bin/pytest --numprocesses auto --dist loadfile -m "not slow"
 
 test-slow: venv  ## Run the slow tests
-	$(VENV)/bin/pytest -m slow
+	$(VENV)/bin/pytest --numprocesses auto --dist loadfile -m slow
 
 lint: venv  ## Check style and types
 	$(VENV)/bin/ruff check

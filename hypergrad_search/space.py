@@ -106,6 +106,14 @@ def dimension(space: Space) -> int:
     return sum(parameter.size for parameter in floats(space).values())
 
 
+def coordinates(name: str, shape: tuple[int, ...]) -> list[str]:
+    """The names under which hosts know an array's elements, in C order: `name[0,0]`, `name[0,1]`, ...
+
+    For `shape=()` it is the name itself.
+    """
+    return [f"{name}[{','.join(map(str, index))}]" if shape else name for index in np.ndindex(*shape)]
+
+
 def to_unit(space: Space, hyperparameters: Hyperparameters) -> np.ndarray:
     """The floats of `hyperparameters` as one float64 vector in the unit box: 0 at `low`, 1 at `high`."""
     return _concatenate([_scale(p, _array(name, p, hyperparameters)) for name, p in floats(space).items()])

@@ -26,10 +26,11 @@ class Observation:
     cost: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON: arrays as lists, an infinite value as None."""
+        """Plain JSON: arrays as lists; an infinite value, or a gradient that is not finite, as None."""
         result = asdict(self)
         result["hyperparameters"] = _lists(self.hyperparameters)
-        result["gradient"] = None if self.gradient is None else _lists(self.gradient)
+        usable = self.gradient is not None and all(np.isfinite(g).all() for g in self.gradient.values())
+        result["gradient"] = _lists(self.gradient) if self.gradient is not None and usable else None
         result["value"] = self.value if math.isfinite(self.value) else None
         return result
 

@@ -17,18 +17,20 @@ import numpy as np
 from hypergrad_search.search import trust_region
 from hypergrad_search.search.observation import Observation
 from hypergrad_search.search.trust_region import TrustRegion
-from hypergrad_search.space import Space, gradient_to_unit, to_unit
+from hypergrad_search.space import Space, dimension, gradient_to_unit, to_unit
 
 STARTUP_TRIALS = 3  # before the first descent
 SMALLEST_SHARE = 0.1  # of the cost, for either arm
+GRADIENT_COST = 4.0  # of a value with its gradient, in values, where an objective does not say
 MEMORY = 0.95  # a trial's weight in an arm's account, for each trial that comes after it
 
 
 @dataclass(frozen=True)
 class Account:
-    """What an arm has lately spent, and by how much it lowered the best value for that."""
+    """What an arm has lately spent, in how many trials, and by how much it lowered the best value for that."""
 
     cost: float = 0.0
+    trials: float = 0.0
     gain: float = 0.0
 
 
@@ -81,8 +83,8 @@ def fold(state: State, observation: Observation) -> State:
         trials=state.trials + 1,
         best_value=min(state.best_value, value),
         has_gradients=state.has_gradients or gradient is not None,
-        exploring=_enter(state.exploring, *((0.0, 0.0) if descended else (observation.cost, gain))),
-        descending=_enter(state.descending, *((observation.cost, gain) if descended else (0.0, 0.0))),
+        exploring=_enter(state.exploring, None if descended else (observation.cost, gain)),
+        descending=_enter(state.descending, (observation.cost, gain) if descended else None),
         chains={trial: region for trial, region in chains.items() if not region.spent},
     )
 
@@ -90,21 +92,32 @@ def fold(state: State, observation: Observation) -> State:
 def propose(state: State, running: Collection[str | None]) -> Proposal:
     """What to try next, while trials with the parents `running` (None: they explore) are under way."""
     idle = [(region.value, trial) for trial, region in state.chains.items() if trial not in running]
-    if state.trials + len(running) < STARTUP_TRIALS or not idle or _explored_too_little(state):
-        return Proposal(None, None, state.best_value if state.has_gradients else math.inf)
+    if state.trials + len(running) < STARTUP_TRIALS or not idle or _explored_too_little(state, running):
+        return Proposal(None, None, _worth_a_gradient(state))
     value, trial = min(idle)
     return Proposal(trust_region.step(state.chains[trial]), trial, value)
 
 
-def _enter(account: Account, cost: float, gain: float) -> Account:
-    return Account(MEMORY * account.cost + cost, MEMORY * account.gain + gain)
+def _worth_a_gradient(state: State) -> float:
+    if not dimension(state.space):
+        return -math.inf
+    return state.best_value if state.has_gradients else math.inf
 
 
-def _explored_too_little(state: State) -> bool:
+def _enter(account: Account, entry: tuple[float, float] | None) -> Account:
+    cost, gain = entry or (0.0, 0.0)
+    return Account(
+        MEMORY * account.cost + cost, MEMORY * account.trials + (entry is not None), MEMORY * account.gain + gain
+    )
+
+
+def _explored_too_little(state: State, running: Collection[str | None]) -> bool:
     exploring, descending = state.exploring, state.descending
     if not descending.cost or not exploring.cost:
         return not exploring.cost
     per_cost = exploring.gain / exploring.cost, descending.gain / descending.cost
     share = per_cost[0] / sum(per_cost) if sum(per_cost) else 0.5
     share = min(max(share, SMALLEST_SHARE), 1 - SMALLEST_SHARE)
-    return exploring.cost < share * (exploring.cost + descending.cost)
+    under_way = sum(parent is None for parent in running)
+    explored = exploring.cost * (1 + under_way / exploring.trials)  # those will cost what the others did
+    return explored < share * (explored + descending.cost)

@@ -36,6 +36,9 @@ class Plan(NamedTuple):
     filled: jax.Array
 
 
+Carry = tuple[jax.Array, jax.Array, jax.Array]
+
+
 class BitBuffer(NamedTuple):
     """`store` is uint16 of the weights' shape, `planes` uint8 of shape `(capacity, *shape)`."""
 
@@ -52,7 +55,7 @@ def plan(decay: jax.Array) -> tuple[Plan, jax.Array]:
     Returns the plan and the number of planes that it fills.
     """
 
-    def step(state: tuple[jax.Array, ...], decay: jax.Array) -> tuple:
+    def step(state: Carry, decay: jax.Array) -> tuple[Carry, Plan]:
         excess, largest, filled = state  # the scale less 1, which floats hold more precisely
         wanted = decay * DENOMINATOR  # exact
         numerator = jnp.clip(jnp.round(wanted + wanted * excess), SMALLEST_DECAY * DENOMINATOR, DENOMINATOR)
@@ -65,8 +68,8 @@ def plan(decay: jax.Array) -> tuple[Plan, jax.Array]:
         return (excess_after, jnp.where(spill, largest >> PLANE_BITS, largest), filled + spill), planned
 
     start = (jnp.float32(0), jnp.uint32(0), jnp.int32(0))
-    (_, _, filled), steps = jax.lax.scan(step, start, decay)
-    return steps, filled
+    (_, _, filled), planned = jax.lax.scan(step, start, decay)
+    return planned, filled
 
 
 def roomy_capacity(planes: int) -> int:

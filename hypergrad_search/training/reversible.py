@@ -162,12 +162,11 @@ def run_backward(
                 for name, slot in leaf.slots.items()
             }
             _, step_adjoint = jax.vjp(functools.partial(float_step, optimizer), w, slots, g, scheduled.settings)
-            for adjoints, value in zip(
-                (weight_adjoints, new_slot_adjoints, gradient_adjoints, setting_adjoints),
-                step_adjoint((dw, ds)),
-                strict=True,
-            ):
-                adjoints.append(value)
+            for_weights, for_slots, for_gradient, for_settings = step_adjoint((dw, ds))
+            weight_adjoints.append(for_weights)
+            new_slot_adjoints.append(for_slots)
+            gradient_adjoints.append(for_gradient)
+            setting_adjoints.append(for_settings)
         through_gradient, d_dynamic_now = pull_back(gradient_adjoints)
         return (
             leaves,

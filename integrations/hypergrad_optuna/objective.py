@@ -20,6 +20,7 @@ from hypergrad_search import (
     evaluate,
 )
 from hypergrad_search.problem import check_problem
+from hypergrad_search.space import coordinates
 
 
 class Objective:
@@ -104,11 +105,6 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Float | Int | Categorica
     return np.reshape(flat, parameter.shape)
 
 
-def coordinates(name: str, shape: tuple[int, ...]) -> list[str]:
-    """The names under which an array's elements are suggested, in C order: `name[0,0]`, `name[0,1]`, ..."""
-    return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*shape)]
-
-
 def _record(trial: optuna.Trial, space: Space, evaluation: Evaluation) -> None:
     trial.set_user_attr(attributes.COST, evaluation.cost.gradient_evaluations)
     for name in ("status", "message", "test_loss"):
@@ -120,6 +116,5 @@ def _record(trial: optuna.Trial, space: Space, evaluation: Evaluation) -> None:
     for name, values in evaluation.gradient.items():
         parameter = space[name]
         shape = parameter.shape if isinstance(parameter, Float) else ()
-        names = coordinates(name, shape) if shape else [name]
-        gradient.update(zip(names, np.ravel(values).tolist(), strict=True))
+        gradient.update(zip(coordinates(name, shape), np.ravel(values).tolist(), strict=True))
     attributes.report_gradient(trial, gradient)

@@ -19,8 +19,6 @@ from hypergrad_search.search import strategy
 from hypergrad_search.search.observation import Observation
 from hypergrad_search.space import from_unit
 
-GRADIENT_COST = 4.0  # of a value and its gradient, where the objective does not say, in values
-
 
 @dataclass
 class _Memory:
@@ -197,7 +195,7 @@ def _observe(study: optuna.Study, trial: FrozenTrial, names: list[str]) -> Obser
     value = sign * trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else math.inf
     reported = trial.user_attrs.get(attributes.GRADIENT)
     gradient = None if reported is None else {name: sign * reported.get(name, 0.0) for name in names}
-    default_cost = 1.0 if gradient is None else GRADIENT_COST
+    default_cost = 1.0 if gradient is None else strategy.GRADIENT_COST
     return Observation(
         trial=str(trial.number),
         parent=trial.system_attrs.get(attributes.PARENT),

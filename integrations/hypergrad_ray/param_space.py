@@ -7,7 +7,7 @@ import numpy as np
 from ray import tune
 
 from hypergrad_search import Categorical, Float, Int, Space
-from hypergrad_search.space import check_space
+from hypergrad_search.space import check_space, coordinates
 
 RESERVED = "hypergrad"  # the key in a trial's config under which the searcher says what it wants
 
@@ -66,9 +66,7 @@ def split(space: Space, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keys(name: str, parameter: Float | Int | Categorical) -> list[str]:
-    if isinstance(parameter, Float) and parameter.shape:
-        return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*parameter.shape)]
-    return [name]
+    return coordinates(name, parameter.shape if isinstance(parameter, Float) else ())
 
 
 def _value(name: str, parameter: Float | Int | Categorical, config: Mapping[str, Any]) -> Any:

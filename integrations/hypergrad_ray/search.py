@@ -24,7 +24,6 @@ from hypergrad_search.search.observation import Observation
 from hypergrad_search.space import floats, from_unit
 
 LOSS = "loss"  # the default metric, and what the explorer is told to minimise
-GRADIENT_COST = 4.0  # of a value and its gradient, where the trainable does not say, in values
 
 
 class HypergradSearch(Searcher):
@@ -169,7 +168,7 @@ class HypergradSearch(Searcher):
         running = result.get("status") == RUNNING
         gradient = None if running else self._gradient(result)
         cost = _number(result.get("gradient_evaluations"))
-        default_cost = 1.0 if gradient is None else GRADIENT_COST
+        default_cost = 1.0 if gradient is None else strategy.GRADIENT_COST
         return replace(
             trial,
             value=math.inf if running else self._loss(result),

@@ -20,7 +20,9 @@ def test_there_is_an_example_for_each_host() -> None:
 def test_examples_run_as_printed(number: int, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(EXAMPLES[number])
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert 0 < float(done.stdout.strip().splitlines()[-1]) < 0.3
 
