@@ -159,3 +159,14 @@ def test_states_are_values() -> None:
     fold(state, history[-1])
     propose(state, [])
     assert (state.trials, dict(state.chains), state.best_value) == before
+
+
+def test_a_worse_step_is_taken_back_even_with_a_gradient() -> None:
+    """Objectives that compute gradients themselves may report them for steps that failed."""
+    state, _ = search(8)
+    head, region = next(iter(state.chains.items()))
+    h = from_unit(SPACE, np.clip(region.point + 0.01, 0, 1))
+    after = fold(state, Observation("worse", head, h, region.value + 1, slope(h), 4.0))
+    assert "worse" not in after.chains
+    assert (after.chains[head].point == region.point).all()
+    assert (after.chains[head].radii < region.radii).all()
