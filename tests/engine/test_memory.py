@@ -1,6 +1,7 @@
 """What the reverse pass holds, in bytes a weight, from the shapes of its state and from the compiled program."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ SIZES = (64, 1000, 10)
 
 
 def weights(sizes: tuple[int, ...]) -> int:
-    return sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+    return sum(a * b + b for a, b in itertools.pairwise(sizes))
 
 
 def size(tree: Any) -> int:
@@ -68,7 +69,7 @@ def test_the_compiled_program_grows_with_the_steps_by_the_buffer_alone(
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.98])
 @pytest.mark.parametrize("steps", [1000, 4000])
 def test_planes_hold_what_entropy_demands(decay: float, steps: int) -> None:
-    """Never less than the entropy, but for the 16 bits that stay in the stores; never more than 5 % above, with them."""
+    """Not less than the entropy, but for the 16 bits that stay in the stores; at most 5 % more."""
     _, planes = bit_buffer.plan(jnp.full(steps, decay, jnp.float32))
     bits, entropy = int(planes) * bit_buffer.PLANE_BITS, steps * math.log2(1 / decay)
     assert entropy - 16 <= bits <= 1.05 * entropy
