@@ -17,6 +17,7 @@ from hypergrad_search import (
     Reversible,
     Space,
     TrainingProblem,
+    Unrolled,
     evaluate,
 )
 from hypergrad_search.problem import check_problem
@@ -34,7 +35,8 @@ class Objective:
         problem: what to train.
         space: names to `Float`, `Int` or `Categorical`. An array is suggested one coordinate at a time, named
             `name[i,j]`.
-        method: how to differentiate.
+        method: how to differentiate. By default exactly, and a trial whose reversal turns out inexact, which its
+            attribute `hypergrad:exact` then says, is differentiated in floats: a study does not end for it.
         key: decides initial parameters and each step's randomness, the same for all trials; `jax.random.key(0)` by
             default.
         report_every: report the validation loss to the trial's pruner every so many steps; None for never.
@@ -48,7 +50,7 @@ class Objective:
         problem: TrainingProblem,
         space: Space,
         *,
-        method: Method = Reversible(),  # noqa: B008 (frozen and empty)
+        method: Method = Reversible(fallback=Unrolled()),  # noqa: B008 (frozen)
         key: jax.Array | None = None,
         report_every: int | None = None,
     ) -> None:
@@ -107,8 +109,8 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Float | Int | Categorica
 
 def _record(trial: optuna.Trial, space: Space, evaluation: Evaluation) -> None:
     trial.set_user_attr(attributes.COST, evaluation.cost.gradient_evaluations)
-    for name in ("status", "message", "test_loss"):
-        if evaluation.diagnostics[name]:
+    for name in ("status", "message", "test_loss", "exact"):
+        if evaluation.diagnostics[name] not in (None, ""):
             trial.set_user_attr(f"hypergrad:{name}", evaluation.diagnostics[name])
     if evaluation.gradient is None:
         return

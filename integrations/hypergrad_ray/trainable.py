@@ -10,7 +10,7 @@ import numpy as np
 from ray import tune
 
 from hypergrad_ray.param_space import RESERVED, check_names, join
-from hypergrad_search import Evaluation, Method, Reversible, Space, TrainingProblem, evaluate
+from hypergrad_search import Evaluation, Method, Reversible, Space, TrainingProblem, Unrolled, evaluate
 from hypergrad_search.problem import check_problem
 from hypergrad_search.space import floats
 
@@ -23,7 +23,7 @@ def trainable(
     problem: TrainingProblem,
     space: Space,
     *,
-    method: Method = Reversible(),  # noqa: B008 (frozen and empty)
+    method: Method = Reversible(fallback=Unrolled()),  # noqa: B008 (frozen)
     key: jax.Array | None = None,
     report_every: int | None = None,
 ) -> Callable[[dict[str, Any]], None]:
@@ -52,7 +52,8 @@ def trainable(
             all; functions from a module that the workers cannot import must be made inside another function.
             After `ray.shutdown()` make the trainable anew.
         space: names to `Float`, `Int` or `Categorical`.
-        method: how to differentiate.
+        method: how to differentiate. By default exactly, and a trial whose reversal turns out inexact is
+            differentiated in floats: a run does not end for it.
         key: decides initial parameters and each step's randomness, the same for all trials;
             `jax.random.key(0)` by default.
         report_every: report the validation loss every so many steps, so that a scheduler can stop the trial;

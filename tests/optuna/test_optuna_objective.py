@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from hypergrad_optuna import HypergradSampler, Objective, attributes
-from hypergrad_search import Categorical, Float, Int, TrainingProblem, sgd
+from hypergrad_search import Categorical, Float, InexactReversalError, Int, Reversible, TrainingProblem, sgd
 
 SPACE = {
     "rate": Float(1e-3, 0.4, log=True),
@@ -68,6 +68,18 @@ def test_failed_training_is_an_infinite_value_with_a_reason() -> None:
     assert {t.value for t in study.trials} == {math.inf}
     assert {t.user_attrs["hypergrad:status"] for t in study.trials} == {"overflow"}
     assert all(t.user_attrs["hypergrad:message"] for t in study.trials)
+
+
+def test_an_inexact_reversal_does_not_end_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hypergrad_search.training import reversible
+
+    monkeypatch.setattr(reversible, "_is_start", lambda leaves, initial: jnp.bool(False))
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(Objective(problem(), SPACE), n_trials=1)
+    assert study.trials[0].user_attrs["hypergrad:exact"] is False
+    assert attributes.GRADIENT in study.trials[0].user_attrs
+    with pytest.raises(InexactReversalError):
+        study.optimize(Objective(problem(), SPACE, method=Reversible()), n_trials=1)
 
 
 def test_pruners_see_the_validation_loss_on_the_way() -> None:
