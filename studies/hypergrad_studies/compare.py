@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -61,10 +62,10 @@ def compare(
             task = progress.add_task(f"{problem} {method} seed {seed}", total=limit)
             seen: list[Record] = []
 
-            def on_record(record: Record, seen: list[Record] = seen, task: int = task, limit: int = limit) -> None:
+            def on_record(record: Record, seen: list[Record] = seen, task: TaskID = task, limit: int = limit) -> None:
                 records.append(out / "records.jsonl", record)
                 seen.append(record)
-                progress.update(task, completed=min(record.gradient_evaluations, limit))  # type: ignore[arg-type]
+                progress.update(task, completed=min(record.gradient_evaluations, limit))
 
             if backend == "optuna":
                 warm_up(problem)
