@@ -6,7 +6,7 @@ from hypergrad_search.hypergradient.reversible import InexactReversalError, Reve
 from hypergrad_search.hypergradient.unrolled import Unrolled
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.space import Categorical, Float, Int, Space
-from hypergrad_search.training.optimizers import Optimizer, sgd
+from hypergrad_search.training.optimizers import Optimizer, adam, adamw, sgd
 from hypergrad_search.training.reversible import train
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "Status",
     "TrainingProblem",
     "Unrolled",
+    "adam",
+    "adamw",
     "evaluate",
     "sgd",
     "train",

@@ -63,20 +63,16 @@ def check_problem(problem: TrainingProblem, space: Space) -> None:
     problem.optimizer.check_names(space)
 
 
-def step_gradient(
+def step_loss(
     problem: TrainingProblem,
     params: Params,
     hyperparameters: Hyperparameters,
     key: jax.Array,
     step: jax.Array,
-) -> Params:
-    """The gradient of the training loss with respect to `params` at one step, with that step's batch and key."""
-
-    def loss(params: Params) -> jax.Array:
-        value = problem.train_loss(params, hyperparameters, problem.batches(step), jax.random.fold_in(key, step))
-        return check_scalar("train_loss", value)
-
-    return jax.grad(loss)(params)
+) -> jax.Array:
+    """The training loss at one step, with that step's batch and key."""
+    value = problem.train_loss(params, hyperparameters, problem.batches(step), jax.random.fold_in(key, step))
+    return check_scalar("train_loss", value)
 
 
 def initial_params(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> Params:

@@ -30,7 +30,7 @@ class Status(StrEnum):
 MESSAGES = {
     Status.OK: "",
     Status.NAN: "a gradient or loss was NaN",
-    Status.OVERFLOW: "a weight, gradient or update left the fixed-point range; lower the learning rate or scales",
+    Status.OVERFLOW: "a number left the fixed-point range",
     Status.DIVERGED: "the validation loss is infinite; lower the learning rate or scales",
     Status.EXPLODED: "the value is sound, but its gradient is not finite and was dropped",
 }
@@ -107,12 +107,14 @@ def finite_or_none(gradient: dict[str, Any]) -> dict[str, Any] | None:
     return arrays if all(np.isfinite(x).all() for x in jax.tree.leaves(arrays)) else None
 
 
-def describe(status: Status, *, steps: int, exact: bool | None, losses: Mapping[str, Any]) -> dict[str, Any]:
-    """The diagnostics of an evaluation."""
+def describe(
+    status: Status, *, steps: int, exact: bool | None, losses: Mapping[str, Any], message: str | None = None
+) -> dict[str, Any]:
+    """The diagnostics of an evaluation; the status has its usual message unless another is given."""
     test_loss = losses.get("test_loss")
     return {
         "status": str(status),
-        "message": MESSAGES[status],
+        "message": MESSAGES[status] if message is None else message,
         "steps": steps,
         "exact": exact,
         "test_loss": None if test_loss is None else float(test_loss),

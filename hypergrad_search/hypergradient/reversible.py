@@ -3,11 +3,13 @@
 import functools
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hypergrad_search.hypergradient.base import (
     Cost,
@@ -19,15 +21,10 @@ from hypergrad_search.hypergradient.base import (
     finite_or_none,
     judge,
 )
-from hypergrad_search.problem import TrainingProblem, initial_params, losses, split
+from hypergrad_search.problem import TrainingProblem, losses, split
 from hypergrad_search.space import Hyperparameters
 from hypergrad_search.training import bit_buffer, reversible
-from hypergrad_search.training.optimizers import resolve
-from hypergrad_search.training.reversible import Schedule, State
-
-Static = tuple[tuple[str, Any], ...]
-
-_FAILURES = {reversible.NOT_A_NUMBER: Status.NAN, reversible.OUT_OF_RANGE: Status.OVERFLOW}
+from hypergrad_search.training.reversible import Adjoint, Diagnosis, Numbers, Run, Schedule, State
 
 
 class InexactReversalError(ArithmeticError):
@@ -38,17 +35,31 @@ class InexactReversalError(ArithmeticError):
 class Reversible(Method):
     """Run training backwards, bit for bit, and differentiate it on the way (Maclaurin, Duvenaud and Adams 2015).
 
-    Memory does not grow with the number of steps, but for log2(1 / momentum) bits a weight and step. The reverse
-    pass is run only where the value comes out below `gradient_below`, after training. Afterwards the recovered
-    initial state is compared with the true one bit for bit. Where they differ, `fallback` evaluates instead, and
-    with None `InexactReversalError` is raised: an inexact gradient is never returned.
+    Memory does not grow with the number of steps, but for log2(1 / decay) bits a weight and step, where a decay is a
+    momentum, one of Adam's betas, or what weight decay leaves. The reverse pass is run only where the value comes
+    out below `gradient_below`, after training. Afterwards the recovered initial state is compared with the true one
+    bit for bit: an inexact gradient is never returned.
 
-    Not for momentum below 1/256, parameters other than float32, or losses that are not deterministic functions of
+    - `fallback`: evaluates instead where the reversal was not exact; with None `InexactReversalError` is raised.
+    - `last`: the reverse pass stops after this many steps, at `last / steps` of its cost: the hypergradient truncated
+      to the last steps. What acts through the initial parameters or earlier steps has no gradient then. A copy of the
+      weights and slots is kept to compare with.
+    - `fraction_bits`: the resolution of "weights" and of each of the optimizer's slots ("velocity"; "mu", "nu"), from
+      16 to 84 bits behind the binary point; one bit more halves the range. A number that leaves its range ends
+      training with the status "overflow", whose message names the setting.
+
+    Not for decays below 1/256, parameters other than float32, or losses that are not deterministic functions of
     their arguments (on a GPU, switch on deterministic operations): use `Unrolled` there.
     """
 
     _: KW_ONLY
     fallback: Method | None = None
+    last: int | None = None
+    fraction_bits: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.last is not None and (isinstance(self.last, bool) or not isinstance(self.last, int) or self.last < 1):
+            raise ValueError(f"Reversible: last must be a whole number above 0 or None, got {self.last!r}")
 
     def evaluate(
         self,
@@ -63,35 +74,68 @@ class Reversible(Method):
         """See `hypergrad_search.evaluate`."""
         started = time.perf_counter()
         dynamic, static = split(hyperparameters)
-        settings, schedule, planes = _plan(problem, static, dynamic, key)
-        _check_decays(problem, settings)
-        reversed_at_all = gradient_below > -math.inf
-        capacity = bit_buffer.roomy_capacity(int(planes)) if reversed_at_all else 0
-        initial, state = _start(problem, static, capacity, dynamic, key)
+        run = Run(problem, static, reversible.fraction_bits(problem.optimizer, self.fraction_bits))
+        steps = problem.steps
+        first = 0 if self.last is None else max(steps - self.last, 0)
+        kept_from = first if gradient_below > -math.inf else steps
 
-        stops = range(report_every, problem.steps, report_every) if report else ()
-        for stop in (*stops, problem.steps):
-            state = _advance(problem, static, state, schedule, dynamic, key, stop)
-            if report and stop < problem.steps and int(state.failure) == reversible.FINE:
-                report(stop, float(_losses(problem, static, state, dynamic, key)["valid_loss"]))
+        initial, state, schedule, extremes = _begin(run, dynamic, key)
+        _check_decays(extremes)
+        spills = {name: np.asarray(plan.spill) for name, plan in schedule.plans.items()}
+        dues = {name: set(np.flatnonzero(spill.any(axis=1)).tolist()) for name, spill in spills.items()}
+        reports = set(range(report_every, steps, report_every)) if report else set()
+        planes: dict[tuple[int, str], list[jax.Array]] = {}
+        origin: list[Numbers] | None = None
+        for stop in sorted({*reports, first, steps}.union(*dues.values())):
+            state = _advance(run, state, schedule, dynamic, key, stop)
+            if report and stop in reports and not state.outside:
+                report(stop, float(_losses(run, state, schedule, dynamic, key)["valid_loss"]))
+            for name, due in dues.items():
+                if stop in due:
+                    state, filled = _spill(run, name, state, spills[name][stop], stop, dynamic, key)
+                    if stop > kept_from:
+                        planes[stop, name] = filled
+            if 0 < stop == kept_from < steps:
+                origin = jax.tree.map(jnp.copy, state.numbers)
 
-        failure, steps = int(state.failure), int(state.step)
-        final = _losses(problem, static, state, dynamic, key) if failure == reversible.FINE else {}
-        status, value = judge(final) if final else (_FAILURES[failure], math.inf)
-        spent, gradient, exact = steps, None, None
-        if value < gradient_below:
-            raw, matches, _ = _reverse(problem, static, initial, state, schedule, dynamic, key)
-            spent += 3 * problem.steps
-            exact = bool(matches)
-            if not exact:
-                return self._fall_back(problem, hyperparameters, key, Cost(spent, time.perf_counter() - started))
-            gradient = finite_or_none(raw)
-            status = Status.EXPLODED if gradient is None else status
+        done = int(state.step)
+        if state.outside:
+            status, message = _explain(_diagnose(run, initial, state, schedule, dynamic, key), run, done)
+            return Evaluation(
+                value=math.inf,
+                gradient=None,
+                cost=Cost(done, time.perf_counter() - started),
+                diagnostics=describe(status, steps=done, exact=None, losses={}, message=message),
+            )
+        final = _losses(run, state, schedule, dynamic, key)
+        status, value = judge(final)
+        if not value < gradient_below:
+            return Evaluation(
+                value=value,
+                gradient=None,
+                cost=Cost(done, time.perf_counter() - started),
+                diagnostics=describe(status, steps=done, exact=None, losses=final),
+            )
+
+        adjoint = _start_adjoint(run, state, schedule, dynamic, key)
+        for stop in sorted({stop for stop, _ in planes} | {first}, reverse=True):
+            state, adjoint = _retreat(run, state, adjoint, schedule, dynamic, key, stop)
+            for name in schedule.plans:
+                if (stop, name) in planes:
+                    state = _unspill(run, name, state, spills[name][stop], planes.pop((stop, name)), dynamic, key)
+        cost = Cost(done + 3 * (steps - first), time.perf_counter() - started)
+        exact = bool(_is_start(run, state, initial) if origin is None else _equal(state.numbers, origin))
+        if not exact:
+            return self._fall_back(problem, hyperparameters, key, cost)
+        norms = np.asarray(adjoint.norms[first:])
+        gradient = finite_or_none(_finish(run, adjoint, dynamic, key, first == 0))
+        status = Status.EXPLODED if gradient is None else status
+        diagnostics = describe(status, steps=done, exact=exact, losses=final)
         return Evaluation(
             value=value,
             gradient=gradient,
-            cost=Cost(spent, time.perf_counter() - started),
-            diagnostics=describe(status, steps=steps, exact=exact, losses=final),
+            cost=Cost(cost.gradient_evaluations, time.perf_counter() - started),
+            diagnostics={**diagnostics, "adjoint_norms": norms.tolist()},
         )
 
     def _fall_back(
@@ -109,96 +153,160 @@ class Reversible(Method):
         return replace(result, cost=cost, diagnostics={**result.diagnostics, "exact": False})
 
 
-def _check_decays(problem: TrainingProblem, settings: dict[str, jax.Array]) -> None:
-    for name in problem.optimizer.decays.values():
-        low, high = float(jnp.min(settings[name])), float(jnp.max(settings[name]))
-        if not bit_buffer.SMALLEST_DECAY <= low <= high <= bit_buffer.LARGEST_DECAY:
-            wrong = high if high > bit_buffer.LARGEST_DECAY else low
+def _check_decays(extremes: dict[str, jax.Array]) -> None:
+    for name, (low, high) in jax.device_get(extremes).items():
+        if not bit_buffer.SMALLEST_DECAY <= low <= high <= 1:
+            wrong = low if not low >= bit_buffer.SMALLEST_DECAY else high
             raise ValueError(
-                f"{name} must be from {bit_buffer.SMALLEST_DECAY} to {bit_buffer.LARGEST_DECAY} to train reversibly, "
-                f"got {wrong}; use method=Unrolled()"
+                f"{name} must be from {bit_buffer.SMALLEST_DECAY} to 1 to train reversibly, got {wrong}; "
+                "use method=Unrolled()"
             )
 
 
-def _prepare(
-    problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array
-) -> tuple[Any, dict[str, jax.Array]]:
-    """Initial parameters and settings: what the hyperparameters act through, besides the training loss."""
-    hyperparameters = {**dynamic, **dict(static)}
-    params = initial_params(problem, hyperparameters, jax.random.split(key)[0])
-    return params, resolve(problem.optimizer, hyperparameters, params, problem.steps)
+def _explain(diagnosis: Diagnosis, run: Run, step: int) -> tuple[Status, str]:
+    nan, outside, reach = jax.device_get(diagnosis)
+    when = f"at step {step}" if step else "at the start"
+    for path, found in jax.tree_util.tree_leaves_with_path(nan):
+        if found:
+            return Status.NAN, f"NaN in the update of params{jax.tree_util.keystr(path)} {when}"
+    for name in outside:
+        leaves = jax.tree_util.tree_leaves_with_path(outside[name])
+        for (path, found), limit in zip(leaves, jax.tree.leaves(reach[name]), strict=True):
+            if found:
+                return Status.OVERFLOW, (
+                    f"{name} of params{jax.tree_util.keystr(path)} left the range of +-{limit:g} {when}; lower the "
+                    f"learning rate or scales, or widen the range: "
+                    f"Reversible(fraction_bits={{{name!r}: {run.bits[name] - 4}}})"
+                )
+    raise AssertionError("training ended early for no reason")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _plan(
-    problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array
-) -> tuple[dict[str, jax.Array], Schedule, jax.Array]:
-    _, settings = _prepare(problem, static, dynamic, key)
-    return settings, *reversible.plan_schedule(problem.optimizer, settings)
+# The programs that evaluate() puts together. Their shapes do not depend on the values of hyperparameters, so that
+# each compiles once for a problem.
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _start(
-    problem: TrainingProblem, static: Static, capacity: int, dynamic: dict[str, Any], key: jax.Array
-) -> tuple[list[jax.Array], State]:
-    params, _ = _prepare(problem, static, dynamic, key)
-    return jax.tree.leaves(params), reversible.start(problem.optimizer, params, capacity)
+@functools.partial(jax.jit, static_argnums=0)
+def _begin(
+    run: Run, dynamic: dict[str, Any], key: jax.Array
+) -> tuple[list[jax.Array], State, Schedule, dict[str, jax.Array]]:
+    """The initial weights, exact and as floats; the schedule; and the smallest and largest of each decay."""
+    init_key, _ = jax.random.split(key)
+    params, settings, _ = reversible.prepare(run, dynamic, init_key)
+    initial = reversible.layout(run, dynamic, init_key).pack(params)
+    logs = reversible.log_decays(run.optimizer, settings)
+    stretch = functools.reduce(jnp.minimum, map(bit_buffer.stretch, logs.values()))
+    schedule, _ = reversible.plan_schedule(run.optimizer, settings, stretch)
+    decays = {setting: settings[setting] for setting in run.optimizer.decays.values()}
+    weight_decay = run.optimizer.weight_decay(settings)
+    if weight_decay is not None:
+        decays["1 - learning_rate * weight_decay"] = 1 - weight_decay
+    extremes = {name: jnp.stack([jnp.min(x), jnp.max(x)]) for name, x in decays.items()}
+    return initial, reversible.start(run, initial), schedule, extremes
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2,))
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _advance(
-    problem: TrainingProblem,
-    static: Static,
+    run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array, stop: int
+) -> State:
+    init_key, step_key = jax.random.split(key)
+    layout = reversible.layout(run, dynamic, init_key)
+    return reversible.run_forward(run, layout, state, schedule, dynamic, step_key, stop, early=True)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _spill(
+    run: Run, name: str, state: State, really: jax.Array, step: int, dynamic: dict[str, Any], key: jax.Array
+) -> tuple[State, list[jax.Array]]:
+    layout = reversible.layout(run, dynamic, key)
+    return reversible.spill(layout, state, name, really & (state.step == step))  # training may have ended before
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _unspill(
+    run: Run,
+    name: str,
     state: State,
-    schedule: Schedule,
+    really: jax.Array,
+    planes: list[jax.Array],
     dynamic: dict[str, Any],
     key: jax.Array,
-    stop: int,
 ) -> State:
-    treedef = _structure(problem, static, dynamic, key)
-    step_key = jax.random.split(key)[1]
-    return reversible.run_forward(problem, treedef, state, schedule, {**dynamic, **dict(static)}, step_key, stop)
+    return reversible.unspill(reversible.layout(run, dynamic, key), state, name, really, planes)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _losses(
-    problem: TrainingProblem, static: Static, state: State, dynamic: dict[str, Any], key: jax.Array
+    run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array
 ) -> dict[str, jax.Array]:
-    treedef = _structure(problem, static, dynamic, key)
-    return losses(problem, jax.tree.unflatten(treedef, reversible.weights_of(state)))
+    layout = reversible.layout(run, dynamic, key)
+    return losses(run.problem, layout.unpack(reversible.final_weights(run, layout, state, schedule)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
-def _reverse(
-    problem: TrainingProblem,
-    static: Static,
+@functools.partial(jax.jit, static_argnums=0)
+def _diagnose(
+    run: Run,
     initial: list[jax.Array],
     state: State,
     schedule: Schedule,
     dynamic: dict[str, Any],
     key: jax.Array,
-) -> tuple[dict[str, jax.Array], jax.Array, State]:
-    """The hypergradient, whether the reversal was exact, and the state at the start, in the memory of the final one."""
-    treedef = _structure(problem, static, dynamic, key)
+) -> Diagnosis:
+    init_key, step_key = jax.random.split(key)
+    layout = reversible.layout(run, dynamic, init_key)
+    diagnosis = reversible.diagnose(run, layout, state, schedule, dynamic, step_key)
+    start = jax.tree.map(lambda x: jnp.any(jnp.isnan(x)), layout.unpack(initial))
+    return diagnosis._replace(nan=jax.tree.map(lambda x, y: jnp.where(state.step > 0, x, y), diagnosis.nan, start))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start_adjoint(
+    run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array
+) -> Adjoint:
+    layout = reversible.layout(run, dynamic, key)
 
     def valid_loss(weights: list[jax.Array]) -> jax.Array:
-        return losses(problem, jax.tree.unflatten(treedef, weights))["valid_loss"]
+        return losses(run.problem, layout.unpack(weights))["valid_loss"]
 
-    reversal = reversible.run_backward(
-        problem,
-        treedef,
-        state,
-        schedule,
-        {**dynamic, **dict(static)},
-        jax.random.split(key)[1],
-        initial,
-        jax.grad(valid_loss)(reversible.weights_of(state)),
-    )
-    _, pull_back = jax.vjp(lambda dynamic: _prepare(problem, static, dynamic, key), dynamic)
-    (through_start,) = pull_back((jax.tree.unflatten(treedef, reversal.params), reversal.settings))
-    gradient = jax.tree.map(jnp.add, reversal.hyperparameters, through_start)
-    return gradient, reversal.exact, State(reversal.leaves, jnp.int32(0), state.failure)
+    weights = reversible.final_weights(run, layout, state, schedule)
+    return reversible.start_adjoint(run, schedule, dynamic, jax.grad(valid_loss)(weights))
 
 
-def _structure(problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array) -> Any:
-    return jax.tree.structure(jax.eval_shape(lambda: _prepare(problem, static, dynamic, key)[0]))
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _retreat(
+    run: Run,
+    state: State,
+    adjoint: Adjoint,
+    schedule: Schedule,
+    dynamic: dict[str, Any],
+    key: jax.Array,
+    stop: int,
+) -> tuple[State, Adjoint]:
+    init_key, step_key = jax.random.split(key)
+    layout = reversible.layout(run, dynamic, init_key)
+    return reversible.run_backward(run, layout, state, adjoint, schedule, dynamic, step_key, stop)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _is_start(run: Run, state: State, initial: list[jax.Array]) -> jax.Array:
+    return reversible.equal(state.numbers, reversible.start(run, initial).numbers)
+
+
+_equal = jax.jit(reversible.equal)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _finish(
+    run: Run, adjoint: Adjoint, dynamic: dict[str, Any], key: jax.Array, from_start: bool
+) -> dict[str, jax.Array]:
+    """The hypergradient: what came through the training loss, the settings and, if `from_start`, the initial weights."""
+    init_key, _ = jax.random.split(key)
+    layout = reversible.layout(run, dynamic, init_key)
+
+    def act(dynamic: dict[str, Any]) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+        params, settings, _ = reversible.prepare(run, dynamic, init_key)
+        return layout.pack(params), settings
+
+    _, pull_back = jax.vjp(act, dynamic)
+    weights = [jnp.where(from_start, x, 0) for x in adjoint.weights]
+    (through_start,) = pull_back((weights, adjoint.settings))
+    return jax.tree.map(jnp.add, adjoint.hyperparameters, through_start)

@@ -1,10 +1,13 @@
-"""Where the bits go that a multiplication by a decay would lose, and how much room they take.
+"""Where the bits go that a decay would lose, and how much room they take.
 
-Each weight has a store of 16 bits, which a decay of n / 2**16 makes grow by log2(2**16 / n) bits a step. How large
-its content can be follows from the decays alone (`plan`), the same for all weights: when it may pass 16 bits, the
-low 8 bits of all stores move to a plane at once. So the planes are dense, their number is known before training
-starts, and no weight needs a pointer. (Moving all 16 bits would waste more: the bound is rounded up at each step,
-which costs much where a store is nearly empty, and little where 8 bits stay behind.)
+What decays is kept divided by a scale, one float for all the numbers of an array, and a decay multiplies the scale
+alone: `x = scale * content`, so `decay * x = (decay * scale) * content`, and no bit is lost. Once the scale has lost
+8 bits, all contents are shifted right by 8, the scale is made larger for it, and the bits shifted out fill a plane
+of one byte a number. So planes hold log2(1 / decay) bits a number and step, the entropy that a decay destroys, and
+never more; what happens at which step follows from the decays alone (`plan`), and is known before training starts.
+
+(Maclaurin et al. 2015 multiply each number by a rational decay, algorithm 3, and trade the remainders with one
+integer a weight. Here nothing is multiplied, so nothing is rounded either: neither the decays nor the contents.)
 """
 
 from typing import NamedTuple
@@ -15,90 +18,74 @@ import jax.numpy as jnp
 from hypergrad_search.training import fixed_point
 from hypergrad_search.training.fixed_point import Fixed
 
-DENOMINATOR = 1 << 16
 PLANE_BITS = 8
 SMALLEST_DECAY = 2.0**-PLANE_BITS  # a smaller one could fill more than one plane a step
-LARGEST_DECAY = 1.0
+STRETCH_BITS = 4  # how many more may be lost before the next chance to fill a plane
 
 
 class Plan(NamedTuple):
-    """What happens at each step to a slot that decays, and to its buffer; all of shape `(steps,)`.
+    """What happens at each step to an array that decays; all of shape `(steps,)`.
 
-    The slot is multiplied by `numerator` (uint32) / 2**16, and stands for `scale_before` times its content before
-    the step, `scale_after` times it after; `spill` says whether a plane is filled after the step, and `filled`
-    (int32) how many were filled before it.
+    The array stands for `scale_before` times its content before the step, `scale_after` times it after. Where
+    `spill`, contents are shifted, and a plane is filled, before the step; `filled` (int32) planes are full before that.
+    Scales are at most 1, and above 2**-12, or 2**-16 where a single decay is below 2**-4.
     """
 
-    numerator: jax.Array
     scale_before: jax.Array
     scale_after: jax.Array
     spill: jax.Array
     filled: jax.Array
 
 
-Carry = tuple[jax.Array, jax.Array, jax.Array]
+def stretch(log_decay: jax.Array) -> jax.Array:
+    """The most steps (int32) in which no array loses more than 4 bits, but at least 1; for any shape of decays."""
+    most = jnp.max(_lost_bits(log_decay), initial=0.0)
+    return jnp.clip(STRETCH_BITS / most, 1, 2.0**30).astype(jnp.int32)
 
 
-class BitBuffer(NamedTuple):
-    """`store` is uint16 of the weights' shape, `planes` uint8 of shape `(capacity, *shape)`."""
+def plan(log_decay: jax.Array, stretch: jax.Array | int) -> tuple[Plan, jax.Array]:
+    """Turn the natural logarithms of decays, shape `(steps,)`, into scales, and find when planes are filled.
 
-    store: jax.Array
-    planes: jax.Array
-
-
-def plan(decay: jax.Array) -> tuple[Plan, jax.Array]:
-    """Turn decays (float32, shape `(steps,)`) into multiples of 2**-16 and scales, and find when the stores overflow.
-
-    The slot is kept divided by a scale, one number for all weights, that takes up the rounding of its decays:
-    `scale_after = scale_before * decay * 2**16 / numerator`. The numerator is rounded so as to bring the scale back
-    to 1, so that it stays within 2**-8 of it and what is computed is the decay asked for, not its rounding.
-    Returns the plan and the number of planes that it fills.
+    Logarithms, because 1 - decay can be too small for a float to tell the decay from 1. Planes are filled before
+    multiples of `stretch` steps only. Returns the plan and the number of planes that it fills.
     """
 
-    def step(state: Carry, decay: jax.Array) -> tuple[Carry, Plan]:
-        excess, largest, filled = state  # the scale less 1, which floats hold more precisely
-        wanted = decay * DENOMINATOR  # exact
-        numerator = jnp.clip(jnp.round(wanted + wanted * excess), SMALLEST_DECAY * DENOMINATOR, DENOMINATOR)
-        excess_after = ((wanted - numerator) + wanted * excess) / numerator
-        numerator = numerator.astype(jnp.uint32)
-        # the largest content of a store: multiply() with the largest store and the largest last 16 bits
-        largest, _ = fixed_point.divide_by_scalar(largest << 16 | jnp.uint32(0xFFFF), numerator)
-        spill = largest > 0xFFFF
-        planned = Plan(numerator, 1 + excess, 1 + excess_after, spill, filled)
-        return (excess_after, jnp.where(spill, largest >> PLANE_BITS, largest), filled + spill), planned
+    def one_step(state: tuple, now: tuple) -> tuple[tuple, Plan]:
+        lost, error, filled = state  # bits lost and not yet in a plane; the rounding error in them (Kahan)
+        step, bits = now
+        spill = (step % stretch == 0) & (lost >= PLANE_BITS)
+        before = jnp.where(spill, lost - PLANE_BITS, lost)  # exact
+        bits = bits - error
+        after = before + bits
+        error = (after - before) - bits
+        return (after, error, filled + spill), Plan(_power(before), _power(after), spill, filled)
 
-    start = (jnp.float32(0), jnp.uint32(0), jnp.int32(0))
-    (_, _, filled), planned = jax.lax.scan(step, start, decay)
+    start = (jnp.float32(0), jnp.float32(0), jnp.int32(0))
+    now = (jnp.arange(log_decay.shape[0]), _lost_bits(log_decay))
+    (_, _, filled), planned = jax.lax.scan(one_step, start, now)
     return planned, filled
 
 
-def roomy_capacity(planes: int) -> int:
-    """A capacity of at least `planes` from a coarse ladder, 16 and then eight to the octave: few programs compile."""
-    rung = max(16, 1 << (max(planes, 1) - 1).bit_length()) // 16
-    return max(16, -(-planes // rung) * rung)
+def spill(content: Fixed, really: jax.Array) -> tuple[Fixed, jax.Array]:
+    """Shift contents right, and the plane (uint8) of what was shifted out; unless `really`, contents stay."""
+    return fixed_point.shift_right(content, _bits(really)), content[-1].astype(jnp.uint8)
 
 
-def empty(shape: tuple[int, ...], capacity: int) -> BitBuffer:
-    """A buffer with nothing in it; with `capacity` 0 the bits are dropped, for training that is never reversed."""
-    return BitBuffer(jnp.zeros(shape, jnp.uint16), jnp.zeros((capacity, *shape), jnp.uint8))
+def unspill(content: Fixed, plane: jax.Array, really: jax.Array) -> Fixed:
+    """Undo `spill`."""
+    return fixed_point.shift_left(content, _bits(really), jnp.where(really, plane, 0).astype(jnp.uint32))
 
 
-def decay(x: Fixed, buffer: BitBuffer, plan: Plan) -> tuple[Fixed, BitBuffer]:
-    """Multiply by the decay of one step (a `Plan` of scalars), keeping the lost bits."""
-    x, store = fixed_point.multiply(x, buffer.store.astype(jnp.uint32), plan.numerator)
-    planes = buffer.planes
-    if len(planes):
-        # always written, never branched on: a branch would copy the planes
-        index = jnp.minimum(plan.filled, len(planes) - 1)
-        planes = planes.at[index].set(jnp.where(plan.spill, store.astype(jnp.uint8), planes[index]))
-    return x, BitBuffer(jnp.where(plan.spill, store >> PLANE_BITS, store).astype(jnp.uint16), planes)
+def _bits(really: jax.Array) -> jax.Array:
+    return jnp.where(really, jnp.uint32(PLANE_BITS), jnp.uint32(0))
 
 
-def undo_decay(x: Fixed, buffer: BitBuffer, plan: Plan) -> tuple[Fixed, BitBuffer]:
-    """The inverse of `decay`."""
-    store = buffer.store.astype(jnp.uint32)
-    if len(buffer.planes):
-        index = jnp.minimum(plan.filled, len(buffer.planes) - 1)
-        store = jnp.where(plan.spill, store << PLANE_BITS | buffer.planes[index], store)
-    x, store = fixed_point.divide(x, store, plan.numerator)
-    return x, BitBuffer(store.astype(jnp.uint16), buffer.planes)
+def _lost_bits(log_decay: jax.Array) -> jax.Array:
+    return log_decay * jnp.float32(-1.4426950408889634)
+
+
+def _power(bits: jax.Array) -> jax.Array:
+    """2**-bits to the last bit or so: the exponential of no more than ln 2, halved exactly."""
+    whole = jnp.floor(bits)
+    halved = ((127 - whole).astype(jnp.int32) << 23).view(jnp.float32)
+    return jnp.exp((whole - bits) * jnp.float32(0.6931471805599453)) * halved

@@ -1,116 +1,151 @@
-"""Fixed-point numbers in two limbs, and the operations on them that can be undone to the bit.
+"""Fixed-point numbers in limbs of 32 bits, and the operations on them that can be undone to the bit.
 
-A number is `high * 2**-24` and a tail of further bits `low`, an unsigned integer: 16 of them for weights, 32 for
-what is multiplied by a decay, because each multiplication replaces the last 16 by others. So both have a range of
-+-128 and a resolution of 2**-40. Addition is modular and therefore always undone by subtraction; whether a value
-left the range is the caller's to check (`LIMIT` leaves room for one addition of two numbers that are within it).
+A number with F fraction bits is an integer, of 64 or 96 bits, times 2**-F. Addition is modular and therefore always
+undone by subtraction; whether a value left the range is the caller's to check (`outside`, after every addition).
 
 Everything runs in JAX's default 32-bit configuration. The floating-point steps are exact or rounded once, so that
 no fusion or contraction by the compiler can change their bits.
 """
 
-from typing import Any, NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
 
-FRACTION_BITS = 24
-LIMIT = 64.0
-WEIGHT_TAIL = jnp.uint16
-SLOT_TAIL = jnp.uint32
+#: the limbs of an array of numbers, each of the array's shape: int32 with the sign, then one or two of uint32
+Fixed = tuple[jax.Array, ...]
 
-_HALF = 16
-_HALF_MASK = (1 << _HALF) - 1
+LIMB_BITS = 32
+MOST_FRACTION_BITS = 84
 
-
-class Fixed(NamedTuple):
-    """An array of fixed-point numbers: `high` is int32, `low` uint16 or uint32, both of the array's shape."""
-
-    high: jax.Array
-    low: jax.Array
+_RANGE_BITS = 29  # of the first limb; the two left keep one addition of anything that `from_float` gives from wrapping
+_MOST_FRACTION_BITS_IN_TWO_LIMBS = 52
 
 
-def from_float(x: jax.Array, tail: Any) -> Fixed:
-    """Round float32 towards zero, to the bits of `tail`. Out of range, or NaN, gives 0: check the float."""
-    scaled = jnp.where(jnp.abs(x) < 2 * LIMIT, x, 0.0) * 2.0**FRACTION_BITS
-    whole = jnp.trunc(scaled)
-    low = (jnp.abs(scaled - whole) * 2.0 ** _bits(tail)).astype(tail)  # exact: the end of the same significand
-    high = whole.astype(jnp.int32)
-    negative = x < 0
-    return Fixed(high - (negative & (low != 0)), jnp.where(negative, -low, low))
+def limbs(fraction_bits: int) -> int:
+    """How many limbs a number has: two where a range of 2**9 or more is left, else three."""
+    return 2 if fraction_bits <= _MOST_FRACTION_BITS_IN_TWO_LIMBS else 3
 
 
-def to_float(x: Fixed) -> jax.Array:
-    """The float32 that is nearest, up to one more rounding, or 2**-48 for small negative numbers."""
-    tail = x.low.astype(jnp.float32) * 2.0 ** -(FRACTION_BITS + _bits(x.low.dtype))
-    return x.high.astype(jnp.float32) * 2.0**-FRACTION_BITS + tail
+def limit(fraction_bits: int) -> float:
+    """Numbers of this magnitude are out of range."""
+    return 2.0 ** (_RANGE_BITS - _first_fraction_bits(fraction_bits))
 
 
-def zeros(shape: tuple[int, ...], tail: Any) -> Fixed:
+def zeros(shape: tuple[int, ...], fraction_bits: int) -> Fixed:
     """Fixed-point zeros."""
-    return Fixed(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, tail))
+    return jnp.zeros(shape, jnp.int32), *(jnp.zeros(shape, jnp.uint32) for _ in range(limbs(fraction_bits) - 1))
+
+
+def from_float(x: jax.Array, fraction_bits: int) -> Fixed:
+    """Round float32 to nearest. Where it is too large, or NaN, the result added to anything in range is `outside`."""
+    saturated = 2.0 ** (_RANGE_BITS + 1)
+    scaled = x * 2.0 ** _first_fraction_bits(fraction_bits)
+    scaled = jnp.where(jnp.abs(scaled) < saturated, scaled, saturated)  # NaN too
+    digits = [jnp.round(scaled)]
+    rest = scaled - digits[0]  # exact, and the rest of the same significand
+    for _ in range(limbs(fraction_bits) - 1):
+        rest = jnp.minimum(rest, 0.5 - 2.0**-25) * 2.0**LIMB_BITS  # a digit of 2**31 would not fit
+        digits.append(jnp.round(rest))
+        rest = rest - digits[-1]
+    high, *lows = (digit.astype(jnp.int32) for digit in digits)
+    # signed digits to two's complement: a negative digit borrows one from the digit before
+    for i in reversed(range(len(lows))):
+        borrowed = lows[i] >> (LIMB_BITS - 1)
+        if i:
+            lows[i - 1] += borrowed
+        else:
+            high += borrowed
+    return high, *(low.astype(jnp.uint32) for low in lows)
+
+
+def to_float(x: Fixed, fraction_bits: int) -> jax.Array:
+    """The float32 nearest to a number, up to one more rounding of the last bit."""
+    high, *lows = x
+    unit = 2.0 ** -_first_fraction_bits(fraction_bits)
+    # two's complement to signed digits, so that small negative numbers do not cancel
+    digits, carry = [], jnp.zeros_like(lows[-1])
+    for low in reversed(lows):
+        digit = low + carry
+        digits.append(digit.astype(jnp.int32))
+        carry = (digit >> (LIMB_BITS - 1)) | (digit < carry).astype(jnp.uint32)
+    digits.append(high + carry.astype(jnp.int32))
+    terms = [d.astype(jnp.float32) * (unit * 2.0 ** (-LIMB_BITS * i)) for i, d in enumerate(reversed(digits))]
+    result = terms[-1]
+    for term in reversed(terms[:-1]):
+        result = term + result
+    return result
 
 
 def add(x: Fixed, y: Fixed) -> Fixed:
     """x + y, modulo the range; undone by `subtract(_, y)`."""
-    low = x.low + y.low
-    return Fixed(x.high + y.high + (low < x.low), low)
+    total, carry = [], None
+    for a, b in zip(reversed(x[1:]), reversed(y[1:]), strict=True):
+        low = a + b
+        overflowed = low < b
+        if carry is not None:
+            low = low + carry
+            overflowed |= low < carry
+        total.append(low)
+        carry = overflowed.astype(jnp.uint32)
+    assert carry is not None
+    return x[0] + y[0] + carry.astype(jnp.int32), *reversed(total)
 
 
 def subtract(x: Fixed, y: Fixed) -> Fixed:
     """x - y, modulo the range; undone by `add(_, y)`."""
-    return Fixed(x.high - y.high - (x.low < y.low), x.low - y.low)
+    total, borrow = [], None
+    for a, b in zip(reversed(x[1:]), reversed(y[1:]), strict=True):
+        low = a - b
+        overflowed = low > ~b
+        if borrow is not None:
+            low = low - borrow
+            overflowed |= low > ~borrow
+        total.append(low)
+        borrow = overflowed.astype(jnp.uint32)
+    assert borrow is not None
+    return x[0] - y[0] - borrow.astype(jnp.int32), *reversed(total)
 
 
-def multiply(x: Fixed, store: jax.Array, numerator: jax.Array) -> tuple[Fixed, jax.Array]:
-    """x * numerator / 2**16, the lost bits traded with `store`; undone by `divide`.
-
-    The last 16 bits, which the multiplication would push out, go into `store` (uint32 below 2**16, one number for
-    each weight), and log2(numerator) bits come back out of it to fill the room that the multiplication makes: a
-    bijection (Maclaurin et al. 2015, algorithm 3, in limbs). `numerator` is one uint32 from 2 to 2**16, the same
-    for all weights; the tail of `x` is 32 bits. Returns the product and the new store, of up to 32 bits.
-    """
-    store, filling = divide_by_scalar(store << _HALF | (x.low & _HALF_MASK), numerator)
-    last = (x.low >> _HALF) * numerator + filling
-    middle = (x.high & _HALF_MASK).astype(jnp.uint32) * numerator + (last >> _HALF)
-    high = (x.high >> _HALF) * numerator.astype(jnp.int32) + (middle >> _HALF).astype(jnp.int32)
-    return Fixed(high, middle << _HALF | (last & _HALF_MASK)), store
+def shift_right(x: Fixed, bits: jax.Array) -> Fixed:
+    """floor(x / 2**bits), for a uint32 scalar below 32; the last `bits` bits of the last limb are lost."""
+    high, *lows = x
+    above = [high.astype(jnp.uint32), *lows[:-1]]
+    # in XLA a shift by all 32 bits gives 0, as it must where `bits` is 0
+    shifted = [low >> bits | before << (LIMB_BITS - bits) for low, before in zip(lows, above, strict=True)]
+    return high >> bits.astype(jnp.int32), *shifted
 
 
-def divide(x: Fixed, store: jax.Array, numerator: jax.Array) -> tuple[Fixed, jax.Array]:
-    """Undo `multiply`: the arguments are its results, and the results its arguments."""
-    # long division, 16 bits a place; high may be negative: shift it by a multiple of the numerator
-    shift = divide_by_scalar(jnp.uint32((1 << 31) - 1), numerator)[0] + 1
-    first, rest = divide_by_scalar(x.high.astype(jnp.uint32) + shift * numerator, numerator)
-    second, rest = divide_by_scalar(rest << _HALF | x.low >> _HALF, numerator)
-    third, filling = divide_by_scalar(rest << _HALF | (x.low & _HALF_MASK), numerator)
-    high = ((first - shift) << _HALF) + second
-    store = store * numerator + filling
-    return Fixed(high.astype(jnp.int32), third << _HALF | (store & _HALF_MASK)), store >> _HALF
+def shift_left(x: Fixed, bits: jax.Array, lost: jax.Array) -> Fixed:
+    """Undo `shift_right`, given the bits that were lost (uint32, below 2**bits)."""
+    high, *lows = x
+    below = [*(low >> (LIMB_BITS - bits) for low in lows), lost]
+    return (
+        high << bits.astype(jnp.int32) | below[0].astype(jnp.int32),
+        *(low << bits | after for low, after in zip(lows, below[1:], strict=True)),
+    )
 
 
-def divide_by_scalar(x: jax.Array, divisor: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Quotient and remainder of uint32 numbers by one uint32 divisor from 2 to 2**16, without integer division.
+def outside(*xs: Fixed) -> jax.Array:
+    """Whether any number of these arrays, of one shape, is out of range: one boolean."""
+    # the bitwise or of all magnitudes: unlike a maximum of floats, compilers vectorise it
+    either = functools.reduce(jax.lax.bitwise_or, map(_magnitude, xs))
+    return jax.lax.reduce(either, 0, jax.lax.bitwise_or, range(either.ndim)) >= 1 << _RANGE_BITS
 
-    Processors divide vectors of floats but not of integers. The float quotient is off by at most
-    `3 * 2**-24 * x / divisor + 1`, so that the remainder it leaves is small enough for a second float quotient to
-    be off by at most one, which a comparison settles: the result is exact.
-    """
-    signed_divisor = divisor.astype(jnp.int32)
-    inverse = 1.0 / divisor.astype(jnp.float32)
-    quotient = (x.astype(jnp.float32) * inverse).astype(jnp.uint32)
-    remainder = (x - quotient * divisor).astype(jnp.int32)
-    correction = jnp.floor(remainder.astype(jnp.float32) * inverse).astype(jnp.int32)
-    remainder -= correction * signed_divisor
-    last = (remainder >= signed_divisor).astype(jnp.int32) - (remainder < 0).astype(jnp.int32)
-    quotient += (correction + last).astype(jnp.uint32)
-    return quotient, (remainder - last * signed_divisor).astype(jnp.uint32)
+
+def is_outside(x: Fixed) -> jax.Array:
+    """Whether each number is out of range."""
+    return _magnitude(x) >= 1 << _RANGE_BITS
 
 
 def equal(x: Fixed, y: Fixed) -> jax.Array:
     """Whether two arrays agree in every bit: one boolean."""
-    return jnp.all((x.high == y.high) & (x.low == y.low))
+    return jnp.all(jnp.stack([jnp.all(a == b) for a, b in zip(x, y, strict=True)]))
 
 
-def _bits(tail: Any) -> int:
-    return jnp.iinfo(tail).bits
+def _magnitude(x: Fixed) -> jax.Array:
+    return x[0] ^ (x[0] >> (LIMB_BITS - 1))
+
+
+def _first_fraction_bits(fraction_bits: int) -> int:
+    return fraction_bits - LIMB_BITS * (limbs(fraction_bits) - 1)

@@ -1,12 +1,21 @@
 """Optimizers as what they add to each number: all that exact reversal, plain floats and the adjoint need to know.
 
-An optimizer keeps slots (momentum's velocity) beside the weights. One step, with gradient g and settings s:
+An optimizer keeps slots (momentum's velocity, Adam's moments) beside the weights. One step, with gradient g and
+settings s:
 
-    slot    <- decay(s) * slot + increment(g, s)        for each slot
-    weights <- weights + step(slots, s)
+    slot    <- decay(s) * slot + increment(g, s)                  for each slot
+    weights <- (1 - weight_decay(s)) * weights + step(slots, s)
 
 Both lines can be undone in the opposite order: the weights' step depends on the slots alone, and once the weights
-are back the gradient can be computed again. `float_step` is the same in floats, for `Unrolled` and for the adjoint.
+are back the gradient can be computed again. So whatever has this form is exactly reversible:
+
+- SGD with momentum: one slot, the velocity (Maclaurin et al. 2015).
+- Adam: two slots. Both moments are exponential averages, of g and of g**2, and their corrections for the bias depend
+  on the number of steps alone.
+- AdamW: its decay multiplies the weights, whose bits are kept like those of the slots.
+
+`float_step` is the same in floats, for `Unrolled` and for the adjoint. None of these formulas adds a product to
+anything, but for exact ones: compilers would be free to round it once or twice, differently forwards and backwards.
 """
 
 import abc
@@ -23,23 +32,31 @@ Scalars = Mapping[str, jax.Array]  # the settings of one leaf at one step
 
 
 class Optimizer(abc.ABC):
-    """What `sgd(...)` returns; its fields are its settings."""
+    """What `sgd(...)`, `adam(...)` and `adamw(...)` return; its fields are its settings."""
 
     #: slot -> the setting by which it decays
     decays: ClassVar[Mapping[str, str]]
+    #: "weights" and each slot -> how many bits behind the binary point, unless the user chooses others
+    fraction_bits: ClassVar[Mapping[str, int]]
+    #: "weights" and each slot -> the decay that buffers are sized for where the true one is not known beforehand
+    smallest_decays: ClassVar[Mapping[str, float]]
 
     @property
     @abc.abstractmethod
     def settings(self) -> dict[str, Setting]:
         """The settings as the user gave them, by name."""
 
+    def weight_decay(self, settings: Scalars) -> jax.Array | None:
+        """The part of the weights that is taken away before the step; None for an optimizer that never does."""
+        return None
+
     @abc.abstractmethod
     def increments(self, gradient: jax.Array, settings: Scalars) -> dict[str, jax.Array]:
         """What is added to each slot after it has decayed."""
 
     @abc.abstractmethod
-    def step(self, slots: Mapping[str, jax.Array], settings: Scalars) -> jax.Array:
-        """What is added to the weights."""
+    def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
+        """What is added to the weights at the step number `count`, from 1."""
 
     def check_names(self, hyperparameters: Mapping[str, Any]) -> None:
         """Raise `ValueError` where a setting names a hyperparameter that is not among `hyperparameters`."""
@@ -60,6 +77,8 @@ class _Sgd(Optimizer):
     dampening: bool
 
     decays = {"velocity": "momentum"}  # noqa: RUF012
+    fraction_bits = {"weights": 48, "velocity": 44}  # noqa: RUF012
+    smallest_decays = {"velocity": 0.5}  # noqa: RUF012
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -68,8 +87,49 @@ class _Sgd(Optimizer):
     def increments(self, gradient: jax.Array, settings: Scalars) -> dict[str, jax.Array]:
         return {"velocity": (1 - settings["momentum"]) * gradient if self.dampening else gradient}
 
-    def step(self, slots: Mapping[str, jax.Array], settings: Scalars) -> jax.Array:
+    def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
         return -settings["learning_rate"] * slots["velocity"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Adam(Optimizer):
+    learning_rate: Setting
+    b1: Setting
+    b2: Setting
+    eps: Setting
+    eps_root: Setting
+
+    decays = {"mu": "b1", "nu": "b2"}  # noqa: RUF012
+    # the square of a gradient far below eps must count, beside that of a large one: three limbs
+    fraction_bits = {"weights": 48, "mu": 46, "nu": 78}  # noqa: RUF012
+    smallest_decays = {"mu": 0.5, "nu": 0.9}  # noqa: RUF012
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        return {name: getattr(self, name) for name in ("learning_rate", "b1", "b2", "eps", "eps_root")}
+
+    def increments(self, gradient: jax.Array, settings: Scalars) -> dict[str, jax.Array]:
+        return {"mu": (1 - settings["b1"]) * gradient, "nu": (1 - settings["b2"]) * gradient * gradient}
+
+    def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
+        corrected = slots["nu"] / _one_minus_power(settings["b2"], count) + settings["eps_root"]
+        size = settings["learning_rate"] / _one_minus_power(settings["b1"], count)
+        return -size * slots["mu"] / (_root(corrected) + settings["eps"])
+
+
+@dataclass(frozen=True, eq=False)
+class _AdamW(_Adam):
+    decay_of_weights: Setting
+
+    fraction_bits = {**_Adam.fraction_bits, "weights": 46}  # noqa: RUF012
+    smallest_decays = {**_Adam.smallest_decays, "weights": 0.99}  # noqa: RUF012
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        return {**super().settings, "weight_decay": self.decay_of_weights}
+
+    def weight_decay(self, settings: Scalars) -> jax.Array:
+        return settings["learning_rate"] * settings["weight_decay"]
 
 
 def sgd(learning_rate: Setting, momentum: Setting, *, dampening: bool = False) -> Optimizer:
@@ -84,35 +144,94 @@ def sgd(learning_rate: Setting, momentum: Setting, *, dampening: bool = False) -
     - a string: the name of a hyperparameter that holds either;
     - a function of (hyperparameters, step) that returns a number, or a pytree prefix of numbers.
 
-    `Reversible` needs a momentum from 1/256 to below 1, and rounds it to multiples of 2**-16; the rounding errors
-    cancel over the steps. Use `Unrolled` for a momentum of 0.
+    `Reversible` needs a momentum from 1/256 to 1. Use `Unrolled` for a momentum of 0.
     """
-    optimizer = _Sgd(learning_rate, momentum, dampening=dampening)
+    return _checked("sgd", _Sgd(learning_rate, momentum, dampening=dampening))
+
+
+def adam(
+    learning_rate: Setting, b1: Setting = 0.9, b2: Setting = 0.999, eps: Setting = 1e-8, eps_root: Setting = 0.0
+) -> Optimizer:
+    """Adam (Kingma and Ba 2015), as optax's `adam`; each setting as for `sgd`.
+
+    With m and v the exponential averages of g and g**2, and m' = m / (1 - b1**t), v' = v / (1 - b2**t):
+    `w <- w - learning_rate * m' / (sqrt(v' + eps_root) + eps)`. A schedule of b1 or b2 corrects the bias, as optax
+    does, as if its present value had held from the start.
+
+    The hypergradient of a weight whose gradient is tiny but not 0 is huge, since Adam divides by it: an `eps` or
+    `eps_root` nearer to the size of gradients calms it. `Reversible` needs b1 and b2 from 1/256 to below 1.
+    """
+    return _checked("adam", _Adam(learning_rate, b1, b2, eps, eps_root))
+
+
+def adamw(
+    learning_rate: Setting,
+    b1: Setting = 0.9,
+    b2: Setting = 0.999,
+    eps: Setting = 1e-8,
+    eps_root: Setting = 0.0,
+    *,
+    weight_decay: Setting = 1e-4,
+) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as optax's `adamw`: see `adam`.
+
+    Before each step the weights lose `learning_rate * weight_decay` of themselves. For weights that should not decay,
+    such as biases, give a pytree prefix of the parameters with 0 there: what `mask` is to optax.
+    """
+    return _checked("adamw", _AdamW(learning_rate, b1, b2, eps, eps_root, weight_decay))
+
+
+def _checked(function: str, optimizer: Optimizer) -> Optimizer:
     for name, setting in optimizer.settings.items():
         for leaf in jax.tree.leaves(setting) or [setting]:
             if not (isinstance(leaf, str) or callable(leaf) or _is_number(leaf)):
                 raise ValueError(
-                    f"sgd: {name} must be numbers, names of hyperparameters or functions of "
+                    f"{function}: {name} must be numbers, names of hyperparameters or functions of "
                     f"(hyperparameters, step), got {leaf!r}"
                 )
     return optimizer
+
+
+def _one_minus_power(decay: jax.Array, count: jax.Array) -> jax.Array:
+    return -jnp.expm1(count * jnp.log(decay))
+
+
+def _root(x: jax.Array) -> jax.Array:
+    """The square root, with slope 0 at 0: a weight that never had a gradient does not react to one's size."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 
 def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, float | int | np.number | np.ndarray | jax.Array) and not isinstance(leaf, bool)
 
 
-def resolve(optimizer: Optimizer, hyperparameters: Mapping[str, Any], params: Any, steps: int) -> dict[str, jax.Array]:
-    """Every setting as one array of shape `(steps, leaves)`, leaves in the order of `jax.tree.leaves(params)`."""
+def resolve(
+    optimizer: Optimizer, hyperparameters: Mapping[str, Any], params: Any, steps: int
+) -> tuple[dict[str, jax.Array], tuple[int, ...]]:
+    """Every setting as one array of shape `(steps, groups)`, and the group of each leaf of `params`.
+
+    Leaves for which all settings were given as one are a group.
+    """
     optimizer.check_names(hyperparameters)
-    dtype = jax.tree.leaves(params)[0].dtype
-    return {
-        name: _resolve(name, setting, hyperparameters, params, steps).astype(dtype)
-        for name, setting in optimizer.settings.items()
+    leaves = jax.tree.leaves(params)
+    values, sources = {}, []
+    for name, setting in optimizer.settings.items():
+        values[name], source = _resolve(name, setting, hyperparameters, params, steps)
+        sources.append(source)
+    of_leaves = list(zip(*sources, strict=True))
+    groups = list(dict.fromkeys(of_leaves))
+    settings = {
+        name: jnp.stack([values[name][group[i]] for group in groups], axis=1).astype(leaves[0].dtype)
+        for i, name in enumerate(values)
     }
+    return settings, tuple(groups.index(group) for group in of_leaves)
 
 
-def _resolve(name: str, setting: Setting, hyperparameters: Mapping[str, Any], params: Any, steps: int) -> jax.Array:
+def _resolve(
+    name: str, setting: Setting, hyperparameters: Mapping[str, Any], params: Any, steps: int
+) -> tuple[list[jax.Array], list[int]]:
+    """The schedules that a setting consists of, each of shape `(steps,)`, and for each leaf which one is its own."""
+
     def over_time(leaf: Any) -> Any:
         if isinstance(leaf, str):
             return hyperparameters[leaf]
@@ -120,21 +239,21 @@ def _resolve(name: str, setting: Setting, hyperparameters: Mapping[str, Any], pa
             return jax.vmap(lambda step: leaf(hyperparameters, step))(jnp.arange(steps))
         return leaf
 
-    values = jax.tree.map(over_time, setting)
+    values, structure = jax.tree.flatten(jax.tree.map(over_time, setting))
     try:
-        leaves = jax.tree.leaves(jax.tree.broadcast(values, params))
+        sources = jax.tree.leaves(jax.tree.broadcast(jax.tree.unflatten(structure, range(len(values))), params))
     except ValueError as error:
         raise ValueError(
             f"optimizer: {name} must be one value or a pytree prefix of the parameters, got the structure "
-            f"{jax.tree.structure(values)} for parameters of structure {jax.tree.structure(params)}"
+            f"{structure} for parameters of structure {jax.tree.structure(params)}"
         ) from error
-    for leaf in leaves:
-        if jnp.shape(leaf) not in ((), (steps,)):
+    for value in values:
+        if jnp.shape(value) not in ((), (steps,)):
             raise ValueError(
                 f"optimizer: {name} must be a number or a schedule of length steps={steps} for each leaf, "
-                f"got shape {jnp.shape(leaf)}"
+                f"got shape {jnp.shape(value)}"
             )
-    return jnp.stack([jnp.broadcast_to(jnp.asarray(leaf), (steps,)) for leaf in leaves], axis=1)
+    return [jnp.broadcast_to(jnp.asarray(value), (steps,)) for value in values], sources
 
 
 def float_step(
@@ -143,8 +262,12 @@ def float_step(
     slots: Mapping[str, jax.Array],
     gradient: jax.Array,
     settings: Scalars,
+    count: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """One step on one leaf in plain floats."""
     increments = optimizer.increments(gradient, settings)
     slots = {name: settings[decay] * slots[name] + increments[name] for name, decay in optimizer.decays.items()}
-    return weights + optimizer.step(slots, settings), slots
+    weight_decay = optimizer.weight_decay(settings)
+    if weight_decay is not None:
+        weights = weights - weight_decay * weights
+    return weights + optimizer.step(slots, settings, count), slots

@@ -1,249 +1,453 @@
 """Training that can be run backwards to the bit, and the gradient that is computed on the way back.
 
-Forwards, each step adds to fixed-point numbers and trades the bits that a decay would lose with a buffer.
-Backwards, the same steps are undone in the opposite order, the gradient is computed again from the recovered
-weights, and the adjoint of the step is the ordinary one, taken at the recovered values (Maclaurin, Duvenaud and
-Adams 2015, algorithm 2). So the memory does not grow with the number of steps, but for the buffer's
-log2(1 / decay) bits a weight and step.
+Forwards, each step adds to fixed-point numbers, and a decay keeps the bits that it would lose. Backwards, the same
+steps are undone in the opposite order, the gradient is computed again from the recovered weights, and the adjoint of
+the step is the ordinary one, taken at the recovered values (Maclaurin, Duvenaud and Adams 2015, algorithm 2). So the
+memory does not grow with the number of steps, but for log2(1 / decay) bits a weight and step.
+
+The functions here are the pieces: stretches of steps in either direction (`run_forward`, `run_backward`), and what
+happens to the bits between them (`spill`, `unspill`). `train` puts them together as one program that JAX can
+transform; `hypergradient.reversible` does so step by step, with no more memory than a run needs.
 """
 
 import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from hypergrad_search.problem import Params, TrainingProblem, initial_params, split, step_gradient
+from hypergrad_search.problem import Params, TrainingProblem, initial_params, split, step_loss
 from hypergrad_search.space import Hyperparameters
 from hypergrad_search.training import bit_buffer, fixed_point
-from hypergrad_search.training.bit_buffer import BitBuffer, Plan
-from hypergrad_search.training.fixed_point import SLOT_TAIL, WEIGHT_TAIL, Fixed
+from hypergrad_search.training.bit_buffer import Plan
+from hypergrad_search.training.fixed_point import Fixed
 from hypergrad_search.training.optimizers import Optimizer, float_step, resolve
 
-#: what stopped training, as it stands in `State.failure`
-FINE, NOT_A_NUMBER, OUT_OF_RANGE = 0, 1, 2
+WEIGHTS = "weights"
+
+Numbers = dict[str, Fixed]  # the weights and the optimizer's slots of one array, by name
+
+_SMALL = 1 << 15  # leaves of fewer weights share an array, where they share their settings: fewer and longer loops
 
 
-class Leaf(NamedTuple):
-    """One array of weights with its slots, and a bit buffer for each slot."""
+@dataclass(frozen=True)
+class Run:
+    """What a program is compiled for: a problem, its hyperparameters that are plain values, and the resolution."""
 
-    weights: Fixed
-    slots: dict[str, Fixed]
-    buffers: dict[str, BitBuffer]
+    problem: TrainingProblem
+    static: tuple[tuple[str, Any], ...]
+    fraction_bits: tuple[tuple[str, int], ...]
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The problem's."""
+        return self.problem.optimizer
+
+    @functools.cached_property
+    def bits(self) -> dict[str, int]:
+        """The fraction bits of the weights and each slot."""
+        return dict(self.fraction_bits)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the leaves of the parameters are kept: `arrays` has the leaves that each array consists of.
+
+    An array of one leaf has its shape, one of several is flat. All leaves of an array have the same settings: those
+    of the group in `groups`.
+    """
+
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]
+    arrays: tuple[tuple[int, ...], ...]
+    groups: tuple[int, ...]
+
+    def pack(self, params: Params) -> list[jax.Array]:
+        """Parameters to arrays."""
+        leaves = self.treedef.flatten_up_to(params)
+        return [
+            leaves[array[0]] if len(array) == 1 else jnp.concatenate([jnp.ravel(leaves[i]) for i in array])
+            for array in self.arrays
+        ]
+
+    def unpack(self, arrays: list[jax.Array]) -> Params:
+        """Arrays to parameters."""
+        leaves: dict[int, jax.Array] = {}
+        for array, indices in zip(arrays, self.arrays, strict=True):
+            sizes = [math.prod(self.shapes[i]) for i in indices]
+            parts = jnp.split(array, np.cumsum(sizes)[:-1]) if len(indices) > 1 else [array]
+            leaves |= {i: part.reshape(self.shapes[i]) for i, part in zip(indices, parts, strict=True)}
+        return jax.tree.unflatten(self.treedef, [leaves[i] for i in range(len(leaves))])
+
+
+def layout(run: Run, dynamic: dict[str, Any], key: jax.Array) -> Layout:
+    """The layout, which follows from shapes and from the structure of the settings alone."""
+    groups: list[tuple[int, ...]] = []
+
+    def trace() -> Params:
+        params, _, of_leaves = prepare(run, dynamic, key)
+        groups.append(of_leaves)
+        return params
+
+    leaves, treedef = jax.tree.flatten(jax.eval_shape(trace))
+    arrays: dict[Any, list[int]] = {}
+    for i, (leaf, group) in enumerate(zip(leaves, groups[0], strict=True)):
+        arrays.setdefault((group, "small" if leaf.size < _SMALL else i), []).append(i)
+    return Layout(
+        treedef,
+        tuple(leaf.shape for leaf in leaves),
+        tuple(map(tuple, arrays.values())),
+        tuple(group for group, _ in arrays),
+    )
 
 
 class State(NamedTuple):
-    """Everything that a step changes; `step` counts those done, `failure` says why training stopped early."""
+    """Everything that a step changes.
 
-    leaves: list[Leaf]
+    `numbers` for each array of the layout; `step` counts the steps done; `outside` says whether a number has left
+    its range, which ends training.
+    """
+
+    numbers: list[Numbers]
     step: jax.Array
-    failure: jax.Array
+    outside: jax.Array
 
 
 class Schedule(NamedTuple):
-    """The settings, each `(steps, leaves)`, and for each slot the plan of its buffers, likewise."""
+    """The settings, each `(steps, groups)`, and the plan of what decays, by name, likewise."""
 
     settings: dict[str, jax.Array]
     plans: dict[str, Plan]
 
 
-class Reversal(NamedTuple):
-    """What the way back gives: the adjoints, the recovered leaves, and whether these have the bits of the start."""
+class Adjoint(NamedTuple):
+    """Gradients of the loss at the end, as far as the way back has come.
 
-    params: list[jax.Array]
+    With respect to the weights and slots as they were at that step, for each array; to the settings, each
+    `(steps, groups)`; to the hyperparameters, through the training loss. `norms` has for each step the norm of the
+    gradient with respect to all weights before it, and last the norm of that with respect to the final weights.
+    """
+
+    weights: list[jax.Array]
+    slots: list[dict[str, jax.Array]]
     settings: dict[str, jax.Array]
     hyperparameters: dict[str, Any]
-    leaves: list[Leaf]
-    exact: jax.Array
+    norms: jax.Array
 
 
-def plan_schedule(optimizer: Optimizer, settings: dict[str, jax.Array]) -> tuple[Schedule, jax.Array]:
-    """The settings with the plan of the buffers; also the number of planes that the fullest buffer needs."""
-    plans, planes = {}, [jnp.int32(0)]
-    for slot, decay in optimizer.decays.items():
-        plans[slot], filled = jax.vmap(bit_buffer.plan, in_axes=1, out_axes=(1, 0))(
-            jax.lax.stop_gradient(settings[decay])
-        )
-        planes.append(jnp.max(filled))
-    return Schedule(settings, plans), functools.reduce(jnp.maximum, planes)
-
-
-def start(optimizer: Optimizer, params: Params, capacity: int) -> State:
-    """The state before the first step; `capacity` is the number of planes a buffer has room for."""
-    leaves, worst = [], jnp.float32(0)
+def prepare(
+    run: Run, dynamic: dict[str, Any], key: jax.Array
+) -> tuple[Params, dict[str, jax.Array], tuple[int, ...]]:
+    """Initial parameters and settings, through which hyperparameters act; and the group of each leaf."""
+    hyperparameters = {**dynamic, **dict(run.static)}
+    params = initial_params(run.problem, hyperparameters, key)
     for path, weights in jax.tree_util.tree_leaves_with_path(params):
         if weights.dtype != jnp.float32:
             raise ValueError(
                 f"init: params{jax.tree_util.keystr(path)} must be float32 to train reversibly, "
                 f"got {weights.dtype}; cast it, or use method=Unrolled()"
             )
-        leaves.append(
-            Leaf(
-                fixed_point.from_float(weights, WEIGHT_TAIL),
-                {slot: fixed_point.zeros(weights.shape, SLOT_TAIL) for slot in optimizer.decays},
-                {slot: bit_buffer.empty(weights.shape, capacity) for slot in optimizer.decays},
-            )
-        )
-        worst = jnp.maximum(worst, _largest(weights))
-    return State(leaves, jnp.int32(0), _failure(worst))
+    with jax.ensure_compile_time_eval():  # settings that do not depend on what is traced keep their values
+        return params, *resolve(run.optimizer, hyperparameters, params, run.problem.steps)
 
 
-def weights_of(state: State) -> list[jax.Array]:
-    """The weights as float32 leaves."""
-    return [fixed_point.to_float(leaf.weights) for leaf in state.leaves]
+def fraction_bits(optimizer: Optimizer, chosen: Mapping[str, int] | None) -> tuple[tuple[str, int], ...]:
+    """The optimizer's fraction bits, but for those that the user chose; `ValueError` where these make no sense."""
+    for name, bits in (chosen or {}).items():
+        if name not in optimizer.fraction_bits:
+            raise ValueError(f"fraction_bits: {name!r} is not among {sorted(optimizer.fraction_bits)}")
+        most = fixed_point.MOST_FRACTION_BITS
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 16 <= bits <= most:
+            raise ValueError(f"fraction_bits: {name} must be a whole number from 16 to {most}, got {bits!r}")
+    return tuple({**optimizer.fraction_bits, **(chosen or {})}.items())
+
+
+def log_decays(optimizer: Optimizer, settings: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The logarithm of every decay, by the name of what decays, each of the settings' shape."""
+    logs = {slot: jnp.log(settings[setting]) for slot, setting in optimizer.decays.items()}
+    weight_decay = optimizer.weight_decay(settings)
+    return logs if weight_decay is None else {**logs, WEIGHTS: jnp.log1p(-weight_decay)}
+
+
+def plan_schedule(
+    optimizer: Optimizer, settings: dict[str, jax.Array], stretch: jax.Array | int
+) -> tuple[Schedule, dict[str, jax.Array]]:
+    """The settings with the plan of what decays; also the number of planes that each name fills at most."""
+    plans, planes = _plan(log_decays(optimizer, jax.lax.stop_gradient(settings)), stretch)
+    return Schedule(settings, plans), planes
+
+
+def _plan(
+    logs: dict[str, jax.Array], stretch: jax.Array | int
+) -> tuple[dict[str, Plan], dict[str, jax.Array]]:
+    over_groups = jax.vmap(bit_buffer.plan, in_axes=(1, None), out_axes=(1, 0))
+    plans = {name: over_groups(log, stretch) for name, log in logs.items()}
+    return {name: plan for name, (plan, _) in plans.items()}, {name: jnp.max(n) for name, (_, n) in plans.items()}
+
+
+def start(run: Run, weights: list[jax.Array]) -> State:
+    """The state before the first step."""
+    numbers = [
+        {
+            WEIGHTS: fixed_point.from_float(x, run.bits[WEIGHTS]),
+            **{slot: fixed_point.zeros(x.shape, run.bits[slot]) for slot in run.optimizer.decays},
+        }
+        for x in weights
+    ]
+    return State(numbers, jnp.int32(0), _outside(numbers))
+
+
+def final_weights(run: Run, layout: Layout, state: State, schedule: Schedule) -> list[jax.Array]:
+    """The weights after the steps done, at least one, as float32 arrays."""
+    weights = [fixed_point.to_float(numbers[WEIGHTS], run.bits[WEIGHTS]) for numbers in state.numbers]
+    if WEIGHTS not in schedule.plans:
+        return weights
+    scales = schedule.plans[WEIGHTS].scale_after[state.step - 1]
+    return [scales[group] * x for group, x in zip(layout.groups, weights, strict=True)]
 
 
 def run_forward(
-    problem: TrainingProblem,
-    treedef: Any,
+    run: Run,
+    layout: Layout,
     state: State,
     schedule: Schedule,
-    hyperparameters: Hyperparameters,
+    dynamic: dict[str, Any],
     key: jax.Array,
     stop: jax.Array | int,
+    *,
+    early: bool,
 ) -> State:
-    """Train until `stop` steps are done, or a number leaves the fixed-point range (NaN included)."""
+    """Train until `stop` steps are done; if `early`, end where a number has left its range (as NaN does).
+
+    No spill may be due in between. Not to end early is for `jax.vmap`, under which each would wait for all, and
+    choosing between old and new state would copy both.
+    """
 
     def going(state: State) -> jax.Array:
-        return (state.step < stop) & (state.failure == FINE)
+        return (state.step < stop) & ~state.outside if early else state.step < stop
 
     def forward(state: State) -> State:
-        params = jax.tree.unflatten(treedef, weights_of(state))
-        gradient = jax.tree.leaves(step_gradient(problem, params, hyperparameters, key, state.step))
-        now = jax.tree.map(lambda x: x[state.step], schedule)
-        leaves, worst = [], jnp.float32(0)
-        for i, (leaf, g) in enumerate(zip(state.leaves, gradient, strict=True)):
-            leaf, largest = _advance(problem.optimizer, leaf, g, jax.tree.map(lambda x, i=i: x[i], now))
-            leaves.append(leaf)
-            worst = jnp.maximum(worst, largest)
-        return State(leaves, state.step + 1, _failure(worst))
+        nows = _at(layout, schedule, state.step)
+        weights = [_weights(run, numbers, now) for numbers, now in zip(state.numbers, nows, strict=True)]
+        gradient = jax.grad(_loss, argnums=2)(run, layout, weights, dynamic, key, state.step)
+        numbers = [_advance(run, *array, state.step) for array in zip(state.numbers, gradient, nows, strict=True)]
+        return State(numbers, state.step + 1, state.outside | _outside(numbers))
 
     return jax.lax.while_loop(going, forward, state)
 
 
 def run_backward(
-    problem: TrainingProblem,
-    treedef: Any,
+    run: Run,
+    layout: Layout,
     state: State,
+    adjoint: Adjoint,
     schedule: Schedule,
-    hyperparameters: Hyperparameters,
+    dynamic: dict[str, Any],
     key: jax.Array,
-    initial: list[jax.Array],
-    adjoint: list[jax.Array],
-) -> Reversal:
-    """Undo every step of `state`, carrying back `adjoint`, the gradient with respect to the final weights.
+    stop: jax.Array | int,
+) -> tuple[State, Adjoint]:
+    """Undo the steps of `state` until `stop` of them are left, and carry `adjoint` back; no spill in between."""
 
-    `initial` are the true initial weights as float32 leaves, to compare the recovered ones with.
-    """
-    optimizer = problem.optimizer
-    dynamic, static = split(hyperparameters)
-
-    def gradient_at(weights: list[jax.Array], dynamic: dict[str, Any], step: jax.Array) -> list[jax.Array]:
-        params = jax.tree.unflatten(treedef, weights)
-        return jax.tree.leaves(step_gradient(problem, params, {**dynamic, **dict(static)}, key, step))
-
-    def backward(carry: tuple) -> tuple:
-        leaves, step, adjoint, slot_adjoints, d_settings, d_dynamic = carry
+    def backward(carry: tuple[State, Adjoint]) -> tuple[State, Adjoint]:
+        (numbers, step, outside), adjoint = carry
         step -= 1
-        now = jax.tree.map(lambda x: x[step], schedule)
-        nows = [jax.tree.map(lambda x, i=i: x[i], now) for i in range(len(leaves))]
-        leaves = [_retreat_weights(optimizer, *pair) for pair in zip(leaves, nows, strict=True)]
-        weights = [fixed_point.to_float(leaf.weights) for leaf in leaves]
-        gradient, pull_back = jax.vjp(lambda w, d: gradient_at(w, d, step), weights, dynamic)
-        leaves = [_retreat_slots(optimizer, *triple) for triple in zip(leaves, gradient, nows, strict=True)]
-
-        weight_adjoints: list[jax.Array] = []
-        new_slot_adjoints: list[dict[str, jax.Array]] = []
-        gradient_adjoints: list[jax.Array] = []
-        setting_adjoints: list[dict[str, jax.Array]] = []
-        for leaf, w, g, scheduled, dw, ds in zip(leaves, weights, gradient, nows, adjoint, slot_adjoints, strict=True):
-            slots = {
-                name: scheduled.plans[name].scale_before * fixed_point.to_float(slot)
-                for name, slot in leaf.slots.items()
-            }
-            _, step_adjoint = jax.vjp(functools.partial(float_step, optimizer), w, slots, g, scheduled.settings)
-            for_weights, for_slots, for_gradient, for_settings = step_adjoint((dw, ds))
-            weight_adjoints.append(for_weights)
-            new_slot_adjoints.append(for_slots)
-            gradient_adjoints.append(for_gradient)
-            setting_adjoints.append(for_settings)
-        through_gradient, d_dynamic_now = pull_back(gradient_adjoints)
-        return (
-            leaves,
-            step,
-            jax.tree.map(jnp.add, weight_adjoints, through_gradient),
-            new_slot_adjoints,
-            {n: x.at[step].set(jnp.stack([s[n] for s in setting_adjoints])) for n, x in d_settings.items()},
-            jax.tree.map(jnp.add, d_dynamic, d_dynamic_now),
+        nows = _at(layout, schedule, step)
+        numbers = [_retreat_weights(run, *array, step) for array in zip(numbers, nows, strict=True)]
+        weights = [_weights(run, *array) for array in zip(numbers, nows, strict=True)]
+        # the gradient is that of the forward pass, and pulling back through it is the Hessian-vector product
+        gradient, pull_back = jax.vjp(
+            lambda weights, dynamic: jax.grad(_loss, argnums=2)(run, layout, weights, dynamic, key, step),
+            weights,
+            dynamic,
         )
+        numbers = [_retreat_slots(run, *array) for array in zip(numbers, gradient, nows, strict=True)]
+        adjoints = [
+            _step_adjoint(run, *array, step)
+            for array in zip(numbers, weights, gradient, nows, adjoint.weights, adjoint.slots, strict=True)
+        ]
+        for_weights, for_slots, for_gradient, for_settings = map(list, zip(*adjoints, strict=True))
+        through_gradient, for_dynamic = pull_back(for_gradient)
+        for_weights = jax.tree.map(jnp.add, for_weights, through_gradient)
+        settings = {
+            name: x.at[step, jnp.asarray(layout.groups)].add(jnp.stack([settings[name] for settings in for_settings]))
+            for name, x in adjoint.settings.items()
+        }
+        hyperparameters = jax.tree.map(jnp.add, adjoint.hyperparameters, for_dynamic)
+        norms = adjoint.norms.at[step].set(norm(for_weights))
+        return State(numbers, step, outside), Adjoint(for_weights, for_slots, settings, hyperparameters, norms)
 
-    leaves, _, adjoint, _, d_settings, d_dynamic = jax.lax.while_loop(
-        lambda carry: carry[1] > 0,
-        backward,
-        (
-            state.leaves,
-            state.step,
-            adjoint,
-            [dict.fromkeys(optimizer.decays, jnp.zeros_like(w)) for w in adjoint],
-            jax.tree.map(jnp.zeros_like, schedule.settings),
-            jax.tree.map(jnp.zeros_like, dynamic),
-        ),
+    return jax.lax.while_loop(lambda carry: carry[0].step > stop, backward, (state, adjoint))
+
+
+def spill(layout: Layout, state: State, name: str, really: jax.Array) -> tuple[State, list[jax.Array]]:
+    """Shift the contents of one name in the groups where `really` is true, and the plane for each array."""
+    spilled = [
+        bit_buffer.spill(x[name], really[group]) for x, group in zip(state.numbers, layout.groups, strict=True)
+    ]
+    return _replace(state, name, [content for content, _ in spilled]), [plane for _, plane in spilled]
+
+
+def unspill(layout: Layout, state: State, name: str, really: jax.Array, planes: list[jax.Array]) -> State:
+    """Undo `spill`."""
+    spilled = zip(state.numbers, planes, layout.groups, strict=True)
+    return _replace(state, name, [bit_buffer.unspill(x[name], plane, really[group]) for x, plane, group in spilled])
+
+
+def start_adjoint(run: Run, schedule: Schedule, dynamic: dict[str, Any], weights: list[jax.Array]) -> Adjoint:
+    """The adjoint at the end of training, where `weights` is the gradient with respect to the final weights."""
+    return Adjoint(
+        weights,
+        [{slot: jnp.zeros_like(w) for slot in run.optimizer.decays} for w in weights],
+        jax.tree.map(jnp.zeros_like, schedule.settings),
+        jax.tree.map(jnp.zeros_like, dynamic),
+        jnp.zeros(run.problem.steps + 1, jnp.float32).at[-1].set(norm(weights)),
     )
-    return Reversal(adjoint, d_settings, d_dynamic, leaves, _is_start(leaves, initial))
 
 
-def _advance(optimizer: Optimizer, leaf: Leaf, gradient: jax.Array, now: Schedule) -> tuple[Leaf, jax.Array]:
-    """One exact step of one leaf, and the largest magnitude met on the way (NaN where there was one)."""
-    increments = optimizer.increments(gradient, now.settings)
-    slots, buffers = {}, {}
-    for name, increment in increments.items():
-        decayed, buffers[name] = bit_buffer.decay(leaf.slots[name], leaf.buffers[name], now.plans[name])
-        slots[name] = fixed_point.add(decayed, _slot_increment(increment, now.plans[name]))
-    step = _weight_step(optimizer, slots, now)
-    weights = fixed_point.add(leaf.weights, fixed_point.from_float(step, WEIGHT_TAIL))
-    met = [fixed_point.to_float(x) for x in (weights, *slots.values())] + [step, *increments.values()]
-    return Leaf(weights, slots, buffers), _largest(functools.reduce(jnp.maximum, map(jnp.abs, met)))
+def equal(numbers: list[Numbers], others: list[Numbers]) -> jax.Array:
+    """Whether all weights and slots agree in every bit."""
+    pairs = zip(numbers, others, strict=True)
+    return jnp.all(jnp.stack([fixed_point.equal(x, other[name]) for leaf, other in pairs for name, x in leaf.items()]))
 
 
-def _retreat_weights(optimizer: Optimizer, leaf: Leaf, now: Schedule) -> Leaf:
-    step = fixed_point.from_float(_weight_step(optimizer, leaf.slots, now), WEIGHT_TAIL)
-    return leaf._replace(weights=fixed_point.subtract(leaf.weights, step))
+def norm(arrays: list[jax.Array]) -> jax.Array:
+    """The Euclidean norm of all arrays together."""
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in arrays))
 
 
-def _retreat_slots(optimizer: Optimizer, leaf: Leaf, gradient: jax.Array, now: Schedule) -> Leaf:
-    slots, buffers = {}, {}
-    for name, increment in optimizer.increments(gradient, now.settings).items():
-        decayed = fixed_point.subtract(leaf.slots[name], _slot_increment(increment, now.plans[name]))
-        slots[name], buffers[name] = bit_buffer.undo_decay(decayed, leaf.buffers[name], now.plans[name])
-    return Leaf(leaf.weights, slots, buffers)
+def _loss(
+    run: Run, layout: Layout, weights: list[jax.Array], dynamic: dict[str, Any], key: jax.Array, step: jax.Array
+) -> jax.Array:
+    return step_loss(run.problem, layout.unpack(weights), {**dynamic, **dict(run.static)}, key, step)
 
 
-def _weight_step(optimizer: Optimizer, slots: dict[str, Fixed], now: Schedule) -> jax.Array:
-    floats = {name: now.plans[name].scale_after * fixed_point.to_float(slot) for name, slot in slots.items()}
-    return optimizer.step(floats, now.settings)
+def _at(layout: Layout, schedule: Schedule, step: jax.Array) -> list[Schedule]:
+    """What holds at one step, for each array."""
+    now = jax.tree.map(lambda x: x[step], schedule)
+    return [jax.tree.map(lambda x, group=group: x[group], now) for group in layout.groups]
 
 
-def _slot_increment(increment: jax.Array, plan: Plan) -> Fixed:
-    return fixed_point.from_float(increment * (1 / plan.scale_after), SLOT_TAIL)
+def _replace(state: State, name: str, contents: Any) -> State:
+    return state._replace(numbers=[{**x, name: content} for x, content in zip(state.numbers, contents, strict=True)])
 
 
-def _is_start(leaves: list[Leaf], initial: list[jax.Array]) -> jax.Array:
-    """Whether every weight is the initial one, and every slot and store empty, in every bit."""
-    agreements = []
-    for leaf, weights in zip(leaves, initial, strict=True):
-        agreements.append(fixed_point.equal(leaf.weights, fixed_point.from_float(weights, WEIGHT_TAIL)))
-        agreements += [fixed_point.equal(x, fixed_point.zeros(weights.shape, SLOT_TAIL)) for x in leaf.slots.values()]
-        agreements += [jnp.all(buffer.store == 0) for buffer in leaf.buffers.values()]
-    return jnp.all(jnp.stack(agreements))
+def _weights(run: Run, numbers: Numbers, now: Schedule) -> jax.Array:
+    """The weights before a step, in float32."""
+    weights = fixed_point.to_float(numbers[WEIGHTS], run.bits[WEIGHTS])
+    return now.plans[WEIGHTS].scale_before * weights if WEIGHTS in now.plans else weights
 
 
-def _largest(x: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(x), initial=0.0)  # NaN wins
+def _advance(run: Run, numbers: Numbers, gradient: jax.Array, now: Schedule, step: jax.Array) -> Numbers:
+    """One exact step of one array."""
+    numbers = {**numbers}
+    for name, increment in _increments(run, gradient, now).items():
+        numbers[name] = fixed_point.add(numbers[name], increment)
+    numbers[WEIGHTS] = fixed_point.add(numbers[WEIGHTS], _weight_step(run, numbers, now, step))
+    return numbers
 
 
-def _failure(worst: jax.Array) -> jax.Array:
-    outside = jnp.where(worst < fixed_point.LIMIT, FINE, OUT_OF_RANGE)
-    return jnp.where(jnp.isnan(worst), NOT_A_NUMBER, outside).astype(jnp.int32)
+def _retreat_weights(run: Run, numbers: Numbers, now: Schedule, step: jax.Array) -> Numbers:
+    return {**numbers, WEIGHTS: fixed_point.subtract(numbers[WEIGHTS], _weight_step(run, numbers, now, step))}
+
+
+def _retreat_slots(run: Run, numbers: Numbers, gradient: jax.Array, now: Schedule) -> Numbers:
+    increments = _increments(run, gradient, now)
+    return {**numbers, **{name: fixed_point.subtract(numbers[name], x) for name, x in increments.items()}}
+
+
+def _increments(run: Run, gradient: jax.Array, now: Schedule) -> dict[str, Fixed]:
+    return {
+        name: fixed_point.from_float(increment * (1 / now.plans[name].scale_after), run.bits[name])
+        for name, increment in run.optimizer.increments(gradient, now.settings).items()
+    }
+
+
+def _weight_step(run: Run, numbers: Numbers, now: Schedule, step: jax.Array) -> Fixed:
+    change = _change(run, numbers, now, step)
+    if WEIGHTS in now.plans:
+        change = change * (1 / now.plans[WEIGHTS].scale_after)
+    return fixed_point.from_float(change, run.bits[WEIGHTS])
+
+
+def _change(run: Run, numbers: Numbers, now: Schedule, step: jax.Array) -> jax.Array:
+    slots = {
+        name: now.plans[name].scale_after * fixed_point.to_float(numbers[name], run.bits[name])
+        for name in run.optimizer.decays
+    }
+    return run.optimizer.step(slots, now.settings, step + 1)
+
+
+def _step_adjoint(
+    run: Run,
+    numbers: Numbers,
+    weights: jax.Array,
+    gradient: jax.Array,
+    now: Schedule,
+    adjoint: jax.Array,
+    slot_adjoints: dict[str, jax.Array],
+    step: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array, dict[str, jax.Array]]:
+    """Through one step of one array: the adjoints of weights, slots, gradient and settings before it."""
+    slots = {
+        name: now.plans[name].scale_before * fixed_point.to_float(numbers[name], run.bits[name])
+        for name in run.optimizer.decays
+    }
+    # a setting for each weight, so that all of its uses are added up before they are summed over the weights
+    settings = {name: jnp.broadcast_to(value, weights.shape) for name, value in now.settings.items()}
+
+    def one_step(
+        weights: jax.Array, slots: dict[str, jax.Array], gradient: jax.Array, settings: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return float_step(run.optimizer, weights, slots, gradient, settings, step + 1)
+
+    _, pull_back = jax.vjp(one_step, weights, slots, gradient, settings)
+    for_weights, for_slots, for_gradient, for_settings = pull_back((adjoint, slot_adjoints))
+    return for_weights, for_slots, for_gradient, jax.tree.map(jnp.sum, for_settings)
+
+
+def _outside(numbers: list[Numbers]) -> jax.Array:
+    return jnp.any(jnp.stack([fixed_point.outside(*leaf.values()) for leaf in numbers]))
+
+
+class Diagnosis(NamedTuple):
+    """What went wrong at the last step done, for each leaf of the parameters, as pytrees of their structure.
+
+    `nan`: whether its update has NaN. `outside`: by name, whether a number is out of range. `reach`: by name, what the range is.
+    """
+
+    nan: Params
+    outside: dict[str, Params]
+    reach: dict[str, Params]
+
+
+def diagnose(
+    run: Run, layout: Layout, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array
+) -> Diagnosis:
+    """Why training ended early: undoes the weights' part of the last step, and takes its gradient again."""
+    step = jnp.maximum(state.step - 1, 0)
+    nows = _at(layout, schedule, step)
+    before = [_retreat_weights(run, *array, step) for array in zip(state.numbers, nows, strict=True)]
+    weights = [_weights(run, *array) for array in zip(before, nows, strict=True)]
+    gradient = jax.grad(_loss, argnums=2)(run, layout, weights, dynamic, key, step)
+    nan = []
+    for numbers, g, now in zip(state.numbers, gradient, nows, strict=True):
+        added = [*run.optimizer.increments(g, now.settings).values(), _change(run, numbers, now, step)]
+        nan.append(functools.reduce(jnp.logical_or, map(jnp.isnan, added)))
+
+    def by_leaf(arrays: list[jax.Array]) -> Params:
+        return jax.tree.map(jnp.any, layout.unpack(arrays))
+
+    outside, reach = {}, {}
+    for name in state.numbers[0]:
+        outside[name] = by_leaf([fixed_point.is_outside(numbers[name]) for numbers in state.numbers])
+        scales = [now.plans[name].scale_after if name in now.plans else jnp.float32(1) for now in nows]
+        limits = [jnp.full_like(w, scale * fixed_point.limit(run.bits[name])) for w, scale in zip(weights, scales)]
+        reach[name] = jax.tree.map(jnp.max, layout.unpack(limits))
+    return Diagnosis(by_leaf(nan), outside, reach)
 
 
 def train(
@@ -251,70 +455,124 @@ def train(
     hyperparameters: Hyperparameters,
     key: jax.Array,
     *,
-    smallest_momentum: float = 0.5,
+    fraction_bits: Mapping[str, int] | None = None,
+    smallest_decays: Mapping[str, float] | None = None,
 ) -> Params:
     """Train exactly reversibly, and return the final parameters, as a function that JAX can transform.
 
     `jax.grad` of it runs training backwards in constant memory; it composes with `jax.jit` and `jax.vmap`.
-    Where momenta are traced, so that their values are not known when the program is built, the bit buffer is sized
-    for `smallest_momentum` at every step; a run that needs more has NaN for a gradient. Parameters are NaN where
-    training left the fixed-point range or met NaN, and gradients where the reversal was not exact: for a status
-    that says which, use `evaluate`.
+    Parameters are NaN where training left the fixed-point range or met NaN, and gradients where the reversal was not
+    exact: for a status that says which, use `evaluate`.
+
+    Args:
+        problem: what to train.
+        hyperparameters: a dict from names to values, in natural units.
+        key: decides the initial parameters and each step's randomness.
+        fraction_bits: see `Reversible`.
+        smallest_decays: the room for the bits that decays lose is allocated when the program is built. Where decays
+            are traced, so that their values are not known then, it suffices for these at every step, by the name of
+            what decays ("velocity"; "mu", "nu"; "weights"); 0.5, and 0.9 for "nu", 0.99 for "weights", unless given.
+            A run that needs more has NaN for a gradient.
     """
     dynamic, static = split(hyperparameters)
+    run = Run(problem, static, _fraction_bits(problem.optimizer, fraction_bits))
     init_key, step_key = jax.random.split(key)
-    params = initial_params(problem, hyperparameters, init_key)
-    settings = resolve(problem.optimizer, hyperparameters, params, problem.steps)
-    _, planes = plan_schedule(problem.optimizer, settings)
-    try:
-        capacity = int(planes)
-    except jax.errors.ConcretizationTypeError:
-        with jax.ensure_compile_time_eval():
-            capacity = int(bit_buffer.plan(jnp.full((problem.steps,), smallest_momentum, jnp.float32))[1])
-    capacity = bit_buffer.roomy_capacity(capacity)
-    leaves, treedef = jax.tree.flatten(params)
-    trained = _jitted_train(problem, (treedef, static, capacity), leaves, settings, dynamic, step_key)
-    return jax.tree.unflatten(treedef, trained)
+    params, settings, _ = prepare(run, dynamic, init_key)
+    how = layout(run, dynamic, init_key)
+    room = _room(run, settings, {**problem.optimizer.smallest_decays, **(smallest_decays or {})})
+    return how.unpack(_jitted_train(run, how, room, how.pack(params), settings, dynamic, step_key))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+_fraction_bits = fraction_bits
+
+
+@dataclass(frozen=True)
+class _Room:
+    """The planes that there is room for, by name, and how many steps there are from one chance to fill one to the next."""
+
+    planes: tuple[tuple[str, int], ...]
+    stretch: int
+
+
+def _room(run: Run, settings: dict[str, jax.Array], smallest_decays: dict[str, float]) -> _Room:
+    steps = run.problem.steps
+    with jax.ensure_compile_time_eval():
+        logs = {
+            name: jnp.full((steps, 1), math.log(smallest_decays[name])) if isinstance(log, jax.core.Tracer) else log
+            for name, log in log_decays(run.optimizer, settings).items()
+        }
+        stretch = min(int(min(bit_buffer.stretch(log) for log in logs.values())), steps)
+        _, planes = _plan(logs, stretch)
+    return _Room(tuple((name, int(n)) for name, n in planes.items()), stretch)
+
+
+Planes = dict[str, list[jax.Array]]  # for each name and array, uint8 of shape (planes, *shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _train(
-    problem: TrainingProblem,
-    static: tuple[Any, tuple, int],
-    leaves: list[jax.Array],
+    run: Run,
+    layout: Layout,
+    room: _Room,
+    weights: list[jax.Array],
     settings: dict[str, jax.Array],
     dynamic: dict[str, Any],
     key: jax.Array,
 ) -> list[jax.Array]:
-    return _train_forward(problem, (*static[:2], 0), leaves, settings, dynamic, key)[0]
+    return _train_forward(run, layout, room, weights, settings, dynamic, key)[0]
 
 
 def _train_forward(
-    problem: TrainingProblem,
-    static: tuple[Any, tuple, int],
-    leaves: list[jax.Array],
+    run: Run,
+    layout: Layout,
+    room: _Room,
+    weights: list[jax.Array],
     settings: dict[str, jax.Array],
     dynamic: dict[str, Any],
     key: jax.Array,
 ) -> tuple[list[jax.Array], tuple]:
-    treedef, others, capacity = static
-    schedule, planes = plan_schedule(problem.optimizer, settings)
-    state = start(problem.optimizer, jax.tree.unflatten(treedef, leaves), capacity)
-    state = run_forward(problem, treedef, state, schedule, {**dynamic, **dict(others)}, key, problem.steps)
-    weights = [jnp.where(state.failure == FINE, w, jnp.nan) for w in weights_of(state)]
-    return weights, (state, schedule, planes <= capacity, leaves, dynamic, key)
+    schedule, filled = plan_schedule(run.optimizer, settings, room.stretch)
+    # one plane more than can be filled, to write to where none is due: a branch would copy them all
+    planes = {name: [jnp.zeros((n + 1, *x.shape), jnp.uint8) for x in weights] for name, n in room.planes}
+
+    def stretch(i: jax.Array, carry: tuple[State, Planes]) -> tuple[State, Planes]:
+        state, planes = carry
+        for name, n in room.planes:
+            plan = jax.tree.map(lambda x: x[state.step], schedule.plans[name])
+            state, new = spill(layout, state, name, plan.spill)
+            at = jnp.where(plan.spill, jnp.minimum(plan.filled, n), n)
+            written = zip(planes[name], new, layout.groups, strict=True)
+            planes = {**planes, name: [x.at[at[group]].set(plane) for x, plane, group in written]}
+        stop = jnp.minimum((i + 1) * room.stretch, run.problem.steps)
+        return run_forward(run, layout, state, schedule, dynamic, key, stop, early=False), planes
+
+    stretches = -(-run.problem.steps // room.stretch)
+    state, planes = jax.lax.fori_loop(0, stretches, stretch, (start(run, weights), planes))
+    trained = [jnp.where(state.outside, jnp.nan, w) for w in final_weights(run, layout, state, schedule)]
+    fits = jnp.all(jnp.stack([filled[name] <= n for name, n in room.planes]))
+    return trained, (state, planes, schedule, fits & ~state.outside, weights, dynamic, key)
 
 
-def _train_backward(
-    problem: TrainingProblem, static: tuple[Any, tuple, int], residuals: tuple, adjoint: list[jax.Array]
-) -> tuple:
-    treedef, others, _ = static
-    state, schedule, fits, leaves, dynamic, key = residuals
-    result = run_backward(problem, treedef, state, schedule, {**dynamic, **dict(others)}, key, leaves, adjoint)
-    trusted = fits & result.exact & (state.failure == FINE)
-    gradients = jax.tree.map(lambda x: jnp.where(trusted, x, jnp.nan), result[:3])
-    return (*gradients, None)
+def _train_backward(run: Run, layout: Layout, room: _Room, residuals: tuple, adjoint: list[jax.Array]) -> tuple:
+    state, planes, schedule, trusted, weights, dynamic, key = residuals
+    stretches = -(-run.problem.steps // room.stretch)
+
+    def stretch(i: jax.Array, carry: tuple[State, Adjoint]) -> tuple[State, Adjoint]:
+        first = (stretches - 1 - i) * room.stretch
+        state, adjoint = run_backward(run, layout, *carry, schedule, dynamic, key, first)
+        for name, n in room.planes:
+            plan = jax.tree.map(lambda x: x[first], schedule.plans[name])
+            at = jnp.minimum(plan.filled, n)
+            tops = [x[at[group]] for x, group in zip(planes[name], layout.groups, strict=True)]
+            state = unspill(layout, state, name, plan.spill, tops)
+        return state, adjoint
+
+    final = start_adjoint(run, schedule, dynamic, adjoint)
+    state, result = jax.lax.fori_loop(0, stretches, stretch, (state, final))
+    trusted &= equal(state.numbers, start(run, weights).numbers)
+    gradients = (result.weights, result.settings, result.hyperparameters)
+    return (*jax.tree.map(lambda x: jnp.where(trusted, x, jnp.nan), gradients), None)
 
 
 _train.defvjp(_train_forward, _train_backward)
-_jitted_train = jax.jit(_train, static_argnums=(0, 1))
+_jitted_train = jax.jit(_train, static_argnums=(0, 1, 2))

@@ -2,12 +2,13 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from hypergrad_search.problem import Params, TrainingProblem, initial_params, step_gradient
+from hypergrad_search.problem import Params, TrainingProblem, initial_params, step_loss
 from hypergrad_search.space import Hyperparameters
 from hypergrad_search.training.optimizers import float_step, resolve
 
@@ -19,36 +20,51 @@ class FloatState(NamedTuple):
     slots: list[dict[str, jax.Array]]
 
 
+Scanned = tuple[jax.Array, dict[str, jax.Array]]
+Body = Callable[[FloatState, Scanned], tuple[FloatState, None]]
+
+
+def float_training(
+    problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array
+) -> tuple[Body, FloatState, Scanned]:
+    """One step, the state before the first, and what each step needs: the three arguments of `jax.lax.scan`."""
+    init_key, step_key = jax.random.split(key)
+    params = initial_params(problem, hyperparameters, init_key)
+    settings, groups = resolve(problem.optimizer, hyperparameters, params, problem.steps)
+    leaves, treedef = jax.tree.flatten(params)
+
+    def one_step(state: FloatState, scanned: Scanned) -> tuple[FloatState, None]:
+        step, now = scanned
+
+        def loss(weights: list[jax.Array]) -> jax.Array:
+            return step_loss(problem, jax.tree.unflatten(treedef, weights), hyperparameters, step_key, step)
+
+        results = [
+            float_step(problem.optimizer, w, s, g, {name: value[group] for name, value in now.items()}, step + 1)
+            for w, s, g, group in zip(*state, jax.grad(loss)(state.weights), groups, strict=True)
+        ]
+        weights, slots = zip(*results, strict=True)
+        return FloatState(list(weights), list(slots)), None
+
+    state = FloatState(leaves, [dict.fromkeys(problem.optimizer.decays, jnp.zeros_like(w)) for w in leaves])
+    return one_step, state, (jnp.arange(problem.steps), settings)
+
+
 def train_unrolled(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> Params:
     """Train in floats of the parameters' own type; differentiable by JAX, with checkpoints every sqrt(steps).
 
     Memory is of the order of sqrt(steps) copies of the weights and slots; time, one more training run.
     """
-    init_key, step_key = jax.random.split(key)
-    params = initial_params(problem, hyperparameters, init_key)
-    settings = resolve(problem.optimizer, hyperparameters, params, problem.steps)
-    treedef = jax.tree.structure(params)
-
-    def one_step(state: FloatState, scanned: tuple[jax.Array, dict[str, jax.Array]]) -> tuple[FloatState, None]:
-        step, now = scanned
-        gradient = step_gradient(problem, jax.tree.unflatten(treedef, state.weights), hyperparameters, step_key, step)
-        results = [
-            float_step(problem.optimizer, w, s, g, {name: value[i] for name, value in now.items()})
-            for i, (w, s, g) in enumerate(zip(*state, jax.tree.leaves(gradient), strict=True))
-        ]
-        weights, slots = zip(*results, strict=True)
-        return FloatState(list(weights), list(slots)), None
+    one_step, state, scanned = float_training(problem, hyperparameters, key)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def segment(state: FloatState, scanned: tuple[jax.Array, dict[str, jax.Array]]) -> tuple[FloatState, None]:
+    def segment(state: FloatState, scanned: Scanned) -> tuple[FloatState, None]:
         return jax.lax.scan(one_step, state, scanned)
 
-    leaves = jax.tree.leaves(params)
-    state = FloatState(leaves, [dict.fromkeys(problem.optimizer.decays, jnp.zeros_like(w)) for w in leaves])
     length = math.isqrt(problem.steps)
     whole = problem.steps // length * length
-    scanned = (jnp.arange(problem.steps), settings)
     segments = jax.tree.map(lambda x: x[:whole].reshape(-1, length, *x.shape[1:]), scanned)
     state, _ = jax.lax.scan(segment, state, segments)
     state, _ = segment(state, jax.tree.map(lambda x: x[whole:], scanned))
-    return jax.tree.unflatten(treedef, state.weights)
+    structure = jax.tree.structure(jax.eval_shape(lambda: initial_params(problem, hyperparameters, key)))
+    return jax.tree.unflatten(structure, state.weights)
