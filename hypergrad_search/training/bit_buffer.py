@@ -55,10 +55,11 @@ def plan(log_decay: jax.Array, stretch: jax.Array | int) -> tuple[Plan, jax.Arra
         step, bits = now
         spill = (step % stretch == 0) & (lost >= PLANE_BITS)
         before = jnp.where(spill, lost - PLANE_BITS, lost)  # exact
-        bits = bits - error
-        after = before + bits
-        error = (after - before) - bits
-        return (after, error, filled + spill), Plan(_power(before), _power(after), spill, filled)
+        compensated = bits - error
+        after = before + compensated
+        error_after = (after - before) - compensated
+        planned = Plan(_power(before, error), _power(after, error_after), spill, filled)
+        return (after, error_after, filled + spill), planned
 
     start = (jnp.float32(0), jnp.float32(0), jnp.int32(0))
     now = (jnp.arange(log_decay.shape[0]), _lost_bits(log_decay))
@@ -84,8 +85,8 @@ def _lost_bits(log_decay: jax.Array) -> jax.Array:
     return log_decay * jnp.float32(-1.4426950408889634)
 
 
-def _power(bits: jax.Array) -> jax.Array:
-    """2**-bits to the last bit or so: the exponential of no more than ln 2, halved exactly."""
+def _power(bits: jax.Array, error: jax.Array) -> jax.Array:
+    """2**(error - bits) to the last bit or so: the exponential of no more than ln 2, halved exactly."""
     whole = jnp.floor(bits)
     halved = ((127 - whole).astype(jnp.int32) << 23).view(jnp.float32)
-    return jnp.exp((whole - bits) * jnp.float32(0.6931471805599453)) * halved
+    return jnp.exp(((whole - bits) + error) * jnp.float32(0.6931471805599453)) * halved
