@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import click
 import optuna
 from rich.console import Console
 
-from hypergrad_studies import records
+from hypergrad_studies import bench as measuring
+from hypergrad_studies import bench_report, records
 from hypergrad_studies.compare import compare as run_comparison
 from hypergrad_studies.methods import BACKENDS
 from hypergrad_studies.problems import PROBLEMS
@@ -22,6 +24,18 @@ class Names(click.ParamType):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         return [name.strip() for name in value.split(",") if name.strip()]
+
+
+class Numbers(click.ParamType):
+    """Numbers separated by commas, each of them as `each` wants it."""
+
+    name = "NUMBER,..."
+
+    def __init__(self, each: click.ParamType) -> None:
+        self.each = each
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
+        return list(dict.fromkeys(self.each.convert(part.strip(), param, ctx) for part in value.split(",")))
 
 
 def _known(names: Collection[str], known: Collection[str], option: str) -> None:
@@ -94,6 +108,83 @@ def compare(
 def report(out: Path) -> None:
     """Make the table and the report again, from the records in folder OUT."""
     _show(out, Console())
+
+
+@cli.command()
+@click.option("--steps", type=Numbers(click.IntRange(min=1)), help="Of training. [default: 100,300,1000,3000,10000]")
+@click.option(
+    "--decays",
+    type=Numbers(click.FloatRange(1 / 256, 1, max_open=True)),
+    help="Momentum, and Adam's b1. [default: 0.5,0.9,0.98,0.999]",
+)
+@click.option(
+    "--widths",
+    type=Numbers(click.IntRange(min=1)),
+    help="Of the network's two hidden layers. [default: 50,512,1700: 6,000, 300,000 and 3 million weights]",
+)
+@click.option(
+    "--ways",
+    type=Names(),
+    help="Beside plain training, by default all: "
+    + ", ".join(str(way) for way in measuring.WAYS if way.name != "plain")
+    + ".",
+)
+@click.option("--quick", is_flag=True, help="Other defaults: 100,300 steps, decay 0.9, widths 50,512; no long case.")
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds of all ways in turn.")
+@click.option(
+    "--memory-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    help="In GB: what needs more is compiled, not run. [default: half of the machine's]",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out/bench"),
+    show_default=True,
+    help="Folder for records and plot.",
+)
+@click.option(
+    "--readme",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rewrite this file between <!-- bench --> and <!-- /bench -->, and docs/bench.svg beside it.",
+)
+def bench(
+    steps: list[int] | None,
+    decays: list[float] | None,
+    widths: list[int] | None,
+    ways: list[str] | None,
+    quick: bool,
+    repeats: int,
+    memory_limit: float | None,
+    out: Path,
+    readme: Path | None,
+) -> None:
+    """Measure time and memory of hypergradients: reversible training beside jax.grad, checkpoints and equinox.
+
+    One thing varies at a time, from 300 steps, decay 0.9 and width 512 (or the first of the choices); each way's time
+    is a ratio to plain training.
+    """
+    known = {str(way): way for way in measuring.WAYS if way.name != "plain"}
+    _known(ways or (), known, "--ways")
+    page = readme.read_text(encoding="utf-8") if readme else None
+    if page is not None and not bench_report.has_section(page):
+        raise click.BadParameter("the file has no <!-- bench --> ... <!-- /bench -->", param_hint="--readme")
+    plan = measuring.cases(
+        steps or ([100, 300] if quick else [100, 300, 1000, 3000, 10_000]),
+        decays or ([0.9] if quick else [0.5, 0.9, 0.98, 0.999]),
+        widths or ([50, 512] if quick else [50, 512, 1700]),
+        measuring.with_plain(known[name] for name in ways or known),
+        long=not quick,
+    )
+    console = Console()
+    limit = memory_limit * 1e9 if memory_limit else measuring.half_of_memory()
+    measured = measuring.run(out, plan, repeats=repeats, limit=limit, console=console)
+    console.width = max(console.width, 100)
+    console.print(bench_report.table(measured))
+    console.print(f"plot: {bench_report.write_plot(measured, out / 'bench.svg')}")
+    if readme is not None and page is not None:
+        readme.write_text(bench_report.rewritten(page, measured), encoding="utf-8")
+        bench_report.write_plot(measured, readme.parent / "docs" / "bench.svg")
 
 
 def _show(out: Path, console: Console) -> None:
