@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from hypergrad_studies.bench import Record
 
@@ -37,18 +36,25 @@ NAMES = {
 _SECTION = re.compile(r"(?<=<!-- bench -->\n).*?(?=<!-- /bench -->)", re.DOTALL)
 
 
-def table(records: Sequence[Record]) -> Table:
-    """A row for each way, under its case."""
-    view = Table(title="Median of rounds (lower to upper quartile)", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+def tables(records: Sequence[Record]) -> list[Table]:
+    """A table for each case, with a row for each way."""
+    return [_table(group) for group in by_case(records)]
+
+
+def _table(group: Sequence[Record]) -> Table:
+    reasons = [f"{r.optimizer}-{r.way} {r.status}: {r.reason}" for r in group if r.reason]
+    view = Table(
+        title=_case(group[0]),
+        caption="\n".join(reasons) or None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
     for heading in HEADINGS:
         view.add_column(heading.replace(" ", "\n", 1), justify="right" if heading else "left", no_wrap=True)
-    for group in by_case(records):
-        view.add_section()
-        view.add_row(Text(_case(group[0]), style="italic"))
-        for record in group:
-            view.add_row(f"{record.optimizer}-{record.way}", *_cells(record))
-            if record.status == "failed":
-                view.add_row(Text(f"  {record.reason}", style="red"))
+    for record in group:
+        view.add_row(f"{record.optimizer}-{record.way}", *_cells(record))
     return view
 
 
@@ -81,14 +87,15 @@ def markdown(records: Sequence[Record]) -> str:
         *_worse(groups),
     ]
     shown = [base] if largest is base else [base, largest]
-    tables = [f"{_case(group[0])}:\n\n{_rows(group)}" for group in shown]
+    titles = [_case(group[0]) + ("" if _timed(group) else ", compiled but not run") for group in shown]
+    tables = [f"{title}:\n\n{_rows(group)}" for title, group in zip(titles, shown, strict=True)]
     plot = "![Time of each way, and its memory by the number of steps](docs/bench.svg)"
     return "\n\n".join([sentences[0], *tables, *sentences[1:], plot]) + "\n"
 
 
 def _rows(group: Sequence[Record]) -> str:
     """A Markdown table, without the columns that would be empty."""
-    timed = any(record.ratios for record in group)
+    timed = _timed(group)
     headings = ["", "time / training", "compiling", "memory", "peak RSS"] if timed else ["", "compiling", "memory"]
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1)]
     for record in group:
@@ -96,6 +103,10 @@ def _rows(group: Sequence[Record]) -> str:
         name = f"{record.optimizer}: {NAMES[record.way]}"
         lines.append([name, ratio, compiling, memory, rss] if timed else [name, compiling, memory])
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def _timed(group: Sequence[Record]) -> bool:
+    return any(record.ratios for record in group)
 
 
 def _base_rss(group: Sequence[Record]) -> str:
@@ -111,9 +122,9 @@ def _worse(groups: Sequence[Sequence[Record]]) -> list[str]:
             mine, other = (ratios.get((optimizer, way)) for way in ("reversible", "checkpointed"))
             if mine and other and mine > other:
                 found.append(f"{optimizer}, {_case(group[0])} ({mine:.1f} against {other:.1f})")
-    return [f"Slower than the scan with `jax.checkpoint`, where that fits into memory: {'; '.join(found)}."] * bool(
-        found
-    )
+    if not found:
+        return []
+    return [f"Slower than the scan with `jax.checkpoint`, where that fits into memory: {'; '.join(found)}."]
 
 
 def _case(record: Record) -> str:

@@ -180,7 +180,7 @@ def bench(
     limit = memory_limit * 1e9 if memory_limit else measuring.half_of_memory()
     measured = measuring.run(out, plan, repeats=repeats, limit=limit, console=console)
     console.width = max(console.width, 100)
-    console.print(bench_report.table(measured))
+    console.print(*bench_report.tables(measured))
     console.print(f"plot: {bench_report.write_plot(measured, out / 'bench.svg')}")
     if readme is not None and page is not None:
         readme.write_text(bench_report.rewritten(page, measured), encoding="utf-8")

@@ -1,0 +1,142 @@
+"""The bench: its ways differentiate the same thing, and what it measures arrives in records, tables, plot and page."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hypergrad_studies import bench, bench_report
+from hypergrad_studies.bench import Case, Record, Way
+from hypergrad_studies.cli import cli
+
+SMALL = Case(20, 0.9, 8, bench.WAYS)
+TINY = ["bench", "--steps", "20", "--decays", "0.9", "--widths", "8", "--repeats", "1", "--quick"]
+PAGE = "before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_all_ways_differentiate_the_same_function(optimizer: str) -> None:
+    values, gradients = {}, {}
+    for way in bench.WAYS:
+        if way.optimizer == optimizer:
+            jitted, hyperparameters = bench.program(SMALL, way)
+            result = jax.device_get(jitted(hyperparameters))
+            values[way.name], gradients[way.name] = (result, None) if way.name == "plain" else result
+    plain = values.pop("plain")
+    reference = gradients["checkpointed"]
+    for way, value in values.items():
+        assert value == pytest.approx(plain, rel=1e-5)
+        assert set(gradients[way]) == set(reference) == set(hyperparameters)
+        for name, gradient in gradients[way].items():
+            assert gradient == pytest.approx(reference[name], rel=1e-3, abs=1e-6), (way, name)
+
+
+def test_a_small_bench_ends_with_records_tables_plot_and_page(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(PAGE)
+    arguments = [*TINY, "--ways", "sgd-reversible", "--out", str(tmp_path / "out"), "--readme", str(readme)]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
+    plain, reversible = (Record(**json.loads(line)) for line in lines)
+    for record in (plain, reversible):
+        assert record.status == "ok"
+        assert record.compile_seconds
+        assert record.xla_bytes
+        assert record.rss_before
+        assert record.rss_after
+        assert len(record.seconds) == 1
+    assert reversible.ratios == [reversible.seconds[0] / plain.seconds[0]]
+    assert reversible.difference == 0  # the only gradient
+    assert "sgd-reversible" in result.output
+    assert f"{SMALL.weights:,} weights, 20 steps, decay 0.9" in result.output
+    for plot in (tmp_path / "out" / "bench.svg", tmp_path / "docs" / "bench.svg"):
+        assert plot.read_text().rstrip().endswith("</svg>")
+    page = readme.read_text()
+    assert page.startswith("before\n<!-- bench -->\n")
+    assert page.endswith("<!-- /bench -->\nafter\n")
+    assert "**reversible**" in page
+    assert "old" not in page
+    assert str(tmp_path) not in page
+
+
+def test_what_needs_too_much_memory_is_compiled_but_not_run() -> None:
+    record = bench.alone(SMALL, Way("sgd", "plain"), limit=1.0)
+    assert record.status == "not run"
+    assert "GB" in record.reason
+    assert record.xla_bytes
+    assert record.compile_seconds
+    assert record.rss_after is None
+    assert "not run" in bench_report.markdown([record])
+
+
+def test_a_way_that_raises_is_a_record_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def in_this_process(function):
+        if function.func is bench.alone and function.args[1].name == "scan":
+            raise MemoryError("no more\nthan this")
+        return function()
+
+    monkeypatch.setattr(bench, "_in_a_process", in_this_process)
+    monkeypatch.setattr(bench, "alone", lambda case, way, limit: Record.of(case, way))
+    monkeypatch.setattr(bench, "together", lambda case, ways, repeats: {way: ([2.0, 3.0], None) for way in ways})
+    ways = bench.with_plain([Way("sgd", "scan"), Way("sgd", "binomial")])
+    records = bench.run(tmp_path, [Case(20, 0.9, 8, ways)], repeats=2, limit=1e12, console=bench.Console(quiet=True))
+    assert [(r.way, r.status) for r in records] == [("plain", "ok"), ("scan", "failed"), ("binomial", "ok")]
+    assert records[1].reason == "MemoryError: no more than this"
+    assert records[2].ratios == [1.0, 1.0]
+    assert "failed" in bench_report.markdown(records)
+
+
+def test_one_thing_varies_at_a_time() -> None:
+    found = bench.cases([100, 300, 1000], [0.5, 0.9], [50, 512], bench.WAYS, long=True)
+    assert [(c.steps, c.decay, c.width) for c in found] == [
+        (300, 0.9, 512),
+        (100, 0.9, 50),
+        (300, 0.9, 50),
+        (1000, 0.9, 50),
+        (100, 0.9, 512),
+        (300, 0.5, 512),
+        (10_000, 0.9, 965),
+    ]
+    assert {way.name for way in found[5].ways} == {"plain", "reversible"}
+    assert [case.long for case in found] == [False] * 6 + [True]
+    assert 990_000 < found[-1].weights < 1_010_000
+
+
+def test_the_page_says_where_reversible_training_is_slower() -> None:
+    def record(way: str, ratio: float) -> Record:
+        return Record.of(SMALL, Way("sgd", way), ratios=[ratio], xla_bytes=1000)
+
+    slower = bench_report.markdown([record("checkpointed", 3.0), record("reversible", 4.0)])
+    faster = bench_report.markdown([record("checkpointed", 4.0), record("reversible", 3.0)])
+    assert "(4.0 against 3.0)" in slower
+    assert "Slower" not in faster
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--steps", "100,0"], "--steps"),
+        (["--decays", "1"], "--decays"),
+        (["--widths", "many"], "--widths"),
+        (["--ways", "sgd-forward"], "--ways"),
+        (["--repeats", "0"], "--repeats"),
+        (["--memory-limit", "0"], "--memory-limit"),
+        (["--readme", __file__], "--readme"),
+    ],
+)
+def test_a_wrong_option_is_named(arguments: list[str], option: str) -> None:
+    result = CliRunner().invoke(cli, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert option in result.output
+
+
+def test_only_the_section_of_a_page_is_replaced() -> None:
+    record = Record.of(SMALL, Way("sgd", "plain"), ratios=[1.0], xla_bytes=np.int64(1_500_000))
+    once = bench_report.rewritten(PAGE, [record])
+    assert "1.5 MB" in once
+    assert bench_report.rewritten(once, [record]) == once
+    assert not bench_report.has_section("no markers")
