@@ -30,6 +30,7 @@ from hypergrad_search.training.optimizers import Optimizer, float_step, resolve
 WEIGHTS = "weights"
 
 Numbers = dict[str, Fixed]  # the weights and the optimizer's slots of one array, by name
+Planes = dict[str, list[jax.Array]]  # of what was spilled, by name and array
 
 _SMALL = 1 << 15  # leaves of fewer weights share an array, where they share their settings: fewer and longer loops
 
@@ -139,9 +140,7 @@ class Adjoint(NamedTuple):
     norms: jax.Array
 
 
-def prepare(
-    run: Run, dynamic: dict[str, Any], key: jax.Array
-) -> tuple[Params, dict[str, jax.Array], tuple[int, ...]]:
+def prepare(run: Run, dynamic: dict[str, Any], key: jax.Array) -> tuple[Params, dict[str, jax.Array], tuple[int, ...]]:
     """Initial parameters and settings, through which hyperparameters act; and the group of each leaf."""
     hyperparameters = {**dynamic, **dict(run.static)}
     params = initial_params(run.problem, hyperparameters, key)
@@ -181,9 +180,7 @@ def plan_schedule(
     return Schedule(settings, plans), planes
 
 
-def _plan(
-    logs: dict[str, jax.Array], stretch: jax.Array | int
-) -> tuple[dict[str, Plan], dict[str, jax.Array]]:
+def _plan(logs: dict[str, jax.Array], stretch: jax.Array | int) -> tuple[dict[str, Plan], dict[str, jax.Array]]:
     over_groups = jax.vmap(bit_buffer.plan, in_axes=(1, None), out_axes=(1, 0))
     plans = {name: over_groups(log, stretch) for name, log in logs.items()}
     return {name: plan for name, (plan, _) in plans.items()}, {name: jnp.max(n) for name, (_, n) in plans.items()}
@@ -201,12 +198,14 @@ def start(run: Run, weights: list[jax.Array]) -> State:
     return State(numbers, jnp.int32(0), _outside(numbers))
 
 
-def final_weights(run: Run, layout: Layout, state: State, schedule: Schedule) -> list[jax.Array]:
-    """The weights after the steps done, at least one, as float32 arrays."""
+def weights_of(run: Run, layout: Layout, state: State, schedule: Schedule) -> list[jax.Array]:
+    """The weights as float32 arrays, after what was due to be spilled."""
     weights = [fixed_point.to_float(numbers[WEIGHTS], run.bits[WEIGHTS]) for numbers in state.numbers]
     if WEIGHTS not in schedule.plans:
         return weights
-    scales = schedule.plans[WEIGHTS].scale_after[state.step - 1]
+    plan = schedule.plans[WEIGHTS]
+    next_step = jnp.minimum(state.step, run.problem.steps - 1)
+    scales = jnp.where(state.step < run.problem.steps, plan.scale_before[next_step], plan.scale_after[-1])
     return [scales[group] * x for group, x in zip(layout.groups, weights, strict=True)]
 
 
@@ -266,8 +265,10 @@ def run_backward(
         )
         numbers = [_retreat_slots(run, *array) for array in zip(numbers, gradient, nows, strict=True)]
         adjoints = [
-            _step_adjoint(run, *array, step)
-            for array in zip(numbers, weights, gradient, nows, adjoint.weights, adjoint.slots, strict=True)
+            _step_adjoint(run, x, w, g, now, dw, ds, step)
+            for x, w, g, now, dw, ds in zip(
+                numbers, weights, gradient, nows, adjoint.weights, adjoint.slots, strict=True
+            )
         ]
         for_weights, for_slots, for_gradient, for_settings = map(list, zip(*adjoints, strict=True))
         through_gradient, for_dynamic = pull_back(for_gradient)
@@ -285,9 +286,7 @@ def run_backward(
 
 def spill(layout: Layout, state: State, name: str, really: jax.Array) -> tuple[State, list[jax.Array]]:
     """Shift the contents of one name in the groups where `really` is true, and the plane for each array."""
-    spilled = [
-        bit_buffer.spill(x[name], really[group]) for x, group in zip(state.numbers, layout.groups, strict=True)
-    ]
+    spilled = [bit_buffer.spill(x[name], really[group]) for x, group in zip(state.numbers, layout.groups, strict=True)]
     return _replace(state, name, [content for content, _ in spilled]), [plane for _, plane in spilled]
 
 
@@ -416,7 +415,8 @@ def _outside(numbers: list[Numbers]) -> jax.Array:
 class Diagnosis(NamedTuple):
     """What went wrong at the last step done, for each leaf of the parameters, as pytrees of their structure.
 
-    `nan`: whether its update has NaN. `outside`: by name, whether a number is out of range. `reach`: by name, what the range is.
+    `nan`: whether its update has NaN. `outside`: by name, whether a number is out of range. `reach`: by name, the
+    magnitude from which on it is.
     """
 
     nan: Params
@@ -445,7 +445,8 @@ def diagnose(
     for name in state.numbers[0]:
         outside[name] = by_leaf([fixed_point.is_outside(numbers[name]) for numbers in state.numbers])
         scales = [now.plans[name].scale_after if name in now.plans else jnp.float32(1) for now in nows]
-        limits = [jnp.full_like(w, scale * fixed_point.limit(run.bits[name])) for w, scale in zip(weights, scales)]
+        limit = fixed_point.limit(run.bits[name])
+        limits = [jnp.full_like(w, scale * limit) for w, scale in zip(weights, scales, strict=True)]
         reach[name] = jax.tree.map(jnp.max, layout.unpack(limits))
     return Diagnosis(by_leaf(nan), outside, reach)
 
@@ -488,7 +489,7 @@ _fraction_bits = fraction_bits
 
 @dataclass(frozen=True)
 class _Room:
-    """The planes that there is room for, by name, and how many steps there are from one chance to fill one to the next."""
+    """The planes that there is room for, by name, and the steps from one chance to fill one to the next."""
 
     planes: tuple[tuple[str, int], ...]
     stretch: int
@@ -504,9 +505,6 @@ def _room(run: Run, settings: dict[str, jax.Array], smallest_decays: dict[str, f
         stretch = min(int(min(bit_buffer.stretch(log) for log in logs.values())), steps)
         _, planes = _plan(logs, stretch)
     return _Room(tuple((name, int(n)) for name, n in planes.items()), stretch)
-
-
-Planes = dict[str, list[jax.Array]]  # for each name and array, uint8 of shape (planes, *shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -537,10 +535,10 @@ def _train_forward(
 
     def stretch(i: jax.Array, carry: tuple[State, Planes]) -> tuple[State, Planes]:
         state, planes = carry
+        now = jax.tree.map(lambda x: x[i * room.stretch], schedule.plans)
         for name, n in room.planes:
-            plan = jax.tree.map(lambda x: x[state.step], schedule.plans[name])
-            state, new = spill(layout, state, name, plan.spill)
-            at = jnp.where(plan.spill, jnp.minimum(plan.filled, n), n)
+            state, new = spill(layout, state, name, now[name].spill)
+            at = jnp.where(now[name].spill, jnp.minimum(now[name].filled, n), n)
             written = zip(planes[name], new, layout.groups, strict=True)
             planes = {**planes, name: [x.at[at[group]].set(plane) for x, plane, group in written]}
         stop = jnp.minimum((i + 1) * room.stretch, run.problem.steps)
@@ -548,7 +546,7 @@ def _train_forward(
 
     stretches = -(-run.problem.steps // room.stretch)
     state, planes = jax.lax.fori_loop(0, stretches, stretch, (start(run, weights), planes))
-    trained = [jnp.where(state.outside, jnp.nan, w) for w in final_weights(run, layout, state, schedule)]
+    trained = [jnp.where(state.outside, jnp.nan, w) for w in weights_of(run, layout, state, schedule)]
     fits = jnp.all(jnp.stack([filled[name] <= n for name, n in room.planes]))
     return trained, (state, planes, schedule, fits & ~state.outside, weights, dynamic, key)
 
@@ -560,11 +558,11 @@ def _train_backward(run: Run, layout: Layout, room: _Room, residuals: tuple, adj
     def stretch(i: jax.Array, carry: tuple[State, Adjoint]) -> tuple[State, Adjoint]:
         first = (stretches - 1 - i) * room.stretch
         state, adjoint = run_backward(run, layout, *carry, schedule, dynamic, key, first)
+        now = jax.tree.map(lambda x: x[first], schedule.plans)
         for name, n in room.planes:
-            plan = jax.tree.map(lambda x: x[first], schedule.plans[name])
-            at = jnp.minimum(plan.filled, n)
+            at = jnp.minimum(now[name].filled, n)
             tops = [x[at[group]] for x, group in zip(planes[name], layout.groups, strict=True)]
-            state = unspill(layout, state, name, plan.spill, tops)
+            state = unspill(layout, state, name, now[name].spill, tops)
         return state, adjoint
 
     final = start_adjoint(run, schedule, dynamic, adjoint)

@@ -116,9 +116,9 @@ def test_unrolled_takes_momentum_0() -> None:
 
 
 def test_a_mismatch_raises_or_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hypergrad_search.training import reversible
+    from hypergrad_search.hypergradient import reversible
 
-    monkeypatch.setattr(reversible, "_is_start", lambda leaves, initial: jnp.bool(False))
+    monkeypatch.setattr(reversible, "_is_start", lambda run, state, initial: False)
     problem = quadratic()
     with pytest.raises(InexactReversalError, match="did not end at its initial state"):
         evaluate(problem, H, key=KEY)
