@@ -123,7 +123,8 @@ class Reversible(Method):
             really = {name: spills[name][stop] if name in kept else nothing[name] for name in spills}
             filled = {name: kept.get(name, no_planes) for name in spills}
             state, adjoint = _retreat(run, state, adjoint, schedule, dynamic, key, stop, really, filled)
-        cost = Cost(done + 3 * (steps - first), time.perf_counter() - started)
+        spent = done + 3 * (steps - first)
+        cost = Cost(spent, time.perf_counter() - started)
         exact = bool(_is_start(run, state, initial) if origin is None else _equal(state.numbers, origin))
         if not exact:
             return self._fall_back(problem, hyperparameters, key, cost)

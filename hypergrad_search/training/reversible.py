@@ -144,6 +144,8 @@ def prepare(run: Run, dynamic: dict[str, Any], key: jax.Array) -> tuple[Params, 
     """Initial parameters and settings, through which hyperparameters act; and the group of each leaf."""
     hyperparameters = {**dynamic, **dict(run.static)}
     params = initial_params(run.problem, hyperparameters, key)
+    if run.optimizer.irreversible:
+        raise ValueError(f"optimizer: {run.optimizer.irreversible}; use method=Unrolled()")
     for path, weights in jax.tree_util.tree_leaves_with_path(params):
         if weights.dtype != jnp.float32:
             raise ValueError(
@@ -353,6 +355,15 @@ def _retreat_weights(run: Run, numbers: Numbers, now: Schedule, step: jax.Array)
     return {**numbers, WEIGHTS: fixed_point.subtract(numbers[WEIGHTS], _weight_step(run, numbers, now, step))}
 
 
+def _slots(run: Run, numbers: Numbers, now: Schedule, *, after: bool) -> dict[str, jax.Array]:
+    """The slots in float32, before the step or after it."""
+    return {
+        name: (now.plans[name].scale_after if after else now.plans[name].scale_before)
+        * fixed_point.to_float(numbers[name], run.bits[name])
+        for name in run.optimizer.decays
+    }
+
+
 def _retreat_slots(run: Run, numbers: Numbers, gradient: jax.Array, now: Schedule) -> Numbers:
     increments = _increments(run, gradient, now)
     return {**numbers, **{name: fixed_point.subtract(numbers[name], x) for name, x in increments.items()}}
@@ -373,11 +384,7 @@ def _weight_step(run: Run, numbers: Numbers, now: Schedule, step: jax.Array) -> 
 
 
 def _change(run: Run, numbers: Numbers, now: Schedule, step: jax.Array) -> jax.Array:
-    slots = {
-        name: now.plans[name].scale_after * fixed_point.to_float(numbers[name], run.bits[name])
-        for name in run.optimizer.decays
-    }
-    return run.optimizer.step(slots, now.settings, step + 1)
+    return run.optimizer.step(_slots(run, numbers, now, after=True), now.settings, step + 1)
 
 
 def _step_adjoint(
@@ -391,10 +398,7 @@ def _step_adjoint(
     step: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array, dict[str, jax.Array]]:
     """Through one step of one array: the adjoints of weights, slots, gradient and settings before it."""
-    slots = {
-        name: now.plans[name].scale_before * fixed_point.to_float(numbers[name], run.bits[name])
-        for name in run.optimizer.decays
-    }
+    slots = _slots(run, numbers, now, after=False)
     # a setting for each weight, so that all of its uses are added up before they are summed over the weights
     settings = {name: jnp.broadcast_to(value, weights.shape) for name, value in now.settings.items()}
 
