@@ -22,7 +22,7 @@ class TrainingProblem:
     - `valid_loss(params) -> scalar`: what the search minimises.
     - `batches(step) -> batch`: deterministic, and traceable by JAX: `step` is an int32 scalar array, so slice
       with `jax.lax.dynamic_slice_in_dim` or index with an array.
-    - `optimizer`: `sgd(...)`, whose settings may name hyperparameters.
+    - `optimizer`: `sgd(...)`, `adam(...)` or `adamw(...)`, whose settings may name hyperparameters.
     - `steps`: the length of the training run.
     - `test_loss(params) -> scalar`, optional: reported beside the validation loss, never seen by a search.
 
@@ -49,7 +49,8 @@ class TrainingProblem:
             raise ValueError(f"TrainingProblem: test_loss must be a function or None, got {self.test_loss!r}")
         if not isinstance(self.optimizer, Optimizer):
             raise ValueError(
-                f"TrainingProblem: optimizer must come from hypergrad_search.sgd(...), got {self.optimizer!r}"
+                "TrainingProblem: optimizer must come from sgd, adam or adamw of hypergrad_search, "
+                f"got {self.optimizer!r}"
             )
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"TrainingProblem: steps must be a whole number above 0, got {self.steps!r}")
@@ -113,7 +114,8 @@ def split(hyperparameters: Hyperparameters) -> tuple[dict[str, Any], tuple[tuple
     for name, value in hyperparameters.items():
         leaves = jax.tree.leaves(value)
         if leaves and all(_is_floating(leaf) for leaf in leaves):
-            dynamic[name] = jax.tree.map(jnp.asarray, value)
+            # with its type spelled out: a Python number and an array of the same value share a compiled program
+            dynamic[name] = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), value)
         elif isinstance(value, jax.Array) or getattr(value, "__hash__", None) is None:
             raise ValueError(
                 f"hyperparameter {name!r} must be floating-point or a plain value (int, str, bool), got {value!r}; "

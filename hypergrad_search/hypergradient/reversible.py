@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypergrad_search.hypergradient.base import (
+    MOST_GROWTH,
     Cost,
     Evaluation,
     Method,
@@ -128,10 +129,18 @@ class Reversible(Method):
         exact = bool(_is_start(run, state, initial) if origin is None else _equal(state.numbers, origin))
         if not exact:
             return self._fall_back(problem, hyperparameters, key, cost)
-        norms = np.asarray(adjoint.norms[first:])
+        norms = np.asarray(adjoint.norms)[first:]
         gradient = finite_or_none(_finish(run, adjoint, dynamic, key, first == 0))
-        status = Status.EXPLODED if gradient is None else status
-        diagnostics = describe(status, steps=done, exact=exact, losses=final)
+        growth = float(np.max(norms, initial=0.0)) / float(norms[-1]) if norms[-1] else 0.0
+        message: str | None = None
+        if gradient is None or not growth <= MOST_GROWTH:
+            status = Status.EXPLODED
+        if gradient is not None and status is Status.EXPLODED:
+            message = (
+                f"the value is sound, but its gradient is useless: it grew by a factor of {growth:.0e} on its way back "
+                "through training, which is chaotic here; lower the learning rate, or truncate: Reversible(last=...)"
+            )
+        diagnostics = describe(status, steps=done, exact=exact, losses=final, message=message)
         return Evaluation(
             value=value,
             gradient=gradient,

@@ -451,7 +451,7 @@ def diagnose(
         scales = [now.plans[name].scale_after if name in now.plans else jnp.float32(1) for now in nows]
         limit = fixed_point.limit(run.bits[name])
         limits = [jnp.full_like(w, scale * limit) for w, scale in zip(weights, scales, strict=True)]
-        reach[name] = jax.tree.map(jnp.max, layout.unpack(limits))
+        reach[name] = jax.tree.map(lambda x: jnp.max(x, initial=0.0), layout.unpack(limits))
     return Diagnosis(by_leaf(nan), outside, reach)
 
 
