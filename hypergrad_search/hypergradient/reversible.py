@@ -100,12 +100,12 @@ class Reversible(Method):
 
         done = int(state.step)
         if state.outside:
-            status, message = _explain(_diagnose(run, initial, state, schedule, dynamic, key), run, done)
+            status, why = _explain(_diagnose(run, initial, state, schedule, dynamic, key), run, done)
             return Evaluation(
                 value=math.inf,
                 gradient=None,
                 cost=Cost(done, time.perf_counter() - started),
-                diagnostics=describe(status, steps=done, exact=None, losses={}, message=message),
+                diagnostics=describe(status, steps=done, exact=None, losses={}, message=why),
             )
         final = _losses(run, state, schedule, dynamic, key)
         status, value = judge(final)
