@@ -75,7 +75,7 @@ class Reversible(Method):
         """See `hypergrad_search.evaluate`."""
         started = time.perf_counter()
         dynamic, static = split(hyperparameters)
-        run = Run(problem, static, reversible.fraction_bits(problem.optimizer, self.fraction_bits))
+        run = Run(problem, static, reversible.resolution(problem.optimizer, self.fraction_bits))
         steps = problem.steps
         first = 0 if self.last is None else max(steps - self.last, 0)
         kept_from = first if gradient_below > -math.inf else steps
@@ -202,7 +202,7 @@ def _begin(
     """The initial weights, exact and as floats; the schedule; and the smallest and largest of each decay."""
     init_key, _ = jax.random.split(key)
     params, settings, _ = reversible.prepare(run, dynamic, init_key)
-    initial = reversible.layout(run, dynamic, init_key).pack(params)
+    initial = reversible.layout_of(run, dynamic, init_key).pack(params)
     logs = reversible.log_decays(run.optimizer, settings)
     stretch = functools.reduce(jnp.minimum, map(bit_buffer.stretch, logs.values()))
     schedule, _ = reversible.plan_schedule(run.optimizer, settings, stretch)
@@ -226,7 +226,7 @@ def _advance(
 ) -> tuple[State, Planes]:
     """Train until `stop`, and then spill what is due."""
     init_key, step_key = jax.random.split(key)
-    layout = reversible.layout(run, dynamic, init_key)
+    layout = reversible.layout_of(run, dynamic, init_key)
     state = reversible.run_forward(run, layout, state, schedule, dynamic, step_key, stop, early=True)
     planes = {}
     for name, now in really.items():
@@ -238,7 +238,7 @@ def _advance(
 def _losses(
     run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array
 ) -> dict[str, jax.Array]:
-    layout = reversible.layout(run, dynamic, key)
+    layout = reversible.layout_of(run, dynamic, key)
     return losses(run.problem, layout.unpack(reversible.weights_of(run, layout, state, schedule)))
 
 
@@ -252,7 +252,7 @@ def _diagnose(
     key: jax.Array,
 ) -> Diagnosis:
     init_key, step_key = jax.random.split(key)
-    layout = reversible.layout(run, dynamic, init_key)
+    layout = reversible.layout_of(run, dynamic, init_key)
     diagnosis = reversible.diagnose(run, layout, state, schedule, dynamic, step_key)
     start = jax.tree.map(lambda x: jnp.any(jnp.isnan(x)), layout.unpack(initial))
     return diagnosis._replace(nan=jax.tree.map(lambda x, y: jnp.where(state.step > 0, x, y), diagnosis.nan, start))
@@ -260,7 +260,7 @@ def _diagnose(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _start_adjoint(run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array) -> Adjoint:
-    layout = reversible.layout(run, dynamic, key)
+    layout = reversible.layout_of(run, dynamic, key)
 
     def valid_loss(weights: list[jax.Array]) -> jax.Array:
         return losses(run.problem, layout.unpack(weights))["valid_loss"]
@@ -283,7 +283,7 @@ def _retreat(
 ) -> tuple[State, Adjoint]:
     """Undo `_advance` until `stop`, and then what was spilled there."""
     init_key, step_key = jax.random.split(key)
-    layout = reversible.layout(run, dynamic, init_key)
+    layout = reversible.layout_of(run, dynamic, init_key)
     state, adjoint = reversible.run_backward(run, layout, state, adjoint, schedule, dynamic, step_key, stop)
     for name, now in really.items():
         state = reversible.unspill(layout, state, name, now, planes[name])
@@ -304,7 +304,7 @@ def _finish(
 ) -> dict[str, jax.Array]:
     """The hypergradient: what came through training loss, settings and, if `from_start`, the initial weights."""
     init_key, _ = jax.random.split(key)
-    layout = reversible.layout(run, dynamic, init_key)
+    layout = reversible.layout_of(run, dynamic, init_key)
 
     def act(dynamic: dict[str, Any]) -> tuple[list[jax.Array], dict[str, jax.Array]]:
         params, settings, _ = reversible.prepare(run, dynamic, init_key)

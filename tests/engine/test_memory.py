@@ -41,7 +41,7 @@ def test_what_the_reverse_pass_holds(
     """
     problem = make_problem(1000, optimizer, sizes=SIZES)
     dynamic = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyperparameters)
-    run = reversible.Run(problem, (), reversible.fraction_bits(problem.optimizer, None))
+    run = reversible.Run(problem, (), reversible.resolution(problem.optimizer, None))
     initial, state, schedule, _ = jax.eval_shape(functools.partial(method._begin, run), dynamic, KEY)
     adjoint = jax.eval_shape(functools.partial(method._start_adjoint, run), state, schedule, dynamic, KEY)
     planes = sum(int(plan.spill.any(axis=1).sum()) for plan in method._begin(run, dynamic, KEY)[2].plans.values())
