@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from sklearn.datasets import load_digits
 
-from hypergrad_search import TrainingProblem, adam, evaluate
+from hypergrad_search import TrainingProblem, evaluate, sgd
 
 digits = load_digits()
 images, labels = jnp.asarray(digits.images.reshape(-1, 64) / 16), jnp.asarray(digits.target)
@@ -42,10 +42,10 @@ problem = TrainingProblem(
     train_loss=train_loss,
     valid_loss=valid_loss,
     batches=lambda step: (jnp.arange(100) + 100 * step) % 1000,
-    optimizer=adam(learning_rate="rate", eps=1e-3),
+    optimizer=sgd(learning_rate="rate", momentum=0.9),
     steps=100,
 )
-hyperparameters = {"rate": 0.01, "l2": 1e-4}
+hyperparameters = {"rate": 0.1, "l2": 1e-4}
 
 if __name__ == "__main__":
     result = evaluate(problem, hyperparameters, key=jax.random.key(0))

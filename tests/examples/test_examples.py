@@ -18,7 +18,10 @@ def test_there_is_one_for_each_way_to_write_a_model() -> None:
     assert [path.stem for path in EXAMPLES] == ["equinox_module", "flax_linen", "flax_nnx", "plain"]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[] if path.stem == "plain" else pytest.mark.slow) for path in EXAMPLES],
+)
 def test_the_gradient_is_exact_and_agrees_with_unrolling(path: Path) -> None:
     example = runpy.run_path(str(path))
     arguments = example["problem"], example["hyperparameters"]
