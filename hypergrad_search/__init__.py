@@ -7,7 +7,7 @@ from hypergrad_search.hypergradient.unrolled import Unrolled
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.space import Categorical, Float, Int, Space
 from hypergrad_search.training.optimizers import Optimizer, adam, adamw, sgd
-from hypergrad_search.training.reversible import train
+from hypergrad_search.training.train import train
 
 __all__ = [
     "Categorical",

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hypergrad_search.space import Hyperparameters, Space, check_space
 from hypergrad_search.training.optimizers import Optimizer
@@ -22,7 +23,7 @@ class TrainingProblem:
     - `valid_loss(params) -> scalar`: what the search minimises.
     - `batches(step) -> batch`: deterministic, and traceable by JAX: `step` is an int32 scalar array, so slice
       with `jax.lax.dynamic_slice_in_dim` or index with an array.
-    - `optimizer`: `sgd(...)`, whose settings may name hyperparameters.
+    - `optimizer`: `sgd(...)`, `adam(...)` or `adamw(...)`, whose settings may name hyperparameters.
     - `steps`: the length of the training run.
     - `test_loss(params) -> scalar`, optional: reported beside the validation loss, never seen by a search.
 
@@ -49,7 +50,8 @@ class TrainingProblem:
             raise ValueError(f"TrainingProblem: test_loss must be a function or None, got {self.test_loss!r}")
         if not isinstance(self.optimizer, Optimizer):
             raise ValueError(
-                f"TrainingProblem: optimizer must come from hypergrad_search.sgd(...), got {self.optimizer!r}"
+                "TrainingProblem: optimizer must come from sgd, adam or adamw of hypergrad_search, "
+                f"got {self.optimizer!r}"
             )
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"TrainingProblem: steps must be a whole number above 0, got {self.steps!r}")
@@ -76,14 +78,44 @@ def step_loss(
 
 
 def initial_params(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> Params:
-    """`problem.init`, checked: at least one array, and all of them floating-point."""
-    params = jax.tree.map(jnp.asarray, problem.init(key, hyperparameters))
-    if not jax.tree.leaves(params):
+    """`problem.init`, checked: at least one array, all of them floating-point, and no running statistics."""
+    params = problem.init(key, hyperparameters)
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_holds_statistics)
+    if not leaves:
         raise ValueError("init must return a pytree with at least one array, got none")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(f"init: params{jax.tree_util.keystr(path)} must be floating-point, got {leaf.dtype}")
-    return params
+    for path, leaf in leaves:
+        _check_leaf(path, leaf)
+    return jax.tree.map(jnp.asarray, params)
+
+
+def _check_leaf(path: tuple[Any, ...], leaf: Any) -> None:
+    name = f"params{jax.tree_util.keystr(path)}"
+    if _holds_statistics(leaf) or any(jax.tree_util.keystr((part,), simple=True) == "batch_stats" for part in path):
+        raise ValueError(
+            f"init: {name} holds running statistics; these are overwritten at each step rather than trained, a change "
+            "that the reverse pass cannot undo: use layer or group normalisation, or the statistics of the current "
+            "batch alone"
+        )
+    if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int):
+        raise ValueError(f"init: {name} must be an array, got {leaf!r}; {_ARRAYS_ALONE}")
+    dtype = jnp.asarray(leaf).dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"init: {name} must be floating-point, got {dtype}; {_ARRAYS_ALONE}")
+
+
+_ARRAYS_ALONE = (
+    "return the trained arrays alone: eqx.partition(model, eqx.is_inexact_array)[0] of an Equinox module, "
+    'nnx.state(model, nnx.Param) of a Flax NNX module, variables["params"] of a Flax Linen one'
+)
+
+# By name, since the engine imports neither: Flax NNX's running statistics, and what Equinox keeps its own in.
+_STATISTICS = {("flax", "BatchStat"), ("equinox", "State"), ("equinox", "StateIndex")}
+
+
+def _holds_statistics(node: Any) -> bool:
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(node).__mro__}
+    # Equinox's index without a value is a mere name: of statistics that the loss holds fixed, perhaps
+    return not kinds.isdisjoint(_STATISTICS) and bool(jax.tree.leaves(node))
 
 
 def losses(problem: TrainingProblem, params: Params) -> dict[str, jax.Array]:
@@ -96,6 +128,12 @@ def losses(problem: TrainingProblem, params: Params) -> dict[str, jax.Array]:
 
 def check_scalar(name: str, value: Any) -> jax.Array:
     """`value`, or a `ValueError` where it is not one floating-point number."""
+    if not jax.tree_util.all_leaves([value]):
+        raise ValueError(
+            f"{name} must return a floating-point scalar alone, got {jax.tree.structure(value)}; if the rest are "
+            "running statistics, which are overwritten at each step: the reverse pass cannot undo that, so use layer "
+            "or group normalisation, or the statistics of the current batch alone"
+        )
     value = jnp.asarray(value)
     if value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
@@ -113,7 +151,8 @@ def split(hyperparameters: Hyperparameters) -> tuple[dict[str, Any], tuple[tuple
     for name, value in hyperparameters.items():
         leaves = jax.tree.leaves(value)
         if leaves and all(_is_floating(leaf) for leaf in leaves):
-            dynamic[name] = jax.tree.map(jnp.asarray, value)
+            # with its type spelled out: a Python number and an array of the same value share a compiled program
+            dynamic[name] = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), value)
         elif isinstance(value, jax.Array) or getattr(value, "__hash__", None) is None:
             raise ValueError(
                 f"hyperparameter {name!r} must be floating-point or a plain value (int, str, bool), got {value!r}; "

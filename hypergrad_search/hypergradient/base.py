@@ -18,7 +18,11 @@ Report = Callable[[int, float], None]
 
 
 class Status(StrEnum):
-    """How an evaluation ended; anything but `OK` and `EXPLODED` comes with an infinite value."""
+    """How an evaluation ended; anything but `OK` and `EXPLODED` comes with an infinite value.
+
+    `EXPLODED`: the value is sound, but a step along the gradient would be one in the dark. On its way back through
+    training the adjoint grew by more than `MOST_GROWTH`, as it does where training is chaotic, or it is not finite.
+    """
 
     OK = "ok"
     NAN = "nan"
@@ -32,8 +36,12 @@ MESSAGES = {
     Status.NAN: "a gradient or loss was NaN",
     Status.OVERFLOW: "a number left the fixed-point range",
     Status.DIVERGED: "the validation loss is infinite; lower the learning rate or scales",
-    Status.EXPLODED: "the value is sound, but its gradient is not finite and was dropped",
+    Status.EXPLODED: "the value is sound, but its gradient is useless: it is not finite",
 }
+
+#: largest norm of the adjoint on its way back, in units of that at the end, for a gradient to be of use (studies: the
+#: hypergradient agrees with finite differences up to a growth of about 100, and no longer from about 1,000 on)
+MOST_GROWTH = 1e3
 
 
 @dataclass(frozen=True)
@@ -54,12 +62,13 @@ class Evaluation:
 
     - `value`: the validation loss; infinite where training failed, and `status` says why.
     - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units; None where none was
-      asked for, or it is not finite.
+      asked for, or it is not finite. Do not step along it where the status is `EXPLODED`.
     - `refined`: better hyperparameters that the evaluation itself found; None for methods that find none.
     - `diagnostics`: JSON-able facts that no computation depends on: `status`, `message`, `steps` (trained), `exact`
       (whether the reversal gave back the initial state bit for bit: False where a fallback had to
       take over, None where nothing was reversed), `test_loss`
-      (None where the problem has none).
+      (None where the problem has none). `Reversible` adds `adjoint_norms`, the norm of the gradient with respect to all
+      weights before each step that it reversed, and last with respect to the final ones.
     """
 
     value: float

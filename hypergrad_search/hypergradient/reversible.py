@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypergrad_search.hypergradient.base import (
+    MOST_GROWTH,
     Cost,
     Evaluation,
     Method,
@@ -24,7 +25,7 @@ from hypergrad_search.hypergradient.base import (
 from hypergrad_search.problem import TrainingProblem, losses, split
 from hypergrad_search.space import Hyperparameters
 from hypergrad_search.training import bit_buffer, reversible
-from hypergrad_search.training.reversible import Adjoint, Diagnosis, Numbers, Run, Schedule, State
+from hypergrad_search.training.reversible import Adjoint, Diagnosis, Numbers, Planes, Run, Schedule, State
 
 
 class InexactReversalError(ArithmeticError):
@@ -74,7 +75,7 @@ class Reversible(Method):
         """See `hypergrad_search.evaluate`."""
         started = time.perf_counter()
         dynamic, static = split(hyperparameters)
-        run = Run(problem, static, reversible.fraction_bits(problem.optimizer, self.fraction_bits))
+        run = Run(problem, static, reversible.resolution(problem.optimizer, self.fraction_bits))
         steps = problem.steps
         first = 0 if self.last is None else max(steps - self.last, 0)
         kept_from = first if gradient_below > -math.inf else steps
@@ -82,30 +83,29 @@ class Reversible(Method):
         initial, state, schedule, extremes = _begin(run, dynamic, key)
         _check_decays(extremes)
         spills = {name: np.asarray(plan.spill) for name, plan in schedule.plans.items()}
+        nothing = {name: np.zeros_like(spill[0]) for name, spill in spills.items()}
         dues = {name: set(np.flatnonzero(spill.any(axis=1)).tolist()) for name, spill in spills.items()}
         reports = set(range(report_every, steps, report_every)) if report else set()
-        planes: dict[tuple[int, str], list[jax.Array]] = {}
+        planes: dict[int, Planes] = {}
         origin: list[Numbers] | None = None
         for stop in sorted({*reports, first, steps}.union(*dues.values())):
-            state = _advance(run, state, schedule, dynamic, key, stop)
-            if report and stop in reports and not state.outside:
-                report(stop, float(_losses(run, state, schedule, dynamic, key)["valid_loss"]))
-            for name, due in dues.items():
-                if stop in due:
-                    state, filled = _spill(run, name, state, spills[name][stop], stop, dynamic, key)
-                    if stop > kept_from:
-                        planes[stop, name] = filled
+            really = {name: spills[name][stop] if stop in due else nothing[name] for name, due in dues.items()}
+            state, filled = _advance(run, state, schedule, dynamic, key, stop, really)
+            if stop > kept_from and stop < steps:
+                planes[stop] = {name: filled[name] for name, due in dues.items() if stop in due}
             if 0 < stop == kept_from < steps:
                 origin = jax.tree.map(jnp.copy, state.numbers)
+            if report and stop in reports and not state.outside:
+                report(stop, float(_losses(run, state, schedule, dynamic, key)["valid_loss"]))
 
         done = int(state.step)
         if state.outside:
-            status, message = _explain(_diagnose(run, initial, state, schedule, dynamic, key), run, done)
+            status, why = _explain(_diagnose(run, initial, state, schedule, dynamic, key), run, done)
             return Evaluation(
                 value=math.inf,
                 gradient=None,
                 cost=Cost(done, time.perf_counter() - started),
-                diagnostics=describe(status, steps=done, exact=None, losses={}, message=message),
+                diagnostics=describe(status, steps=done, exact=None, losses={}, message=why),
             )
         final = _losses(run, state, schedule, dynamic, key)
         status, value = judge(final)
@@ -118,19 +118,29 @@ class Reversible(Method):
             )
 
         adjoint = _start_adjoint(run, state, schedule, dynamic, key)
-        for stop in sorted({stop for stop, _ in planes} | {first}, reverse=True):
-            state, adjoint = _retreat(run, state, adjoint, schedule, dynamic, key, stop)
-            for name in schedule.plans:
-                if (stop, name) in planes:
-                    state = _unspill(run, name, state, spills[name][stop], planes.pop((stop, name)), dynamic, key)
-        cost = Cost(done + 3 * (steps - first), time.perf_counter() - started)
+        no_planes = [jnp.zeros(x.shape, jnp.uint8) for x in initial]
+        for stop in sorted({*planes, first}, reverse=True):
+            kept = planes.pop(stop, {})
+            really = {name: spills[name][stop] if name in kept else nothing[name] for name in spills}
+            filled = {name: kept.get(name, no_planes) for name in spills}
+            state, adjoint = _retreat(run, state, adjoint, schedule, dynamic, key, stop, really, filled)
+        spent = done + 3 * (steps - first)
+        cost = Cost(spent, time.perf_counter() - started)
         exact = bool(_is_start(run, state, initial) if origin is None else _equal(state.numbers, origin))
         if not exact:
             return self._fall_back(problem, hyperparameters, key, cost)
-        norms = np.asarray(adjoint.norms[first:])
+        norms = np.asarray(adjoint.norms)[first:]
         gradient = finite_or_none(_finish(run, adjoint, dynamic, key, first == 0))
-        status = Status.EXPLODED if gradient is None else status
-        diagnostics = describe(status, steps=done, exact=exact, losses=final)
+        growth = float(np.max(norms, initial=0.0)) / float(norms[-1]) if norms[-1] else 0.0
+        message: str | None = None
+        if gradient is None or not growth <= MOST_GROWTH:
+            status = Status.EXPLODED
+        if gradient is not None and status is Status.EXPLODED:
+            message = (
+                f"the value is sound, but its gradient is useless: it grew by a factor of {growth:.0e} on its way back "
+                "through training, which is chaotic here; lower the learning rate, or truncate: Reversible(last=...)"
+            )
+        diagnostics = describe(status, steps=done, exact=exact, losses=final, message=message)
         return Evaluation(
             value=value,
             gradient=gradient,
@@ -192,7 +202,7 @@ def _begin(
     """The initial weights, exact and as floats; the schedule; and the smallest and largest of each decay."""
     init_key, _ = jax.random.split(key)
     params, settings, _ = reversible.prepare(run, dynamic, init_key)
-    initial = reversible.layout(run, dynamic, init_key).pack(params)
+    initial = reversible.layout_of(run, dynamic, init_key).pack(params)
     logs = reversible.log_decays(run.optimizer, settings)
     stretch = functools.reduce(jnp.minimum, map(bit_buffer.stretch, logs.values()))
     schedule, _ = reversible.plan_schedule(run.optimizer, settings, stretch)
@@ -206,40 +216,30 @@ def _begin(
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _advance(
-    run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array, stop: int
-) -> State:
-    init_key, step_key = jax.random.split(key)
-    layout = reversible.layout(run, dynamic, init_key)
-    return reversible.run_forward(run, layout, state, schedule, dynamic, step_key, stop, early=True)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _spill(
-    run: Run, name: str, state: State, really: jax.Array, step: int, dynamic: dict[str, Any], key: jax.Array
-) -> tuple[State, list[jax.Array]]:
-    layout = reversible.layout(run, dynamic, key)
-    return reversible.spill(layout, state, name, really & (state.step == step))  # training may have ended before
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _unspill(
     run: Run,
-    name: str,
     state: State,
-    really: jax.Array,
-    planes: list[jax.Array],
+    schedule: Schedule,
     dynamic: dict[str, Any],
     key: jax.Array,
-) -> State:
-    return reversible.unspill(reversible.layout(run, dynamic, key), state, name, really, planes)
+    stop: int,
+    really: dict[str, Any],
+) -> tuple[State, Planes]:
+    """Train until `stop`, and then spill what is due."""
+    init_key, step_key = jax.random.split(key)
+    layout = reversible.layout_of(run, dynamic, init_key)
+    state = reversible.run_forward(run, layout, state, schedule, dynamic, step_key, stop, early=True)
+    planes = {}
+    for name, now in really.items():
+        state, planes[name] = reversible.spill(layout, state, name, now & ~state.outside)
+    return state, planes
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _losses(
     run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array
 ) -> dict[str, jax.Array]:
-    layout = reversible.layout(run, dynamic, key)
-    return losses(run.problem, layout.unpack(reversible.final_weights(run, layout, state, schedule)))
+    layout = reversible.layout_of(run, dynamic, key)
+    return losses(run.problem, layout.unpack(reversible.weights_of(run, layout, state, schedule)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -252,22 +252,20 @@ def _diagnose(
     key: jax.Array,
 ) -> Diagnosis:
     init_key, step_key = jax.random.split(key)
-    layout = reversible.layout(run, dynamic, init_key)
+    layout = reversible.layout_of(run, dynamic, init_key)
     diagnosis = reversible.diagnose(run, layout, state, schedule, dynamic, step_key)
     start = jax.tree.map(lambda x: jnp.any(jnp.isnan(x)), layout.unpack(initial))
     return diagnosis._replace(nan=jax.tree.map(lambda x, y: jnp.where(state.step > 0, x, y), diagnosis.nan, start))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _start_adjoint(
-    run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array
-) -> Adjoint:
-    layout = reversible.layout(run, dynamic, key)
+def _start_adjoint(run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array) -> Adjoint:
+    layout = reversible.layout_of(run, dynamic, key)
 
     def valid_loss(weights: list[jax.Array]) -> jax.Array:
         return losses(run.problem, layout.unpack(weights))["valid_loss"]
 
-    weights = reversible.final_weights(run, layout, state, schedule)
+    weights = reversible.weights_of(run, layout, state, schedule)
     return reversible.start_adjoint(run, schedule, dynamic, jax.grad(valid_loss)(weights))
 
 
@@ -280,10 +278,16 @@ def _retreat(
     dynamic: dict[str, Any],
     key: jax.Array,
     stop: int,
+    really: dict[str, Any],
+    planes: Planes,
 ) -> tuple[State, Adjoint]:
+    """Undo `_advance` until `stop`, and then what was spilled there."""
     init_key, step_key = jax.random.split(key)
-    layout = reversible.layout(run, dynamic, init_key)
-    return reversible.run_backward(run, layout, state, adjoint, schedule, dynamic, step_key, stop)
+    layout = reversible.layout_of(run, dynamic, init_key)
+    state, adjoint = reversible.run_backward(run, layout, state, adjoint, schedule, dynamic, step_key, stop)
+    for name, now in really.items():
+        state = reversible.unspill(layout, state, name, now, planes[name])
+    return state, adjoint
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -298,9 +302,9 @@ _equal = jax.jit(reversible.equal)
 def _finish(
     run: Run, adjoint: Adjoint, dynamic: dict[str, Any], key: jax.Array, from_start: bool
 ) -> dict[str, jax.Array]:
-    """The hypergradient: what came through the training loss, the settings and, if `from_start`, the initial weights."""
+    """The hypergradient: what came through training loss, settings and, if `from_start`, the initial weights."""
     init_key, _ = jax.random.split(key)
-    layout = reversible.layout(run, dynamic, init_key)
+    layout = reversible.layout_of(run, dynamic, init_key)
 
     def act(dynamic: dict[str, Any]) -> tuple[list[jax.Array], dict[str, jax.Array]]:
         params, settings, _ = reversible.prepare(run, dynamic, init_key)

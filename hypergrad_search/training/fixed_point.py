@@ -130,7 +130,8 @@ def outside(*xs: Fixed) -> jax.Array:
     """Whether any number of these arrays, of one shape, is out of range: one boolean."""
     # the bitwise or of all magnitudes: unlike a maximum of floats, compilers vectorise it
     either = functools.reduce(jax.lax.bitwise_or, map(_magnitude, xs))
-    return jax.lax.reduce(either, 0, jax.lax.bitwise_or, range(either.ndim)) >= 1 << _RANGE_BITS
+    rows = jax.lax.reduce(either, 0, jax.lax.bitwise_or, range(either.ndim - 1))
+    return jnp.any(rows >= 1 << _RANGE_BITS)
 
 
 def is_outside(x: Fixed) -> jax.Array:

@@ -14,6 +14,12 @@ are back the gradient can be computed again. So whatever has this form is exactl
   on the number of steps alone.
 - AdamW: its decay multiplies the weights, whose bits are kept like those of the slots.
 
+Nesterov's momentum has not this form, and cannot be reversed to the bit. Its step `-rate * (momentum * v' + g)` uses
+the gradient itself; with `g = v' - momentum * v` that is a `lookahead(v)`, which is added before the slots change,
+and a step that depends on v' alone. To undo it one must solve `w = z - lookahead((v' - g(w)) / momentum)` for w: plain
+gradient descent is a part of it. Iterating gradient steps does solve it, where the rate is small for the curvature, but
+the solution is not unique: in finite arithmetic several w round to the same z and v', so the bits are gone.
+
 `float_step` is the same in floats, for `Unrolled` and for the adjoint. None of these formulas adds a product to
 anything, but for exact ones: compilers would be free to round it once or twice, differently forwards and backwards.
 """
@@ -42,6 +48,11 @@ class Optimizer(abc.ABC):
     smallest_decays: ClassVar[Mapping[str, float]]
 
     @property
+    def irreversible(self) -> str | None:
+        """Why its steps cannot be undone exactly; None where they can."""
+        return None
+
+    @property
     @abc.abstractmethod
     def settings(self) -> dict[str, Setting]:
         """The settings as the user gave them, by name."""
@@ -53,6 +64,10 @@ class Optimizer(abc.ABC):
     @abc.abstractmethod
     def increments(self, gradient: jax.Array, settings: Scalars) -> dict[str, jax.Array]:
         """What is added to each slot after it has decayed."""
+
+    def lookahead(self, slots: Mapping[str, jax.Array], settings: Scalars) -> jax.Array | None:
+        """What is added to the weights before the slots change, in floats only; None for nothing."""
+        return None
 
     @abc.abstractmethod
     def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
@@ -74,6 +89,7 @@ class _Sgd(Optimizer):
     learning_rate: Setting
     momentum: Setting
     _: KW_ONLY
+    nesterov: bool
     dampening: bool
 
     decays = {"velocity": "momentum"}  # noqa: RUF012
@@ -84,11 +100,19 @@ class _Sgd(Optimizer):
     def settings(self) -> dict[str, Setting]:
         return {"learning_rate": self.learning_rate, "momentum": self.momentum}
 
+    @property
+    def irreversible(self) -> str | None:
+        return "nesterov=True loses bits that no reverse pass can recover" if self.nesterov else None
+
     def increments(self, gradient: jax.Array, settings: Scalars) -> dict[str, jax.Array]:
         return {"velocity": (1 - settings["momentum"]) * gradient if self.dampening else gradient}
 
+    def lookahead(self, slots: Mapping[str, jax.Array], settings: Scalars) -> jax.Array | None:
+        return settings["learning_rate"] * settings["momentum"] * slots["velocity"] if self.nesterov else None
+
     def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
-        return -settings["learning_rate"] * slots["velocity"]
+        rate = settings["learning_rate"]
+        return -(rate * (1 + settings["momentum"]) if self.nesterov else rate) * slots["velocity"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +156,11 @@ class _AdamW(_Adam):
         return settings["learning_rate"] * settings["weight_decay"]
 
 
-def sgd(learning_rate: Setting, momentum: Setting, *, dampening: bool = False) -> Optimizer:
+def sgd(learning_rate: Setting, momentum: Setting, nesterov: bool = False, *, dampening: bool = False) -> Optimizer:
     """Stochastic gradient descent with momentum, as optax's `sgd`: `v <- momentum * v + g; w <- w - rate * v`.
+
+    `nesterov=True` steps by `-rate * (momentum * v + g)` instead, and is for `Unrolled` only: several weights and
+    velocities lead to the same ones after such a step, so that the way back is not unique.
 
     `dampening=True` scales the gradient by `1 - momentum` (Maclaurin et al. 2015), so that the size of a step does
     not depend on the momentum.
@@ -146,7 +173,7 @@ def sgd(learning_rate: Setting, momentum: Setting, *, dampening: bool = False) -
 
     `Reversible` needs a momentum from 1/256 to 1. Use `Unrolled` for a momentum of 0.
     """
-    return _checked("sgd", _Sgd(learning_rate, momentum, dampening=dampening))
+    return _checked("sgd", _Sgd(learning_rate, momentum, nesterov=nesterov, dampening=dampening))
 
 
 def adam(
@@ -265,6 +292,9 @@ def float_step(
     count: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """One step on one leaf in plain floats."""
+    lookahead = optimizer.lookahead(slots, settings)
+    if lookahead is not None:
+        weights = weights + lookahead
     increments = optimizer.increments(gradient, settings)
     slots = {name: settings[decay] * slots[name] + increments[name] for name, decay in optimizer.decays.items()}
     weight_decay = optimizer.weight_decay(settings)

@@ -6,32 +6,29 @@ the step is the ordinary one, taken at the recovered values (Maclaurin, Duvenaud
 memory does not grow with the number of steps, but for log2(1 / decay) bits a weight and step.
 
 The functions here are the pieces: stretches of steps in either direction (`run_forward`, `run_backward`), and what
-happens to the bits between them (`spill`, `unspill`). `train` puts them together as one program that JAX can
-transform; `hypergradient.reversible` does so step by step, with no more memory than a run needs.
+happens to the bits between them (`spill`, `unspill`). `training.train` puts them together as one program that JAX can
+transform; `hypergradient.reversible` does so stretch by stretch, with no more memory than a run needs.
 """
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from hypergrad_search.problem import Params, TrainingProblem, initial_params, split, step_loss
-from hypergrad_search.space import Hyperparameters
+from hypergrad_search.problem import Params, TrainingProblem, initial_params, step_loss
 from hypergrad_search.training import bit_buffer, fixed_point
 from hypergrad_search.training.bit_buffer import Plan
 from hypergrad_search.training.fixed_point import Fixed
+from hypergrad_search.training.layout import Layout, arrange
 from hypergrad_search.training.optimizers import Optimizer, float_step, resolve
 
 WEIGHTS = "weights"
 
 Numbers = dict[str, Fixed]  # the weights and the optimizer's slots of one array, by name
-
-_SMALL = 1 << 15  # leaves of fewer weights share an array, where they share their settings: fewer and longer loops
+Planes = dict[str, list[jax.Array]]  # of what was spilled, by name and array
 
 
 @dataclass(frozen=True)
@@ -51,58 +48,6 @@ class Run:
     def bits(self) -> dict[str, int]:
         """The fraction bits of the weights and each slot."""
         return dict(self.fraction_bits)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the leaves of the parameters are kept: `arrays` has the leaves that each array consists of.
-
-    An array of one leaf has its shape, one of several is flat. All leaves of an array have the same settings: those
-    of the group in `groups`.
-    """
-
-    treedef: Any
-    shapes: tuple[tuple[int, ...], ...]
-    arrays: tuple[tuple[int, ...], ...]
-    groups: tuple[int, ...]
-
-    def pack(self, params: Params) -> list[jax.Array]:
-        """Parameters to arrays."""
-        leaves = self.treedef.flatten_up_to(params)
-        return [
-            leaves[array[0]] if len(array) == 1 else jnp.concatenate([jnp.ravel(leaves[i]) for i in array])
-            for array in self.arrays
-        ]
-
-    def unpack(self, arrays: list[jax.Array]) -> Params:
-        """Arrays to parameters."""
-        leaves: dict[int, jax.Array] = {}
-        for array, indices in zip(arrays, self.arrays, strict=True):
-            sizes = [math.prod(self.shapes[i]) for i in indices]
-            parts = jnp.split(array, np.cumsum(sizes)[:-1]) if len(indices) > 1 else [array]
-            leaves |= {i: part.reshape(self.shapes[i]) for i, part in zip(indices, parts, strict=True)}
-        return jax.tree.unflatten(self.treedef, [leaves[i] for i in range(len(leaves))])
-
-
-def layout(run: Run, dynamic: dict[str, Any], key: jax.Array) -> Layout:
-    """The layout, which follows from shapes and from the structure of the settings alone."""
-    groups: list[tuple[int, ...]] = []
-
-    def trace() -> Params:
-        params, _, of_leaves = prepare(run, dynamic, key)
-        groups.append(of_leaves)
-        return params
-
-    leaves, treedef = jax.tree.flatten(jax.eval_shape(trace))
-    arrays: dict[Any, list[int]] = {}
-    for i, (leaf, group) in enumerate(zip(leaves, groups[0], strict=True)):
-        arrays.setdefault((group, "small" if leaf.size < _SMALL else i), []).append(i)
-    return Layout(
-        treedef,
-        tuple(leaf.shape for leaf in leaves),
-        tuple(map(tuple, arrays.values())),
-        tuple(group for group, _ in arrays),
-    )
 
 
 class State(NamedTuple):
@@ -139,12 +84,12 @@ class Adjoint(NamedTuple):
     norms: jax.Array
 
 
-def prepare(
-    run: Run, dynamic: dict[str, Any], key: jax.Array
-) -> tuple[Params, dict[str, jax.Array], tuple[int, ...]]:
+def prepare(run: Run, dynamic: dict[str, Any], key: jax.Array) -> tuple[Params, dict[str, jax.Array], tuple[int, ...]]:
     """Initial parameters and settings, through which hyperparameters act; and the group of each leaf."""
     hyperparameters = {**dynamic, **dict(run.static)}
     params = initial_params(run.problem, hyperparameters, key)
+    if run.optimizer.irreversible:
+        raise ValueError(f"optimizer: {run.optimizer.irreversible}; use method=Unrolled()")
     for path, weights in jax.tree_util.tree_leaves_with_path(params):
         if weights.dtype != jnp.float32:
             raise ValueError(
@@ -155,7 +100,20 @@ def prepare(
         return params, *resolve(run.optimizer, hyperparameters, params, run.problem.steps)
 
 
-def fraction_bits(optimizer: Optimizer, chosen: Mapping[str, int] | None) -> tuple[tuple[str, int], ...]:
+def layout_of(run: Run, dynamic: dict[str, Any], key: jax.Array) -> Layout:
+    """The layout, which follows from shapes and from the structure of the settings alone."""
+    groups: list[tuple[int, ...]] = []
+
+    def trace() -> Params:
+        params, _, of_leaves = prepare(run, dynamic, key)
+        groups.append(of_leaves)
+        return params
+
+    shapes = jax.eval_shape(trace)
+    return arrange(shapes, groups[0])
+
+
+def resolution(optimizer: Optimizer, chosen: Mapping[str, int] | None) -> tuple[tuple[str, int], ...]:
     """The optimizer's fraction bits, but for those that the user chose; `ValueError` where these make no sense."""
     for name, bits in (chosen or {}).items():
         if name not in optimizer.fraction_bits:
@@ -177,13 +135,12 @@ def plan_schedule(
     optimizer: Optimizer, settings: dict[str, jax.Array], stretch: jax.Array | int
 ) -> tuple[Schedule, dict[str, jax.Array]]:
     """The settings with the plan of what decays; also the number of planes that each name fills at most."""
-    plans, planes = _plan(log_decays(optimizer, jax.lax.stop_gradient(settings)), stretch)
+    plans, planes = plan_decays(log_decays(optimizer, jax.lax.stop_gradient(settings)), stretch)
     return Schedule(settings, plans), planes
 
 
-def _plan(
-    logs: dict[str, jax.Array], stretch: jax.Array | int
-) -> tuple[dict[str, Plan], dict[str, jax.Array]]:
+def plan_decays(logs: dict[str, jax.Array], stretch: jax.Array | int) -> tuple[dict[str, Plan], dict[str, jax.Array]]:
+    """The plan of what decays, and the number of planes that it fills at most, by name."""
     over_groups = jax.vmap(bit_buffer.plan, in_axes=(1, None), out_axes=(1, 0))
     plans = {name: over_groups(log, stretch) for name, log in logs.items()}
     return {name: plan for name, (plan, _) in plans.items()}, {name: jnp.max(n) for name, (_, n) in plans.items()}
@@ -201,12 +158,14 @@ def start(run: Run, weights: list[jax.Array]) -> State:
     return State(numbers, jnp.int32(0), _outside(numbers))
 
 
-def final_weights(run: Run, layout: Layout, state: State, schedule: Schedule) -> list[jax.Array]:
-    """The weights after the steps done, at least one, as float32 arrays."""
+def weights_of(run: Run, layout: Layout, state: State, schedule: Schedule) -> list[jax.Array]:
+    """The weights as float32 arrays, after what was due to be spilled."""
     weights = [fixed_point.to_float(numbers[WEIGHTS], run.bits[WEIGHTS]) for numbers in state.numbers]
     if WEIGHTS not in schedule.plans:
         return weights
-    scales = schedule.plans[WEIGHTS].scale_after[state.step - 1]
+    plan = schedule.plans[WEIGHTS]
+    next_step = jnp.minimum(state.step, run.problem.steps - 1)
+    scales = jnp.where(state.step < run.problem.steps, plan.scale_before[next_step], plan.scale_after[-1])
     return [scales[group] * x for group, x in zip(layout.groups, weights, strict=True)]
 
 
@@ -266,8 +225,10 @@ def run_backward(
         )
         numbers = [_retreat_slots(run, *array) for array in zip(numbers, gradient, nows, strict=True)]
         adjoints = [
-            _step_adjoint(run, *array, step)
-            for array in zip(numbers, weights, gradient, nows, adjoint.weights, adjoint.slots, strict=True)
+            _step_adjoint(run, x, w, g, now, dw, ds, step)
+            for x, w, g, now, dw, ds in zip(
+                numbers, weights, gradient, nows, adjoint.weights, adjoint.slots, strict=True
+            )
         ]
         for_weights, for_slots, for_gradient, for_settings = map(list, zip(*adjoints, strict=True))
         through_gradient, for_dynamic = pull_back(for_gradient)
@@ -285,9 +246,7 @@ def run_backward(
 
 def spill(layout: Layout, state: State, name: str, really: jax.Array) -> tuple[State, list[jax.Array]]:
     """Shift the contents of one name in the groups where `really` is true, and the plane for each array."""
-    spilled = [
-        bit_buffer.spill(x[name], really[group]) for x, group in zip(state.numbers, layout.groups, strict=True)
-    ]
+    spilled = [bit_buffer.spill(x[name], really[group]) for x, group in zip(state.numbers, layout.groups, strict=True)]
     return _replace(state, name, [content for content, _ in spilled]), [plane for _, plane in spilled]
 
 
@@ -354,6 +313,15 @@ def _retreat_weights(run: Run, numbers: Numbers, now: Schedule, step: jax.Array)
     return {**numbers, WEIGHTS: fixed_point.subtract(numbers[WEIGHTS], _weight_step(run, numbers, now, step))}
 
 
+def _slots(run: Run, numbers: Numbers, now: Schedule, *, after: bool) -> dict[str, jax.Array]:
+    """The slots in float32, before the step or after it."""
+    return {
+        name: (now.plans[name].scale_after if after else now.plans[name].scale_before)
+        * fixed_point.to_float(numbers[name], run.bits[name])
+        for name in run.optimizer.decays
+    }
+
+
 def _retreat_slots(run: Run, numbers: Numbers, gradient: jax.Array, now: Schedule) -> Numbers:
     increments = _increments(run, gradient, now)
     return {**numbers, **{name: fixed_point.subtract(numbers[name], x) for name, x in increments.items()}}
@@ -374,11 +342,7 @@ def _weight_step(run: Run, numbers: Numbers, now: Schedule, step: jax.Array) -> 
 
 
 def _change(run: Run, numbers: Numbers, now: Schedule, step: jax.Array) -> jax.Array:
-    slots = {
-        name: now.plans[name].scale_after * fixed_point.to_float(numbers[name], run.bits[name])
-        for name in run.optimizer.decays
-    }
-    return run.optimizer.step(slots, now.settings, step + 1)
+    return run.optimizer.step(_slots(run, numbers, now, after=True), now.settings, step + 1)
 
 
 def _step_adjoint(
@@ -392,10 +356,7 @@ def _step_adjoint(
     step: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array, dict[str, jax.Array]]:
     """Through one step of one array: the adjoints of weights, slots, gradient and settings before it."""
-    slots = {
-        name: now.plans[name].scale_before * fixed_point.to_float(numbers[name], run.bits[name])
-        for name in run.optimizer.decays
-    }
+    slots = _slots(run, numbers, now, after=False)
     # a setting for each weight, so that all of its uses are added up before they are summed over the weights
     settings = {name: jnp.broadcast_to(value, weights.shape) for name, value in now.settings.items()}
 
@@ -416,7 +377,8 @@ def _outside(numbers: list[Numbers]) -> jax.Array:
 class Diagnosis(NamedTuple):
     """What went wrong at the last step done, for each leaf of the parameters, as pytrees of their structure.
 
-    `nan`: whether its update has NaN. `outside`: by name, whether a number is out of range. `reach`: by name, what the range is.
+    `nan`: whether its update has NaN. `outside`: by name, whether a number is out of range. `reach`: by name, the
+    magnitude from which on it is.
     """
 
     nan: Params
@@ -445,134 +407,7 @@ def diagnose(
     for name in state.numbers[0]:
         outside[name] = by_leaf([fixed_point.is_outside(numbers[name]) for numbers in state.numbers])
         scales = [now.plans[name].scale_after if name in now.plans else jnp.float32(1) for now in nows]
-        limits = [jnp.full_like(w, scale * fixed_point.limit(run.bits[name])) for w, scale in zip(weights, scales)]
-        reach[name] = jax.tree.map(jnp.max, layout.unpack(limits))
+        limit = fixed_point.limit(run.bits[name])
+        limits = [jnp.full_like(w, scale * limit) for w, scale in zip(weights, scales, strict=True)]
+        reach[name] = jax.tree.map(lambda x: jnp.max(x, initial=0.0), layout.unpack(limits))
     return Diagnosis(by_leaf(nan), outside, reach)
-
-
-def train(
-    problem: TrainingProblem,
-    hyperparameters: Hyperparameters,
-    key: jax.Array,
-    *,
-    fraction_bits: Mapping[str, int] | None = None,
-    smallest_decays: Mapping[str, float] | None = None,
-) -> Params:
-    """Train exactly reversibly, and return the final parameters, as a function that JAX can transform.
-
-    `jax.grad` of it runs training backwards in constant memory; it composes with `jax.jit` and `jax.vmap`.
-    Parameters are NaN where training left the fixed-point range or met NaN, and gradients where the reversal was not
-    exact: for a status that says which, use `evaluate`.
-
-    Args:
-        problem: what to train.
-        hyperparameters: a dict from names to values, in natural units.
-        key: decides the initial parameters and each step's randomness.
-        fraction_bits: see `Reversible`.
-        smallest_decays: the room for the bits that decays lose is allocated when the program is built. Where decays
-            are traced, so that their values are not known then, it suffices for these at every step, by the name of
-            what decays ("velocity"; "mu", "nu"; "weights"); 0.5, and 0.9 for "nu", 0.99 for "weights", unless given.
-            A run that needs more has NaN for a gradient.
-    """
-    dynamic, static = split(hyperparameters)
-    run = Run(problem, static, _fraction_bits(problem.optimizer, fraction_bits))
-    init_key, step_key = jax.random.split(key)
-    params, settings, _ = prepare(run, dynamic, init_key)
-    how = layout(run, dynamic, init_key)
-    room = _room(run, settings, {**problem.optimizer.smallest_decays, **(smallest_decays or {})})
-    return how.unpack(_jitted_train(run, how, room, how.pack(params), settings, dynamic, step_key))
-
-
-_fraction_bits = fraction_bits
-
-
-@dataclass(frozen=True)
-class _Room:
-    """The planes that there is room for, by name, and how many steps there are from one chance to fill one to the next."""
-
-    planes: tuple[tuple[str, int], ...]
-    stretch: int
-
-
-def _room(run: Run, settings: dict[str, jax.Array], smallest_decays: dict[str, float]) -> _Room:
-    steps = run.problem.steps
-    with jax.ensure_compile_time_eval():
-        logs = {
-            name: jnp.full((steps, 1), math.log(smallest_decays[name])) if isinstance(log, jax.core.Tracer) else log
-            for name, log in log_decays(run.optimizer, settings).items()
-        }
-        stretch = min(int(min(bit_buffer.stretch(log) for log in logs.values())), steps)
-        _, planes = _plan(logs, stretch)
-    return _Room(tuple((name, int(n)) for name, n in planes.items()), stretch)
-
-
-Planes = dict[str, list[jax.Array]]  # for each name and array, uint8 of shape (planes, *shape)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _train(
-    run: Run,
-    layout: Layout,
-    room: _Room,
-    weights: list[jax.Array],
-    settings: dict[str, jax.Array],
-    dynamic: dict[str, Any],
-    key: jax.Array,
-) -> list[jax.Array]:
-    return _train_forward(run, layout, room, weights, settings, dynamic, key)[0]
-
-
-def _train_forward(
-    run: Run,
-    layout: Layout,
-    room: _Room,
-    weights: list[jax.Array],
-    settings: dict[str, jax.Array],
-    dynamic: dict[str, Any],
-    key: jax.Array,
-) -> tuple[list[jax.Array], tuple]:
-    schedule, filled = plan_schedule(run.optimizer, settings, room.stretch)
-    # one plane more than can be filled, to write to where none is due: a branch would copy them all
-    planes = {name: [jnp.zeros((n + 1, *x.shape), jnp.uint8) for x in weights] for name, n in room.planes}
-
-    def stretch(i: jax.Array, carry: tuple[State, Planes]) -> tuple[State, Planes]:
-        state, planes = carry
-        for name, n in room.planes:
-            plan = jax.tree.map(lambda x: x[state.step], schedule.plans[name])
-            state, new = spill(layout, state, name, plan.spill)
-            at = jnp.where(plan.spill, jnp.minimum(plan.filled, n), n)
-            written = zip(planes[name], new, layout.groups, strict=True)
-            planes = {**planes, name: [x.at[at[group]].set(plane) for x, plane, group in written]}
-        stop = jnp.minimum((i + 1) * room.stretch, run.problem.steps)
-        return run_forward(run, layout, state, schedule, dynamic, key, stop, early=False), planes
-
-    stretches = -(-run.problem.steps // room.stretch)
-    state, planes = jax.lax.fori_loop(0, stretches, stretch, (start(run, weights), planes))
-    trained = [jnp.where(state.outside, jnp.nan, w) for w in final_weights(run, layout, state, schedule)]
-    fits = jnp.all(jnp.stack([filled[name] <= n for name, n in room.planes]))
-    return trained, (state, planes, schedule, fits & ~state.outside, weights, dynamic, key)
-
-
-def _train_backward(run: Run, layout: Layout, room: _Room, residuals: tuple, adjoint: list[jax.Array]) -> tuple:
-    state, planes, schedule, trusted, weights, dynamic, key = residuals
-    stretches = -(-run.problem.steps // room.stretch)
-
-    def stretch(i: jax.Array, carry: tuple[State, Adjoint]) -> tuple[State, Adjoint]:
-        first = (stretches - 1 - i) * room.stretch
-        state, adjoint = run_backward(run, layout, *carry, schedule, dynamic, key, first)
-        for name, n in room.planes:
-            plan = jax.tree.map(lambda x: x[first], schedule.plans[name])
-            at = jnp.minimum(plan.filled, n)
-            tops = [x[at[group]] for x, group in zip(planes[name], layout.groups, strict=True)]
-            state = unspill(layout, state, name, plan.spill, tops)
-        return state, adjoint
-
-    final = start_adjoint(run, schedule, dynamic, adjoint)
-    state, result = jax.lax.fori_loop(0, stretches, stretch, (state, final))
-    trusted &= equal(state.numbers, start(run, weights).numbers)
-    gradients = (result.weights, result.settings, result.hyperparameters)
-    return (*jax.tree.map(lambda x: jnp.where(trusted, x, jnp.nan), gradients), None)
-
-
-_train.defvjp(_train_forward, _train_backward)
-_jitted_train = jax.jit(_train, static_argnums=(0, 1, 2))

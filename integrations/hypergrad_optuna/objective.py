@@ -16,6 +16,7 @@ from hypergrad_search import (
     Method,
     Reversible,
     Space,
+    Status,
     TrainingProblem,
     Unrolled,
     evaluate,
@@ -112,7 +113,7 @@ def _record(trial: optuna.Trial, space: Space, evaluation: Evaluation) -> None:
     for name in ("status", "message", "test_loss", "exact"):
         if evaluation.diagnostics[name] not in (None, ""):
             trial.set_user_attr(f"hypergrad:{name}", evaluation.diagnostics[name])
-    if evaluation.gradient is None:
+    if evaluation.gradient is None or evaluation.status is Status.EXPLODED:
         return
     gradient: dict[str, float] = {}
     for name, values in evaluation.gradient.items():

@@ -10,7 +10,7 @@ import numpy as np
 from ray import tune
 
 from hypergrad_ray.param_space import RESERVED, check_names, join
-from hypergrad_search import Evaluation, Method, Reversible, Space, TrainingProblem, Unrolled, evaluate
+from hypergrad_search import Evaluation, Method, Reversible, Space, Status, TrainingProblem, Unrolled, evaluate
 from hypergrad_search.problem import check_problem
 from hypergrad_search.space import floats
 
@@ -144,7 +144,7 @@ def _result(space: Space, evaluation: Evaluation) -> dict[str, Any]:
     }
     if diagnostics["test_loss"] is not None:
         result["test_loss"] = diagnostics["test_loss"]
-    if evaluation.gradient is not None:
+    if evaluation.gradient is not None and evaluation.status is not Status.EXPLODED:
         gradient = {name: np.asarray(evaluation.gradient[name]) for name in floats(space)}
         result["gradient"] = {name: array if array.shape else float(array) for name, array in gradient.items()}
     return result

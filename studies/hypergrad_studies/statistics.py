@@ -1,6 +1,7 @@
 """Each number of a report, defined as a pure function of records.
 
-A trial *counts* when it finished with status "ok", a finite validation loss, and within the run's budget.
+A trial *counts* when it finished with a sound status ("ok", or "exploded": its gradient alone was useless), a finite
+validation loss, and within the run's budget.
 What else was tried costs but does not count: a pruned trial stopped early, a failed one has no loss. A run in
 which no trial counts has the validation and test loss +inf: it ranks last, and is never dropped.
 """
@@ -18,6 +19,8 @@ from scipy.stats import mannwhitneyu
 from hypergrad_studies.records import Key, Record, Run
 
 Array = NDArray[np.float64]
+
+SOUND = ("ok", "exploded")
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def losses(run: History) -> Array:
     limit = math.inf if run.budget is None else run.budget
     return np.array(
         [
-            t.value if t.status == "ok" and math.isfinite(t.value) and t.gradient_evaluations <= limit else math.inf
+            t.value if t.status in SOUND and math.isfinite(t.value) and t.gradient_evaluations <= limit else math.inf
             for t in run.trials
         ],
         dtype=np.float64,
@@ -246,8 +249,8 @@ def statuses(records: Iterable[Record]) -> Counter[str]:
 
 
 def failures(records: Iterable[Record]) -> int:
-    """How many trials failed: neither "ok" nor "pruned"."""
-    return sum(n for status, n in statuses(records).items() if status not in ("ok", "pruned"))
+    """How many trials failed: neither sound nor "pruned"."""
+    return sum(n for status, n in statuses(records).items() if status not in (*SOUND, "pruned"))
 
 
 def summaries(runs: Iterable[History]) -> list[Summary]:

@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,49 @@ def test_failures_are_statuses(change: dict[str, float], status: Status) -> None
     assert result.cost.gradient_evaluations <= 30
 
 
+@pytest.mark.parametrize(
+    ("change", "problem", "message"),
+    [
+        ({"rate": 1e4}, {}, r"weights of params left the range of \+-8192 at step \d+; lower .*{'weights': 44}\)"),
+        (
+            {"rate": 1e-9, "height": 1e6},
+            {},
+            r"velocity of params left the range of \+-\d+ at step 1; .*fraction_bits={'velocity': 40}\)",
+        ),
+        ({"height": math.nan}, {}, "NaN in the update of params at step 1$"),
+        ({"rate": math.nan}, {}, "NaN in the update of params at step 1$"),
+        ({"scale": 1e6}, {}, "weights of params left the range of .* at the start"),
+        ({"scale": math.nan}, {}, "NaN in the update of params at the start"),
+        (
+            {"height": math.inf},
+            {"init": lambda key, h: {"a": jnp.zeros(4), "b": jnp.zeros(2)},
+             "train_loss": lambda p, h, b, k: jnp.sum(p["a"] ** 2) + h["height"] * jnp.sum(p["b"])},
+            r"velocity of params\['b'\] left the range",
+        ),
+    ],
+)  # fmt: skip
+def test_a_failure_names_the_leaf_the_step_and_the_setting(
+    change: dict[str, float], problem: dict[str, Any], message: str
+) -> None:
+    parts = {
+        "train_loss": lambda p, h, b, k: h["height"] * jnp.sum((p - 1) ** 2),
+        "valid_loss": lambda p: 0.0,
+        **problem,
+    }
+    result = evaluate(quadratic(**parts), {**H, "height": 1.0, **change}, key=KEY)
+    assert re.search(message, result.diagnostics["message"]), result.diagnostics["message"]
+    assert "\n" not in result.diagnostics["message"]
+
+
+def test_a_wider_range_is_what_the_message_says() -> None:
+    problem = quadratic(train_loss=lambda p, h, b, k: 1e4 * jnp.sum(p - 1), valid_loss=lambda p: jnp.sum(p**2))
+    h = {**H, "rate": 1e-6, "momentum": 0.99}
+    assert evaluate(problem, h, key=KEY).status == Status.OVERFLOW
+    wider = evaluate(problem, h, key=KEY, method=Reversible(fraction_bits={"velocity": 36}))
+    assert wider.status == Status.OK
+    assert wider.diagnostics["exact"] is True
+
+
 def test_an_infinite_validation_loss_is_divergence() -> None:
     result = evaluate(quadratic(valid_loss=lambda p: jnp.sum(p) / 0.0), H, key=KEY)
     assert (result.value, result.status) == (math.inf, Status.DIVERGED)
@@ -97,6 +141,28 @@ def test_an_exploded_gradient_is_dropped_but_the_value_stays() -> None:
     )
     result = evaluate(problem, H, key=KEY)
     assert (result.value, result.status, result.gradient) == (0.0, Status.EXPLODED, None)
+
+
+def test_chaos_is_seen_on_the_way_back() -> None:
+    """The logistic map as training, `p <- 4 p (1 - p)`: each step doubles a difference, on average."""
+    problem = quadratic(
+        init=lambda key, h: jnp.full((2,), h["scale"]) * jnp.array([1.0, 0.7]),
+        train_loss=lambda p, h, b, key: jnp.sum(4 * p**3 / 3 - 3 * p**2 / 2),
+        valid_loss=lambda p: jnp.sum(p),
+        optimizer=sgd("rate", 0.004),
+        steps=40,
+    )
+    chaotic = evaluate(problem, {"scale": 0.3, "rate": 1.0}, key=KEY)
+    norms = chaotic.diagnostics["adjoint_norms"]
+    assert len(norms) == 41
+    assert norms[-1] == pytest.approx(math.sqrt(2))
+    assert max(norms) > 1e6
+    assert chaotic.status == Status.EXPLODED
+    assert "grew by a factor of" in chaotic.diagnostics["message"]
+    assert math.isfinite(chaotic.value)
+    calm = evaluate(problem, {"scale": 0.3, "rate": 0.2}, key=KEY)
+    assert calm.status == Status.OK
+    assert max(calm.diagnostics["adjoint_norms"]) < 10
 
 
 def test_overflow_poisons_train() -> None:
@@ -116,9 +182,9 @@ def test_unrolled_takes_momentum_0() -> None:
 
 
 def test_a_mismatch_raises_or_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hypergrad_search.training import reversible
+    from hypergrad_search.hypergradient import reversible
 
-    monkeypatch.setattr(reversible, "_is_start", lambda leaves, initial: jnp.bool(False))
+    monkeypatch.setattr(reversible, "_is_start", lambda run, state, initial: False)
     problem = quadratic()
     with pytest.raises(InexactReversalError, match="did not end at its initial state"):
         evaluate(problem, H, key=KEY)
@@ -178,6 +244,20 @@ def test_each_step_has_its_own_key() -> None:
     assert exact.value != evaluate(problem, H, key=jax.random.key(1)).value
 
 
+def test_dropout_is_replayed_exactly() -> None:
+    def train_loss(p: jax.Array, h: Any, batch: Any, key: jax.Array) -> jax.Array:
+        kept = jax.random.bernoulli(key, 0.5, p.shape)
+        return jnp.sum(jnp.where(kept, jnp.tanh(3 * p) - h["target"], 0.0) ** 2)
+
+    problem = quadratic(train_loss=train_loss, init=lambda key, h: jnp.full((50,), h["scale"]), steps=200)
+    h = {**H, "target": 0.3}
+    exact = evaluate(problem, h, key=KEY)
+    plain = evaluate(problem, h, key=KEY, method=Unrolled())
+    assert exact.diagnostics["exact"] is True
+    for name in h:
+        assert exact.gradient[name] == pytest.approx(plain.gradient[name], rel=2e-3, abs=1e-6)
+
+
 def test_a_second_evaluation_does_not_compile_again() -> None:
     problem = quadratic()
     evaluate(problem, H, key=KEY)
@@ -189,7 +269,9 @@ def test_a_second_evaluation_does_not_compile_again() -> None:
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        evaluate(problem, {**H, "rate": 0.01, "momentum": 0.6}, key=jax.random.key(3))
+        for momentum in (0.02, 0.6, 0.999, np.float32(0.9)):  # from many planes to none
+            evaluate(problem, {**H, "rate": 0.01, "momentum": momentum}, key=jax.random.key(3))
+            evaluate(problem, {**H, "momentum": momentum}, key=KEY, gradient_below=-math.inf)
         assert not compiled
         evaluate(quadratic(), H, key=KEY)
         assert compiled  # the listener hears
@@ -232,7 +314,17 @@ def test_a_problem_that_does_not_fit_is_named(change: dict[str, Any], message: s
         (lambda: quadratic(steps=0), "steps must be a whole number above 0, got 0"),
         (lambda: quadratic(steps=2.5), "steps must be a whole number above 0"),
         (lambda: quadratic(init=None), "init must be a function"),
-        (lambda: quadratic(optimizer=0.1), "optimizer must come from hypergrad_search.sgd"),
+        (lambda: quadratic(optimizer=0.1), "optimizer must come from sgd, adam or adamw"),
+        (lambda: Reversible(last=0), "last must be a whole number above 0 or None, got 0"),
+        (lambda: Reversible(last=2.5), "last must be a whole number above 0 or None, got 2.5"),
+        (
+            lambda: evaluate(quadratic(), H, key=KEY, method=Reversible(fraction_bits={"mu": 40})),
+            r"fraction_bits: 'mu' is not among \['velocity', 'weights'\]",
+        ),
+        (
+            lambda: evaluate(quadratic(), H, key=KEY, method=Reversible(fraction_bits={"weights": 99})),
+            "weights must be a whole number from 16 to 84, got 99",
+        ),
         (lambda: sgd(b"x", 0.9), "learning_rate must be numbers, names"),
         (lambda: sgd(None, 0.9), "learning_rate must be numbers, names"),
         (lambda: sgd(0.1, {"w": b"x"}), "momentum must be numbers, names"),

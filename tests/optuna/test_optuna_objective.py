@@ -71,9 +71,9 @@ def test_failed_training_is_an_infinite_value_with_a_reason() -> None:
 
 
 def test_an_inexact_reversal_does_not_end_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hypergrad_search.training import reversible
+    from hypergrad_search.hypergradient import reversible
 
-    monkeypatch.setattr(reversible, "_is_start", lambda leaves, initial: jnp.bool(False))
+    monkeypatch.setattr(reversible, "_is_start", lambda run, state, initial: False)
     study = optuna.create_study(sampler=HypergradSampler(seed=0))
     study.optimize(Objective(problem(), SPACE), n_trials=1)
     assert study.trials[0].user_attrs["hypergrad:exact"] is False

@@ -1,0 +1,59 @@
+"""How the leaves of the parameters are kept while they are trained: small ones together, for fewer and longer loops."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypergrad_search.problem import Params
+
+_SMALL = 1 << 15  # a leaf of fewer weights shares an array with others that have the same settings
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the leaves of the parameters are kept: `arrays` has the leaves that each array consists of.
+
+    An array of one leaf has its shape, one of several is flat. All leaves of an array have the same settings: those
+    of the group in `groups`.
+    """
+
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]
+    arrays: tuple[tuple[int, ...], ...]
+    groups: tuple[int, ...]
+
+    def pack(self, params: Params) -> list[jax.Array]:
+        """Parameters to arrays."""
+        leaves = self.treedef.flatten_up_to(params)
+        return [
+            leaves[array[0]] if len(array) == 1 else jnp.concatenate([jnp.ravel(leaves[i]) for i in array])
+            for array in self.arrays
+        ]
+
+    def unpack(self, arrays: list[jax.Array]) -> Params:
+        """Arrays to parameters."""
+        leaves: dict[int, jax.Array] = {}
+        for array, indices in zip(arrays, self.arrays, strict=True):
+            sizes = [math.prod(self.shapes[i]) for i in indices]
+            parts = jnp.split(array, np.cumsum(sizes)[:-1]) if len(indices) > 1 else [array]
+            leaves |= {i: part.reshape(self.shapes[i]) for i, part in zip(indices, parts, strict=True)}
+        return jax.tree.unflatten(self.treedef, [leaves[i] for i in range(len(leaves))])
+
+
+def arrange(params: Params, groups: Sequence[int]) -> Layout:
+    """The layout for parameters, of which the shapes matter alone, with the group of settings of each leaf."""
+    leaves, treedef = jax.tree.flatten(params)
+    arrays: dict[Any, list[int]] = {}
+    for i, (leaf, group) in enumerate(zip(leaves, groups, strict=True)):
+        arrays.setdefault((group, "small" if leaf.size < _SMALL else i), []).append(i)
+    return Layout(
+        treedef,
+        tuple(leaf.shape for leaf in leaves),
+        tuple(map(tuple, arrays.values())),
+        tuple(group for group, _ in arrays),
+    )

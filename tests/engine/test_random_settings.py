@@ -1,0 +1,137 @@
+"""A random search for what breaks: no reversal may be inexact, and no overflow silent, without being reported."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hypergrad_search import Optimizer, Reversible, Status, TrainingProblem, Unrolled, adam, adamw, evaluate, sgd
+
+STRUCTURES = {
+    "scalar": [()],
+    "one weight": [(1,)],
+    "vector": [(5,)],
+    "leaves": [(), (1,), (3, 1), (2, 3, 4)],
+    "empty": [(0,), (4,)],
+    "layers": [(8, 16), (16,), (16, 4), (4,)],
+}
+LOSSES = ("quadratic", "affine", "network", "quartic", "half precision")
+
+
+def loss_of(kind: str, leaves: list[jax.Array], h: dict[str, Any], key: jax.Array, step: jax.Array) -> jax.Array:
+    noise = [jax.random.normal(k, x.shape) for k, x in zip(jax.random.split(key, len(leaves)), leaves, strict=True)]
+    pairs = list(zip(leaves, noise, strict=True))
+    if kind == "quadratic":
+        return sum(jnp.sum((x - h["target"] * n) ** 2) for x, n in pairs)
+    if kind == "affine":  # products that are added, which compilers contract as they like
+        return sum(jnp.sum((x - step * 0.01) * (x * h["target"] + n * 0.3)) for x, n in pairs)
+    if kind == "network":
+        return sum(jnp.mean(jnp.tanh(jnp.sin(3 * x) * n + h["target"]) ** 2) for x, n in pairs if x.size)
+    if kind == "half precision":
+        return sum(
+            jnp.sum((x.astype(jnp.bfloat16) * n.astype(jnp.bfloat16)) ** 2).astype(jnp.float32) for x, n in pairs
+        )
+    return sum(jnp.sum(x**4 - h["target"] * x**2) for x, n in pairs)
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": sgd("rate", "decay"),
+    "dampened": sgd("rate", "decay", dampening=True),
+    "adam": adam("rate", "decay", "decay2", "eps"),
+    "adamw": adamw("rate", "decay", "decay2", "eps", weight_decay="weight_decay"),
+}
+
+
+@functools.cache  # so that examples share compiled programs
+def problem_of(structure: str, loss: str, optimizer: str, steps: int) -> TrainingProblem:
+    shapes = STRUCTURES[structure]
+
+    def init(key: jax.Array, h: dict[str, Any]) -> list[jax.Array]:
+        keys = jax.random.split(key, len(shapes))
+        return [h["scale"] * jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True)]
+
+    return TrainingProblem(
+        init=init,
+        train_loss=lambda p, h, step, key: loss_of(loss, p, h, key, step),
+        valid_loss=lambda p: sum(jnp.sum(x**2) for x in p),
+        batches=lambda step: step.astype(jnp.float32),
+        optimizer=OPTIMIZERS[optimizer],
+        steps=steps,
+    )
+
+
+def powers(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(math.log(low), math.log(high)).map(math.exp)
+
+
+problems = st.builds(
+    problem_of,
+    st.sampled_from(sorted(STRUCTURES)),
+    st.sampled_from(LOSSES),
+    st.sampled_from(sorted(OPTIMIZERS)),
+    st.sampled_from([1, 2, 17, 100, 300]),
+)
+hyperparameters = st.fixed_dictionaries(
+    {
+        "rate": powers(1e-8, 1e4) | st.sampled_from([0.0, 1e30, -0.1, math.nan]),
+        "decay": st.floats(1 / 256, 0.9999) | st.sampled_from([1 / 256, 0.5, 1.0]),
+        "decay2": st.floats(0.01, 0.99999),
+        "eps": powers(1e-10, 1.0),
+        "weight_decay": powers(1e-8, 1e-2),
+        "scale": powers(1e-10, 1e4) | st.sampled_from([0.0, math.inf]),
+        "target": powers(1e-6, 1e3),
+    }
+)
+
+
+def examine(problem: TrainingProblem, h: dict[str, float]) -> None:
+    if not 0 <= h["rate"] * h["weight_decay"] < 0.99:
+        h = {**h, "weight_decay": 0.0 if math.isfinite(h["rate"]) else math.nan}
+    if math.isnan(h["weight_decay"]) and problem.optimizer is OPTIMIZERS["adamw"]:
+        with pytest.raises(ValueError, match="weight_decay must be"):
+            evaluate(problem, h, key=jax.random.key(0))
+        return
+    result = evaluate(problem, h, key=jax.random.key(0))  # raises where a reversal is not exact
+    if result.status in (Status.OK, Status.EXPLODED):
+        assert result.diagnostics["exact"] is True
+        assert math.isfinite(result.value)
+        plain = evaluate(problem, h, key=jax.random.key(0), method=Unrolled(), gradient_below=-math.inf)
+        # floats would have shown an overflow, but for where chaos makes the two differ
+        if result.status is Status.OK and max(result.diagnostics["adjoint_norms"]) < 1e2 * (1e-3 + result.value):
+            assert result.value == pytest.approx(plain.value, rel=0.05, abs=1e-4)
+    else:
+        assert result.value == math.inf
+        assert result.gradient is None
+        assert result.diagnostics["message"]
+
+
+search = functools.partial(settings, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+
+
+@search(max_examples=12, derandomize=True)
+@given(problems, hyperparameters)
+def test_nothing_breaks_silently(problem: TrainingProblem, h: dict[str, float]) -> None:
+    examine(problem, h)
+
+
+@pytest.mark.slow
+@search(max_examples=150)
+@given(problems, hyperparameters)
+def test_nothing_breaks_silently_in_a_longer_search(problem: TrainingProblem, h: dict[str, float]) -> None:
+    examine(problem, h)
+
+
+def test_coarse_numbers_break_nothing() -> None:
+    problem = problem_of("layers", "network", "adamw", 100)
+    h = {"rate": 0.01, "decay": 0.9, "decay2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "scale": 0.3, "target": 0.5}
+    for bits in ({"weights": 16}, {"mu": 16}, {"nu": 40}, {"weights": 84, "mu": 84, "nu": 84}):
+        result = evaluate(problem, h, key=jax.random.key(0), method=Reversible(fraction_bits=bits))
+        assert result.status in (Status.OK, Status.OVERFLOW)
+        assert result.diagnostics["exact"] in (True, None)
+        assert np.isfinite(result.value) == (result.status is Status.OK)

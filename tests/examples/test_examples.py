@@ -1,0 +1,55 @@
+"""Every file in examples/ runs as a user would run it, and its gradient is exact."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from hypergrad_search import Status, Unrolled, evaluate
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+
+
+def test_there_is_one_for_each_way_to_write_a_model() -> None:
+    assert [path.stem for path in EXAMPLES] == ["equinox_module", "flax_linen", "flax_nnx", "plain"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[] if path.stem == "plain" else pytest.mark.slow) for path in EXAMPLES],
+)
+def test_the_gradient_is_exact_and_agrees_with_unrolling(path: Path) -> None:
+    example = runpy.run_path(str(path))
+    arguments = example["problem"], example["hyperparameters"]
+    result = evaluate(*arguments, key=jax.random.key(0))
+    assert result.status == Status.OK
+    assert result.diagnostics["exact"] is True
+    assert result.value < 1  # it has learned: guessing has 2.3
+    unrolled = evaluate(*arguments, key=jax.random.key(0), method=Unrolled())
+    assert result.value == pytest.approx(unrolled.value, rel=1e-4)
+    assert result.gradient is not None
+    assert unrolled.gradient is not None
+    for name, slope in unrolled.gradient.items():
+        np.testing.assert_allclose(result.gradient[name], slope, rtol=1e-3)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_dropout_is_on_in_training_alone(path: Path) -> None:
+    example = runpy.run_path(str(path))
+    problem, hyperparameters = example["problem"], example["hyperparameters"]
+    params = problem.init(jax.random.key(0), hyperparameters)
+    rows = problem.batches(0)
+    one, other = (problem.train_loss(params, hyperparameters, rows, jax.random.key(seed)) for seed in (1, 2))
+    assert one != other
+    assert problem.valid_loss(params) == problem.valid_loss(params)
+
+
+def test_a_script_prints_what_it_found() -> None:
+    done = subprocess.run([sys.executable, EXAMPLES[-1]], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("validation loss 0.")
+    assert "'l2'" in done.stdout
