@@ -74,23 +74,25 @@ def rewritten(page: str, records: Sequence[Record]) -> str:
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """The base case, the one that needs the most memory, where reversible training is the worse, and the plot."""
+    """The base case, the one that needs the most memory, all of them in short, and the plot."""
     groups = by_case(records)
     base = groups[0]
     largest = max(groups, key=lambda group: max(record.xla_bytes or 0 for record in group))
-    sentences = [
-        f"`hypergrad bench --readme README.md`, on {os.cpu_count()} cores of a {jax.default_backend().upper()}, with "
-        f"jax {jax.__version__} and equinox {metadata.version('equinox')}. All ways differentiate the same validation "
-        "loss of the same training of a tanh network on scikit-learn's digits, in batches of 200. Time is the median "
-        "ratio to plain training, measured in turns; memory is what XLA's own analysis says that the program "
-        f"allocates; peak RSS is that of a process, {_base_rss(base)} of which were there before it ran.",
-        *_worse(groups),
-    ]
     shown = [base] if largest is base else [base, largest]
     titles = [_case(group[0]) + ("" if _timed(group) else ", compiled but not run") for group in shown]
-    tables = [f"{title}:\n\n{_rows(group)}" for title, group in zip(titles, shown, strict=True)]
-    plot = "![Time of each way, and its memory by the number of steps](docs/bench.svg)"
-    return "\n\n".join([sentences[0], *tables, *sentences[1:], plot]) + "\n"
+    before = _bytes(max((record.rss_before for record in base if record.rss_before), default=None))
+    parts = [
+        f"`hypergrad bench --readme README.md`, on {os.cpu_count()} cores ({jax.default_backend().upper()}), with jax "
+        f"{jax.__version__} and equinox {metadata.version('equinox')}. All ways differentiate the same validation loss "
+        "of the same training of a tanh network on scikit-learn's digits, in batches of 200. Time is the median ratio "
+        "to plain training, from quartile to quartile, measured in turns; memory is what XLA's own analysis says that "
+        f"the program allocates; peak RSS is that of a process, of which Python and compiling take up to {before}.",
+        *(f"{title}:\n\n{_rows(group)}" for title, group in zip(titles, shown, strict=True)),
+        *([f"All cases: time / training, and memory a weight.\n\n{_overview(groups)}"] if len(groups) > 1 else []),
+        *_verdicts(groups),
+        "![Time of each way, and its memory by the number of steps](docs/bench.svg)",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _rows(group: Sequence[Record]) -> str:
@@ -102,29 +104,43 @@ def _rows(group: Sequence[Record]) -> str:
         ratio, compiling, memory, _, rss, *_ = _cells(record)
         name = f"{record.optimizer}: {NAMES[record.way]}"
         lines.append([name, ratio, compiling, memory, rss] if timed else [name, compiling, memory])
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+    return _markdown_table(lines)
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|" for line in lines)
 
 
 def _timed(group: Sequence[Record]) -> bool:
     return any(record.ratios for record in group)
 
 
-def _base_rss(group: Sequence[Record]) -> str:
-    return _bytes(max((record.rss_before for record in group if record.rss_before), default=None))
-
-
-def _worse(groups: Sequence[Sequence[Record]]) -> list[str]:
-    """Where reversible training takes longer than checkpoints at each step do."""
-    found = []
+def _overview(groups: Sequence[Sequence[Record]]) -> str:
+    """A Markdown table with a row for each case."""
+    ways = list(dict.fromkeys((r.optimizer, r.way) for group in groups for r in group if r.way != "plain"))
+    lines = [["", *(f"{optimizer}: {way}" for optimizer, way in ways)], ["---"] + ["---:"] * len(ways)]
     for group in groups:
-        ratios = {(record.optimizer, record.way): record.ratio for record in group}
-        for optimizer in ("sgd", "adam"):
-            mine, other = (ratios.get((optimizer, way)) for way in ("reversible", "checkpointed"))
-            if mine and other and mine > other:
-                found.append(f"{optimizer}, {_case(group[0])} ({mine:.1f} against {other:.1f})")
-    if not found:
-        return []
-    return [f"Slower than the scan with `jax.checkpoint`, where that fits into memory: {'; '.join(found)}."]
+        found = {(record.optimizer, record.way): _short(record) for record in group}
+        lines.append([_case(group[0]), *(found.get(way, "") for way in ways)])
+    return _markdown_table(lines)
+
+
+def _short(record: Record) -> str:
+    memory = None if record.xla_bytes is None else record.xla_bytes / record.weights
+    return f"{record.status if record.ratio is None else f'{record.ratio:.1f}'}, {_bytes(memory)}"
+
+
+def _verdicts(groups: Sequence[Sequence[Record]]) -> list[str]:
+    """How often reversible training takes longer than the scan that keeps each step's weights."""
+    texts = []
+    for optimizer in ("sgd", "adam"):
+        ratios = [{record.way: record.ratio for record in group if record.optimizer == optimizer} for group in groups]
+        pairs = [(of["reversible"], of["checkpointed"]) for of in ratios if {"reversible", "checkpointed"} <= of.keys()]
+        slower = [mine > other for mine, other in pairs if mine is not None and other is not None]
+        if slower:
+            texts.append(f"with {optimizer} in {sum(slower)} of the {len(slower)} cases where both ran")
+    compared = "Reversible training takes longer than the scan with `jax.checkpoint`"
+    return [f"{compared} {', '.join(texts)}."] if texts else []
 
 
 def _case(record: Record) -> str:
@@ -154,13 +170,13 @@ def _bytes(size: float | None) -> str:
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}" if size < 100 * factor else f"{size / factor:,.0f} {unit}"
-    return f"{size / 1e3:.0f} kB"
+    return f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size:.0f} B"
 
 
 def write_plot(records: Sequence[Record], path: Path) -> Path:
     """Times in the base case among those in all others, and memory by steps."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(10.5, 4.0), layout="constrained")
+    figure = Figure(figsize=(11.5, 4.0), layout="constrained")
     times, memory = figure.subplots(1, 2)
     _draw_times(times, records)
     _draw_memory(memory, records)
@@ -203,4 +219,4 @@ def _draw_memory(axes: Axes, records: Sequence[Record]) -> None:
     weights = f"{chosen[0].weights:,} weights, " if chosen else ""
     axes.set_ylabel(f"bytes a weight ({weights}decay {decay:g})")
     if chosen:
-        axes.legend(frameon=False, fontsize="small")
+        axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
