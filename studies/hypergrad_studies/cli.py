@@ -3,16 +3,17 @@
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import optuna
 from rich.console import Console
 
 from hypergrad_studies import bench as measuring
-from hypergrad_studies import bench_report, records
+from hypergrad_studies import bench_report, data, records
 from hypergrad_studies.compare import compare as run_comparison
 from hypergrad_studies.methods import BACKENDS
+from hypergrad_studies.papers import STUDIES, results
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.report import table, write_report
 
@@ -187,6 +188,33 @@ def bench(
         bench_report.write_plot(measured, readme.parent / "docs" / "bench.svg")
 
 
+@cli.command()
+@click.argument("name", type=click.Choice(list(STUDIES)))
+@click.option(
+    "--scale",
+    type=click.Choice(get_args(results.Scale)),
+    default="small",
+    show_default=True,
+    help="small: scikit-learn's digits, under a minute; paper: the paper's own data and sizes.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for records, figure and results.json.  [default: out/reproduce/NAME]",
+)
+def reproduce(name: str, scale: results.Scale, seeds: int, out: Path | None) -> None:
+    """Repeat the study NAME of a paper, and show its numbers beside the paper's."""
+    out = out or Path("out", "reproduce", name)
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    found = STUDIES[name](scale, out, seeds, console)
+    results.write(out / "results.json", found)
+    console.width = max(console.width, 100)
+    console.print(results.table(found))
+    console.print(f"results: {out / 'results.json'}")
+
+
 def _show(out: Path, console: Console) -> None:
     study = records.Study.load(out)
     console.width = max(console.width, 100)  # narrower, the table would lose figures
@@ -201,7 +229,7 @@ def main(command: Callable[..., object] = cli) -> None:
         return
     except click.ClickException as error:
         message, code = error.format_message(), error.exit_code
-    except (records.BrokenRecords, records.OtherStudy) as error:
+    except (data.MissingData, records.BrokenRecords, records.OtherStudy) as error:
         message, code = str(error), 1
     except (click.Abort, KeyboardInterrupt):
         message, code = "stopped", 130

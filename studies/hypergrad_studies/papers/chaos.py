@@ -1,0 +1,225 @@
+"""chaos: from which learning rate on the hypergradient is useless (Maclaurin, Duvenaud and Adams 2015, section 4).
+
+The loss after training and its gradient, as functions of one log learning rate. Beyond some rate training is
+chaotic: the gradient is still the right one, to the bit, but of a function so rugged that it says nothing about the
+next rate. There it disagrees with finite differences, and explodes. The paper's network is 784-200-50-10 on 1,000
+images of MNIST, batch 250, 50 steps, decay 0.9; the small one is 64-50-20-10 on scikit-learn's digits, whose chaos
+begins at higher rates. Initial scales, which differ between the paper's studies, are e^-3.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+
+from hypergrad_search import InexactReversalError, TrainingProblem, evaluate, sgd
+from hypergrad_studies import data
+from hypergrad_studies.papers.results import Result, Scale, strict
+from hypergrad_studies.problems import digits
+
+STEPS, BATCH, IMAGES = 50, 250, 1000
+INITIAL_SCALE = math.exp(-3)
+
+STEP = 1e-3  # of the finite differences, in log rate
+IN_A_ROW = 3  # rates; a slope near zero may disagree by chance
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a scale means: the network, its data, and the log rates that are looked at: from, to, how many."""
+
+    sizes: tuple[int, ...]
+    images: Callable[[], digits.Split]
+    rates: tuple[float, float, int]
+
+
+def _digits() -> digits.Split:
+    return digits.splits()[0]
+
+
+def _mnist() -> digits.Split:
+    (images, labels), _ = data.mnist()
+    return digits.Split(images[:IMAGES] - images[:IMAGES].mean(axis=0), labels[:IMAGES])
+
+
+SETUPS: dict[Scale, Setup] = {
+    "small": Setup((64, 50, 20, 10), _digits, (0.5, 4.5, 100)),
+    "paper": Setup((784, 200, 50, 10), _mnist, (0.5, 2.5, 200)),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation. What there was none of is NaN; what left the range of float32 is infinite.
+
+    `slope`: the finite difference of the loss. `growth`: how far the norm of the gradient with respect to the weights
+    rose above that with respect to the last weights, on the way back.
+    """
+
+    seed: int
+    log_rate: float
+    loss: float
+    gradient: float
+    slope: float
+    status: str
+    exact: bool | None
+    growth: float
+    seconds: float
+
+
+def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
+    """Write `records.jsonl` and `chaos.svg` into the folder `out`, and return the numbers."""
+    setup = SETUPS[scale]
+    training = problem(setup.sizes, setup.images())
+    rates = np.linspace(*setup.rates).tolist()
+    pairs = [(seed, rate) for seed in range(seeds) for rate in rates]
+    points = []
+    with (out / "records.jsonl").open("w") as file:
+        for seed, rate in track(pairs, "chaos", console=console):
+            points.append(look(training, seed, rate))
+            file.write(json.dumps(strict(asdict(points[-1])), allow_nan=False) + "\n")
+            file.flush()
+    draw(points, out / "chaos.svg")
+    return results(points, f"chaos ({scale})")
+
+
+def problem(sizes: tuple[int, ...], train: digits.Split) -> TrainingProblem:
+    """Training whose result is the loss on the training set, as in the paper's figure."""
+
+    def batches(step: jax.Array) -> digits.Split:
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % len(x), BATCH), train)
+
+    return TrainingProblem(
+        init=lambda key, hyperparameters: digits.network(key, sizes, [INITIAL_SCALE] * (len(sizes) - 1)),
+        train_loss=lambda params, hyperparameters, batch, key: digits.cross_entropy(params, batch),
+        valid_loss=lambda params: digits.cross_entropy(params, train),
+        batches=batches,
+        optimizer=sgd(lambda hyperparameters, step: jnp.exp(hyperparameters["log_rate"]), 0.9, dampening=True),
+        steps=STEPS,
+    )
+
+
+def look(training: TrainingProblem, seed: int, log_rate: float) -> Point:
+    """Loss, gradient and finite difference at one rate."""
+    started = time.perf_counter()
+    key = jax.random.key(seed)
+    # as rounded to float32, or the difference would be taken over another distance than it is divided by
+    below, here, above = (float(np.float32(x)) for x in (log_rate - STEP, log_rate, log_rate + STEP))
+
+    def value(at: float) -> float:
+        return evaluate(training, {"log_rate": at}, key=key, gradient_below=-math.inf).value
+
+    low, high = value(below), value(above)
+    gradient = growth = math.nan
+    exact: bool | None
+    try:
+        found = evaluate(training, {"log_rate": here}, key=key)
+        loss, status, exact = found.value, str(found.status), found.diagnostics["exact"]
+        if exact:
+            norms = np.array(found.diagnostics["adjoint_norms"])
+            growth = math.inf if np.isnan(norms).any() else float(norms.max() / norms[-1])  # NaN: of infinities
+            gradient = math.inf if found.gradient is None else float(found.gradient["log_rate"])
+    except InexactReversalError:
+        loss, status, exact = value(here), "inexact", False
+    return Point(
+        seed=seed,
+        log_rate=log_rate,
+        loss=loss,
+        gradient=gradient,
+        slope=(high - low) / (above - below) if math.isfinite(low) and math.isfinite(high) else math.nan,
+        status=status,
+        exact=exact,
+        growth=growth,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def agrees(point: Point, tolerance: float) -> bool:
+    """Whether gradient and finite difference are the same to `tolerance`, relative."""
+    return abs(point.gradient - point.slope) <= tolerance * abs(point.slope)
+
+
+def useful_below(points: Sequence[Point], tolerance: float) -> float:
+    """The first log rate of one seed's `points` from which on `IN_A_ROW` of them disagree; inf where none do."""
+    wrong = [not agrees(point, tolerance) for point in points]
+    starts = (i for i in range(len(points) - IN_A_ROW + 1) if all(wrong[i : i + IN_A_ROW]))
+    return next((points[i].log_rate for i in starts), math.inf)
+
+
+def results(points: Iterable[Point], name: str) -> list[Result]:
+    """Every number as the median over seeds of what it is for a seed."""
+    seeds = _by_seed(points)
+
+    def growth(agree: bool, percent: float) -> Callable[[list[Point]], float]:
+        return lambda mine: _quantile([point.growth for point in mine if agrees(point, 0.1) is agree], percent)
+
+    prefix = "growth of the adjoint where they"
+    quantities: list[tuple[str, float | None, Callable[[list[Point]], float]]] = [
+        ("log rate from which gradient and finite difference differ by 1 %", 1.47, lambda p: useful_below(p, 0.01)),
+        ("log rate from which they differ by 10 %", None, lambda p: useful_below(p, 0.1)),
+        ("largest gradient", 1e33, lambda p: float(np.nanmax([abs(point.gradient) for point in p]))),
+        *((f"{prefix} agree to 10 %: quantile {q} %", None, growth(True, q)) for q in (50, 90, 99, 100)),
+        *((f"{prefix} differ by more: quantile {q} %", None, growth(False, q)) for q in (0, 1, 10, 50)),
+    ]
+    return [
+        Result(
+            study=name,
+            quantity=quantity,
+            paper=paper,
+            ours=float(np.median([of(mine) for mine in seeds])),
+            seeds=len(seeds),
+            seconds=sum(point.seconds for mine in seeds for point in mine),
+        )
+        for quantity, paper, of in quantities
+    ]
+
+
+def _by_seed(points: Iterable[Point]) -> list[list[Point]]:
+    found: dict[int, list[Point]] = {}
+    for point in points:
+        found.setdefault(point.seed, []).append(point)
+    return list(found.values())
+
+
+def _quantile(growths: list[float], percent: float) -> float:
+    known = [growth for growth in growths if not math.isnan(growth)]
+    # without interpolation, which has NaN between infinities
+    return float(np.percentile(known, percent, method="nearest")) if known else math.nan
+
+
+def draw(points: Iterable[Point], path: Path) -> None:
+    """The paper's figure: the loss above, the size of its gradient below."""
+    seeds = _by_seed(points)
+    figure = Figure(figsize=(7.5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    end = float(np.median([useful_below(mine, 0.1) for mine in seeds]))
+    for i, mine in enumerate(seeds):
+        x = [point.log_rate for point in mine]
+        look: dict[str, Any] = {"linewidth": 1, "color": f"C{i}", "label": f"seed {mine[0].seed}"}
+        upper.plot(x, [_drawable(point.loss) for point in mine], **look)
+        lower.plot(x, [_drawable(abs(point.gradient)) for point in mine], **look)
+        lower.plot(x, [_drawable(abs(point.slope)) for point in mine], ".", markersize=3, color=f"C{i}")
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+        if math.isfinite(end):
+            axes.axvline(end, color="0.5", linestyle="--", linewidth=1)
+    upper.set_ylabel("training loss")
+    upper.legend(frameon=False)
+    lower.set_yscale("log")
+    lower.set_ylabel("|gradient| (line), |finite difference| (dots)")
+    lower.set_xlabel("log learning rate; dashed: from here on they differ by more than 10 %")
+    figure.savefig(path)
+
+
+def _drawable(value: float) -> float:
+    return value if math.isfinite(value) else math.nan

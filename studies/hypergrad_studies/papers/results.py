@@ -1,0 +1,51 @@
+"""What every reproduction has in common: how it is called, and what it leaves behind."""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+Scale = Literal["small", "paper"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A number beside the paper's: `paper` is None where it has none, `ours` the median over seeds."""
+
+    study: str
+    quantity: str
+    paper: float | None
+    ours: float
+    seeds: int
+    seconds: float
+
+
+#: (scale, folder for records and figure, how many seeds, console) -> results
+Study = Callable[[Scale, Path, int, Console], list[Result]]
+
+
+def write(path: Path, results: Iterable[Result]) -> None:
+    """Write `results` as a JSON list; numbers that JSON lacks as in `records`, "inf", "-inf" and "nan"."""
+    path.write_text(json.dumps([strict(asdict(result)) for result in results], indent=2, allow_nan=False) + "\n")
+
+
+def strict(document: dict[str, Any]) -> dict[str, Any]:
+    """`document` with strings for the floats that JSON lacks."""
+    return {
+        name: repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in document.items()
+    }
+
+
+def table(results: Iterable[Result]) -> Table:
+    """The results as the terminal shows them."""
+    grid = Table("study", "quantity", "paper", "ours", "seeds", "seconds")
+    for r in results:
+        paper = "" if r.paper is None else f"{r.paper:.4g}"
+        grid.add_row(r.study, r.quantity, paper, f"{r.ours:.4g}", str(r.seeds), f"{r.seconds:.0f}")
+    return grid

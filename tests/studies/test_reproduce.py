@@ -1,0 +1,100 @@
+"""`hypergrad reproduce`: what it writes, and how the numbers of the chaos study are made."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hypergrad_studies.cli import cli, main
+from hypergrad_studies.papers import STUDIES, chaos
+
+POINT = chaos.Point(
+    seed=0, log_rate=0.0, loss=1.0, gradient=1.0, slope=1.0, status="ok", exact=True, growth=2.0, seconds=0.5
+)
+
+
+def points(slopes: Sequence[float], seed: int = 0) -> list[chaos.Point]:
+    """At log rates 0, 1, ..., with a gradient of 1."""
+    return [replace(POINT, seed=seed, log_rate=float(i), slope=slope) for i, slope in enumerate(slopes)]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run at three rates and two seeds."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(chaos.SETUPS, "small", replace(chaos.SETUPS["small"], rates=(0.5, 4.5, 3)))
+        done = CliRunner().invoke(cli, ["reproduce", "chaos", "--seeds", "2", "--out", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert str(folder / "results.json") in done.output.replace("\n", "")
+    return folder
+
+
+def test_a_record_for_each_rate_and_seed(out: Path) -> None:
+    records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert [(r["seed"], r["log_rate"]) for r in records] == [(s, rate) for s in (0, 1) for rate in (0.5, 2.5, 4.5)]
+    assert all(r["exact"] is True for r in records)
+    for tame, _, wild in (records[:3], records[3:]):
+        assert tame["status"] == "ok"
+        assert tame["gradient"] == pytest.approx(tame["slope"], rel=0.01)
+        assert 1 <= tame["growth"] < 1000
+        assert abs(float(wild["gradient"])) > 1e6 * abs(wild["slope"])
+        assert float(wild["growth"]) > 1e6
+
+
+def test_results_and_figure(out: Path) -> None:
+    results = json.loads((out / "results.json").read_text())
+    assert {tuple(result) for result in results} == {("study", "quantity", "paper", "ours", "seeds", "seconds")}
+    assert {(result["study"], result["seeds"]) for result in results} == {("chaos (small)", 2)}
+    assert results[0]["paper"] == 1.47
+    assert "</svg>" in (out / "chaos.svg").read_text()
+
+
+def test_an_unknown_name_gets_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["hypergrad", "reproduce", "chaso"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(repr(name) in message for name in ("chaso", *STUDIES))
+
+
+@pytest.mark.parametrize(
+    ("slopes", "end"),
+    [
+        ([1, 1, 1, 1, 1, 1], math.inf),
+        ([1, 1.2, 1, 1.2, 1.2, 1], math.inf),  # never three in a row
+        ([1, 1.2, 1, 1.2, 0.8, -1], 3),
+        ([1, 1, 0, math.nan, 2, 1], 2),
+        ([1, 1.05, 1.05, 1.05, 1.05, 1], math.inf),
+    ],
+)
+def test_the_gradient_is_useful_until_several_rates_in_a_row_disagree(slopes: list[float], end: float) -> None:
+    assert chaos.useful_below(points(slopes), 0.1) == end
+
+
+@pytest.mark.parametrize("gradient", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_agrees_with_nothing(gradient: float) -> None:
+    assert not chaos.agrees(replace(POINT, gradient=gradient), 0.1)
+
+
+def test_numbers_are_medians_over_seeds() -> None:
+    seeds = [points([1] * start + [2] * 5, seed) for seed, start in enumerate((2, 7, 3))]
+    for growth, mine in zip((10.0, 30.0, 20.0), seeds, strict=True):
+        mine[-1] = replace(mine[-1], growth=growth)
+    found = {r.quantity: r for r in chaos.results([p for mine in seeds for p in mine], "chaos")}
+    assert found["log rate from which they differ by 10 %"].ours == 3
+    assert found["growth of the adjoint where they agree to 10 %: quantile 100 %"].ours == 2
+    assert found["growth of the adjoint where they differ by more: quantile 50 %"].ours == 2
+    assert {(r.seeds, r.seconds) for r in found.values()} == {(3, 0.5 * 27)}
+
+
+def test_quantiles_of_infinite_growth() -> None:
+    assert chaos._quantile([1, math.inf, math.inf, math.nan], 50) == math.inf
+    assert math.isnan(chaos._quantile([math.nan], 50))
