@@ -5,13 +5,14 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hypergrad_search.hypergradient.base import (
+    MESSAGES,
     MOST_GROWTH,
     Cost,
     Evaluation,
@@ -76,77 +77,35 @@ class Reversible(Method):
         started = time.perf_counter()
         dynamic, static = split(hyperparameters)
         run = Run(problem, static, reversible.resolution(problem.optimizer, self.fraction_bits))
-        steps = problem.steps
-        first = 0 if self.last is None else max(steps - self.last, 0)
-        kept_from = first if gradient_below > -math.inf else steps
+        first = 0 if self.last is None else max(problem.steps - self.last, 0)
+        reports = _Reports(report, report_every) if report else None
+        trained = _train(run, dynamic, key, first if gradient_below > -math.inf else problem.steps, reports)
 
-        initial, state, schedule, extremes = _begin(run, dynamic, key)
-        _check_decays(extremes)
-        spills = {name: np.asarray(plan.spill) for name, plan in schedule.plans.items()}
-        nothing = {name: np.zeros_like(spill[0]) for name, spill in spills.items()}
-        dues = {name: set(np.flatnonzero(spill.any(axis=1)).tolist()) for name, spill in spills.items()}
-        reports = set(range(report_every, steps, report_every)) if report else set()
-        planes: dict[int, Planes] = {}
-        origin: list[Numbers] | None = None
-        for stop in sorted({*reports, first, steps}.union(*dues.values())):
-            really = {name: spills[name][stop] if stop in due else nothing[name] for name, due in dues.items()}
-            state, filled = _advance(run, state, schedule, dynamic, key, stop, really)
-            if stop > kept_from and stop < steps:
-                planes[stop] = {name: filled[name] for name, due in dues.items() if stop in due}
-            if 0 < stop == kept_from < steps:
-                origin = jax.tree.map(jnp.copy, state.numbers)
-            if report and stop in reports and not state.outside:
-                report(stop, float(_losses(run, state, schedule, dynamic, key)["valid_loss"]))
+        def result(value: float, gradient: dict[str, Any] | None, spent: int, **described: Any) -> Evaluation:
+            cost = Cost(spent, time.perf_counter() - started)
+            return Evaluation(value, gradient, cost, described)
 
-        done = int(state.step)
-        if state.outside:
-            status, why = _explain(_diagnose(run, initial, state, schedule, dynamic, key), run, done)
-            return Evaluation(
-                value=math.inf,
-                gradient=None,
-                cost=Cost(done, time.perf_counter() - started),
-                diagnostics=describe(status, steps=done, exact=None, losses={}, message=why),
-            )
-        final = _losses(run, state, schedule, dynamic, key)
+        done = int(trained.state.step)
+        if trained.state.outside:
+            diagnosis = _diagnose(run, trained.initial, trained.state, trained.schedule, dynamic, key)
+            status, why = _explain(diagnosis, run, done)
+            return result(math.inf, None, done, **describe(status, steps=done, exact=None, losses={}, message=why))
+        final = _losses(run, trained.state, trained.schedule, dynamic, key)
         status, value = judge(final)
         if not value < gradient_below:
-            return Evaluation(
-                value=value,
-                gradient=None,
-                cost=Cost(done, time.perf_counter() - started),
-                diagnostics=describe(status, steps=done, exact=None, losses=final),
-            )
+            return result(value, None, done, **describe(status, steps=done, exact=None, losses=final))
 
-        adjoint = _start_adjoint(run, state, schedule, dynamic, key)
-        no_planes = [jnp.zeros(x.shape, jnp.uint8) for x in initial]
-        for stop in sorted({*planes, first}, reverse=True):
-            kept = planes.pop(stop, {})
-            really = {name: spills[name][stop] if name in kept else nothing[name] for name in spills}
-            filled = {name: kept.get(name, no_planes) for name in spills}
-            state, adjoint = _retreat(run, state, adjoint, schedule, dynamic, key, stop, really, filled)
-        spent = done + 3 * (steps - first)
-        cost = Cost(spent, time.perf_counter() - started)
-        exact = bool(_is_start(run, state, initial) if origin is None else _equal(state.numbers, origin))
+        exact, adjoint = _run_back(run, trained, dynamic, key, first)
+        spent = done + 3 * (problem.steps - first)
         if not exact:
-            return self._fall_back(problem, hyperparameters, key, cost)
-        norms = np.asarray(adjoint.norms)[first:]
+            return self._fall_back(problem, hyperparameters, key, Cost(spent, time.perf_counter() - started))
         gradient = finite_or_none(_finish(run, adjoint, dynamic, key, first == 0))
-        growth = float(np.max(norms, initial=0.0)) / float(norms[-1]) if norms[-1] else 0.0
-        message: str | None = None
-        if gradient is None or not growth <= MOST_GROWTH:
-            status = Status.EXPLODED
-        if gradient is not None and status is Status.EXPLODED:
-            message = (
-                f"the value is sound, but its gradient is useless: it grew by a factor of {growth:.0e} on its way back "
-                "through training, which is chaotic here; lower the learning rate, or truncate: Reversible(last=...)"
-            )
-        diagnostics = describe(status, steps=done, exact=exact, losses=final, message=message)
-        return Evaluation(
-            value=value,
-            gradient=gradient,
-            cost=Cost(cost.gradient_evaluations, time.perf_counter() - started),
-            diagnostics={**diagnostics, "adjoint_norms": norms.tolist()},
+        norms = np.asarray(adjoint.norms)[first:].tolist()
+        why = _why_useless(gradient, norms)
+        described = describe(
+            Status.EXPLODED if why else status, steps=done, exact=exact, losses=final, message=why or None
         )
+        return result(value, gradient, spent, **described, adjoint_norms=norms)
 
     def _fall_back(
         self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, spent: Cost
@@ -161,6 +120,78 @@ class Reversible(Method):
         )
         cost = Cost(spent.gradient_evaluations + result.cost.gradient_evaluations, spent.seconds + result.cost.seconds)
         return replace(result, cost=cost, diagnostics={**result.diagnostics, "exact": False})
+
+
+class _Reports(NamedTuple):
+    call: Report
+    every: int
+
+
+class _Trained(NamedTuple):
+    """Training that is done, and what the way back needs.
+
+    `spills` says, by name, at which step and in which group contents were shifted; `planes` has what that shifted out,
+    by step; `origin` the numbers at the step where the way back ends, None where that is the start.
+    """
+
+    initial: list[jax.Array]
+    state: State
+    schedule: Schedule
+    spills: dict[str, np.ndarray]
+    planes: dict[int, Planes]
+    origin: list[Numbers] | None
+
+
+def _train(run: Run, dynamic: dict[str, Any], key: jax.Array, kept_from: int, reports: _Reports | None) -> _Trained:
+    """Train, keeping what the way back to the step `kept_from` needs."""
+    steps = run.problem.steps
+    initial, state, schedule, extremes = _begin(run, dynamic, key)
+    _check_decays(extremes)
+    spills = {name: np.asarray(plan.spill) for name, plan in schedule.plans.items()}
+    due = {name: set(np.flatnonzero(spill.any(axis=1)).tolist()) for name, spill in spills.items()}
+    reported = set(range(reports.every, steps, reports.every)) if reports else set()
+    planes: dict[int, Planes] = {}
+    origin = None
+    for stop in sorted(reported.union({kept_from, steps} - {0}, *due.values())):
+        state, filled = _advance(run, state, schedule, dynamic, key, stop, _shifted(spills, stop))
+        if kept_from < stop < steps:
+            planes[stop] = {name: filled[name] for name in spills if stop in due[name]}
+        if 0 < stop == kept_from < steps:
+            origin = jax.tree.map(jnp.copy, state.numbers)
+        if reports and stop in reported and not state.outside:
+            reports.call(stop, float(_losses(run, state, schedule, dynamic, key)["valid_loss"]))
+    return _Trained(initial, state, schedule, spills, planes, origin)
+
+
+def _run_back(run: Run, trained: _Trained, dynamic: dict[str, Any], key: jax.Array, first: int) -> tuple[bool, Adjoint]:
+    """Whether the way back ended where training had come from, and the adjoint there."""
+    initial, state, schedule, spills, planes, origin = trained
+    adjoint = _start_adjoint(run, state, schedule, dynamic, key)
+    none = [jnp.zeros(x.shape, jnp.uint8) for x in initial]
+    for stop in sorted({*planes, first}, reverse=True):
+        kept = planes.pop(stop, {})  # and so freed
+        shifted = _shifted(spills, stop if kept else 0)
+        filled = {name: kept.get(name, none) for name in spills}
+        state, adjoint = _retreat(run, state, adjoint, schedule, dynamic, key, stop, shifted, filled)
+    return bool(_is_start(run, state, initial) if origin is None else _equal(state.numbers, origin)), adjoint
+
+
+def _shifted(spills: dict[str, np.ndarray], stop: int) -> dict[str, np.ndarray]:
+    """By name and group, whether contents are shifted before the step `stop`: never at the start, nor at the end."""
+    return {name: spill[stop] if stop < len(spill) else np.zeros_like(spill[0]) for name, spill in spills.items()}
+
+
+def _why_useless(gradient: dict[str, Any] | None, norms: list[float]) -> str:
+    """What is wrong with a gradient, given the adjoint's norms on its way back; nothing if nothing is."""
+    growth = max(norms) / norms[-1] if norms[-1] else 0.0
+    if gradient is None:
+        return MESSAGES[Status.EXPLODED]
+    if growth <= MOST_GROWTH:
+        return ""
+    return (
+        f"the value is sound, but its gradient is useless: it grew by a factor of {growth:.0e} on its way back "
+        "through training, which is chaotic here; lower the learning rate, or truncate: Reversible(last=...)"
+    )
 
 
 def _check_decays(extremes: dict[str, jax.Array]) -> None:
@@ -222,14 +253,14 @@ def _advance(
     dynamic: dict[str, Any],
     key: jax.Array,
     stop: int,
-    really: dict[str, Any],
+    shifted: dict[str, Any],
 ) -> tuple[State, Planes]:
     """Train until `stop`, and then spill what is due."""
     init_key, step_key = jax.random.split(key)
     layout = reversible.layout_of(run, dynamic, init_key)
     state = reversible.run_forward(run, layout, state, schedule, dynamic, step_key, stop, early=True)
     planes = {}
-    for name, now in really.items():
+    for name, now in shifted.items():
         state, planes[name] = reversible.spill(layout, state, name, now & ~state.outside)
     return state, planes
 
@@ -278,14 +309,14 @@ def _retreat(
     dynamic: dict[str, Any],
     key: jax.Array,
     stop: int,
-    really: dict[str, Any],
+    shifted: dict[str, Any],
     planes: Planes,
 ) -> tuple[State, Adjoint]:
     """Undo `_advance` until `stop`, and then what was spilled there."""
     init_key, step_key = jax.random.split(key)
     layout = reversible.layout_of(run, dynamic, init_key)
     state, adjoint = reversible.run_backward(run, layout, state, adjoint, schedule, dynamic, step_key, stop)
-    for name, now in really.items():
+    for name, now in shifted.items():
         state = reversible.unspill(layout, state, name, now, planes[name])
     return state, adjoint
 
