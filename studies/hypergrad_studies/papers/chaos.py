@@ -4,7 +4,8 @@ The loss after training and its gradient, as functions of one log learning rate.
 chaotic: the gradient is still the right one, to the bit, but of a function so rugged that it says nothing about the
 next rate. There it disagrees with finite differences, and explodes. The paper's network is 784-200-50-10 on 1,000
 images of MNIST, batch 250, 50 steps, decay 0.9, with initial weights and biases of scale e^-2 (the authors' code has
-it); the small one is 64-50-20-10 on scikit-learn's digits, whose chaos begins at higher rates. The paper has 1,000 rates, this 200.
+it); it has 1,000 rates, this 200. The small network is 64-50-20-10 on scikit-learn's digits, whose chaos begins at
+higher rates.
 """
 
 import json
@@ -222,10 +223,10 @@ def draw(points: Iterable[Point], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if math.isfinite(end):
             axes.axvline(end, color="0.5", linestyle="--", linewidth=1)
+        axes.set_yscale("log")
     upper.set_ylabel("training loss")
     upper.legend(frameon=False)
-    lower.set_yscale("log")
-    lower.set_ylabel("|gradient| (line), |finite difference| (dots)")
+    lower.set_ylabel("|gradient| (line),\n|finite difference| (dots)")
     lower.set_xlabel("log learning rate; dashed: from here on they differ by more than 10 %")
     figure.savefig(path)
 
