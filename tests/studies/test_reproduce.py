@@ -43,7 +43,7 @@ def test_a_record_for_each_rate_and_seed(out: Path) -> None:
         assert tame["status"] == "ok"
         assert tame["gradient"] == pytest.approx(tame["slope"], rel=0.01)
         assert 1 <= tame["growth"] < 1000
-        assert abs(float(wild["gradient"])) > 1e6 * abs(wild["slope"])
+        assert abs(float(wild["gradient"])) > 1000 * abs(wild["slope"])
         assert float(wild["growth"]) > 1e6
 
 
@@ -51,7 +51,7 @@ def test_results_and_figure(out: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     assert {tuple(result) for result in results} == {("study", "quantity", "paper", "ours", "seeds", "seconds")}
     assert {(result["study"], result["seeds"]) for result in results} == {("chaos (small)", 2)}
-    assert results[0]["paper"] == 1.47
+    assert {result["paper"] for result in results} == {None}  # which used other data
     assert "</svg>" in (out / "chaos.svg").read_text()
 
 
@@ -88,7 +88,9 @@ def test_numbers_are_medians_over_seeds() -> None:
     seeds = [points([1] * start + [2] * 5, seed) for seed, start in enumerate((2, 7, 3))]
     for growth, mine in zip((10.0, 30.0, 20.0), seeds, strict=True):
         mine[-1] = replace(mine[-1], growth=growth)
-    found = {r.quantity: r for r in chaos.results([p for mine in seeds for p in mine], "chaos")}
+    found = {r.quantity: r for r in chaos.results([p for mine in seeds for p in mine], "paper")}
+    start = found["log rate from which gradient and finite difference differ by 1 %"]
+    assert (start.study, start.paper, start.ours) == ("chaos (paper)", 1.47, 3)
     assert found["log rate from which they differ by 10 %"].ours == 3
     assert found["growth of the adjoint where they agree to 10 %: quantile 100 %"].ours == 2
     assert found["growth of the adjoint where they differ by more: quantile 50 %"].ours == 2
