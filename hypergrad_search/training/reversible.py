@@ -33,11 +33,16 @@ Planes = dict[str, list[jax.Array]]  # of what was spilled, by name and array
 
 @dataclass(frozen=True)
 class Run:
-    """What a program is compiled for: a problem, its hyperparameters that are plain values, and the resolution."""
+    """What a program is compiled for: a problem, its hyperparameters that are plain values, and the resolution.
+
+    `isolated`: the gradient is compiled by itself in both directions, at the cost of one more on the way back. Among
+    other operations a compiler may round it differently: XLA does for some losses, such as a layer normalisation's.
+    """
 
     problem: TrainingProblem
     static: tuple[tuple[str, Any], ...]
     fraction_bits: tuple[tuple[str, int], ...]
+    isolated: bool = False
 
     @property
     def optimizer(self) -> Optimizer:
@@ -192,7 +197,8 @@ def run_forward(
     def forward(state: State) -> State:
         nows = _at(layout, schedule, state.step)
         weights = [_weights(run, numbers, now) for numbers, now in zip(state.numbers, nows, strict=True)]
-        gradient = jax.grad(_loss, argnums=2)(run, layout, weights, dynamic, key, state.step)
+        gradient_of = _isolated if run.isolated else _gradient
+        gradient = gradient_of(run, layout, weights, dynamic, key, state.step)
         numbers = [_advance(run, *array, state.step) for array in zip(state.numbers, gradient, nows, strict=True)]
         return State(numbers, state.step + 1, state.outside | _outside(numbers))
 
@@ -219,10 +225,10 @@ def run_backward(
         weights = [_weights(run, *array) for array in zip(numbers, nows, strict=True)]
         # the gradient is that of the forward pass, and pulling back through it is the Hessian-vector product
         gradient, pull_back = jax.vjp(
-            lambda weights, dynamic: jax.grad(_loss, argnums=2)(run, layout, weights, dynamic, key, step),
-            weights,
-            dynamic,
+            lambda weights, dynamic: _gradient(run, layout, weights, dynamic, key, step), weights, dynamic
         )
+        if run.isolated:
+            gradient = _isolated(run, layout, weights, dynamic, key, step)
         numbers = [_retreat_slots(run, *array) for array in zip(numbers, gradient, nows, strict=True)]
         adjoints = [
             _step_adjoint(run, x, w, g, now, dw, ds, step)
@@ -282,6 +288,24 @@ def _loss(
     run: Run, layout: Layout, weights: list[jax.Array], dynamic: dict[str, Any], key: jax.Array, step: jax.Array
 ) -> jax.Array:
     return step_loss(run.problem, layout.unpack(weights), {**dynamic, **dict(run.static)}, key, step)
+
+
+def _gradient(
+    run: Run, layout: Layout, weights: list[jax.Array], dynamic: dict[str, Any], key: jax.Array, step: jax.Array
+) -> list[jax.Array]:
+    return jax.grad(_loss, argnums=2)(run, layout, weights, dynamic, key, step)
+
+
+def _isolated(
+    run: Run, layout: Layout, weights: list[jax.Array], dynamic: dict[str, Any], key: jax.Array, step: jax.Array
+) -> list[jax.Array]:
+    """The gradient as a branch, which compilers neither merge with what is around it nor know to be always taken."""
+    return jax.lax.cond(
+        step >= 0,
+        lambda weights: _gradient(run, layout, weights, dynamic, key, step),
+        lambda weights: [jnp.zeros_like(x) for x in weights],
+        weights,
+    )
 
 
 def _at(layout: Layout, schedule: Schedule, step: jax.Array) -> list[Schedule]:
@@ -394,7 +418,7 @@ def diagnose(
     nows = _at(layout, schedule, step)
     before = [_retreat_weights(run, *array, step) for array in zip(state.numbers, nows, strict=True)]
     weights = [_weights(run, *array) for array in zip(before, nows, strict=True)]
-    gradient = jax.grad(_loss, argnums=2)(run, layout, weights, dynamic, key, step)
+    gradient = _gradient(run, layout, weights, dynamic, key, step)
     nan = []
     for numbers, g, now in zip(state.numbers, gradient, nows, strict=True):
         added = [*run.optimizer.increments(g, now.settings).values(), _change(run, numbers, now, step)]
