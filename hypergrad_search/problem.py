@@ -25,6 +25,9 @@ class TrainingProblem:
       with `jax.lax.dynamic_slice_in_dim` or index with an array.
     - `optimizer`: `sgd(...)`, `adam(...)` or `adamw(...)`, whose settings may name hyperparameters.
     - `steps`: the length of the training run.
+    - `fitted_loss(params) -> scalar`, optional: what the hypergradient is of, in place of `valid_loss`: the loss on a
+      part of the validation set. No gradient sees the rest, which so decides which steps along it are kept: for
+      searches that could fit the validation set, with as many hyperparameters as it has examples.
     - `test_loss(params) -> scalar`, optional: reported beside the validation loss, never seen by a search.
 
     `hyperparameters` is a dict from names to float arrays (numbers too) and, where the space has them, the plain
@@ -40,14 +43,16 @@ class TrainingProblem:
     batches: Callable[[jax.Array], Any]
     optimizer: Optimizer
     steps: int
+    fitted_loss: Callable[[Params], jax.Array] | None = None
     test_loss: Callable[[Params], jax.Array] | None = None
 
     def __post_init__(self) -> None:
         for name in ("init", "train_loss", "valid_loss", "batches"):
             if not callable(getattr(self, name)):
                 raise ValueError(f"TrainingProblem: {name} must be a function, got {getattr(self, name)!r}")
-        if self.test_loss is not None and not callable(self.test_loss):
-            raise ValueError(f"TrainingProblem: test_loss must be a function or None, got {self.test_loss!r}")
+        for name in ("fitted_loss", "test_loss"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise ValueError(f"TrainingProblem: {name} must be a function or None, got {getattr(self, name)!r}")
         if not isinstance(self.optimizer, Optimizer):
             raise ValueError(
                 "TrainingProblem: optimizer must come from sgd, adam or adamw of hypergrad_search, "
@@ -119,11 +124,25 @@ def _holds_statistics(node: Any) -> bool:
 
 
 def losses(problem: TrainingProblem, params: Params) -> dict[str, jax.Array]:
-    """The validation loss and, where the problem has one, the test loss."""
+    """The validation loss, with the gradient of the fitted one, and the test loss, where the problem has these."""
     result = {"valid_loss": check_scalar("valid_loss", problem.valid_loss(params))}
+    if problem.fitted_loss is not None:
+        fitted = check_scalar("fitted_loss", problem.fitted_loss(params))
+        result["valid_loss"] = _with_gradient_of(fitted, result["valid_loss"])
     if problem.test_loss is not None:
         result["test_loss"] = check_scalar("test_loss", problem.test_loss(params))
     return result
+
+
+@jax.custom_jvp
+def _with_gradient_of(other: jax.Array, value: jax.Array) -> jax.Array:
+    """`value`, to the bit, with the derivative of `other`."""
+    return value
+
+
+@_with_gradient_of.defjvp
+def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return primals[1], tangents[0].astype(primals[1].dtype)
 
 
 def check_scalar(name: str, value: Any) -> jax.Array:

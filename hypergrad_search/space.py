@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,12 @@ class Float:
     `low` and `high` bound every element, both included. With `log=True` the search moves in the logarithm, and
     `low` must be above 0. `shape=()` is a single number; any other shape makes one name stand for an array.
 
-    Raises `ValueError` where the bounds are not finite, are reversed, or do not suit `log`.
+    `lift` is the shape of an array that may take the place of a single number: a learning rate for each step instead
+    of one for all, a penalty for each weight. `HypergradSampler` and `HypergradSearch` search the number first, and
+    continue with the array from the best that they found; other searches keep to the number. The problem must take
+    both: write `jnp.sum(l2 * w**2)`, not `l2 * jnp.sum(w**2)`.
+
+    Raises `ValueError` where the bounds are not finite, are reversed, or do not suit `log`, or an array has a `lift`.
     """
 
     low: float
@@ -23,13 +28,17 @@ class Float:
     _: KW_ONLY
     log: bool = False
     shape: tuple[int, ...] = ()
+    lift: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_bounds(self)
-        shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
-        if any(not isinstance(n, int) or n < 1 for n in shape):
-            raise ValueError(f"Float: every length in shape must be a whole number above 0, got {self.shape!r}")
-        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "shape", _checked_shape("shape", self.shape))
+        if self.lift is not None:
+            object.__setattr__(self, "lift", _checked_shape("lift", self.lift))
+            if self.shape:
+                raise ValueError(
+                    f"Float: lift is for a single number, got shape={self.shape!r} too; leave one of them out"
+                )
 
     @property
     def size(self) -> int:
@@ -85,6 +94,13 @@ def _check_bounds(parameter: Float | Int) -> None:
         raise ValueError(f"{kind}: log=True needs low above 0, got low={low!r}; raise it, or drop log=True")
 
 
+def _checked_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
+    lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(not isinstance(n, int) or n < 1 for n in lengths):
+        raise ValueError(f"Float: every length in {name} must be a whole number above 0, got {shape!r}")
+    return lengths
+
+
 def check_space(space: Space) -> None:
     """Raise `ValueError` unless `space` is a mapping from names to `Float`, `Int` or `Categorical`."""
     if not isinstance(space, Mapping) or not space:
@@ -99,6 +115,19 @@ def check_space(space: Space) -> None:
 def floats(space: Space) -> dict[str, Float]:
     """The differentiable part of a space, in its own order."""
     return {name: parameter for name, parameter in space.items() if isinstance(parameter, Float)}
+
+
+def lifted(space: Space) -> dict[str, Float | Int | Categorical]:
+    """The space with every number that may be lifted as an array."""
+    return {
+        name: replace(p, shape=p.lift, lift=None) if isinstance(p, Float) and p.lift is not None else p
+        for name, p in space.items()
+    }
+
+
+def unlifted(space: Space) -> dict[str, Float | Int | Categorical]:
+    """The space without any `lift`."""
+    return {name: replace(p, lift=None) if isinstance(p, Float) else p for name, p in space.items()}
 
 
 def dimension(space: Space) -> int:

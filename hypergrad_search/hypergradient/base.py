@@ -61,8 +61,9 @@ class Evaluation:
     """The result of training once at given hyperparameters.
 
     - `value`: the validation loss; infinite where training failed, and `status` says why.
-    - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units; None where none was
-      asked for, or it is not finite. Do not step along it where the status is `EXPLODED`.
+    - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units (of `fitted_loss`,
+      where the problem has one); None where none was asked for, or it is not finite. Do not step along it where the
+      status is `EXPLODED`.
     - `refined`: better hyperparameters that the evaluation itself found; None for methods that find none.
     - `diagnostics`: JSON-able facts that no computation depends on: `status`, `message`, `steps` (trained), `exact`
       (whether the reversal gave back the initial state bit for bit: False where a fallback had to

@@ -50,6 +50,15 @@ def test_a_full_evaluation(method: Any) -> None:
 
 
 @pytest.mark.parametrize("method", [Reversible(), Unrolled()])
+def test_the_gradient_is_of_the_fitted_loss_and_the_value_of_the_valid_loss(method: Any) -> None:
+    fitted = {"fitted_loss": lambda p: jnp.sum((p[:2] - 1) ** 2)}
+    whole, part = (evaluate(quadratic(**f), H, method=method, key=KEY) for f in ({}, fitted))
+    alone = evaluate(quadratic(valid_loss=fitted["fitted_loss"]), H, method=method, key=KEY)
+    assert part.value == whole.value != alone.value
+    assert part.gradient == alone.gradient != whole.gradient
+
+
+@pytest.mark.parametrize("method", [Reversible(), Unrolled()])
 def test_a_gradient_that_is_not_wanted_costs_nothing(method: Any) -> None:
     result = evaluate(quadratic(), H, method=method, key=KEY, gradient_below=0.0)
     assert result.gradient is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hypergrad_search import Categorical, Float, Int
-from hypergrad_search.space import check_space, dimension, from_unit, gradient_to_unit, to_unit
+from hypergrad_search.space import check_space, dimension, from_unit, gradient_to_unit, lifted, to_unit, unlifted
 
 SPACE = {
     "rate": Float(1e-3, 10.0, log=True),
@@ -91,3 +91,13 @@ def test_bad_input_is_named(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         make()  # type: ignore[operator]
     assert "\n" not in str(caught.value)
+
+
+def test_lifting_makes_numbers_arrays() -> None:
+    space = {"rate": Float(1e-3, 1.0, log=True, lift=(100,)), "scale": Float(0.0, 1.0), "width": Int(1, 4)}
+    assert lifted(space) == {**space, "rate": Float(1e-3, 1.0, log=True, shape=(100,))}
+    assert unlifted(space) == {**space, "rate": Float(1e-3, 1.0, log=True)}
+    with pytest.raises(ValueError, match=r"lift is for a single number, got shape=\(3,\) too"):
+        Float(0.0, 1.0, shape=(3,), lift=(3, 4))
+    with pytest.raises(ValueError, match="every length in lift must be a whole number above 0, got 0"):
+        Float(0.0, 1.0, lift=0)  # type: ignore[arg-type]
