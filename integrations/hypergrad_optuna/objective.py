@@ -38,8 +38,9 @@ class Objective:
             `name[i,j]`.
         method: how to differentiate. By default exactly, and a trial whose reversal turns out inexact, which its
             attribute `hypergrad:exact` then says, is differentiated in floats: a study does not end for it.
-        key: decides initial parameters and each step's randomness, the same for all trials; `jax.random.key(0)` by
-            default.
+        key: decides initial parameters and each step's randomness; `jax.random.key(0)` by default.
+        reseed: whether each trial has randomness of its own, `jax.random.fold_in(key, trial.number)`: so that what is
+            found is good for any seed, not for one. All trials have the same by default, which compares them best.
         report_every: report the validation loss to the trial's pruner every so many steps; None for never.
 
     Raises:
@@ -53,6 +54,7 @@ class Objective:
         *,
         method: Method = Reversible(fallback=Unrolled()),  # noqa: B008 (frozen)
         key: jax.Array | None = None,
+        reseed: bool = False,
         report_every: int | None = None,
     ) -> None:
         check_problem(problem, space)
@@ -62,6 +64,7 @@ class Objective:
         self.space = space
         self.method = method
         self.key = jax.random.key(0) if key is None else key
+        self.reseed = reseed
         self.report_every = report_every
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -87,7 +90,7 @@ class Objective:
             self.problem,
             hyperparameters,
             method=self.method,
-            key=self.key,
+            key=jax.random.fold_in(self.key, trial.number) if self.reseed else self.key,
             gradient_below=attributes.gradient_below(trial),
             report=None if self.report_every is None else report,
             report_every=self.report_every or self.problem.steps,
