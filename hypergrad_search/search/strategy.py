@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hypergrad_search.search import trust_region
+from hypergrad_search.search import quasi_newton, sign_steps
 from hypergrad_search.search.observation import Observation
 from hypergrad_search.search.trust_region import TrustRegion
 from hypergrad_search.space import Space, dimension, gradient_to_unit, to_unit
@@ -22,7 +22,9 @@ from hypergrad_search.space import Space, dimension, gradient_to_unit, to_unit
 STARTUP_TRIALS = 3  # before the first descent
 SMALLEST_SHARE = 0.1  # of the cost, for either arm
 GRADIENT_COST = 4.0  # of a value with its gradient, in values, where an objective does not say
-MEMORY = 0.95  # a trial's weight in an arm's account, for each trial that comes after it
+MEMORY = 0.9  # a trial's weight in an arm's account, for each trial that comes after it
+FEW = 200  # dimensions, up to which a step is worth a matrix
+DOUBTS = 3  # steps from a point that fail before it is looked at again
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,18 @@ class Account:
 
 @dataclass(frozen=True)
 class State:
-    """What the history comes to. `chains` maps the trial at each chain's head to the trust region around it."""
+    """What the history comes to.
+
+    `chains` maps the trial at each chain's head to the trust region around it. `noisy` tells whether one point may have
+    several values; None while no point was evaluated twice.
+    """
 
     space: Space
     trials: int = 0
     best_value: float = math.inf
+    best_explored: float = math.inf
     has_gradients: bool = False
+    noisy: bool | None = None
     exploring: Account = Account()
     descending: Account = Account()
     chains: Mapping[str, TrustRegion] = field(default_factory=dict)
@@ -51,8 +59,9 @@ class State:
 class Proposal:
     """What to evaluate next.
 
-    `point` is in the unit box, None where the host's global sampler is to choose. The gradient is wanted only if the
-    value comes out below `gradient_below`. `parent` is to be given back in the `Observation`.
+    `point` is in the unit box, None where the host's global sampler is to choose: a number for each `Float`, an array
+    having the same everywhere. The gradient is wanted only if the value comes out below `gradient_below`. `parent` is
+    to be given back in the `Observation`.
     """
 
     point: np.ndarray | None
@@ -67,22 +76,30 @@ def fold(state: State, observation: Observation) -> State:
     if observation.gradient is not None and value < math.inf:
         gradient = gradient_to_unit(state.space, observation.hyperparameters, observation.gradient)
         gradient = gradient if np.isfinite(gradient).all() else None
-    chains = dict(state.chains)
+    chains, noisy = dict(state.chains), state.noisy
     region = chains.pop(observation.parent, None) if observation.parent is not None else None
     if region is None and gradient is not None:
-        chains[observation.trial] = trust_region.start(point, value, gradient)
-    elif region is not None and gradient is not None and value < region.value:
-        chains[observation.trial] = trust_region.accept(region, point, value, gradient)
+        start = quasi_newton.start if dimension(state.space) <= FEW else sign_steps.start
+        chains[observation.trial] = start(point, value, gradient)
     elif region is not None and observation.parent is not None:
-        chains[observation.parent] = trust_region.reject(region)
+        if np.allclose(point, region.point, rtol=0, atol=1e-9):
+            noisy = noisy or value != region.value
+            chains[observation.parent] = region.look(value, gradient) if noisy and value < math.inf else region.reject()
+        elif gradient is not None and value < region.value:
+            chains[observation.trial] = region.accept(point, value, gradient)
+        else:
+            chains[observation.parent] = region.reject()
 
-    gain = max(state.best_value - value, 0.0) if math.isfinite(state.best_value) else 0.0
+    started = state.trials >= STARTUP_TRIALS and math.isfinite(state.best_value)
+    gain = max(state.best_value - value, 0.0) if started else 0.0  # the first points' are luck
     descended = observation.parent is not None
     return replace(
         state,
         trials=state.trials + 1,
         best_value=min(state.best_value, value),
+        best_explored=state.best_explored if descended else min(state.best_explored, value),
         has_gradients=state.has_gradients or gradient is not None,
+        noisy=noisy,
         exploring=_enter(state.exploring, None if descended else (observation.cost, gain)),
         descending=_enter(state.descending, (observation.cost, gain) if descended else None),
         chains={trial: region for trial, region in chains.items() if not region.spent},
@@ -95,13 +112,16 @@ def propose(state: State, running: Collection[str | None]) -> Proposal:
     if state.trials + len(running) < STARTUP_TRIALS or not idle or _explored_too_little(state, running):
         return Proposal(None, None, _worth_a_gradient(state))
     value, trial = min(idle)
-    return Proposal(trust_region.step(state.chains[trial]), trial, value)
+    region = state.chains[trial]
+    if region.rejections >= DOUBTS and state.noisy is not False:
+        return Proposal(region.point, trial, math.inf)
+    return Proposal(region.step(), trial, value)
 
 
 def _worth_a_gradient(state: State) -> float:
     if not dimension(state.space):
         return -math.inf
-    return state.best_value if state.has_gradients else math.inf
+    return state.best_explored if state.has_gradients else math.inf
 
 
 def _enter(account: Account, entry: tuple[float, float] | None) -> Account:

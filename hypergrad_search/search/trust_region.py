@@ -1,54 +1,73 @@
-"""The local step: against the sign of the gradient, in a box with a radius for each coordinate.
+"""The local step: around the head of a chain, a region of the unit box within which a model of the value is trusted.
 
-In a box, the linear model has its minimum at the corner that the gradient points away from, so a step needs no
-length from the gradient, only its signs: hypergradients differ by orders of magnitude between coordinates and along
-a path. The radii follow the signs as in Rprop (Riedmiller and Braun 1993): they grow where a sign stays and shrink
-where it flips. As in any trust region, a step that did not lower the value is taken back and all radii shrink.
+The model fits the dimension: a quadratic whose curvature is learned from the gradients (`quasi_newton`) where a matrix
+is cheap, and one radius a coordinate that follows the gradient's signs (`sign_steps`) where it is not.
 """
 
+import abc
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
-START = 0.2
+START = 0.1  # radius, in units of the box
 LARGEST = 0.5
 SMALLEST = 1e-3
-GROWTH, SHRINKAGE = 1.3, 0.5
-REJECTION = 0.4
 
 
 @dataclass(frozen=True)
-class TrustRegion:
-    """A point of the unit box with its value and gradient, and the radii around it; arrays of shape `(n,)`."""
+class TrustRegion(abc.ABC):
+    """A point of the unit box, with its value and gradient: arrays of shape `(n,)`.
+
+    `looks` tells how often the point was evaluated (value and gradient are the means), `rejections` how many steps from
+    it failed since it was last looked at.
+    """
 
     point: np.ndarray
     value: float
     gradient: np.ndarray
-    radii: np.ndarray
+    looks: int = 1
+    rejections: int = 0
+
+    @property
+    @abc.abstractmethod
+    def reach(self) -> float:
+        """How far the next step may go, in units of the box."""
+
+    @abc.abstractmethod
+    def step(self) -> np.ndarray:
+        """The next point to try, in the unit box."""
+
+    @abc.abstractmethod
+    def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:
+        """Move to a better point."""
+
+    @abc.abstractmethod
+    def resize(self, factor: float) -> Self:
+        """The same region, with radii that many times as large."""
+
+    @property
+    @abc.abstractmethod
+    def rejection(self) -> float:
+        """The factor by which radii shrink after a step that failed."""
+
+    def reject(self) -> Self:
+        """Stay, and try nearer."""
+        return replace(self.resize(self.rejection), rejections=self.rejections + 1)
+
+    def look(self, value: float, gradient: np.ndarray | None) -> Self:
+        """What another evaluation of the same point gave: the steps that failed may have been judged too harshly."""
+        weight = 1 / (self.looks + 1)
+        return replace(
+            self.resize(self.rejection**-self.rejections),
+            value=self.value + weight * (value - self.value),
+            gradient=self.gradient if gradient is None else self.gradient + weight * (gradient - self.gradient),
+            looks=self.looks + 1,
+            rejections=0,
+        )
 
     @property
     def spent(self) -> bool:
         """Whether no step is left that would be worth its cost."""
-        return bool(self.radii.max(initial=0.0) < SMALLEST) or not self.gradient.any()
-
-
-def start(point: np.ndarray, value: float, gradient: np.ndarray) -> TrustRegion:
-    """A trust region around a first point."""
-    return TrustRegion(point, value, gradient, np.full(point.shape, START))
-
-
-def step(region: TrustRegion) -> np.ndarray:
-    """The next point to try, in the unit box."""
-    return np.clip(region.point - region.radii * np.sign(region.gradient), 0.0, 1.0)
-
-
-def accept(region: TrustRegion, point: np.ndarray, value: float, gradient: np.ndarray) -> TrustRegion:
-    """Move to a better point."""
-    agreement = np.sign(region.gradient) * np.sign(gradient)
-    factor = np.where(agreement > 0, GROWTH, np.where(agreement < 0, SHRINKAGE, 1.0))
-    return TrustRegion(point, value, gradient, np.minimum(region.radii * factor, LARGEST))
-
-
-def reject(region: TrustRegion) -> TrustRegion:
-    """Stay, and try nearer."""
-    return replace(region, radii=region.radii * REJECTION)
+        stuck = ((self.point <= 0) & (self.gradient > 0)) | ((self.point >= 1) & (self.gradient < 0))
+        return self.reach < SMALLEST or not self.gradient[~stuck].any()
