@@ -1,8 +1,16 @@
 """What to try next: a state folded from the history of observations, and a proposal made from the state.
 
 Two arms share the budget. One *explores*: the host's global sampler chooses, and a point that comes out as the best
-yet gets its gradient and founds a chain. The other *descends*: it extends a chain by trust-region steps. Each gets a
-share of the cost that follows what it has lately bought: how much it lowered the best value for what it spent.
+that it has found yet gets its gradient and founds a chain. The other *descends*: it extends the best chain by
+trust-region steps. Each gets a share of the cost that follows what it has lately bought: how much it lowered the best
+value for what it spent.
+
+Exploring, an array is one number, the same everywhere; descending, it is an array. So thousands of hyperparameters are
+found in two stages: a good level for each array, and from there each number's own way.
+
+Where the value of one point varies (a new seed each trial), a lucky head of a chain would turn every step down. Before
+it is given up, a head is therefore looked at again, and its value and gradient averaged; where the second look gives
+the first value, it is the last.
 
 Everything is a pure function of the history, so that many processes can share a study, and a killed one loses
 nothing. `fold` is incremental: an observation costs the same however many came before.
@@ -61,12 +69,14 @@ class Proposal:
 
     `point` is in the unit box, None where the host's global sampler is to choose: a number for each `Float`, an array
     having the same everywhere. The gradient is wanted only if the value comes out below `gradient_below`. `parent` is
-    to be given back in the `Observation`.
+    to be given back in the `Observation`. `again` says that the point is the parent's own: to be evaluated at the
+    parent's hyperparameters, to the bit.
     """
 
     point: np.ndarray | None
     parent: str | None
     gradient_below: float
+    again: bool = False
 
 
 def fold(state: State, observation: Observation) -> State:
@@ -82,13 +92,13 @@ def fold(state: State, observation: Observation) -> State:
         start = quasi_newton.start if dimension(state.space) <= FEW else sign_steps.start
         chains[observation.trial] = start(point, value, gradient)
     elif region is not None and observation.parent is not None:
-        if np.allclose(point, region.point, rtol=0, atol=1e-9):
+        if _doubtful(state, region) and np.array_equal(point, region.point) and value < math.inf:
             noisy = noisy or value != region.value
-            chains[observation.parent] = region.look(value, gradient) if noisy and value < math.inf else region.reject()
+            chains[observation.parent] = region.look(value, gradient) if noisy else region
         elif gradient is not None and value < region.value:
             chains[observation.trial] = region.accept(point, value, gradient)
         else:
-            chains[observation.parent] = region.reject()
+            chains[observation.parent] = region.reject(point if value < math.inf else region.step())
 
     started = state.trials >= STARTUP_TRIALS and math.isfinite(state.best_value)
     gain = max(state.best_value - value, 0.0) if started else 0.0  # the first points' are luck
@@ -113,9 +123,13 @@ def propose(state: State, running: Collection[str | None]) -> Proposal:
         return Proposal(None, None, _worth_a_gradient(state))
     value, trial = min(idle)
     region = state.chains[trial]
-    if region.rejections >= DOUBTS and state.noisy is not False:
-        return Proposal(region.point, trial, math.inf)
+    if _doubtful(state, region):
+        return Proposal(region.point, trial, math.inf, again=True)
     return Proposal(region.step(), trial, value)
+
+
+def _doubtful(state: State, region: TrustRegion) -> bool:
+    return region.rejections >= DOUBTS and state.noisy is not False
 
 
 def _worth_a_gradient(state: State) -> float:

@@ -39,6 +39,10 @@ class TrustRegion(abc.ABC):
         """The next point to try, in the unit box."""
 
     @abc.abstractmethod
+    def length(self, point: np.ndarray) -> float:
+        """How long the step to `point` is, in radii."""
+
+    @abc.abstractmethod
     def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:
         """Move to a better point."""
 
@@ -51,9 +55,10 @@ class TrustRegion(abc.ABC):
     def rejection(self) -> float:
         """The factor by which radii shrink after a step that failed."""
 
-    def reject(self) -> Self:
-        """Stay, and try nearer."""
-        return replace(self.resize(self.rejection), rejections=self.rejections + 1)
+    def reject(self, point: np.ndarray) -> Self:
+        """Stay, and try nearer than `point`, the step that failed."""
+        nearer = min(self.rejection * self.length(point), 1.0)
+        return replace(self.resize(nearer), rejections=self.rejections + 1)
 
     def look(self, value: float, gradient: np.ndarray | None) -> Self:
         """What another evaluation of the same point gave: the steps that failed may have been judged too harshly."""

@@ -8,6 +8,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from hypergrad_optuna import arrays
+
 PARENT = "hypergrad:parent"
 GRADIENT_BELOW = "hypergrad:gradient_below"
 GRADIENT = "hypergrad:gradient"
@@ -32,41 +34,12 @@ def gradient_below(trial: Trial) -> float:
     return math.inf if threshold is None else threshold
 
 
-def wants_gradient(trial: optuna.Trial, value: float) -> bool:
-    """Whether `HypergradSampler` would use the gradient of this trial, whose objective value came out as `value`.
-
-    For objectives that compute gradients themselves: a gradient costs several times a value, and that of a step that
-    failed is worth nothing. Always False under another sampler.
-    """
-    return loss(trial.study.direction, value) < gradient_below(trial)
-
-
-def report_gradient(trial: optuna.Trial, gradient: Mapping[str, float], *, cost: float | None = None) -> None:
-    """Tell `HypergradSampler` the gradient of the objective at this trial's parameters.
-
-    Args:
-        trial: the trial that the objective was called with.
-        gradient: the derivative with respect to each float parameter, by its name and in its own units (not its
-            logarithm's); of the objective itself, whether it is minimised or maximised.
-        cost: what the trial took in all, in any unit that is the same for all trials; by default 4 where there is a
-            gradient and 1 where there is none.
-
-    Raises:
-        ValueError: a name is no parameter of the trial, or a derivative is not a number.
-    """
-    unknown = sorted(set(gradient) - set(trial.params))
-    if unknown:
-        raise ValueError(
-            f"report_gradient: {unknown} are no parameters of this trial, which has {sorted(trial.params)}; "
-            "suggest them first"
-        )
-    try:
-        plain = {name: float(derivative) for name, derivative in gradient.items()}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"report_gradient: every derivative must be a number, got {dict(gradient)!r}") from error
-    trial.set_user_attr(GRADIENT, plain)
-    if cost is not None:
-        trial.set_user_attr(COST, float(cost))
+def gradient(trial: FrozenTrial, store: Any | None) -> dict[str, Any] | None:
+    """What `report_gradient` wrote: a number or an array for each name; None where it was not called."""
+    reported = trial.user_attrs.get(GRADIENT)
+    if reported is None:
+        return None
+    return {n: arrays.decode(g, store) if isinstance(g, dict) else g for n, g in reported.items()}
 
 
 def loss(direction: StudyDirection, value: float) -> float:

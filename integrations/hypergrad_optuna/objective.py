@@ -3,11 +3,13 @@
 from typing import Any
 
 import jax
-import numpy as np
 import optuna
 from optuna.study import StudyDirection
 
 from hypergrad_optuna import attributes
+from hypergrad_optuna.report import report_gradient
+from hypergrad_optuna.sampler import sampler_of
+from hypergrad_optuna.suggest import suggest_array
 from hypergrad_search import (
     Categorical,
     Evaluation,
@@ -22,7 +24,7 @@ from hypergrad_search import (
     evaluate,
 )
 from hypergrad_search.problem import check_problem
-from hypergrad_search.space import coordinates
+from hypergrad_search.space import floats, lifted
 
 
 class Objective:
@@ -34,8 +36,8 @@ class Objective:
 
     Args:
         problem: what to train.
-        space: names to `Float`, `Int` or `Categorical`. An array is suggested one coordinate at a time, named
-            `name[i,j]`.
+        space: names to `Float`, `Int` or `Categorical`. Arrays are those of `suggest_array`. A number with a `lift` is
+            an array too under `HypergradSampler`, and a number under any other.
         method: how to differentiate. By default exactly, and a trial whose reversal turns out inexact, which its
             attribute `hypergrad:exact` then says, is differentiated in floats: a study does not end for it.
         key: decides initial parameters and each step's randomness; `jax.random.key(0)` by default.
@@ -73,7 +75,8 @@ class Objective:
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """The trial's hyperparameters, arrays put together."""
-        return {name: _suggest(trial, name, parameter) for name, parameter in self.space.items()}
+        space = self.space if sampler_of(trial.study) is None else lifted(self.space)
+        return {name: _suggest(trial, name, parameter) for name, parameter in space.items()}
 
     def evaluate(self, trial: optuna.Trial, hyperparameters: dict[str, Any]) -> float:
         """The validation loss at given hyperparameters; writes the trial's attributes."""
@@ -107,8 +110,7 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Float | Int | Categorica
     low, high, log = parameter.low, parameter.high, parameter.log
     if not parameter.shape:
         return trial.suggest_float(name, low, high, log=log)
-    flat = [trial.suggest_float(n, low, high, log=log) for n in coordinates(name, parameter.shape)]
-    return np.reshape(flat, parameter.shape)
+    return suggest_array(trial, name, parameter.shape, low, high, log=log)
 
 
 def _record(trial: optuna.Trial, space: Space, evaluation: Evaluation) -> None:
@@ -118,9 +120,4 @@ def _record(trial: optuna.Trial, space: Space, evaluation: Evaluation) -> None:
             trial.set_user_attr(f"hypergrad:{name}", evaluation.diagnostics[name])
     if evaluation.gradient is None or evaluation.status is Status.EXPLODED:
         return
-    gradient: dict[str, float] = {}
-    for name, values in evaluation.gradient.items():
-        parameter = space[name]
-        shape = parameter.shape if isinstance(parameter, Float) else ()
-        gradient.update(zip(coordinates(name, shape), np.ravel(values).tolist(), strict=True))
-    attributes.report_gradient(trial, gradient)
+    report_gradient(trial, {name: evaluation.gradient[name] for name in floats(space)})

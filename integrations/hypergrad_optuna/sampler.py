@@ -3,21 +3,22 @@
 import math
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
-from hypergrad_optuna import attributes
+from hypergrad_optuna import arrays, attributes
 from hypergrad_search import Float
 from hypergrad_search.search import strategy
 from hypergrad_search.search.observation import Observation
-from hypergrad_search.space import from_unit
+from hypergrad_search.space import floats, from_unit
 
 
 @dataclass
@@ -27,27 +28,40 @@ class _Memory:
     search_space: IntersectionSearchSpace = field(default_factory=lambda: IntersectionSearchSpace(include_pruned=True))
     state: strategy.State | None = None
     folded: set[int] = field(default_factory=set)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class HypergradSampler(BaseSampler):
     """Sample where the gradient of the objective points, taking turns with a global sampler.
 
-    Floats follow gradients, which `Objective` or `report_gradient` provide. Integers, categoricals, floats with a
-    step, and whatever the gradient has no say in go to `independent_sampler`. Where no trial has reported a gradient
+    Floats follow gradients, which `Objective` or `report_gradient` provide; so do the arrays of `suggest_array`, which
+    are one number each until then. Integers, categoricals, floats with a step, and whatever the gradient has no say in
+    go to `independent_sampler`. Where no trial has reported a gradient
     it behaves as that sampler, and warns once. Any number of processes can share a study: all that the search
     knows is read from the study's trials.
 
     Args:
         independent_sampler: the global sampler; Optuna's `TPESampler` by default.
         seed: of the default global sampler; the rest of the search is deterministic.
+        artifact_store: one of `optuna.artifacts`, to hold array hyperparameters and their gradients. By default they
+            are attributes of the trials, in base64, which every storage takes up to tens of megabytes, except MySQL
+            (64 KiB) and the gRPC proxy (4 MiB). Give all processes of a study the same.
 
     Not for several objectives (`ValueError`).
     """
 
-    def __init__(self, *, independent_sampler: BaseSampler | None = None, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        independent_sampler: BaseSampler | None = None,
+        seed: int | None = None,
+        artifact_store: Any | None = None,
+    ) -> None:
         if independent_sampler is not None and seed is not None:
             raise ValueError("HypergradSampler: give the seed to independent_sampler, or leave that out")
         self._independent_sampler = independent_sampler or TPESampler(seed=seed)
+        self.artifact_store = artifact_store
+        self._proposed: dict[tuple[int, int], dict[str, np.ndarray]] = {}
         self._memories: dict[tuple[int, int], _Memory] = {}
         self._lock = threading.RLock()
         self._warned = False
@@ -78,11 +92,17 @@ class HypergradSampler(BaseSampler):
         if proposal.point is None or proposal.parent is None or "fixed_params" in trial.system_attrs:
             attributes.propose(study, trial, None, proposal.gradient_below)
             return self._sample_globally(study, trial, trials, search_space)
-        held = trials[int(proposal.parent)].params
-        return {
-            **{name: held[name] for name in search_space},
-            **from_unit(state.space, proposal.point),
-        }
+        parent = trials[int(proposal.parent)]
+        chosen = self._floats(parent, floats(state.space)) if proposal.again else from_unit(state.space, proposal.point)
+        proposed = {name: value for name, value in chosen.items() if isinstance(value, np.ndarray)}
+        with self._lock:
+            self._proposed[study._study_id, trial.number] = proposed
+        levels = {name: arrays.level(state.space[name], array) for name, array in proposed.items()}  # type: ignore[arg-type]
+        return {**{name: parent.params[name] for name in search_space}, **chosen, **levels}
+
+    def proposed_array(self, trial: optuna.Trial, name: str) -> np.ndarray | None:
+        """The array that a trial on a chain is to have; None where all elements are to be at its level."""
+        return self._proposed.get((trial.study._study_id, trial.number), {}).get(name)
 
     def sample_independent(
         self,
@@ -107,6 +127,8 @@ class HypergradSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """See `optuna.samplers.BaseSampler`."""
+        with self._lock:
+            self._proposed.pop((study._study_id, trial.number), None)
         silent = attributes.GRADIENT not in trial.user_attrs and attributes.COST not in trial.user_attrs
         asked = attributes.gradient_below(trial) == math.inf
         if state == TrialState.COMPLETE and asked and silent and not self._warned:
@@ -156,21 +178,44 @@ class HypergradSampler(BaseSampler):
         self, study: optuna.Study, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution]
     ) -> strategy.State:
         """The state that the finished trials come to; only those that are new are folded."""
-        space = {
-            name: Float(d.low, d.high, log=d.log)
-            for name, d in search_space.items()
-            if isinstance(d, FloatDistribution) and d.step is None
-        }
         with self._lock:
             memory = self._memory(study)
+            new = [t for t in trials if t.state.is_finished() and t.number not in memory.folded]
+            for trial in new:
+                memory.shapes.update(arrays.shapes(trial))
+            space = {
+                name: Float(d.low, d.high, log=d.log, shape=memory.shapes.get(name, ()))
+                for name, d in search_space.items()
+                if isinstance(d, FloatDistribution) and d.step is None
+            }
             if memory.state is None or memory.state.space != space:
                 memory.state, memory.folded = strategy.State(space), set()
-            finished = [t for t in trials if t.state.is_finished() and t.number not in memory.folded]
-            for trial in sorted(finished, key=lambda t: (t.datetime_complete, t.number)):
+                new = [t for t in trials if t.state.is_finished()]
+            for trial in sorted(new, key=lambda t: (t.datetime_complete, t.number)):
                 memory.folded.add(trial.number)
-                if all(name in trial.params for name in space):
-                    memory.state = strategy.fold(memory.state, _observe(study, trial, list(space)))
+                if _fits(trial, space):
+                    memory.state = strategy.fold(memory.state, self._observe(study, trial, space))
             return memory.state
+
+    def _observe(self, study: optuna.Study, trial: FrozenTrial, space: Mapping[str, Float]) -> Observation:
+        sign = attributes.loss(study.direction, 1.0)
+        value = sign * trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else math.inf
+        reported = attributes.gradient(trial, self.artifact_store)
+        return Observation(
+            trial=str(trial.number),
+            parent=trial.system_attrs.get(attributes.PARENT),
+            hyperparameters=self._floats(trial, space),
+            value=value,
+            gradient=None if reported is None else {n: sign * reported.get(n, np.zeros(space[n].shape)) for n in space},
+            cost=trial.user_attrs.get(attributes.COST, 1.0 if reported is None else strategy.GRADIENT_COST),
+        )
+
+    def _floats(self, trial: FrozenTrial, space: Mapping[str, Float]) -> dict[str, Any]:
+        """A trial's numbers and arrays."""
+        return {
+            name: arrays.read(trial, name, self.artifact_store) if parameter.shape else trial.params[name]
+            for name, parameter in space.items()
+        }
 
     def _sample_globally(
         self,
@@ -190,17 +235,15 @@ class HypergradSampler(BaseSampler):
         return {name: sampled[name] for name in search_space}
 
 
-def _observe(study: optuna.Study, trial: FrozenTrial, names: list[str]) -> Observation:
-    sign = attributes.loss(study.direction, 1.0)
-    value = sign * trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else math.inf
-    reported = trial.user_attrs.get(attributes.GRADIENT)
-    gradient = None if reported is None else {name: sign * reported.get(name, 0.0) for name in names}
-    default_cost = 1.0 if gradient is None else strategy.GRADIENT_COST
-    return Observation(
-        trial=str(trial.number),
-        parent=trial.system_attrs.get(attributes.PARENT),
-        hyperparameters={name: trial.params[name] for name in names},
-        value=value,
-        gradient=gradient,
-        cost=trial.user_attrs.get(attributes.COST, default_cost),
-    )
+def _fits(trial: FrozenTrial, space: Mapping[str, Float]) -> bool:
+    """Whether a trial has all floats of a space, as numbers or arrays of the same shape."""
+    shapes = arrays.shapes(trial)
+    return all(name in trial.params and shapes.get(name, ()) == p.shape for name, p in space.items())
+
+
+def sampler_of(study: optuna.Study) -> HypergradSampler | None:
+    """The `HypergradSampler` of a study, perhaps inside another sampler such as `PartialFixedSampler`."""
+    sampler: Any = study.sampler
+    while sampler is not None and not isinstance(sampler, HypergradSampler):
+        sampler = getattr(sampler, "_base_sampler", None)
+    return sampler

@@ -7,9 +7,10 @@ import numpy as np
 import optuna
 import pytest
 
-from hypergrad_optuna import HypergradSampler, Objective, attributes
-from hypergrad_search import Categorical, Float, InexactReversalError, Int, Reversible, TrainingProblem, sgd
+from hypergrad_optuna import HypergradSampler, Objective, attributes, best_arrays
+from hypergrad_search import Categorical, Float, InexactReversalError, Int, Reversible, TrainingProblem, evaluate, sgd
 
+KEY = jax.random.key(0)
 SPACE = {
     "rate": Float(1e-3, 0.4, log=True),
     "momentum": Float(0.1, 0.95),
@@ -38,10 +39,43 @@ def test_gradients_reach_the_sampler_and_pay() -> None:
     rival.optimize(objective, n_trials=30)
     assert ours.best_value < 0.1 * rival.best_value
     with_gradient = [t for t in ours.trials if attributes.GRADIENT in t.user_attrs]
-    names = {"rate", "momentum", "target[0,0]", "target[0,1]", "target[1,0]", "target[1,1]"}
+    names = {"rate", "momentum", "target"}
     assert with_gradient
     assert all(set(t.user_attrs[attributes.GRADIENT]) == names for t in with_gradient)
     assert set(ours.trials[0].params) == names
+    target = best_arrays(ours)["target"]
+    assert target.shape == (2, 2)
+    assert evaluate(problem(), {**ours.best_params, "target": target}, key=KEY).value == ours.best_value
+    coordinates = {"target[0,0]", "target[0,1]", "target[1,0]", "target[1,1]"}
+    assert set(rival.trials[0].params) == {"rate", "momentum"} | coordinates
+    target = best_arrays(rival)["target"]
+    assert evaluate(problem(), {**rival.best_params, "target": target}, key=KEY).value == rival.best_value
+
+
+def test_numbers_are_lifted_for_this_sampler_alone() -> None:
+    space = {**SPACE, "rate": Float(1e-2, 1.0, log=True, lift=(20,))}
+    objective = Objective(problem(), space)
+    ours = optuna.create_study(sampler=HypergradSampler(seed=0))
+    ours.optimize(objective, n_trials=30)
+    assert set(ours.trials[0].params) == {"rate", "momentum", "target"}
+    rates = best_arrays(ours)["rate"]
+    assert rates.shape == (20,)
+    assert len(set(rates)) > 1
+    rival = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    rival.optimize(objective, n_trials=1)
+    assert isinstance(rival.best_params["rate"], float)
+    assert set(best_arrays(rival)) == {"target"}
+
+
+def test_each_trial_may_have_its_own_seed() -> None:
+    noisy = problem(init=lambda key, h: jax.random.normal(key, (2, 2)))
+    for reseed in (False, True):
+        study = optuna.create_study()
+        for _ in range(2):
+            target = {f"target[{i},{j}]": 0.5 for i in (0, 1) for j in (0, 1)}
+            study.enqueue_trial({"rate": 0.1, "momentum": 0.5, **target})
+        study.optimize(Objective(noisy, SPACE, reseed=reseed), n_trials=2)
+        assert len({t.value for t in study.trials}) == 1 + reseed
 
 
 def test_attributes_tell_what_a_trial_cost() -> None:

@@ -198,7 +198,7 @@ def test_wants_gradient_is_false_under_other_samplers() -> None:
 def test_bad_input_is_named() -> None:
     trial = optuna.create_study().ask()
     trial.suggest_float("x", 0, 1)
-    with pytest.raises(ValueError, match=r"\['y'\] are no parameters of this trial, which has \['x'\]"):
+    with pytest.raises(ValueError, match=r"'y' is no parameter of this trial, which has \['x'\]"):
         report_gradient(trial, {"y": 1.0})
     with pytest.raises(ValueError, match="every derivative must be a number"):
         report_gradient(trial, {"x": "steep"})  # type: ignore[dict-item]

@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 
 from hypergrad_search import Float
 from hypergrad_search.search.observation import Observation
-from hypergrad_search.search.strategy import STARTUP_TRIALS, Proposal, State, fold, propose
+from hypergrad_search.search.quasi_newton import QuasiNewton
+from hypergrad_search.search.sign_steps import SignSteps
+from hypergrad_search.search.strategy import DOUBTS, FEW, STARTUP_TRIALS, Proposal, State, fold, propose
 from hypergrad_search.space import dimension, from_unit
 
 SPACE = {"x": Float(-1.0, 3.0), "rate": Float(1e-4, 1.0, log=True), "array": Float(0.0, 1.0, shape=(3,))}
@@ -144,7 +147,7 @@ def test_two_workers_on_one_head_do_no_harm() -> None:
     """The second to finish finds its parent gone: its own point founds a chain where it has a gradient."""
     state, _ = search(8)
     head = next(iter(state.chains))
-    h = from_unit(SPACE, state.chains[head].point)
+    h = from_unit(SPACE, np.clip(state.chains[head].point + 0.01, 0, 1))
     better = Observation("a", head, h, state.chains[head].value - 1e-6, slope(h), 4.0)
     after = fold(fold(state, better), Observation(**{**better.__dict__, "trial": "b"}))
     assert {"a", "b"} <= after.chains.keys()
@@ -169,4 +172,55 @@ def test_a_worse_step_is_taken_back_even_with_a_gradient() -> None:
     after = fold(state, Observation("worse", head, h, region.value + 1, slope(h), 4.0))
     assert "worse" not in after.chains
     assert (after.chains[head].point == region.point).all()
-    assert (after.chains[head].radii < region.radii).all()
+    assert after.chains[head].reach < region.reach
+
+
+def test_a_head_that_turns_every_step_down_is_looked_at_again() -> None:
+    start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
+    state, head = fold(State(SPACE, trials=STARTUP_TRIALS), Observation("0", None, start, 1.0, slope(start), 4.0)), "0"
+    region = state.chains[head]
+    for n in range(DOUBTS):
+        h = from_unit(SPACE, state.chains[head].step())
+        state = fold(state, Observation(f"failed {n}", head, h, math.inf, None, 1.0))
+    state = replace(state, descending=replace(state.descending, gain=1.0))
+    proposal = propose(state, [])
+    assert (proposal.parent, proposal.gradient_below, proposal.again) == (head, math.inf, True)
+
+    same = fold(state, Observation("same", head, start, region.value, slope(start), 4.0))
+    assert same.noisy is False
+    assert same.chains[head].rejections == DOUBTS
+    assert not propose(same, []).again
+    other = fold(state, Observation("other", head, start, region.value + 0.2, slope(start), 4.0))
+    assert other.noisy is True
+    assert other.chains[head].value == pytest.approx(region.value + 0.1)
+    assert other.chains[head].reach == pytest.approx(region.reach)
+
+
+def test_luck_does_not_last() -> None:
+    """Under noise, heads are looked at again and again."""
+    sigma = 0.1
+    rng, state, looks = np.random.default_rng(1), State(SPACE), 0
+    for n in range(200):
+        proposal = propose(state, [])
+        looks += proposal.again
+        value = loss(observe(n, proposal, np.random.default_rng(n)).hyperparameters) + sigma * rng.normal()
+        wanted = value < proposal.gradient_below
+        observation = observe(n, proposal, np.random.default_rng(n))
+        gradient = slope(dict(observation.hyperparameters)) if wanted else None
+        state = fold(state, replace(observation, value=value, gradient=gradient, cost=4.0 if wanted else 1.0))
+    assert state.noisy is True
+    assert looks > 1
+
+
+def test_the_model_fits_the_dimension() -> None:
+    for size, model in [(FEW, QuasiNewton), (FEW + 1, SignSteps)]:
+        space = {"x": Float(0.0, 1.0, shape=(size,))}
+        found = fold(State(space), Observation("0", None, {"x": np.full(size, 0.5)}, 1.0, {"x": np.ones(size)}, 4.0))
+        assert isinstance(found.chains["0"], model)
+
+
+def test_a_chain_that_has_arrived_ends() -> None:
+    """The model's step becomes none at all, which is not to be taken again and again."""
+    start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
+    state = fold(State(SPACE), Observation("0", None, start, 1.0, slope(start), 4.0))
+    assert "0" not in fold(state, Observation("1", "0", start, 1.0, slope(start), 4.0)).chains

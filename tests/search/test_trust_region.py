@@ -1,52 +1,111 @@
+from collections.abc import Callable
+
 import numpy as np
+import pytest
 
-from hypergrad_search.search import trust_region
+from hypergrad_search.search import quasi_newton, sign_steps, trust_region
+from hypergrad_search.search.trust_region import TrustRegion
+
+Start = Callable[[np.ndarray, float, np.ndarray], TrustRegion]
+BOTH = pytest.mark.parametrize("start", [quasi_newton.start, sign_steps.start])
 
 
-def test_a_step_goes_against_every_sign_and_stays_in_the_box() -> None:
-    region = trust_region.start(np.array([0.5, 0.5, 0.05, 0.5]), 1.0, np.array([1e-9, -1e9, 1.0, 0.0]))
+@BOTH
+def test_a_first_step_goes_against_every_sign_and_stays_in_the_box(start: Start) -> None:
+    region = start(np.array([0.5, 0.5, 0.05, 0.5]), 1.0, np.array([1e-9, -1e9, 1.0, 0.0]))
     r = trust_region.START
-    np.testing.assert_allclose(trust_region.step(region), [0.5 - r, 0.5 + r, 0.0, 0.5])
+    np.testing.assert_allclose(region.step(), [0.5 - r, 0.5 + r, 0.0, 0.5])
 
 
 def test_radii_grow_where_signs_stay_and_shrink_where_they_flip() -> None:
-    region = trust_region.start(np.full(3, 0.5), 1.0, np.array([1.0, 1.0, 1.0]))
-    moved = trust_region.accept(region, np.full(3, 0.4), 0.9, np.array([2.0, -2.0, 0.0]))
-    ratio = moved.radii / region.radii
-    np.testing.assert_allclose(ratio, [trust_region.GROWTH, trust_region.SHRINKAGE, 1.0])
+    region = sign_steps.start(np.full(3, 0.5), 1.0, np.array([1.0, 1.0, 1.0]))
+    moved = region.accept(np.full(3, 0.4), 0.9, np.array([2.0, -2.0, 0.0]))
+    np.testing.assert_allclose(moved.radii / region.radii, [sign_steps.GROWTH, sign_steps.SHRINKAGE, 1.0])
     assert moved.value == 0.9
 
 
-def test_rejection_shrinks_until_the_region_is_spent() -> None:
-    region = trust_region.start(np.full(2, 0.5), 1.0, np.ones(2))
-    for _ in range(20):
+@pytest.mark.parametrize(("value", "grows"), [(0.8, True), (0.99, False)])
+def test_the_radius_grows_where_the_model_was_right(value: float, grows: bool) -> None:
+    region = quasi_newton.start(np.full(2, 0.5), 1.0, np.array([1.0, -1.0]))  # the model promises 0.8
+    moved = region.accept(region.step(), value, np.array([0.9, -1.1]))
+    assert moved.reach == pytest.approx((quasi_newton.GROWTH if grows else 1) * region.reach)
+
+
+def test_the_model_learns_a_quadratic() -> None:
+    """With as many steps as dimensions behind it, the next one goes to the minimum."""
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(4, 4))
+    matrix, optimum = root @ root.T + np.eye(4), rng.uniform(0.45, 0.55, 4)
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        return matrix @ (x - optimum)
+
+    region = quasi_newton.start(np.full(4, 0.5), 1.0, slope(np.full(4, 0.5)))
+    for _ in range(30):
+        point = region.step()
+        region = region.accept(point, 0.0, slope(point))
+    assert np.abs(region.point - optimum).max() < 1e-4
+
+
+@BOTH
+def test_rejection_shrinks_until_the_region_is_spent(start: Start) -> None:
+    region = start(np.full(2, 0.5), 1.0, np.ones(2))
+    for rejections in range(50):
         assert (region.point == 0.5).all()
+        assert region.rejections == rejections
         if region.spent:
             break
-        region = trust_region.reject(region)
+        region = region.reject(region.step())
     assert region.spent
 
 
-def test_a_zero_gradient_leads_nowhere() -> None:
-    assert trust_region.start(np.full(2, 0.5), 1.0, np.zeros(2)).spent
+def test_a_step_that_failed_inside_the_region_is_not_tried_again() -> None:
+    region = quasi_newton.start(np.full(2, 0.5), 1.0, np.array([1e-2, 1e-2]))
+    region = region.accept(np.full(2, 0.4), 0.9, np.array([-1e-3, -1e-3]))
+    inside = region.step()
+    assert region.length(inside) < 1
+    nearer = region.reject(inside).step()
+    assert np.abs(nearer - 0.4).max() < np.abs(inside - 0.4).max()
 
 
-def test_descends_an_ill_conditioned_quadratic() -> None:
-    """Sign steps do not see the scale of a coordinate: condition 1e6 along the axes costs nothing."""
-    scales = 10.0 ** np.linspace(0, 6, 20)
+@BOTH
+def test_a_second_look_averages_and_starts_again(start: Start) -> None:
+    first = start(np.full(2, 0.5), 1.0, np.array([1.0, 3.0]))
+    tired = first.reject(first.step())
+    fresh = tired.look(2.0, np.array([3.0, 1.0]))
+    assert (fresh.value, fresh.looks, fresh.rejections) == (1.5, 2, 0)
+    np.testing.assert_array_equal(fresh.gradient, [2.0, 2.0])
+    assert fresh.reach == pytest.approx(first.reach)
+    third = fresh.look(0.0, None)
+    assert third.value == pytest.approx(1.0)
+    np.testing.assert_array_equal(third.gradient, fresh.gradient)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("point", "gradient"), [([0.5, 0.5], [0.0, 0.0]), ([0.0, 1.0], [1.0, -1.0])], ids=["flat", "cornered"]
+)
+def test_where_no_step_leads_down_the_region_is_spent(start: Start, point: list[float], gradient: list[float]) -> None:
+    assert start(np.array(point), 1.0, np.array(gradient)).spent
+
+
+@BOTH
+def test_descends_an_ill_conditioned_quadratic(start: Start) -> None:
+    """Condition 1e4 along the axes."""
+    scales = 10.0 ** np.linspace(0, 4, 20)
     optimum = np.random.default_rng(0).uniform(0.2, 0.8, 20)
 
     def value(x: np.ndarray) -> float:
         return float(np.sum(scales * (x - optimum) ** 2))
 
-    region = trust_region.start(np.full(20, 0.5), value(np.full(20, 0.5)), scales * (0.5 - optimum))
+    region = start(np.full(20, 0.5), value(np.full(20, 0.5)), 2 * scales * (0.5 - optimum))
     first = region.value
     for _ in range(200):
         if region.spent:
             break
-        point = trust_region.step(region)
+        point = region.step()
         if value(point) < region.value:
-            region = trust_region.accept(region, point, value(point), scales * (point - optimum))
+            region = region.accept(point, value(point), 2 * scales * (point - optimum))
         else:
-            region = trust_region.reject(region)
+            region = region.reject(point)
     assert region.value < 1e-4 * first

@@ -1,0 +1,58 @@
+"""What objectives that compute gradients themselves call: `wants_gradient` and `report_gradient`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+
+from hypergrad_optuna import arrays, attributes
+from hypergrad_optuna.sampler import sampler_of
+
+
+def wants_gradient(trial: optuna.Trial, value: float) -> bool:
+    """Whether `HypergradSampler` would use the gradient of this trial, whose objective value came out as `value`.
+
+    For objectives that compute gradients themselves: a gradient costs several times a value, and that of a step that
+    failed is worth nothing. Always False under another sampler.
+    """
+    return attributes.loss(trial.study.direction, value) < attributes.gradient_below(trial)
+
+
+def report_gradient(trial: optuna.Trial, gradient: Mapping[str, Any], *, cost: float | None = None) -> None:
+    """Tell `HypergradSampler` the gradient of the objective at this trial's parameters.
+
+    Args:
+        trial: the trial that the objective was called with.
+        gradient: the derivative with respect to each float parameter, by its name and in its own units (not its
+            logarithm's); for an array of `suggest_array` an array of its shape. Of the objective itself, whether it is
+            minimised or maximised. 0 for what is left out.
+        cost: what the trial took in all, in any unit that is the same for all trials; by default 4 where there is a
+            gradient and 1 where there is none.
+
+    Raises:
+        ValueError: a name is no parameter of the trial, a derivative is not a number, or has another shape.
+    """
+    sampler = sampler_of(trial.study)
+    store = None if sampler is None else sampler.artifact_store
+    trial.set_user_attr(attributes.GRADIENT, {n: _plain(trial, n, g, store) for n, g in gradient.items()})
+    if cost is not None:
+        trial.set_user_attr(attributes.COST, float(cost))
+
+
+def _plain(trial: optuna.Trial, name: str, derivative: Any, store: Any | None) -> Any:
+    if name not in trial.params:
+        raise ValueError(
+            f"report_gradient: {name!r} is no parameter of this trial, which has {sorted(trial.params)}; "
+            "suggest it first"
+        )
+    try:
+        values = np.asarray(derivative, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"report_gradient: every derivative must be a number, got {derivative!r}") from error
+    held = trial.user_attrs.get(arrays.PREFIX + name, {"shape": []})
+    if list(values.shape) != held["shape"]:
+        raise ValueError(
+            f"report_gradient: the derivative of {name!r} must have shape {tuple(held['shape'])}, got {values.shape}"
+        )
+    return arrays.encode(values, "<f4", trial, store) if values.shape else float(values)
