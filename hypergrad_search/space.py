@@ -159,6 +159,13 @@ def from_unit(space: Space, vector: np.ndarray) -> dict[str, Any]:
     return result
 
 
+def level(parameter: Float, array: np.ndarray) -> float:
+    """The number that stands for an array: its mean in the unit box."""
+    values = parameter.low if parameter.low == parameter.high else array
+    mean = np.mean(_scale(parameter, np.asarray(values)), keepdims=True)
+    return float(_unscale(parameter, mean)[0])
+
+
 def gradient_to_unit(space: Space, hyperparameters: Hyperparameters, gradient: Hyperparameters) -> np.ndarray:
     """A gradient in natural units, carried into the unit box by the chain rule; shape `(dimension(space),)`."""
     parts = []

@@ -19,7 +19,6 @@ from optuna.artifacts import download_artifact, upload_artifact
 from optuna.trial import FrozenTrial
 
 from hypergrad_search import Float
-from hypergrad_search.space import from_unit, to_unit
 
 PREFIX = "hypergrad:array:"
 
@@ -49,12 +48,6 @@ def decode(attribute: Attribute, store: Any | None) -> np.ndarray:
         path = Path(folder, "array.npy")
         download_artifact(artifact_store=store, file_path=str(path), artifact_id=attribute["artifact"])
         return np.load(path)
-
-
-def level(parameter: Float, array: np.ndarray) -> float:
-    """The number that stands for an array: its mean in the unit box."""
-    number = {"x": Float(parameter.low, parameter.high, log=parameter.log)}
-    return from_unit(number, to_unit({"x": parameter}, {"x": array}).mean(keepdims=True))["x"]
 
 
 def write(trial: optuna.Trial, name: str, parameter: Float, array: np.ndarray | None, store: Any | None) -> None:

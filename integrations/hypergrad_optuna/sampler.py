@@ -18,7 +18,7 @@ from hypergrad_optuna import arrays, attributes
 from hypergrad_search import Float
 from hypergrad_search.search import strategy
 from hypergrad_search.search.observation import Observation
-from hypergrad_search.space import floats, from_unit
+from hypergrad_search.space import floats, from_unit, level
 
 
 @dataclass
@@ -97,7 +97,7 @@ class HypergradSampler(BaseSampler):
         proposed = {name: value for name, value in chosen.items() if isinstance(value, np.ndarray)}
         with self._lock:
             self._proposed[study._study_id, trial.number] = proposed
-        levels = {name: arrays.level(state.space[name], array) for name, array in proposed.items()}  # type: ignore[arg-type]
+        levels = {name: level(state.space[name], array) for name, array in proposed.items()}  # type: ignore[arg-type]
         return {**{name: parent.params[name] for name in search_space}, **chosen, **levels}
 
     def proposed_array(self, trial: optuna.Trial, name: str) -> np.ndarray | None:

@@ -8,7 +8,7 @@ import optuna
 from hypergrad_optuna import arrays
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_search import Float
-from hypergrad_search.space import coordinates
+from hypergrad_search.space import coordinates, level
 
 
 def suggest_array(
@@ -36,10 +36,10 @@ def suggest_array(
     if sampler is None:
         flat = [trial.suggest_float(n, low, high, log=log) for n in coordinates(name, parameter.shape)]
         return np.reshape(flat, parameter.shape)
-    level = trial.suggest_float(name, low, high, log=log)
+    number = trial.suggest_float(name, low, high, log=log)
     array = sampler.proposed_array(trial, name)
-    if array is not None and (array.shape != parameter.shape or arrays.level(parameter, array) != level):
+    if array is not None and (array.shape != parameter.shape or level(parameter, array) != number):
         array = None  # the level was fixed by the user, or the objective has changed
     if arrays.PREFIX + name not in trial.user_attrs:
         arrays.write(trial, name, parameter, array, sampler.artifact_store)
-    return np.full(parameter.shape, level) if array is None else array
+    return np.full(parameter.shape, number) if array is None else array

@@ -1,13 +1,14 @@
-"""A space in Ray Tune's terms, where an array is one number a coordinate, and the way back."""
+"""A space in Ray Tune's terms, and the way back: an array is one number a coordinate, or one number in all."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from ray import tune
 
 from hypergrad_search import Categorical, Float, Int, Space
-from hypergrad_search.space import check_space, coordinates
+from hypergrad_search.space import check_space, coordinates, level
 
 RESERVED = "hypergrad"  # the key in a trial's config under which the searcher says what it wants
 
@@ -54,15 +55,26 @@ def join(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def split(space: Space, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `join`: arrays taken apart."""
-    config: dict[str, Any] = {}
-    for name, parameter in space.items():
-        if isinstance(parameter, Float) and parameter.shape:
-            config.update(zip(_keys(name, parameter), np.ravel(hyperparameters[name]).tolist(), strict=True))
-        else:
-            config[name] = hyperparameters[name]
-    return config
+def levels(space: Space) -> Space:
+    """The space that the explorer of `HypergradSearch` sees: a number for each array."""
+    return {name: replace(p, shape=()) if isinstance(p, Float) else p for name, p in space.items()}
+
+
+def spread(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the explorer chose, each array having its number everywhere."""
+    return {name: _at_level(parameter, config[name]) for name, parameter in space.items()}
+
+
+def collect(space: Space, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `spread`: for each array its mean in the unit box."""
+    return {
+        name: level(parameter, hyperparameters[name]) if isinstance(parameter, Float) else hyperparameters[name]
+        for name, parameter in space.items()
+    }
+
+
+def _at_level(parameter: Float | Int | Categorical, value: Any) -> Any:
+    return np.full(parameter.shape, value) if isinstance(parameter, Float) and parameter.shape else value
 
 
 def _keys(name: str, parameter: Float | Int | Categorical) -> list[str]:
@@ -70,13 +82,16 @@ def _keys(name: str, parameter: Float | Int | Categorical) -> list[str]:
 
 
 def _value(name: str, parameter: Float | Int | Categorical, config: Mapping[str, Any]) -> Any:
-    if isinstance(parameter, Float) and parameter.shape:
+    if isinstance(parameter, Float):
         values = config[name] if name in config else [config[key] for key in _keys(name, parameter)]
-        return np.reshape(np.asarray(values, dtype=np.float64), parameter.shape)
+        array = np.asarray(values, dtype=np.float64)
+        if parameter.shape:
+            return array.reshape(parameter.shape)
+        return array if array.shape and array.shape == parameter.lift else float(array)
     if isinstance(parameter, Categorical):
         choice = config[name]
         return choice.item() if isinstance(choice, np.generic) else choice
-    return float(config[name]) if isinstance(parameter, Float) else int(config[name])
+    return int(config[name])
 
 
 def _domain(parameter: Float | Int | Categorical) -> Any:

@@ -16,12 +16,12 @@ import numpy as np
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from hypergrad_ray.param_space import RESERVED, check_names, join, param_space, split
+from hypergrad_ray.param_space import RESERVED, check_names, collect, levels, param_space, spread
 from hypergrad_ray.trainable import RUNNING, want_gradient
 from hypergrad_search import Space
 from hypergrad_search.search import strategy
 from hypergrad_search.search.observation import Observation
-from hypergrad_search.space import floats, from_unit
+from hypergrad_search.space import floats, from_unit, lifted
 
 LOSS = "loss"  # the default metric, and what the explorer is told to minimise
 
@@ -32,8 +32,8 @@ class HypergradSearch(Searcher):
     Floats follow gradients, which `trainable` reports, or any other trainable as `"gradient": {name: array}`
     (see `wants_gradient`). Integers, categoricals, and whatever the gradient has no say in go to the
     explorer; along a chain of descent they stay as they are. Where no trial reports a gradient it behaves as
-    the explorer, and warns once. An array hyperparameter is one ndarray in a trial's config, and one number a
-    coordinate for the explorer.
+    the explorer, and warns once. An array hyperparameter, which a number with a `lift` is here too, is one ndarray in
+    a trial's config. For the explorer it is one number, the same everywhere; on a chain it goes its own way from there.
 
     A trial that failed, or whose last result has the status `"running"` because a scheduler stopped it, is a
     failed step, which still counts for what it cost: `"gradient_evaluations"` if the trainable reports that,
@@ -72,11 +72,11 @@ class HypergradSearch(Searcher):
         if mode not in (None, "min", "max"):
             raise ValueError(f"HypergradSearch: mode must be 'min' or 'max', got {mode!r}")
         super().__init__(metric=metric, mode=mode)
-        self._space = dict(space)
+        self._space = lifted(space)
         self._explorer = _check_explorer(explorer, seed)
-        if not self._explorer.set_search_properties(LOSS, "min", param_space(space)):
+        if not self._explorer.set_search_properties(LOSS, "min", param_space(levels(self._space))):
             raise ValueError("HypergradSearch: explorer must be made without a space, which it gets here")
-        self._observations: list[Observation] = []
+        self._observations: dict[str, Observation] = {}
         self._state = strategy.State(self._space)
         self._running: dict[str, Observation] = {}  # unfinished ones: value infinite until the last result
         self._held: dict[str, dict[str, Any]] = {}  # the integers and categoricals of each trial
@@ -95,9 +95,11 @@ class HypergradSearch(Searcher):
             suggestion = self._explorer.suggest(trial_id)
             if not isinstance(suggestion, dict):
                 return suggestion
-            hyperparameters = join(self._space, suggestion)
+            hyperparameters = spread(self._space, suggestion)
         else:
-            hyperparameters = {**self._held[proposal.parent], **from_unit(self._space, proposal.point)}
+            parent = self._observations[proposal.parent]
+            chosen = parent.hyperparameters if proposal.again else from_unit(self._space, proposal.point)
+            hyperparameters = {**self._held[proposal.parent], **chosen}
         differentiable = floats(self._space)
         self._held[trial_id] = {name: hyperparameters[name] for name in self._space if name not in differentiable}
         self._running[trial_id] = Observation(
@@ -130,7 +132,7 @@ class HypergradSearch(Searcher):
         trial = self._read(trial, result) if result else trial
         trial = replace(trial, value=math.inf, gradient=None) if error else trial
         self._warn_if_silent(trial, result)
-        self._observations.append(trial)
+        self._observations[trial_id] = trial
         self._state = strategy.fold(self._state, trial)
         stopped = math.isinf(trial.value) and (not result or result.get("status") == RUNNING)
         self._tell_explorer(trial, result or {}, stopped, error)
@@ -138,7 +140,7 @@ class HypergradSearch(Searcher):
     def get_state(self) -> dict[str, Any]:
         """All that is needed to go on elsewhere, as plain JSON; what the explorer saves is in base64."""
         return {
-            "observations": [trial.to_json() for trial in self._observations],
+            "observations": [trial.to_json() for trial in self._observations.values()],
             "running": [trial.to_json() for trial in self._running.values()],
             "held": self._held,
             "explorer": base64.b64encode(_saved(self._explorer)).decode(),
@@ -146,12 +148,13 @@ class HypergradSearch(Searcher):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from `get_state`, in a searcher that was made with the same arguments."""
-        self._observations = [Observation.from_json(trial) for trial in state["observations"]]
+        observations = [Observation.from_json(trial) for trial in state["observations"]]
+        self._observations = {trial.trial: trial for trial in observations}
         running = [Observation.from_json(trial) for trial in state["running"]]
         self._running = {trial.trial: trial for trial in running}
         self._held = dict(state["held"])
         self._state = strategy.State(self._space)
-        for trial in self._observations:
+        for trial in observations:
             self._state = strategy.fold(self._state, trial)
         _restore(self._explorer, base64.b64decode(state["explorer"]))
 
@@ -210,7 +213,7 @@ class HypergradSearch(Searcher):
             told = None if stopped or error else {**result, LOSS: trial.value}
             self._explorer.on_trial_complete(trial.trial, result=told, error=error)
             return
-        point = split(self._space, {**trial.hyperparameters, **self._held[trial.trial]})
+        point = collect(self._space, {**trial.hyperparameters, **self._held[trial.trial]})
         # not every searcher can learn from points that it did not choose
         with contextlib.suppress(NotImplementedError):
             self._explorer.add_evaluated_point(point, trial.value, error=error, pruned=stopped)
