@@ -18,7 +18,7 @@ from hypergrad_optuna import arrays, attributes
 from hypergrad_search import Float
 from hypergrad_search.search import strategy
 from hypergrad_search.search.observation import Observation
-from hypergrad_search.space import floats, from_unit, level
+from hypergrad_search.space import from_unit, level
 
 
 @dataclass
@@ -31,14 +31,23 @@ class _Memory:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What a trial on a chain is to have: parameters, of arrays the level; and the arrays themselves."""
+
+    params: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
 class HypergradSampler(BaseSampler):
     """Sample where the gradient of the objective points, taking turns with a global sampler.
 
     Floats follow gradients, which `Objective` or `report_gradient` provide; so do the arrays of `suggest_array`, which
     are one number each until then. Integers, categoricals, floats with a step, and whatever the gradient has no say in
-    go to `independent_sampler`. Where no trial has reported a gradient
-    it behaves as that sampler, and warns once. Any number of processes can share a study: all that the search
-    knows is read from the study's trials.
+    go to `independent_sampler`, and are held along a chain. Where no trial has reported a gradient it behaves as that
+    sampler, and warns once. A trial that was pruned, failed or violates a constraint (`trial.set_constraint`, or
+    `constraints_func` of the global sampler) is a step that failed. Any number of processes can share a study: all that
+    the search knows is read from the study's trials.
 
     Args:
         independent_sampler: the global sampler; Optuna's `TPESampler` by default.
@@ -61,13 +70,13 @@ class HypergradSampler(BaseSampler):
             raise ValueError("HypergradSampler: give the seed to independent_sampler, or leave that out")
         self._independent_sampler = independent_sampler or TPESampler(seed=seed)
         self.artifact_store = artifact_store
-        self._proposed: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        self._steps: dict[tuple[int, int], _Step] = {}  # of running trials, by study and number
         self._memories: dict[tuple[int, int], _Memory] = {}
         self._lock = threading.RLock()
         self._warned = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_memories": {}}
+        return {**self.__dict__, "_lock": None, "_memories": {}, "_steps": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -93,16 +102,19 @@ class HypergradSampler(BaseSampler):
             attributes.propose(study, trial, None, proposal.gradient_below)
             return self._sample_globally(study, trial, trials, search_space)
         parent = trials[int(proposal.parent)]
-        chosen = self._floats(parent, floats(state.space)) if proposal.again else from_unit(state.space, proposal.point)
-        proposed = {name: value for name, value in chosen.items() if isinstance(value, np.ndarray)}
+        chosen = {} if proposal.again else from_unit(state.space, proposal.point)
+        new = {name: value for name, value in chosen.items() if isinstance(value, np.ndarray)}
+        levels = {name: level(state.space[name], array) for name, array in new.items()}  # type: ignore[arg-type]
+        held = {name: arrays.read(parent, name, self.artifact_store) for name in arrays.shapes(parent)}
+        step = _Step({**parent.params, **chosen, **levels}, {**held, **new})
         with self._lock:
-            self._proposed[study._study_id, trial.number] = proposed
-        levels = {name: level(state.space[name], array) for name, array in proposed.items()}  # type: ignore[arg-type]
-        return {**{name: parent.params[name] for name in search_space}, **chosen, **levels}
+            self._steps[study._study_id, trial.number] = step
+        return {name: step.params[name] for name in search_space}
 
     def proposed_array(self, trial: optuna.Trial, name: str) -> np.ndarray | None:
         """The array that a trial on a chain is to have; None where all elements are to be at its level."""
-        return self._proposed.get((trial.study._study_id, trial.number), {}).get(name)
+        step = self._steps.get((trial.study._study_id, trial.number))
+        return None if step is None else step.arrays.get(name)
 
     def sample_independent(
         self,
@@ -111,8 +123,13 @@ class HypergradSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """The global sampler's choice."""
+        """The global sampler's choice; on a chain what the parent had, where it had this parameter."""
         self._raise_error_if_multi_objective(study)
+        step = self._steps.get((study._study_id, trial.number))
+        if step is not None and param_name in step.params:
+            held = step.params[param_name]
+            if param_distribution._contains(param_distribution.to_internal_repr(held)):
+                return held
         return self._independent_sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -128,7 +145,7 @@ class HypergradSampler(BaseSampler):
     ) -> None:
         """See `optuna.samplers.BaseSampler`."""
         with self._lock:
-            self._proposed.pop((study._study_id, trial.number), None)
+            self._steps.pop((study._study_id, trial.number), None)
         silent = attributes.GRADIENT not in trial.user_attrs and attributes.COST not in trial.user_attrs
         asked = attributes.gradient_below(trial) == math.inf
         if state == TrialState.COMPLETE and asked and silent and not self._warned:
@@ -199,7 +216,8 @@ class HypergradSampler(BaseSampler):
 
     def _observe(self, study: optuna.Study, trial: FrozenTrial, space: Mapping[str, Float]) -> Observation:
         sign = attributes.loss(study.direction, 1.0)
-        value = sign * trial.value if trial.state == TrialState.COMPLETE and trial.value is not None else math.inf
+        feasible = trial.state == TrialState.COMPLETE and all(c <= 0 for c in trial.constraints.values())
+        value = sign * trial.value if feasible and trial.value is not None else math.inf
         reported = attributes.gradient(trial, self.artifact_store)
         return Observation(
             trial=str(trial.number),

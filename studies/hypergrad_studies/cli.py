@@ -13,6 +13,7 @@ from hypergrad_studies import bench as measuring
 from hypergrad_studies import bench_report, data, records
 from hypergrad_studies.compare import compare as run_comparison
 from hypergrad_studies.methods import BACKENDS
+from hypergrad_studies.overhead import measure as measure_overhead
 from hypergrad_studies.papers import STUDIES, results
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.report import table, write_report
@@ -186,6 +187,19 @@ def bench(
     if readme is not None and page is not None:
         readme.write_text(bench_report.rewritten(page, measured), encoding="utf-8")
         bench_report.write_plot(measured, readme.parent / "docs" / "bench.svg")
+
+
+@cli.command()
+@click.option("--trials", type=click.IntRange(min=10), default=1000, show_default=True, help="Of each study.")
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Pairs of studies beside TPE."
+)
+def overhead(trials: int, repeats: int) -> None:
+    """Measure what HypergradSampler itself takes for a trial, beside TPE and with an array of 10,000."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    console = Console()
+    console.width = max(console.width, 100)
+    console.print(measure_overhead(trials, repeats))
 
 
 @cli.command()

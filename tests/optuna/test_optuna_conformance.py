@@ -1,10 +1,12 @@
 """Optuna's own suite for samplers, on every way to construct ours."""
 
+import tempfile
 import warnings
 from collections.abc import Callable
 
 import optuna
 import pytest
+from optuna.artifacts import FileSystemArtifactStore
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
@@ -17,6 +19,7 @@ from hypergrad_optuna import HypergradSampler
 CONSTRUCTIONS: dict[str, Callable[[], BaseSampler]] = {
     "default": HypergradSampler,
     "seed": lambda: HypergradSampler(seed=1),
+    "artifacts": lambda: HypergradSampler(artifact_store=FileSystemArtifactStore(tempfile.gettempdir())),
     "random": lambda: HypergradSampler(independent_sampler=optuna.samplers.RandomSampler(seed=1)),
 }
 

@@ -1,6 +1,9 @@
 import math
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -108,6 +111,53 @@ def test_conditional_parameters_follow_what_is_common() -> None:
     assert study.best_value < 0.3
 
 
+def test_what_is_not_common_to_all_trials_is_held_along_a_chain() -> None:
+    def conditional(trial: optuna.Trial) -> float:
+        x = np.array([trial.suggest_float(f"x{i}", -5, 5) for i in range(3)])
+        kind = trial.suggest_categorical("kind", ["a", "b"])
+        y = trial.suggest_float("only_a", 0, 1) if kind == "a" else trial.suggest_int("only_b", 0, 9) / 9
+        report_gradient(trial, {f"x{i}": g for i, g in enumerate(2 * (x - 1))})
+        return float(np.sum((x - 1) ** 2)) + y
+
+    study = run(conditional, HypergradSampler(seed=0), n=60)
+    children = [t for t in study.trials if t.system_attrs[attributes.PARENT] is not None]
+    assert children
+    for child in children:
+        parent = study.trials[int(child.system_attrs[attributes.PARENT])]
+        for name in {"kind", "only_a", "only_b"} & set(child.params):
+            assert child.params[name] == parent.params[name]
+
+
+@pytest.mark.parametrize("way", ["set_constraint", "constraints_func"])
+def test_a_step_out_of_constraints_has_failed(way: str) -> None:
+    """The free minimum is at 1; feasible is the sum up to 4, where it is at 0.5."""
+
+    def violation(x: np.ndarray) -> float:
+        return float(x.sum() - 4)
+
+    def limited(trial: optuna.Trial) -> float:
+        value = bowl(trial)
+        excess = violation(np.array(list(trial.params.values())))
+        if way == "set_constraint":
+            trial.set_constraint("sum", excess)
+        else:
+            trial.set_user_attr("excess", excess)
+        return value
+
+    if way == "set_constraint":
+        sampler = HypergradSampler(seed=0)
+    else:
+        tpe = TPESampler(seed=0, constraints_func=lambda t: (t.user_attrs["excess"],))
+        sampler = HypergradSampler(independent_sampler=tpe)
+    study = run(limited, sampler, n=100)
+    values = {t.number: t for t in study.trials}
+    followed = {t.system_attrs[attributes.PARENT] for t in study.trials} - {None}
+    assert followed
+    for number in followed:
+        assert all(c <= 0 for c in values[int(number)].constraints.values())
+    assert all(c <= 0 for c in study.best_trial.constraints.values())
+
+
 def test_failures_nans_and_pruning_are_failed_steps() -> None:
     def rough(trial: optuna.Trial) -> float:
         value = bowl(trial)
@@ -146,6 +196,17 @@ def test_threads_share_a_sampler() -> None:
 def test_identical_seeds_give_identical_studies() -> None:
     first, second = (run(bowl, HypergradSampler(seed=5), n=40) for _ in range(2))
     assert [t.params for t in first.trials] == [t.params for t in second.trials]
+
+
+def test_processes_with_the_same_seed_have_the_same_study() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_optuna_sampler as t; "
+        "print(t.run(t.bowl, t.HypergradSampler(seed=5), n=40).trials_dataframe(('params', 'value')).to_json())"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    first, second = (subprocess.run(command, capture_output=True, check=True).stdout for _ in range(2))
+    assert first == second
+    assert first.count(b"params_x0")
 
 
 def test_a_sampler_knows_nothing_that_the_study_does_not() -> None:

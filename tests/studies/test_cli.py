@@ -136,3 +136,10 @@ def test_another_budget_in_the_same_folder_is_refused(study: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "choose another --out, or --budget 600" in done.stderr
+
+
+def test_overhead_of_the_sampler_is_a_table() -> None:
+    done = hypergrad("overhead", "--trials", 20, "--repeats", 1)
+    assert done.returncode == 0, done.stderr
+    assert "TPESampler" in done.stdout
+    assert "10,000, one array" in done.stdout
