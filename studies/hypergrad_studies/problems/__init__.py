@@ -3,9 +3,12 @@
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from hypergrad_search import Space, TrainingProblem
-from hypergrad_search.space import lifted, unlifted
+import numpy as np
+
+from hypergrad_search import Categorical, Int, Space, TrainingProblem
+from hypergrad_search.space import dimension, from_unit, lifted, unlifted
 from hypergrad_studies.problems import (
     cancer_mlp,
     digits_adamw,
@@ -56,3 +59,14 @@ def posed(name: str, *, lifts: bool = False) -> tuple[TrainingProblem, Space]:
 @functools.cache
 def _without_fitted_loss(problem: TrainingProblem) -> TrainingProblem:
     return replace(problem, fitted_loss=None)
+
+
+def middle(space: Space) -> dict[str, Any]:
+    """The middle of a space's box, with the lowest of each integer and the first of each categorical."""
+    point = from_unit(space, np.full(dimension(space), 0.5))
+    for name, parameter in space.items():
+        if isinstance(parameter, Int):
+            point[name] = parameter.low
+        elif isinstance(parameter, Categorical):
+            point[name] = parameter.choices[0]
+    return point
