@@ -12,7 +12,7 @@ from rich.console import Console
 from hypergrad_studies import bench as measuring
 from hypergrad_studies import bench_report, data, records
 from hypergrad_studies.compare import compare as run_comparison
-from hypergrad_studies.methods import BACKENDS
+from hypergrad_studies.methods import BACKENDS, obstacle
 from hypergrad_studies.overhead import measure as measure_overhead
 from hypergrad_studies.papers import STUDIES, results
 from hypergrad_studies.problems import PROBLEMS
@@ -64,7 +64,7 @@ def cli() -> None:
 @click.option(
     "--methods",
     type=Names(),
-    help="By default all that the backend has. "
+    help="By default all that the backend has and that can run on the problem. "
     + "; ".join(f"{backend}: {', '.join(methods)}" for backend, methods in BACKENDS.items())
     + ".",
 )
@@ -93,13 +93,22 @@ def compare(
 ) -> None:
     """Compare methods on problems at the same budget; run it again to continue where it was cut off."""
     chosen = list(dict.fromkeys(name for names in problems for name in names))
-    rivals = list(dict.fromkeys(methods)) if methods else list(BACKENDS[backend])
+    names = list(dict.fromkeys(methods)) if methods else BACKENDS[backend]
     _known(chosen, PROBLEMS, "--problem")
-    _known(rivals, BACKENDS[backend], f"--methods (with --backend {backend})")
+    _known(names, BACKENDS[backend], f"--methods (with --backend {backend})")
     console = Console()
+    rivals: dict[str, list[str]] = {}
+    for problem in chosen:
+        obstacles = {name: obstacle(backend, name, problem) for name in names}
+        reasons = list(dict.fromkeys(reason for reason in obstacles.values() if reason))
+        rivals[problem] = [name for name, reason in obstacles.items() if not reason]
+        if reasons and (methods or not rivals[problem]):
+            raise click.UsageError(reasons[0])
+        for reason in reasons:
+            console.print(f"left out: {reason}", soft_wrap=True, markup=False, highlight=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        run_comparison(out, chosen, rivals, budget=budget, seeds=seeds, backend=backend, console=console)
+        run_comparison(out, rivals, budget=budget, seeds=seeds, backend=backend, console=console)
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; the same command continues, hypergrad report {out} reports") from None
     _show(out, console)

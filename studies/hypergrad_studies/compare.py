@@ -2,11 +2,10 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,10 +18,9 @@ from rich.progress import (
 )
 
 from hypergrad_search import evaluate
-from hypergrad_search.space import dimension, floats, from_unit
-from hypergrad_studies import optuna_backend, ray_backend, records
-from hypergrad_studies.methods import budget_factor
-from hypergrad_studies.problems import PROBLEMS
+from hypergrad_search.space import lifted, unlifted
+from hypergrad_studies import methods, optuna_backend, ray_backend, records
+from hypergrad_studies.problems import middle, posed
 from hypergrad_studies.records import Key, Plan, Record, Run
 
 RUNNERS = {"optuna": optuna_backend.run, "ray": ray_backend.run}
@@ -30,21 +28,22 @@ RUNNERS = {"optuna": optuna_backend.run, "ray": ray_backend.run}
 
 def compare(
     out: Path,
-    problems: Sequence[str],
-    methods: Sequence[str],
+    rivals: Mapping[str, Sequence[str]],
     *,
     budget: int,
     seeds: int,
     backend: str,
     console: Console,
 ) -> None:
-    """Run what is missing of the comparison into folder `out`; `budget` is in gradient evaluations a run.
+    """Run what is missing of the comparison into folder `out`: for each problem of `rivals`, its methods.
+
+    `budget` is in gradient evaluations a run.
 
     A run that had been cut off starts again from its seed, so that a study that was continued has the records of one
     that was not. Raises `OtherStudy` and `BrokenRecords`.
     """
     done = records.begin(out, Plan(backend=backend, budget=budget))
-    plan = [key for key in _plan(problems, methods, seeds) if key not in done]
+    plan = [key for key in _plan(rivals, seeds) if key not in done]
     if done:
         console.print(f"{len(done)} finished runs found in {out}, {len(plan)} to go")
     with Progress(
@@ -57,9 +56,10 @@ def compare(
     ) as progress:
         total = progress.add_task("all runs", total=len(plan))
         for key in plan:
-            problem, method, seed = key
-            limit = budget * budget_factor(backend, method)
-            task = progress.add_task(f"{problem} {method} seed {seed}", total=limit)
+            problem, name, seed = key
+            method = methods.method(backend, name)
+            limit = budget * method.budget_factor
+            task = progress.add_task(f"{problem} {name} seed {seed}", total=limit)
             seen: list[Record] = []
 
             def on_record(record: Record, seen: list[Record] = seen, task: TaskID = task, limit: int = limit) -> None:
@@ -68,31 +68,36 @@ def compare(
                 progress.update(task, completed=min(record.gradient_evaluations, limit))
 
             if backend == "optuna":
-                warm_up(problem)
+                warm_up(problem, lifts=method.lifts)
             started = time.perf_counter()
-            RUNNERS[backend](problem, method, seed, limit, on_record)
+            RUNNERS[backend](problem, name, seed, limit, on_record)
             wall_seconds = time.perf_counter() - started
-            records.finish(out, Run(problem, method, seed, limit, len(seen), wall_seconds))
+            records.finish(out, Run(problem, name, seed, limit, len(seen), wall_seconds))
             progress.remove_task(task)
             progress.advance(total)
             if not console.is_terminal:
-                console.print(f"{problem} {method} seed {seed}: {len(seen)} trials, {wall_seconds:.1f} s")
+                console.print(f"{problem} {name} seed {seed}: {len(seen)} trials, {wall_seconds:.1f} s")
 
 
-def warm_up(problem_name: str) -> None:
-    """Compile a problem, so that the seconds of the first method do not hold what all share."""
-    if problem_name not in _warm:
-        problem, space = PROBLEMS[problem_name]()
-        centre = from_unit(floats(space), np.full(dimension(space), 0.5))
-        evaluate(problem, centre, key=jax.random.key(0))
-        evaluate(problem, centre, key=jax.random.key(0), gradient_below=-float("inf"))
-        _warm.add(problem_name)
+def warm_up(problem_name: str, *, lifts: bool) -> None:
+    """Compile a problem, so that the seconds of the first method do not hold what all share.
+
+    Integers and categoricals have their first values: other programs are compiled in the trials that need them.
+    """
+    if (problem_name, lifts) in _warm:
+        return
+    problem, space = posed(problem_name, lifts=lifts)
+    for point in [middle(unlifted(space))] + ([middle(lifted(space))] if lifts else []):
+        evaluate(problem, point, key=jax.random.key(0))
+        evaluate(problem, point, key=jax.random.key(0), gradient_below=-float("inf"))
+    _warm.add((problem_name, lifts))
 
 
-_warm: set[str] = set()
+_warm: set[tuple[str, bool]] = set()
 
 
-def _plan(problems: Sequence[str], methods: Sequence[str], seeds: int) -> Iterator[Key]:
-    # seeds outermost: whatever is there when a study is cut off compares the methods on the same seeds
-    for problem, seed, method in itertools.product(problems, range(seeds), methods):
-        yield problem, method, seed
+def _plan(rivals: Mapping[str, Sequence[str]], seeds: int) -> Iterator[Key]:
+    # seeds before methods: whatever is there when a study is cut off compares the methods on the same seeds
+    for problem, names in rivals.items():
+        for seed, name in itertools.product(range(seeds), names):
+            yield problem, name, seed

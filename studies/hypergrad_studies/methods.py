@@ -1,11 +1,12 @@
 """The registries of methods: name -> what searches, for each host. All get the same budget but where it says so."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
@@ -13,6 +14,7 @@ from ray.tune.search.optuna import OptunaSearch
 from hypergrad_optuna import HypergradSampler
 from hypergrad_ray import HypergradSearch
 from hypergrad_search import Space
+from hypergrad_studies.problems import NOISY, can_lift
 
 REDUCTION_FACTOR = 3  # of Hyperband and ASHA, their authors' default
 RUNGS = 3
@@ -21,19 +23,24 @@ FULL_COVARIANCE = 100  # dimensions; beyond, CMA-ES does better to learn the dia
 
 @dataclass(frozen=True)
 class OptunaMethod:
-    """A sampler (from a seed and the number of dimensions) and a pruner (from the number of training steps)."""
+    """A sampler (from a seed and the number of dimensions) and a pruner (from the number of training steps).
+
+    `lifts` tells that it gets the space with its lifts, and the problem with its fitted loss.
+    """
 
     sampler: Callable[[int, int], BaseSampler]
     pruner: Callable[[int], BasePruner] = lambda steps: NopPruner()
     budget_factor: int = 1
     report_every: Callable[[int], int | None] = lambda steps: None
+    lifts: bool = False
 
 
 @dataclass(frozen=True)
 class RayMethod:
     """A searcher (from a space and a seed) and a scheduler (from the number of training steps).
 
-    `own_space` tells that the searcher knows the space, and Ray is not to give it one.
+    `own_space` tells that the searcher knows the space, and Ray is not to give it one; `lifts` is as in
+    `OptunaMethod`.
     """
 
     searcher: Callable[[Space, int], Any]
@@ -41,6 +48,7 @@ class RayMethod:
     scheduler: Callable[[int], TrialScheduler] = lambda steps: FIFOScheduler()
     budget_factor: int = 1
     report_every: Callable[[int], int | None] = lambda steps: None
+    lifts: bool = False
 
 
 def shortest(steps: int) -> int:
@@ -64,10 +72,18 @@ def _asha(steps: int) -> TrialScheduler:
 OPTUNA: dict[str, OptunaMethod] = {
     "random": OptunaMethod(lambda seed, n: RandomSampler(seed=seed)),
     "random-2x": OptunaMethod(lambda seed, n: RandomSampler(seed=seed), budget_factor=2),
+    # multivariate, as it is by default since Optuna 5.0
     "tpe": OptunaMethod(lambda seed, n: TPESampler(seed=seed)),
-    "cmaes": OptunaMethod(lambda seed, n: CmaEsSampler(seed=seed, use_separable_cma=n > FULL_COVARIANCE)),
+    "tpe-2x": OptunaMethod(lambda seed, n: TPESampler(seed=seed), budget_factor=2),
+    "cmaes": OptunaMethod(
+        lambda seed, n: CmaEsSampler(
+            seed=seed, use_separable_cma=n > FULL_COVARIANCE, warn_independent_sampling=False
+        )  # it would warn of every categorical, which it leaves to random search
+    ),
+    "gp": OptunaMethod(lambda seed, n: GPSampler(seed=seed)),
     "hyperband": OptunaMethod(lambda seed, n: TPESampler(seed=seed), pruner=_hyperband, report_every=shortest),
     "hypergrad": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed)),
+    "hypergrad-lifted": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed), lifts=True),
 }
 
 RAY: dict[str, RayMethod] = {
@@ -78,11 +94,23 @@ RAY: dict[str, RayMethod] = {
     ),
     "optuna": RayMethod(lambda space, seed: OptunaSearch(seed=seed)),
     "hypergrad": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed), own_space=True),
+    "hypergrad-lifted": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed), own_space=True, lifts=True),
 }
 
 BACKENDS: dict[str, list[str]] = {"optuna": list(OPTUNA), "ray": list(RAY)}
 
 
-def budget_factor(backend: str, method: str) -> int:
-    """How many times the common budget a method gets."""
-    return (OPTUNA[method] if backend == "optuna" else RAY[method]).budget_factor
+def method(backend: str, name: str) -> OptunaMethod | RayMethod:
+    """A method by its name."""
+    return OPTUNA[name] if backend == "optuna" else RAY[name]
+
+
+def obstacle(backend: str, name: str, problem: str) -> str | None:
+    """Why a method cannot run on a problem here, and what to do instead; None where it can."""
+    if name == "gp" and importlib.util.find_spec("torch") is None:
+        return "gp needs torch: pip install 'hypergrad-search[gp]'"
+    if method(backend, name).lifts and not can_lift(problem):
+        return f"{name} finds nothing to lift in {problem}; leave out one of them"
+    if backend == "ray" and problem in NOISY:
+        return f"{problem} needs a new seed each trial; choose --backend optuna"
+    return None

@@ -11,20 +11,26 @@ from hypergrad_optuna import Objective
 from hypergrad_optuna.attributes import COST
 from hypergrad_search.space import dimension
 from hypergrad_studies.methods import OPTUNA
-from hypergrad_studies.problems import PROBLEMS
+from hypergrad_studies.problems import NOISY, posed
 from hypergrad_studies.records import Record
 
 
 def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]) -> None:
     """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done."""
-    problem, space = PROBLEMS[problem_name]()
     method = OPTUNA[method_name]
+    problem, space = posed(problem_name, lifts=method.lifts)
     study = optuna.create_study(
         study_name=f"{problem_name} {method_name} {seed}",  # Hyperband draws brackets by it
         sampler=method.sampler(seed, dimension(space)),
         pruner=method.pruner(problem.steps),
     )
-    objective = Objective(problem, space, key=jax.random.key(seed), report_every=method.report_every(problem.steps))
+    objective = Objective(
+        problem,
+        space,
+        key=jax.random.key(seed),
+        reseed=problem_name in NOISY,
+        report_every=method.report_every(problem.steps),
+    )
     spent = 0
     while spent < budget:
         asked = time.perf_counter()

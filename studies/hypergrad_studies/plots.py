@@ -27,10 +27,12 @@ from hypergrad_studies.statistics import (
 # Drawn in this colour, then replaced by the page's own text colour: one figure for light and dark pages.
 _INK = "#123456"
 
-# Okabe and Ito's palette, less the two that vanish on white or on black, and three of Paul Tol's.
+# Okabe and Ito's palette, less the two that vanish on white or on black, and four of Paul Tol's.
 _COLOURS = {
     "hypergrad": "#d55e00",
+    "hypergrad-lifted": "#882255",
     "tpe": "#0072b2",
+    "tpe-2x": "#0072b2",
     "gp": "#009e73",
     "cmaes": "#cc79a7",
     "hyperband": "#e69f00",
@@ -40,7 +42,7 @@ _COLOURS = {
     "asha": "#e69f00",
     "optuna": "#0072b2",
 }
-_SPARE = ("#56b4e9", "#aa4499", "#999933", "#882255", "#44aa99")
+_SPARE = ("#56b4e9", "#aa4499", "#999933", "#44aa99")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def styles(methods: Iterable[str]) -> dict[str, Style]:
     names = sorted(set(methods))
     others = [name for name in names if name not in _COLOURS]
     spare = {name: Style(_SPARE[i % len(_SPARE)], "--" if i < len(_SPARE) else ":") for i, name in enumerate(others)}
-    known = {name: Style(_COLOURS[name], "--" if name == "random-2x" else "-") for name in names if name in _COLOURS}
+    known = {name: Style(_COLOURS[name], "--" if name.endswith("-2x") else "-") for name in names if name in _COLOURS}
     return known | spare
 
 

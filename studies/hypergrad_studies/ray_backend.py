@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 
 from hypergrad_ray import param_space, trainable
 from hypergrad_studies.methods import RAY
-from hypergrad_studies.problems import PROBLEMS
+from hypergrad_studies.problems import posed
 from hypergrad_studies.records import Record
 
 CPUS = 2  # so many trials at once; the same on every machine, or asynchronous methods could not be compared
@@ -25,8 +25,8 @@ CPUS = 2  # so many trials at once; the same on every machine, or asynchronous m
 
 def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]) -> None:
     """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done."""
-    problem, space = PROBLEMS[problem_name]()
     method = RAY[method_name]
+    problem, space = posed(problem_name, lifts=method.lifts)
     searcher = method.searcher(space, seed)
     # random search neither asks nor is told, and is no Searcher
     timed = Timed(searcher) if isinstance(searcher, Searcher) else None

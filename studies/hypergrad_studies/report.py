@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hypergrad_studies import plots
+from hypergrad_studies.problems import NOISY
 from hypergrad_studies.records import Key, Record, Run, Study
 from hypergrad_studies.statistics import (
     History,
@@ -46,6 +47,11 @@ COLUMNS = (
 """Headings of the main table, in the terminal and on the page."""
 
 _PACKAGES = ("hypergrad-search", "jax", "optuna", "ray", "numpy", "scipy", "matplotlib")
+
+_OF_NOISE = (
+    " Each trial had a seed of its own here, so that the lowest validation loss is in part a lucky draw:"
+    " go by the test loss of several seeds."
+)
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ def _section(
     validation, test = finals(runs), final_tests(runs)
     return _Section(
         problem,
-        _verdict(rows, validation),
+        _verdict(rows, validation) + (_OF_NOISE if rows and problem in NOISY else ""),
         _budgets(runs),
         [_Row(_cells(row), _best(row, rows), look[row.method].colour) for row in rows],
         Markup(plots.curves(runs, look, identifier + "a") if runs else ""),

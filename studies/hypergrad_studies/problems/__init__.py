@@ -2,11 +2,71 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from hypergrad_search import Space, TrainingProblem
-from hypergrad_studies.problems import digits_l2, digits_mlp
+import numpy as np
+
+from hypergrad_search import Categorical, Int, Space, TrainingProblem
+from hypergrad_search.space import dimension, from_unit, lifted, unlifted
+from hypergrad_studies.problems import (
+    cancer_mlp,
+    digits_adamw,
+    digits_l2,
+    digits_mixed,
+    digits_mlp,
+    digits_rates,
+    digits_schedules,
+    synthetic,
+)
+
+_mlp = functools.cache(digits_mlp.problem)
 
 PROBLEMS: dict[str, Callable[[], tuple[TrainingProblem, Space]]] = {
-    "digits-mlp": functools.cache(digits_mlp.problem),
+    "digits-mlp": _mlp,
     "digits-l2": functools.cache(digits_l2.problem),
+    "digits-adamw": functools.cache(digits_adamw.problem),
+    "cancer-mlp": functools.cache(cancer_mlp.problem),
+    "digits-rates": functools.cache(digits_rates.problem),
+    "digits-schedules": functools.cache(digits_schedules.problem),
+    "digits-mixed": functools.cache(digits_mixed.problem),
+    "digits-noisy": _mlp,
+    **{
+        f"synthetic-{name}": functools.cache(functools.partial(synthetic.problem, name)) for name in synthetic.FUNCTIONS
+    },
 }
+
+#: problems whose trials have a seed each
+NOISY = frozenset({"digits-noisy"})
+
+
+def can_lift(name: str) -> bool:
+    """Whether a number of the problem's space may be lifted as an array."""
+    _, space = PROBLEMS[name]()
+    return lifted(space) != unlifted(space)
+
+
+@functools.cache
+def posed(name: str, *, lifts: bool = False) -> tuple[TrainingProblem, Space]:
+    """A problem and its space as a method gets them: whole with `lifts`, else without lifts or a fitted loss.
+
+    The same objects each time, so that the problem compiles once.
+    """
+    problem, space = PROBLEMS[name]()
+    return (problem, space) if lifts else (_without_fitted_loss(problem), unlifted(space))
+
+
+@functools.cache
+def _without_fitted_loss(problem: TrainingProblem) -> TrainingProblem:
+    return replace(problem, fitted_loss=None)
+
+
+def middle(space: Space) -> dict[str, Any]:
+    """The middle of a space's box, with the lowest of each integer and the first of each categorical."""
+    point = from_unit(space, np.full(dimension(space), 0.5))
+    for name, parameter in space.items():
+        if isinstance(parameter, Int):
+            point[name] = parameter.low
+        elif isinstance(parameter, Categorical):
+            point[name] = parameter.choices[0]
+    return point

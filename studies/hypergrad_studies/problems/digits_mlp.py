@@ -1,5 +1,10 @@
-"""digits-mlp: 10 hyperparameters of a 64-50-50-10 tanh network, 100 steps on scikit-learn's digits."""
+"""digits-mlp: 10 hyperparameters of a 64-50-50-10 tanh network, 100 steps on scikit-learn's digits.
 
+Rates and momentum may be lifted to schedules, penalties to one for each weight. digits-noisy is the same problem with
+a new seed each trial.
+"""
+
+import itertools
 from typing import Any
 
 import jax
@@ -10,12 +15,13 @@ from hypergrad_studies.problems import digits
 
 SIZES = (64, 50, 50, 10)
 LAYERS = range(1, len(SIZES))
+STEPS = 100
 
 SPACE: Space = {
-    **{f"learning_rate_{i}": Float(1e-2, 10.0, log=True) for i in LAYERS},
-    **{f"l2_{i}": Float(1e-6, 1e-1, log=True) for i in LAYERS},
+    **{f"learning_rate_{i}": Float(1e-2, 10.0, log=True, lift=(STEPS,)) for i in LAYERS},
+    **{f"l2_{i}": Float(1e-6, 1e-1, log=True, lift=shape) for i, shape in enumerate(itertools.pairwise(SIZES), 1)},
     **{f"init_scale_{i}": Float(1e-2, 1.0, log=True) for i in LAYERS},
-    "momentum": Float(0.5, 0.99),
+    "momentum": Float(0.5, 0.99, lift=(STEPS,)),
 }
 
 
@@ -27,7 +33,7 @@ def train_loss(
     params: list[dict[str, jax.Array]], hyperparameters: dict[str, Any], batch: digits.Split, key: jax.Array
 ) -> jax.Array:
     penalties = [
-        hyperparameters[f"l2_{i}"] * jnp.sum(layer["weights"] ** 2) for i, layer in zip(LAYERS, params, strict=True)
+        jnp.sum(hyperparameters[f"l2_{i}"] * layer["weights"] ** 2) for i, layer in zip(LAYERS, params, strict=True)
     ]
     return digits.cross_entropy(params, batch) + sum(penalties)
 
@@ -40,10 +46,11 @@ def problem() -> tuple[TrainingProblem, Space]:
             init=init,
             train_loss=train_loss,
             valid_loss=digits.valid_loss,
+            fitted_loss=digits.fitted_loss,
             test_loss=digits.test_loss,
             batches=digits.batches,
             optimizer=optimizer,
-            steps=100,
+            steps=STEPS,
         ),
         SPACE,
     )

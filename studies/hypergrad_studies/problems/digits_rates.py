@@ -1,0 +1,40 @@
+"""digits-rates: a learning rate for each of 100 steps, of a 64-50-50-10 tanh network on scikit-learn's digits."""
+
+from typing import Any
+
+import jax
+
+from hypergrad_search import Float, Space, TrainingProblem, sgd
+from hypergrad_studies.problems import digits
+
+SIZES = (64, 50, 50, 10)
+INIT_SCALE = 0.1
+STEPS = 100
+
+SPACE: Space = {"learning_rate": Float(1e-2, 10.0, log=True, shape=(STEPS,))}
+
+
+def init(key: jax.Array, hyperparameters: dict[str, Any]) -> list[dict[str, jax.Array]]:
+    return digits.network(key, SIZES, [INIT_SCALE] * (len(SIZES) - 1))
+
+
+def train_loss(
+    params: list[dict[str, jax.Array]], hyperparameters: dict[str, Any], batch: digits.Split, key: jax.Array
+) -> jax.Array:
+    return digits.cross_entropy(params, batch)
+
+
+def problem() -> tuple[TrainingProblem, Space]:
+    """The problem and its space."""
+    return (
+        TrainingProblem(
+            init=init,
+            train_loss=train_loss,
+            valid_loss=digits.valid_loss,
+            test_loss=digits.test_loss,
+            batches=digits.batches,
+            optimizer=sgd("learning_rate", 0.9, dampening=True),
+            steps=STEPS,
+        ),
+        SPACE,
+    )

@@ -1,0 +1,60 @@
+"""digits-schedules: 1,608 hyperparameters of a 64-50-50-50-10 tanh network, 100 steps on scikit-learn's digits.
+
+Each of its 8 arrays, the biases and weights of 4 layers, has its own initial scale, and its own learning rate and
+momentum at each step, as in Maclaurin et al. (2015).
+"""
+
+from typing import Any
+
+import jax
+
+from hypergrad_search import Float, Space, TrainingProblem, sgd
+from hypergrad_studies.problems import digits
+
+SIZES = (64, 50, 50, 50, 10)
+STEPS = 100
+STRUCTURE = jax.tree.structure([{"weights": 0, "biases": 0}] * (len(SIZES) - 1))
+LEAVES = 2 * (len(SIZES) - 1)
+
+SPACE: Space = {
+    "learning_rate": Float(1e-2, 10.0, log=True, shape=(LEAVES, STEPS)),
+    "momentum": Float(0.5, 0.99, shape=(LEAVES, STEPS)),
+    "init_scale": Float(1e-2, 1.0, log=True, shape=(LEAVES,)),
+}
+
+
+def init(key: jax.Array, hyperparameters: dict[str, Any]) -> list[dict[str, jax.Array]]:
+    shapes = jax.tree.leaves(jax.eval_shape(lambda: digits.network(key, SIZES, [1.0] * (len(SIZES) - 1))))
+    scales, keys = hyperparameters["init_scale"], jax.random.split(key, LEAVES)
+    leaves = [scales[i] * jax.random.normal(keys[i], leaf.shape) for i, leaf in enumerate(shapes)]
+    return jax.tree.unflatten(STRUCTURE, leaves)
+
+
+def train_loss(
+    params: list[dict[str, jax.Array]], hyperparameters: dict[str, Any], batch: digits.Split, key: jax.Array
+) -> jax.Array:
+    return digits.cross_entropy(params, batch)
+
+
+def learning_rate(hyperparameters: Any, step: jax.Array) -> list[dict[str, jax.Array]]:
+    return jax.tree.unflatten(STRUCTURE, list(hyperparameters["learning_rate"][:, step]))
+
+
+def momentum(hyperparameters: Any, step: jax.Array) -> list[dict[str, jax.Array]]:
+    return jax.tree.unflatten(STRUCTURE, list(hyperparameters["momentum"][:, step]))
+
+
+def problem() -> tuple[TrainingProblem, Space]:
+    """The problem and its space."""
+    return (
+        TrainingProblem(
+            init=init,
+            train_loss=train_loss,
+            valid_loss=digits.valid_loss,
+            test_loss=digits.test_loss,
+            batches=digits.batches,
+            optimizer=sgd(learning_rate, momentum, dampening=True),
+            steps=STEPS,
+        ),
+        SPACE,
+    )
