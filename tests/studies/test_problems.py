@@ -1,30 +1,161 @@
+"""Every problem trains and has a gradient; what is known of one is so: its optimum, its lifts, its seeds."""
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optuna
 import pytest
 
-from hypergrad_search import Status, evaluate
+from hypergrad_optuna import Objective
+from hypergrad_search import Float, Status, evaluate
 from hypergrad_search.problem import check_problem
-from hypergrad_search.space import dimension, from_unit
-from hypergrad_studies.problems import PROBLEMS, digits
+from hypergrad_search.space import dimension, lifted, unlifted
+from hypergrad_studies.problems import NOISY, PROBLEMS, can_lift, cancer_mlp, digits, digits_mixed, middle, posed
+from hypergrad_studies.problems.synthetic import FUNCTIONS
 
-DIMENSIONS = {"digits-mlp": 10, "digits-l2": 650}
+DIMENSIONS = {
+    "digits-mlp": (10, 6603),
+    "digits-l2": (650, 650),
+    "digits-adamw": (7, 107),
+    "cancer-mlp": (7, 942),
+    "digits-rates": (100, 100),
+    "digits-schedules": (1608, 1608),
+    "digits-mixed": (10, 406),  # and an integer and a categorical
+    "digits-noisy": (10, 6603),
+    "synthetic-quadratic": (10, 10),
+    "synthetic-rosenbrock": (8, 8),
+    "synthetic-rastrigin": (6, 6),
+    "synthetic-steps": (10, 10),
+    "synthetic-exploding": (8, 8),
+    "synthetic-wrong": (10, 10),
+}
+"""As they are, and lifted."""
+
+CHANCE = {"cancer-mlp": np.log(2)}
+"""The loss of guessing; that of digits is log(10)."""
 
 
 def test_the_table_of_dimensions_is_whole() -> None:
     assert DIMENSIONS.keys() == PROBLEMS.keys()
+    for name, (plain, with_lifts) in DIMENSIONS.items():
+        _, space = PROBLEMS[name]()
+        assert (dimension(space), dimension(lifted(space))) == (plain, with_lifts), name
+        assert can_lift(name) == (plain < with_lifts), name
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
-    problem, space = PROBLEMS[name]()
+    problem, space = posed(name)
     check_problem(problem, space)
-    assert dimension(space) == DIMENSIONS[name]
-    result = evaluate(problem, from_unit(space, np.full(dimension(space), 0.5)), key=jax.random.key(0))
+    result = evaluate(problem, middle(space), key=jax.random.key(0))
     assert result.status == Status.OK
     assert result.diagnostics["exact"] is True
-    assert result.value < 2.3  # better than guessing
-    assert result.diagnostics["test_loss"] is not None
+    assert np.isfinite(result.value)
     assert all((np.asarray(g) != 0).any() for g in result.gradient.values())
+    if not name.startswith("synthetic"):
+        assert result.value < CHANCE.get(name, np.log(10))
+        assert result.diagnostics["test_loss"] is not None
+
+
+@pytest.mark.parametrize("name", ["cancer-mlp", "digits-mixed", pytest.param("digits-adamw", marks=pytest.mark.slow)])
+def test_lifted_problems_train_alike_and_have_a_gradient_of_the_fitted_loss(name: str) -> None:
+    problem, space = posed(name, lifts=True)
+    point, numbers = middle(lifted(space)), middle(unlifted(space))
+    result = evaluate(problem, point, key=jax.random.key(0))
+    assert result.status == Status.OK
+    assert {n: g.shape for n, g in result.gradient.items()} == {
+        n: p.shape for n, p in lifted(space).items() if isinstance(p, Float)
+    }
+    plain = evaluate(posed(name)[0], numbers, key=jax.random.key(0))
+    assert result.value == pytest.approx(plain.value, rel=1e-4)
+    sums = {n: g.sum() for n, g in result.gradient.items()}  # by the chain rule, as all are the same number
+    fitted = evaluate(problem, numbers, key=jax.random.key(0)).gradient
+    assert sums == {n: pytest.approx(g, rel=2e-2, abs=1e-4) for n, g in fitted.items()}
+    assert any(abs(plain.gradient[n] - g) > 0.02 * abs(g) for n, g in fitted.items())  # of all validation data
+
+
+def test_a_problem_is_posed_without_lifts_or_with_them() -> None:
+    plain, space = posed("digits-mlp")
+    whole, lifts = posed("digits-mlp", lifts=True)
+    assert (plain.fitted_loss, space) == (None, unlifted(lifts))
+    assert whole.fitted_loss is digits.fitted_loss
+    assert posed("digits-mlp")[0] is plain  # or it would compile anew
+    assert posed("digits-noisy")[0] is plain
+
+
+def test_gradients_see_a_part_of_the_validation_set() -> None:
+    for fitted, valid in [(digits.fitted(), digits.splits()[1]), (cancer_mlp.splits()[3], cancer_mlp.splits()[1])]:
+        n = len(fitted.labels)
+        assert n == 3 * len(valid.labels) // 4
+        np.testing.assert_array_equal(fitted.images, valid.images[:n])
+        np.testing.assert_array_equal(fitted.labels, valid.labels[:n])
+
+
+def test_the_mixed_problem_takes_its_activation_from_the_parameters() -> None:
+    problem, space = posed("digits-mixed")
+    point = middle(space)
+    for activation, function in digits_mixed.ACTIVATIONS.items():
+        for width in (1, 3):
+            params = problem.init(jax.random.key(0), point | {"activation": activation, "width": width})
+            (layers,) = params.values()
+            assert [len(layer["biases"]) for layer in layers] == [16 * width, 16 * width, 10]
+            assert problem.valid_loss(params) == digits.cross_entropy(layers, digits.splits()[1], function)
+    relu = point | {"activation": "relu", "width": 2}
+    assert evaluate(problem, relu, key=jax.random.key(0), gradient_below=-np.inf).status == Status.OK
+
+
+def test_a_noisy_problem_differs_from_trial_to_trial() -> None:
+    (name,) = NOISY
+    problem, space = posed(name)
+    study = optuna.create_study()
+    for reseed in (False, True):
+        objective = Objective(problem, space, reseed=reseed)
+        values = {objective.evaluate(study.ask(), middle(space)) for _ in range(3)}
+        assert len(values) == (3 if reseed else 1)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_optimum_of_a_synthetic_problem_is_known(name: str) -> None:
+    function, low, high, best = FUNCTIONS[name]
+    problem, _ = posed(f"synthetic-{name}")
+    assert evaluate(problem, {"x": best}, key=jax.random.key(0)).value == pytest.approx(0, abs=1e-6)
+    assert ((low < best) & (best < high)).all()
+    points = np.random.default_rng(0).uniform(low, high, (1000, len(best)))
+    assert (jax.vmap(function)(jnp.asarray(points, jnp.float32)) > 0).all()
+
+
+def slopes(name: str, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The gradient that is reported at a point, and finite differences in float64."""
+    problem, _ = posed(f"synthetic-{name}")
+    reported = evaluate(problem, {"x": point}, key=jax.random.key(0)).gradient["x"]
+    function, step = jax.jit(FUNCTIONS[name][0]), 1e-6
+    with jax.enable_x64(True):
+        ends = [[function(jnp.asarray(point + s * row)) for s in (step, -step)] for row in np.eye(len(point))]
+    return reported, np.array([float(up - down) / (2 * step) for up, down in ends])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_synthetic_gradients_are_right_but_where_they_are_wrong(name: str) -> None:
+    best = FUNCTIONS[name][-1]
+    reported, true = slopes(name, best.astype(float) + 0.2)
+    expected = -true if name == "wrong" else true
+    np.testing.assert_allclose(reported, expected, rtol=1e-3, atol=1e-3 * np.abs(true).max())
+
+
+def test_a_step_is_not_in_the_gradient() -> None:
+    best = FUNCTIONS["steps"][-1].astype(float)
+    reported, _ = slopes("steps", best + 0.2)
+    function = FUNCTIONS["steps"][0]
+    rise = function(jnp.asarray(best + 0.6)) - function(jnp.asarray(best + 0.2))
+    assert rise > 10 * reported.sum() * 0.4
+
+
+def test_the_exploding_gradient_is_huge_in_a_part_of_the_box() -> None:
+    gradient = jax.vmap(jax.grad(FUNCTIONS["exploding"][0]))
+    points = jnp.asarray(np.random.default_rng(0).uniform(-5, 5, (1000, 8)), jnp.float32)
+    norms = jnp.linalg.norm(gradient(points), axis=1)
+    assert 0.2 < (norms > 1e3).mean() < 0.8
+    assert jnp.median(norms[norms < 1e3]) < 20
 
 
 def test_no_image_is_in_two_sets() -> None:

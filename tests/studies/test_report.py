@@ -97,6 +97,11 @@ def test_page_shows_the_numbers(tmp_path: Path) -> None:
     assert "unlikely to be chance (p = 0.0079)" in page
 
 
+def test_page_warns_of_lucky_draws_where_trials_have_seeds_of_their_own(tmp_path: Path) -> None:
+    save(tmp_path, [*small("digits-noisy"), *small("digits-mlp")])
+    assert write_report(tmp_path).read_text().count("lucky draw: go by the test loss") == 1
+
+
 def test_page_is_self_contained(tmp_path: Path) -> None:
     save(tmp_path, small())
     page = write_report(tmp_path).read_text()
