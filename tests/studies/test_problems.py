@@ -114,11 +114,15 @@ def test_a_noisy_problem_differs_from_trial_to_trial() -> None:
         assert len(values) == (3 if reseed else 1)
 
 
+def named(point: np.ndarray) -> dict[str, float]:
+    return {f"x{i}": float(x) for i, x in enumerate(point)}
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_optimum_of_a_synthetic_problem_is_known(name: str) -> None:
     function, low, high, best = FUNCTIONS[name]
     problem, _ = posed(f"synthetic-{name}")
-    assert evaluate(problem, {"x": best}, key=jax.random.key(0)).value == pytest.approx(0, abs=1e-6)
+    assert evaluate(problem, named(best), key=jax.random.key(0)).value == pytest.approx(0, abs=1e-6)
     assert ((low < best) & (best < high)).all()
     points = np.random.default_rng(0).uniform(low, high, (1000, len(best)))
     assert (jax.vmap(function)(jnp.asarray(points, jnp.float32)) > 0).all()
@@ -127,7 +131,8 @@ def test_the_optimum_of_a_synthetic_problem_is_known(name: str) -> None:
 def slopes(name: str, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The gradient that is reported at a point, and finite differences in float64."""
     problem, _ = posed(f"synthetic-{name}")
-    reported = evaluate(problem, {"x": point}, key=jax.random.key(0)).gradient["x"]
+    gradient = evaluate(problem, named(point), key=jax.random.key(0)).gradient
+    reported = np.array([gradient[name] for name in named(point)])
     function, step = jax.jit(FUNCTIONS[name][0]), 1e-6
     with jax.enable_x64(True):
         ends = [[function(jnp.asarray(point + s * row)) for s in (step, -step)] for row in np.eye(len(point))]
