@@ -16,8 +16,8 @@ RESERVED = "hypergrad"  # the key in a trial's config under which the searcher s
 def param_space(space: Space) -> dict[str, Any]:
     """`space` as Ray's own domains, for `trainable` under another searcher: `Tuner(..., param_space=...)`.
 
-    An array becomes one domain for each coordinate, named `name[i,j]`, in C order. Not for `HypergradSearch`,
-    which takes the space itself.
+    An array becomes one domain for each coordinate, named `name[i,j]`, in C order; a number with a `lift` stays a
+    number. Not for `HypergradSearch`, which takes the space itself.
 
     Raises `ValueError` as `check_names` does.
     """
@@ -44,7 +44,7 @@ def check_names(space: Space) -> None:
 def join(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters in a trial's config, arrays put together where they come one number a coordinate.
 
-    Raises `ValueError` where one is missing.
+    Raises `ValueError` where one is missing, or neither of its own shape nor of its `lift`.
     """
     try:
         return {name: _value(name, parameter, config) for name, parameter in space.items()}
@@ -61,12 +61,13 @@ def levels(space: Space) -> Space:
 
 
 def spread(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the explorer chose, each array having its number everywhere."""
-    return {name: _at_level(parameter, config[name]) for name, parameter in space.items()}
+    """What the explorer chose in `levels(space)`, as plain values, each array having its number everywhere."""
+    chosen = join(levels(space), config)
+    return {name: _at_level(parameter, chosen[name]) for name, parameter in space.items()}
 
 
 def collect(space: Space, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `spread`: for each array its mean in the unit box."""
+    """The way back from `spread`: for each array, which may be any by now, its mean in the unit box."""
     return {
         name: level(parameter, hyperparameters[name]) if isinstance(parameter, Float) else hyperparameters[name]
         for name, parameter in space.items()
@@ -83,11 +84,15 @@ def _keys(name: str, parameter: Float | Int | Categorical) -> list[str]:
 
 def _value(name: str, parameter: Float | Int | Categorical, config: Mapping[str, Any]) -> Any:
     if isinstance(parameter, Float):
-        values = config[name] if name in config else [config[key] for key in _keys(name, parameter)]
+        apart = name not in config
+        values = np.reshape([config[k] for k in _keys(name, parameter)], parameter.shape) if apart else config[name]
         array = np.asarray(values, dtype=np.float64)
-        if parameter.shape:
-            return array.reshape(parameter.shape)
-        return array if array.shape and array.shape == parameter.lift else float(array)
+        if array.shape not in (parameter.shape, parameter.lift):
+            raise ValueError(
+                f"the trial's config has {name!r} of shape {array.shape}, the space has {parameter}; give "
+                "HypergradSearch and trainable the same space"
+            )
+        return array if array.shape else float(array)
     if isinstance(parameter, Categorical):
         choice = config[name]
         return choice.item() if isinstance(choice, np.generic) else choice

@@ -16,7 +16,7 @@ import numpy as np
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from hypergrad_ray.param_space import RESERVED, check_names, collect, levels, param_space, spread
+from hypergrad_ray.param_space import RESERVED, check_names, collect, join, levels, param_space, spread
 from hypergrad_ray.trainable import RUNNING, want_gradient
 from hypergrad_search import Space
 from hypergrad_search.search import strategy
@@ -32,8 +32,11 @@ class HypergradSearch(Searcher):
     Floats follow gradients, which `trainable` reports, or any other trainable as `"gradient": {name: array}`
     (see `wants_gradient`). Integers, categoricals, and whatever the gradient has no say in go to the
     explorer; along a chain of descent they stay as they are. Where no trial reports a gradient it behaves as
-    the explorer, and warns once. An array hyperparameter, which a number with a `lift` is here too, is one ndarray in
-    a trial's config. For the explorer it is one number, the same everywhere; on a chain it goes its own way from there.
+    the explorer, and warns once.
+
+    An array hyperparameter, which a number with a `lift` is here too, is one ndarray in a trial's config. The explorer
+    sees one number in its place: an array that it chooses is the same everywhere, and it is told the mean (of
+    logarithms, with `log=True`) of an array that a chain has led elsewhere.
 
     A trial that failed, or whose last result has the status `"running"` because a scheduler stopped it, is a
     failed step, which still counts for what it cost: `"gradient_evaluations"` if the trainable reports that,
@@ -89,7 +92,8 @@ class HypergradSearch(Searcher):
         return False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """A step along a gradient or the explorer's choice, and what is wanted of the trial."""
+        """A step along a gradient, its start once more, or the explorer's choice; and what is wanted of the trial."""
+        differentiable = floats(self._space)
         proposal = strategy.propose(self._state, [trial.parent for trial in self._running.values()])
         if proposal.point is None or proposal.parent is None:
             suggestion = self._explorer.suggest(trial_id)
@@ -98,9 +102,9 @@ class HypergradSearch(Searcher):
             hyperparameters = spread(self._space, suggestion)
         else:
             parent = self._observations[proposal.parent]
-            chosen = parent.hyperparameters if proposal.again else from_unit(self._space, proposal.point)
+            again = proposal.again  # then as they are: the way to the unit box and back would change last bits
+            chosen = join(differentiable, parent.hyperparameters) if again else from_unit(self._space, proposal.point)
             hyperparameters = {**self._held[proposal.parent], **chosen}
-        differentiable = floats(self._space)
         self._held[trial_id] = {name: hyperparameters[name] for name in self._space if name not in differentiable}
         self._running[trial_id] = Observation(
             trial=trial_id,

@@ -30,10 +30,11 @@ def trainable(
     """Train at the hyperparameters in a trial's config; report the validation loss, and its gradient.
 
     Works with every searcher: under any but `HypergradSearch` no gradient is computed, and
-    `param_space(space)` is what to search. The last result of a trial holds
+    `param_space(space)` is what to search. The problem gets an array for a number with a `lift` under
+    `HypergradSearch`, else the number. The last result of a trial holds
 
     - `loss`: the validation loss, infinite where training failed; `status` and `message` say why.
-    - `gradient`: for each float of the space a number or an array of its shape, in natural units; left out
+    - `gradient`: for each float of the space a number or an array, as in the config, in natural units; left out
       where none was wanted, or it is not finite.
     - `gradient_evaluations`: the cost in minibatch training gradients; `steps` trained; `seconds`.
     - `test_loss`, where the problem has one.
@@ -51,7 +52,7 @@ def trainable(
         problem: what to train. It reaches the workers by cloudpickle through Ray's object store, data and
             all; functions from a module that the workers cannot import must be made inside another function.
             After `ray.shutdown()` make the trainable anew.
-        space: names to `Float`, `Int` or `Categorical`.
+        space: names to `Float`, `Int` or `Categorical`: the same as `HypergradSearch` gets.
         method: how to differentiate. By default exactly, and a trial whose reversal turns out inexact is
             differentiated in floats: a run does not end for it.
         key: decides initial parameters and each step's randomness, the same for all trials;
