@@ -109,8 +109,8 @@ def test_tuner_with_a_scheduler_that_stops_trials(tmp_path: Path) -> None:
     assert len(stopped) + len(finished) == 12
     assert all(m["steps"] < 20 for m in stopped)
     assert all(m["steps"] == 20 for m in finished)
-    assert sum(np.isinf(trial.value) for trial in searcher._observations) == len(stopped)
-    spent = sum(trial.cost for trial in searcher._observations)
+    assert sum(np.isinf(trial.value) for trial in searcher._observations.values()) == len(stopped)
+    spent = sum(trial.cost for trial in searcher._observations.values())
     assert spent == sum(m["gradient_evaluations"] for m in metrics)
 
 
@@ -136,7 +136,7 @@ def test_errors_and_constants_do_no_harm(tmp_path: Path) -> None:
     )
     failed = [trial for trial in analysis.trials if trial.status == "ERROR"]
     assert 0 < len(failed) < 12
-    assert sum(np.isinf(trial.value) for trial in searcher._observations) == len(failed)
+    assert sum(np.isinf(trial.value) for trial in searcher._observations.values()) == len(failed)
     assert analysis.best_result["gain"] > -0.05
     assert searcher.mode == "max"
 

@@ -15,7 +15,7 @@ from ray.tune.search.sample import Float as RealDomain
 from ray.tune.search.sample import Integer
 
 from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
-from hypergrad_ray.param_space import join, split
+from hypergrad_ray.param_space import collect, join, levels, spread
 from hypergrad_ray.trainable import want_gradient
 from hypergrad_search import (
     Categorical,
@@ -212,9 +212,27 @@ def test_domains_have_the_space_s_bounds() -> None:
 def test_coordinates_are_named_in_c_order() -> None:
     space: Space = {"a": Float(0.0, 9.0, shape=(2, 3))}
     assert list(param_space(space)) == ["a[0,0]", "a[0,1]", "a[0,2]", "a[1,0]", "a[1,1]", "a[1,2]"]
-    apart = split(space, {"a": np.arange(6.0).reshape(2, 3)})
-    assert apart["a[1,0]"] == 3.0
+    apart = {name: float(i) for i, name in enumerate(param_space(space))}
     np.testing.assert_array_equal(join(space, apart)["a"], np.arange(6.0).reshape(2, 3))
+
+
+def test_an_explorer_sees_a_number_for_each_array() -> None:
+    space: Space = {"a": Float(1e-4, 1.0, log=True, shape=(2, 3)), "b": Float(0.0, 1.0), "n": Int(1, 4)}
+    assert list(param_space(levels(space))) == ["a", "b", "n"]
+    whole = spread(space, {"a": 0.01, "b": np.float64(0.5), "n": np.int64(2)})
+    np.testing.assert_array_equal(whole["a"], np.full((2, 3), 0.01))
+    assert (type(whole["b"]), type(whole["n"])) == (float, int)
+    assert collect(space, whole) == {"a": pytest.approx(0.01), "b": 0.5, "n": 2}
+    corners = np.array([[1e-4, 1.0, 1e-4], [1.0, 1e-4, 1.0]])
+    assert collect(space, {**whole, "a": corners})["a"] == pytest.approx(1e-2)
+
+
+def test_a_number_may_come_lifted() -> None:
+    space: Space = {"rate": Float(1e-4, 1.0, log=True, lift=(20,))}
+    assert join(space, {"rate": 0.1}) == {"rate": 0.1}
+    assert join(space, {"rate": np.full(20, 0.1)})["rate"].shape == (20,)
+    with pytest.raises(ValueError, match=r"config has 'rate' of shape \(3,\).*the same space"):
+        join(space, {"rate": np.ones(3)})
 
 
 def test_numpy_values_of_other_searchers_become_plain() -> None:
