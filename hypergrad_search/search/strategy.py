@@ -92,9 +92,9 @@ def fold(state: State, observation: Observation) -> State:
         start = quasi_newton.start if dimension(state.space) <= FEW else sign_steps.start
         chains[observation.trial] = start(point, value, gradient)
     elif region is not None and observation.parent is not None:
-        if _doubtful(state, region) and np.array_equal(point, region.point) and value < math.inf:
+        if region.rejections >= DOUBTS and np.array_equal(point, region.point) and value < math.inf:
             noisy = noisy or value != region.value
-            chains[observation.parent] = region.look(value, gradient) if noisy else region
+            chains[observation.parent] = region.look(value, gradient) if noisy else replace(region, rejections=0)
         elif gradient is not None and value < region.value:
             chains[observation.trial] = region.accept(point, value, gradient)
         else:

@@ -63,7 +63,8 @@ def trainable(
 
     Raises:
         ValueError: the optimizer names a hyperparameter that the space lacks, a name of the space cannot be
-            used in Ray, or `report_every` is below 1. Inside a trial: the searcher maximises the loss.
+            used in Ray, or `report_every` is below 1. Inside a trial: the searcher maximises the loss, or the
+            config does not fit the space.
 
     Not for arrays of more than about 100,000 numbers: Ray writes every config and result to its logs as text.
     """

@@ -74,7 +74,7 @@ def test_trials_descend_on_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
         ray.shutdown()
     assert len(list(nodes.iterdir())) == 2
     assert all(trial.last_result["status"] == "ok" for trial in analysis.trials)
-    assert len(searcher._observations.values()) == 16
+    assert len(searcher._observations) == 16
     assert any(trial.parent for trial in searcher._observations.values())
 
 

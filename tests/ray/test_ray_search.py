@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from ray.tune.search.optuna import OptunaSearch
 
 import hypergrad_ray
 from hypergrad_ray import HypergradSearch, param_space, wants_gradient
+from hypergrad_ray.param_space import collect
 from hypergrad_search import Categorical, Float, Int, Space
+from hypergrad_search.search import strategy
+from hypergrad_search.search.sign_steps import SignSteps
+from hypergrad_search.space import level, lifted
 
 SPACE: Space = {
     "bend": Float(-2.0, 2.0, shape=(2, 2)),
@@ -25,6 +30,13 @@ SPACE: Space = {
 }
 FLOATS: Space = {"x": Float(-1.0, 1.0, shape=(3,)), "y": Float(-1.0, 1.0)}
 BEST = np.array([0.3, -0.2, 0.7])
+LIFTED: Space = {
+    "decay": Float(1e-6, 1e-1, log=True, shape=(2, 2)),
+    "rate": Float(1e-3, 1.0, log=True, lift=(5,)),
+    "pull": Float(0.0, 3.0, lift=(1,)),
+    "layers": Int(1, 4),
+    "kind": Categorical(["tanh", None, True]),
+}
 
 Config = dict[str, Any]
 
@@ -61,6 +73,48 @@ def play(
     return configs
 
 
+def slope(config: Config) -> tuple[float, dict[str, Any]]:
+    """A function of `LIFTED` and its gradient; its minimum, 0, is not the same everywhere in its arrays."""
+    loss, gradient = 0.0, {}
+    for name, best in {"decay": [[1e-5, 1e-4], [1e-3, 1e-2]], "rate": np.geomspace(0.01, 0.5, 5)}.items():
+        offset = np.log(config[name] / np.array(best))
+        loss, gradient[name] = loss + float(np.sum(offset**2)), 2 * offset / config[name]
+    return loss + float(np.sum((config["pull"] - 1) ** 2)), {**gradient, "pull": 2 * (config["pull"] - 1)}
+
+
+def grains(config: Config, number: int) -> Config:
+    """What a trial of `slope` brings where each trial has its own luck."""
+    loss, gradient = slope(config)
+    loss += 5 * np.random.default_rng(number).standard_normal()
+    return result(loss, gradient if wants_gradient(config, loss) else None)
+
+
+def play_grains(searcher: HypergradSearch, trials: int, start: int = 0) -> list[Config]:
+    numbers = iter(range(start, start + trials))
+    return play(searcher, trials, lambda config: grains(config, next(numbers)), start)
+
+
+def bits(config: Config) -> dict[str, Any]:
+    """The hyperparameters in a config, to the bit, with type and shape."""
+    values = {name: value for name, value in config.items() if name != "hypergrad"}
+    return {n: (type(v), np.shape(v), np.asarray(v).dtype.str, np.asarray(v).tolist()) for n, v in values.items()}
+
+
+def second_looks(searcher: HypergradSearch, configs: list[Config]) -> list[int]:
+    """The trials that repeated the one that they followed."""
+    following = [(number, parent) for number, parent in enumerate(parents(searcher)) if parent is not None]
+    return [number for number, parent in following if bits(configs[number]) == bits(configs[int(parent)])]
+
+
+def until_second_look(searcher: HypergradSearch) -> list[Config]:
+    """Play until a trial is about to be repeated."""
+    configs: list[Config] = []
+    while not strategy.propose(searcher._state, []).again:
+        assert len(configs) < 200
+        configs += play_grains(searcher, 1, start=len(configs))
+    return configs
+
+
 def parents(searcher: HypergradSearch) -> list[str | None]:
     """What the finished trials followed: None where the explorer chose."""
     return [trial.parent for trial in searcher._observations.values()]
@@ -90,27 +144,31 @@ def test_descends_where_the_explorer_alone_cannot_follow() -> None:
     ours, theirs = HypergradSearch(FLOATS, seed=0), OptunaSearch(seed=0)
     theirs.set_search_properties("loss", "min", param_space(FLOATS))
     best = min(bowl(config)[0] for config in play(ours, 40))
-    split = [
+    coordinatewise = [
         {"x": np.array([c[f"x[{i}]"] for i in range(3)]), "y": c["y"]}
         for c in play(theirs, 160, lambda c: result(sum(v**2 for v in c.values())))
     ]
-    assert best < 1e-3 < min(bowl(config)[0] for config in split)
+    assert best < 1e-3 < min(bowl(config)[0] for config in coordinatewise)
 
 
 def test_gradient_is_wanted_only_below_the_chain_it_would_extend() -> None:
     searcher = HypergradSearch(FLOATS, seed=0)
     play(searcher, 6)
     values = {trial.trial: trial.value for trial in searcher._observations.values()}
-    for number in range(6, 20):
+    explored = [trial.value for trial in searcher._observations.values() if trial.parent is None]
+    for number in range(6, 40):
         config = searcher.suggest(trial_id=str(number))
         assert config is not None
         parent = searcher._running[str(number)].parent
-        explored = [values[n] for n, p in zip(values, parents(searcher), strict=True) if p is None]
         threshold = min(explored) if parent is None else values[parent]
-        assert wants_gradient(config, np.nextafter(threshold, -1))
+        assert wants_gradient(config, np.nextafter(threshold, -math.inf))
         assert not wants_gradient(config, threshold)
-        searcher.on_trial_complete(str(number), result=evaluate(config))
-        values[str(number)] = bowl(config)[0]
+        outcome = evaluate(config)
+        searcher.on_trial_complete(str(number), result=outcome)
+        values[str(number)] = outcome["loss"]
+        explored += [outcome["loss"]] if parent is None else []
+    assert None in parents(searcher)[6:]
+    assert any(parents(searcher)[6:])
 
 
 def test_integers_and_categoricals_stay_as_they_are_along_a_chain() -> None:
@@ -169,24 +227,207 @@ def test_explorer_learns_from_every_trial() -> None:
     assert len(told) == 20
     assert any(parents(searcher))
     for config, params in zip(configs, told, strict=True):
-        assert params["bend"] == pytest.approx(config["bend"].mean())
+        assert list(params) == list(SPACE)
+        assert params["bend"] == pytest.approx(config["bend"].mean(), abs=1e-12)
+        assert params["rate"] == pytest.approx(config["rate"], rel=1e-12)
         assert params["layers"] == config["layers"]
         assert params["kind"] == config["kind"]
+
+
+# arrays, and numbers that may become arrays
+
+
+def test_explorer_sees_one_number_for_each_array() -> None:
+    explorer = Centre(1)
+    HypergradSearch(LIFTED, explorer=explorer)
+    numbers = {name: replace(p, shape=(), lift=None) if isinstance(p, Float) else p for name, p in LIFTED.items()}
+    expected = param_space(numbers)
+    assert list(explorer.domains) == list(LIFTED)
+    for name, domain in explorer.domains.items():
+        assert type(domain) is type(expected[name])
+        assert vars(domain).keys() == vars(expected[name]).keys()
+        if isinstance(LIFTED[name], Float):
+            assert (domain.lower, domain.upper) == (expected[name].lower, expected[name].upper)
+            assert type(domain.get_sampler()) is type(expected[name].get_sampler())
+
+
+def test_exploring_gives_arrays_of_one_number() -> None:
+    explorer = OptunaSearch(seed=0)
+    searcher = HypergradSearch(LIFTED, explorer=explorer)
+    configs = play(searcher, 30, lambda config: result(*slope(config)))
+    told = [trial.params for trial in explorer._ot_study.trials]
+    assert len(told) == 30
+    for config, params, parent in zip(configs, told, parents(searcher), strict=True):
+        for name, shape in {"decay": (2, 2), "rate": (5,), "pull": (1,)}.items():
+            assert (type(config[name]), config[name].dtype, config[name].shape) == (np.ndarray, np.float64, shape)
+            if parent is None:
+                assert set(config[name].ravel()) == {params[name]}
+    assert any(len(set(config["rate"])) > 1 for config in configs)
+
+
+def test_chains_of_lifted_numbers_go_where_one_number_cannot() -> None:
+    numbers = {name: replace(p, shape=(), lift=None) if isinstance(p, Float) else p for name, p in LIFTED.items()}
+    best = min(slope(config)[0] for config in play(HypergradSearch(LIFTED, seed=0), 60, lambda c: result(*slope(c))))
+    alone = play(HypergradSearch(numbers, seed=0), 60, lambda config: result(slope(config)[0]))
+    assert best < 1.0 < min(slope(config)[0] for config in alone)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 2)])
+def test_explorer_is_told_levels_within_bounds(shape: tuple[int, ...]) -> None:
+    """Optuna refuses a value that misses a bound by one bit."""
+    space: Space = {
+        "up": Float(1e-7, 0.3, log=True, shape=shape),
+        "down": Float(0.1, 0.7, shape=shape),
+        "fixed": Float(0.3, 0.3, log=True, shape=shape),
+    }
+    explorer = OptunaSearch(seed=0)
+    searcher = HypergradSearch(space, explorer=explorer)
+
+    def outwards(config: Config) -> Config:
+        value = float(np.sum(config["down"]) - np.sum(np.log(config["up"])))
+        return result(value, {"up": -1 / config["up"], "down": np.ones(shape)})
+
+    configs = play(searcher, 40, outwards)
+    assert any(np.all(config["up"] == 0.3) and np.all(config["down"] == 0.1) for config in configs)
+    told = explorer._ot_study.trials
+    assert len(told) == 40
+    for config, trial in zip(configs, told, strict=True):
+        for name, parameter in space.items():
+            assert isinstance(parameter, Float)
+            assert parameter.low <= trial.params[name] <= parameter.high
+            assert trial.params[name] == pytest.approx(level(parameter, config[name]), rel=1e-12)
+    ends = [t.params for t, c in zip(told, configs, strict=True) if np.all(c["up"] == 0.3) and np.all(c["down"] == 0.1)]
+    assert {(params["up"], params["down"], params["fixed"]) for params in ends} == {(0.3, 0.1, 0.3)}
+
+
+def test_level_of_an_uneven_array_is_its_mean_in_the_unit_box() -> None:
+    space: Space = {"x": Float(1e-4, 1.0, log=True, shape=(2,)), "y": Float(0.0, 8.0, lift=(2,))}
+    told = collect(lifted(space), {"x": np.array([1e-3, 1e-1]), "y": np.array([1.0, 2.0])})
+    assert told == pytest.approx({"x": 1e-2, "y": 1.5})
+
+
+def test_plain_values_come_of_an_explorer_that_works_in_numpy() -> None:
+    chosen = {"decay": np.float32(0.01), "rate": 1, "pull": np.int64(1), "layers": np.int64(2), "kind": np.str_("tanh")}
+    searcher = HypergradSearch(LIFTED, explorer=Centre(3, chosen))
+    config = searcher.suggest(trial_id="a")
+    assert config is not None
+    assert [type(config[name]) for name in LIFTED] == [np.ndarray] * 3 + [int, str]
+    assert {config[name].dtype for name in ("decay", "rate", "pull")} == {np.dtype(np.float64)}
+    json.dumps(searcher._held)
+
+
+# a second look at a point where every trial has its own luck
+
+
+def test_second_look_is_at_the_same_hyperparameters_to_the_bit() -> None:
+    searcher = HypergradSearch(LIFTED, seed=0)
+    configs = []
+    looked_at = 0
+    for number in range(80):
+        again = strategy.propose(searcher._state, []).again
+        configs += play_grains(searcher, 1, start=number)
+        if again:
+            parent = parents(searcher)[-1]
+            assert parent is not None
+            assert bits(configs[number]) == bits(configs[int(parent)])
+            assert wants_gradient(configs[number], 1e300)
+            assert searcher._state.noisy
+            assert searcher._state.chains[parent].looks > 1
+            looked_at += 1
+    assert looked_at > 1
+
+
+def test_one_second_look_is_enough_where_values_do_not_vary() -> None:
+    def uphill(config: Config) -> Config:
+        loss, gradient = slope(config)
+        return result(loss, {name: -derivative for name, derivative in gradient.items()})
+
+    searcher = HypergradSearch(LIFTED, seed=0)
+    configs = play(searcher, 80, uphill)
+    assert len(second_looks(searcher, configs)) == 1
+    assert searcher._state.noisy is False
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+def test_restored_in_the_middle_of_a_second_look(under_way: bool, tmp_path: Path) -> None:
+    original, killed = HypergradSearch(LIFTED, seed=3), HypergradSearch(LIFTED, seed=3)
+    before, number = until_second_look(original), len(until_second_look(killed))
+    parent = strategy.propose(original._state, []).parent
+    assert parent is not None
+    restored = HypergradSearch(LIFTED, seed=99)
+    if under_way:
+        expected, config = original.suggest(trial_id=str(number)), killed.suggest(trial_id=str(number))
+        killed.save(str(tmp_path / "state"))
+        restored.restore(str(tmp_path / "state"))
+    else:
+        killed.save(str(tmp_path / "state"))
+        restored.restore(str(tmp_path / "state"))
+        expected, config = original.suggest(trial_id=str(number)), restored.suggest(trial_id=str(number))
+    assert expected is not None
+    assert config is not None
+    assert bits(config) == bits(expected) == bits(before[int(parent)])
+    for searcher in (original, restored):
+        searcher.on_trial_complete(str(number), result=grains(config, number))
+        assert searcher._state.chains[parent].looks == 2
+        assert searcher._state.noisy
+    some, others = (play_grains(searcher, 40, start=number + 1) for searcher in (original, restored))
+    assert [bits(config) for config in some] == [bits(config) for config in others]
+    assert any(second_look > number for second_look in second_looks(restored, [*before, config, *others]))
+
+
+@pytest.mark.parametrize("end", [{"error": True}, {"result": None}, {"result": result(math.nan)}])
+def test_second_look_that_fails_leaves_the_point_as_it_was(end: Config) -> None:
+    explorer = OptunaSearch(seed=3)
+    searcher = HypergradSearch(LIFTED, explorer=explorer)
+    number = len(until_second_look(searcher))
+    parent = strategy.propose(searcher._state, []).parent
+    assert parent is not None
+    before = searcher._state.chains[parent]
+    searcher.suggest(trial_id=str(number))
+    searcher.on_trial_complete(str(number), **end)
+    after = searcher._state.chains[parent]
+    assert (after.value, after.looks, after.rejections) == (before.value, 1, before.rejections + 1)
+    assert searcher._state.noisy is None
+    assert explorer._ot_study.trials[-1].params["rate"] == pytest.approx(
+        level(LIFTED["rate"], searcher._observations[parent].hyperparameters["rate"]), rel=1e-12
+    )
+
+
+def test_thousands_of_hyperparameters() -> None:
+    space: Space = {"rate": Float(1e-3, 1.0, log=True, lift=(50, 100)), "y": Float(-1.0, 1.0)}
+    best = np.geomspace(0.01, 0.5, 5000).reshape(50, 100)
+
+    def loss(config: Config) -> Config:
+        offset = np.log(config["rate"] / best)
+        value = float(np.mean(offset**2)) + config["y"] ** 2
+        return result(value, {"rate": 2 * offset / config["rate"] / 5000, "y": 2 * config["y"]})
+
+    explorer = OptunaSearch(seed=0)
+    searcher = HypergradSearch(space, explorer=explorer)
+    play(searcher, 60, loss)
+    assert {frozenset(trial.params) for trial in explorer._ot_study.trials} == {frozenset(space)}
+    assert all(isinstance(region, SignSteps) for region in searcher._state.chains.values())
+    assert searcher._state.best_value < 0.2 < searcher._state.best_explored
+
+
+# other explorers
 
 
 class Centre(Searcher):
     """An explorer that knows one point, and cannot be told of others'."""
 
-    def __init__(self, trials: int) -> None:
+    def __init__(self, trials: int, point: Config | None = None) -> None:
         super().__init__()
         self.left = trials
+        self.point = {"x": 0, "y": 0.0} if point is None else point
 
     def set_search_properties(self, metric: Any, mode: Any, config: Config, **spec: Any) -> bool:
+        self.domains = config
         return True
 
     def suggest(self, trial_id: str) -> Any:
         self.left -= 1
-        return dict.fromkeys(["x", "y"], 0.0) if self.left >= 0 else self.FINISHED
+        return self.point if self.left >= 0 else self.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: Config | None = None, error: bool = False) -> None:
         pass
@@ -238,11 +479,16 @@ def test_failed_step_shortens_the_next() -> None:
         assert config is not None
         parent = searcher._running[str(number)].parent
         if parent is None:
-            searcher.on_trial_complete(str(number), result=result(config["y"], {"y": 1e-9}))
+            outcome = result(config["y"], {"y": 1e-9}) if number < 3 else result(9.0)
+            searcher.on_trial_complete(str(number), result=outcome)
         else:
-            start = next(t for t in searcher._observations.values() if t.trial == parent)
-            lengths.append((parent, abs(config["y"] - start.hyperparameters["y"])))
-            searcher.on_trial_complete(str(number), error=True)
+            start = searcher._observations[parent]
+            length = abs(config["y"] - start.hyperparameters["y"])
+            if length:
+                lengths.append((parent, length))
+                searcher.on_trial_complete(str(number), error=True)
+            else:  # the second look at the start
+                searcher.on_trial_complete(str(number), result=result(start.value, {"y": 1e-9}))
     first = [length for parent, length in lengths if parent == lengths[0][0]]
     assert len(first) > 3
     assert first == sorted(first, reverse=True)
@@ -329,7 +575,7 @@ def test_late_and_unknown_results_are_ignored_with_a_warning() -> None:
             searcher.on_trial_result(trial, result(0.0))
         with pytest.warns(UserWarning, match=f"the end of trial '{trial}', which is not running"):
             searcher.on_trial_complete(trial, result=result(0.0))
-    assert len(searcher._observations.values()) == 2
+    assert len(searcher._observations) == 2
 
 
 def test_without_gradients_it_is_the_explorer_and_warns_once() -> None:
@@ -359,11 +605,12 @@ def test_floats_without_a_derivative_stay_along_a_chain() -> None:
     searcher = HypergradSearch(FLOATS, seed=0)
     configs = play(searcher, 15, loss)
     steps = [number for number, parent in enumerate(parents(searcher)) if parent is not None]
-    assert steps
+    repeated = second_looks(searcher, configs)
+    assert len(steps) > len(repeated)
     for number in steps:
         start = configs[int(parents(searcher)[number] or 0)]
         np.testing.assert_allclose(configs[number]["x"], start["x"], rtol=1e-12)
-        assert configs[number]["y"] != start["y"]
+        assert (configs[number]["y"] == start["y"]) == (number in repeated)
 
 
 @pytest.mark.parametrize("bad", [np.ones(2), 1.0, "steep", {"a": 1}])
@@ -418,7 +665,7 @@ def test_restored_searcher_goes_on_as_if_nothing_had_happened(after: int, tmp_pa
     restored.restore(str(tmp_path / "state"))
     for searcher in (original, restored):
         searcher.on_trial_complete("waiting", result=None)
-    assert list(restored._observations.values())[-1].cost == 3.0
+    assert restored._observations["waiting"].cost == 3.0
     assert same(waiting[:1], waiting[1:])
     assert same(play(original, 25, loss, start=after), play(restored, 25, loss, start=after))
     assert any(parents(restored)[after:])
@@ -501,36 +748,4 @@ def test_repeater_drops_gradients_and_does_no_harm() -> None:
     searcher = HypergradSearch(FLOATS, metric="loss", mode="min", seed=0)
     with pytest.warns(UserWarning, match="reported no gradient"):
         play(Repeater(searcher, repeat=2), 4)
-    assert len(searcher._observations.values()) == 2
-
-
-# arrays and lifting
-
-
-def test_exploring_an_array_is_a_number_and_a_chain_goes_its_own_way() -> None:
-    searcher = HypergradSearch({"x": FLOATS["x"], "y": Float(-1.0, 1.0, lift=(4,))}, seed=0)
-
-    def lifted_bowl(config: Config) -> Config:
-        loss, gradient = bowl({"x": config["x"], "y": config["y"].mean()})
-        return result(loss, {"x": gradient["x"], "y": np.full(4, gradient["y"] / 4)})
-
-    configs = play(searcher, 30, lifted_bowl)
-    assert {c["y"].shape for c in configs} == {(4,)}
-    for config, parent in zip(configs, parents(searcher), strict=True):
-        assert parent is not None or (len(set(config["x"])) == 1 and len(set(config["y"])) == 1)
-    assert any(len(set(config["x"])) == 3 for config in configs)
-    assert min(lifted_bowl(config)["loss"] for config in configs) < 1e-2
-
-
-def test_a_point_is_looked_at_again_to_the_bit() -> None:
-    """A head that turns every step down is evaluated once more, at the very same numbers."""
-
-    def wrong(config: Config) -> Config:
-        loss, gradient = bowl(config)
-        return result(loss, {name: -derivative for name, derivative in gradient.items()})
-
-    searcher = HypergradSearch(FLOATS, explorer=Centre(100))
-    configs = play(searcher, 40, wrong)
-    links = [(c, int(p)) for c, p in zip(configs, parents(searcher), strict=True) if p is not None]
-    assert sum(all(np.array_equal(c[n], configs[p][n]) for n in FLOATS) for c, p in links) == 1  # it settled the matter
-    assert searcher._state.noisy is False
+    assert len(searcher._observations) == 2

@@ -15,7 +15,7 @@ from ray.tune.search.sample import Float as RealDomain
 from ray.tune.search.sample import Integer
 
 from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
-from hypergrad_ray.param_space import collect, join, levels, spread
+from hypergrad_ray.param_space import join
 from hypergrad_ray.trainable import want_gradient
 from hypergrad_search import (
     Categorical,
@@ -101,6 +101,34 @@ def test_no_gradient_where_none_is_wanted(results: Results) -> None:
         assert "gradient" not in result
         assert result["gradient_evaluations"] == 20
     assert len({result["loss"] for result in results}) == 1
+
+
+def test_gradient_has_the_shape_that_the_config_has(results: Results) -> None:
+    space: Space = {**SPACE, "rate": Float(1e-3, 0.3, log=True, lift=(20,))}
+    train = trainable(problem(), space)
+    train(wanting())
+    train({**wanting(), "rate": np.full(20, 0.1)})
+    number, array = (result["gradient"]["rate"] for result in results)
+    assert type(number) is float
+    assert (type(array), array.shape) == (np.ndarray, (20,))
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-5)
+    assert array.sum() == pytest.approx(number, rel=1e-4)
+
+
+def test_lifted_rates_descend(results: Results) -> None:
+    space: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-3, 0.3, log=True, lift=(20,))}
+    train = trainable(problem(train_loss=lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2)), space)
+    searcher = HypergradSearch(space, seed=0)
+    for trial in range(16):
+        config = searcher.suggest(trial_id=str(trial))
+        assert config is not None
+        assert config["rate"].shape == (20,)
+        train(config)
+        flat = {f"gradient/{name}": value for name, value in results[-1].get("gradient", {}).items()}
+        searcher.on_trial_complete(str(trial), result={**results[-1], **flat})
+    best = min(searcher._observations.values(), key=lambda trial: trial.value)
+    assert best.value < 0.02
+    assert len(set(best.hyperparameters["rate"])) > 1
 
 
 def test_failed_training_is_an_infinite_loss_that_says_why(results: Results) -> None:
@@ -212,27 +240,43 @@ def test_domains_have_the_space_s_bounds() -> None:
 def test_coordinates_are_named_in_c_order() -> None:
     space: Space = {"a": Float(0.0, 9.0, shape=(2, 3))}
     assert list(param_space(space)) == ["a[0,0]", "a[0,1]", "a[0,2]", "a[1,0]", "a[1,1]", "a[1,2]"]
-    apart = {name: float(i) for i, name in enumerate(param_space(space))}
+    apart = dict(zip(param_space(space), range(6), strict=True))
+    assert apart["a[1,0]"] == 3
     np.testing.assert_array_equal(join(space, apart)["a"], np.arange(6.0).reshape(2, 3))
 
 
-def test_an_explorer_sees_a_number_for_each_array() -> None:
-    space: Space = {"a": Float(1e-4, 1.0, log=True, shape=(2, 3)), "b": Float(0.0, 1.0), "n": Int(1, 4)}
-    assert list(param_space(levels(space))) == ["a", "b", "n"]
-    whole = spread(space, {"a": 0.01, "b": np.float64(0.5), "n": np.int64(2)})
-    np.testing.assert_array_equal(whole["a"], np.full((2, 3), 0.01))
-    assert (type(whole["b"]), type(whole["n"])) == (float, int)
-    assert collect(space, whole) == {"a": pytest.approx(0.01), "b": 0.5, "n": 2}
-    corners = np.array([[1e-4, 1.0, 1e-4], [1.0, 1e-4, 1.0]])
-    assert collect(space, {**whole, "a": corners})["a"] == pytest.approx(1e-2)
+def test_number_that_may_be_lifted_is_one_number_for_other_searchers() -> None:
+    domains = param_space({"rate": Float(1e-3, 0.3, log=True, lift=(20,))})
+    assert list(domains) == ["rate"]
+    assert (domains["rate"].lower, domains["rate"].upper) == (1e-3, 0.3)
 
 
-def test_a_number_may_come_lifted() -> None:
-    space: Space = {"rate": Float(1e-4, 1.0, log=True, lift=(20,))}
-    assert join(space, {"rate": 0.1}) == {"rate": 0.1}
-    assert join(space, {"rate": np.full(20, 0.1)})["rate"].shape == (20,)
-    with pytest.raises(ValueError, match=r"config has 'rate' of shape \(3,\).*the same space"):
-        join(space, {"rate": np.ones(3)})
+@pytest.mark.parametrize("lift", [(), (1,), (2, 3)])
+def test_number_may_come_lifted(lift: tuple[int, ...]) -> None:
+    space: Space = {"rate": Float(1e-3, 0.3, log=True, lift=lift)}
+    number = join(space, {"rate": np.float32(0.25)})["rate"]
+    assert (type(number), number) == (float, 0.25)
+    array = join(space, {"rate": np.full(lift, 0.25)})["rate"]
+    assert type(array) is (np.ndarray if lift else float)
+    assert np.shape(array) == lift
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "shape"),
+    [
+        ({"rate": Float(0.1, 1.0)}, np.ones(3), r"\(3,\)"),
+        ({"rate": Float(0.1, 1.0)}, np.ones(1), r"\(1,\)"),
+        ({"rate": Float(0.1, 1.0, lift=(2,))}, np.ones(3), r"\(3,\)"),
+        ({"rate": Float(0.1, 1.0, shape=(2, 3))}, np.ones((3, 2)), r"\(3, 2\)"),
+        ({"rate": Float(0.1, 1.0, shape=(2,))}, 0.5, r"\(\)"),
+    ],
+)
+def test_hyperparameter_of_another_space_is_refused_in_one_line(space: Space, value: Any, shape: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"config has 'rate' of shape {shape}, the space has Float.*the same"
+    ) as caught:
+        join(space, {"rate": value})
+    assert "\n" not in str(caught.value)
 
 
 def test_numpy_values_of_other_searchers_become_plain() -> None:
