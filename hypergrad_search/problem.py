@@ -25,9 +25,10 @@ class TrainingProblem:
       with `jax.lax.dynamic_slice_in_dim` or index with an array.
     - `optimizer`: `sgd(...)`, `adam(...)` or `adamw(...)`, whose settings may name hyperparameters.
     - `steps`: the length of the training run.
-    - `fitted_loss(params) -> scalar`, optional: what the hypergradient is of, in place of `valid_loss`: the loss on a
-      part of the validation set. No gradient sees the rest, which so decides which steps along it are kept: for
-      searches that could fit the validation set, with as many hyperparameters as it has examples.
+    - `fitted_loss(params) -> scalar` and `held_back_loss(params) -> scalar`, optional, both or neither: the losses on
+      two parts of the validation set. The hypergradient is of the first in place of `valid_loss`, and a step along it
+      is kept only if it lowers the second too, which no gradient has seen: for searches that could fit the validation
+      set, with as many hyperparameters as it has examples.
     - `test_loss(params) -> scalar`, optional: reported beside the validation loss, never seen by a search.
 
     `hyperparameters` is a dict from names to float arrays (numbers too) and, where the space has them, the plain
@@ -44,15 +45,22 @@ class TrainingProblem:
     optimizer: Optimizer
     steps: int
     fitted_loss: Callable[[Params], jax.Array] | None = None
+    held_back_loss: Callable[[Params], jax.Array] | None = None
     test_loss: Callable[[Params], jax.Array] | None = None
 
     def __post_init__(self) -> None:
         for name in ("init", "train_loss", "valid_loss", "batches"):
             if not callable(getattr(self, name)):
                 raise ValueError(f"TrainingProblem: {name} must be a function, got {getattr(self, name)!r}")
-        for name in ("fitted_loss", "test_loss"):
+        for name in ("fitted_loss", "held_back_loss", "test_loss"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise ValueError(f"TrainingProblem: {name} must be a function or None, got {getattr(self, name)!r}")
+        if (self.fitted_loss is None) != (self.held_back_loss is None):
+            missing = "fitted_loss" if self.fitted_loss is None else "held_back_loss"
+            raise ValueError(
+                f"TrainingProblem: {missing} is missing; fitted_loss and held_back_loss are the losses on two parts of "
+                "the validation set, so give both or neither"
+            )
         if not isinstance(self.optimizer, Optimizer):
             raise ValueError(
                 "TrainingProblem: optimizer must come from sgd, adam or adamw of hypergrad_search, "
@@ -124,13 +132,14 @@ def _holds_statistics(node: Any) -> bool:
 
 
 def losses(problem: TrainingProblem, params: Params) -> dict[str, jax.Array]:
-    """The validation loss, with the gradient of the fitted one, and the test loss, where the problem has these."""
+    """The validation loss, with the gradient of the fitted one, the held-back and the test loss, of what there is."""
     result = {"valid_loss": check_scalar("valid_loss", problem.valid_loss(params))}
     if problem.fitted_loss is not None:
         fitted = check_scalar("fitted_loss", problem.fitted_loss(params))
         result["valid_loss"] = _with_gradient_of(fitted, result["valid_loss"])
-    if problem.test_loss is not None:
-        result["test_loss"] = check_scalar("test_loss", problem.test_loss(params))
+    for name in ("held_back_loss", "test_loss"):
+        if getattr(problem, name) is not None:
+            result[name] = check_scalar(name, getattr(problem, name)(params))
     return result
 
 

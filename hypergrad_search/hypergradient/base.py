@@ -20,6 +20,8 @@ Report = Callable[[int, float], None]
 class Status(StrEnum):
     """How an evaluation ended; anything but `OK` and `EXPLODED` comes with an infinite value.
 
+    `OVERFITTED`: the loss on the held-back part of the validation set is not below that of the point that the step set
+    out from.
     `EXPLODED`: the value is sound, but a step along the gradient would be one in the dark. On its way back through
     training the adjoint grew by more than `MOST_GROWTH`, as it does where training is chaotic, or it is not finite.
     """
@@ -28,6 +30,7 @@ class Status(StrEnum):
     NAN = "nan"
     OVERFLOW = "overflow"
     DIVERGED = "diverged"
+    OVERFITTED = "overfitted"
     EXPLODED = "exploded"
 
 
@@ -36,6 +39,7 @@ MESSAGES = {
     Status.NAN: "a gradient or loss was NaN",
     Status.OVERFLOW: "a number left the fixed-point range",
     Status.DIVERGED: "the validation loss is infinite; lower the learning rate or scales",
+    Status.OVERFITTED: "the held-back part of the validation set is fitted no better than before the step",
     Status.EXPLODED: "the value is sound, but its gradient is useless: it is not finite",
 }
 
@@ -66,10 +70,10 @@ class Evaluation:
       status is `EXPLODED`.
     - `refined`: better hyperparameters that the evaluation itself found; None for methods that find none.
     - `diagnostics`: JSON-able facts that no computation depends on: `status`, `message`, `steps` (trained), `exact`
-      (whether the reversal gave back the initial state bit for bit: False where a fallback had to
-      take over, None where nothing was reversed), `test_loss`
-      (None where the problem has none). `Reversible` adds `adjoint_norms`, the norm of the gradient with respect to all
-      weights before each step that it reversed, and last with respect to the final ones.
+      (whether the reversal gave back the initial state bit for bit: False where a fallback had to take over, None where
+      nothing was reversed), `held_back_loss` and `test_loss` (None where the problem has none). `Reversible` adds
+      `adjoint_norms`, the norm of the gradient with respect to all weights before each step that it reversed, and last
+      with respect to the final ones.
     """
 
     value: float
@@ -95,19 +99,22 @@ class Method(abc.ABC):
         key: jax.Array,
         *,
         gradient_below: float,
+        held_back_below: float,
         report: Report | None,
         report_every: int,
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`, which has checked the arguments."""
 
 
-def judge(losses: Mapping[str, Any]) -> tuple[Status, float]:
-    """The status and value that finished training has, by its validation loss."""
+def judge(losses: Mapping[str, Any], held_back_below: float) -> tuple[Status, float]:
+    """The status and value that finished training has, by its validation loss and what was held back of that."""
     value = float(losses["valid_loss"])
     if math.isnan(value):
         return Status.NAN, math.inf
     if math.isinf(value):
         return Status.DIVERGED, math.inf
+    if "held_back_loss" in losses and not float(losses["held_back_loss"]) < held_back_below:
+        return Status.OVERFITTED, math.inf
     return Status.OK, value
 
 
@@ -121,11 +128,10 @@ def describe(
     status: Status, *, steps: int, exact: bool | None, losses: Mapping[str, Any], message: str | None = None
 ) -> dict[str, Any]:
     """The diagnostics of an evaluation; the status has its usual message unless another is given."""
-    test_loss = losses.get("test_loss")
     return {
         "status": str(status),
         "message": MESSAGES[status] if message is None else message,
         "steps": steps,
         "exact": exact,
-        "test_loss": None if test_loss is None else float(test_loss),
+        **{name: float(losses[name]) if name in losses else None for name in ("held_back_loss", "test_loss")},
     }

@@ -17,6 +17,7 @@ def evaluate(
     method: Method = Reversible(),  # noqa: B008 (frozen and empty)
     key: jax.Array,
     gradient_below: float = math.inf,
+    held_back_below: float = math.inf,
     report: Report | None = None,
     report_every: int = 1,
 ) -> Evaluation:
@@ -28,6 +29,7 @@ def evaluate(
         method: how to differentiate.
         key: decides the initial parameters and each step's randomness; the same key gives the same value.
         gradient_below: the gradient is computed only where the value comes out below this; `-math.inf` for never.
+        held_back_below: where the problem's `held_back_loss` does not come out below this, the value is infinite.
         report: called with (steps done, validation loss) every `report_every` steps before the last; what it raises
             ends the evaluation, as Optuna's pruning does. Only methods that train step by step call it.
         report_every: in steps.
@@ -47,6 +49,7 @@ def evaluate(
         hyperparameters,
         key,
         gradient_below=gradient_below,
+        held_back_below=held_back_below,
         report=report,
         report_every=report_every,
     )

@@ -72,6 +72,7 @@ class Reversible(Method):
         key: jax.Array,
         *,
         gradient_below: float,
+        held_back_below: float,
         report: Report | None,
         report_every: int,
     ) -> Evaluation:
@@ -94,7 +95,7 @@ class Reversible(Method):
             status, why = _explain(diagnosis, run, done)
             return result(math.inf, None, done, **describe(status, steps=done, exact=None, losses={}, message=why))
         final = _losses(run, trained.state, trained.schedule, dynamic, key)
-        status, value = judge(final)
+        status, value = judge(final, held_back_below)
         if not value < gradient_below:
             return result(value, None, done, **describe(status, steps=done, exact=None, losses=final))
 
@@ -103,7 +104,15 @@ class Reversible(Method):
         if not exact:
             retry: Method = self if not run.isolated else self._fallback()
             _ISOLATED.add(problem)
-            again = retry.evaluate(problem, hyperparameters, key, gradient_below=math.inf, report=None, report_every=1)
+            again = retry.evaluate(
+                problem,
+                hyperparameters,
+                key,
+                gradient_below=math.inf,
+                held_back_below=math.inf,
+                report=None,
+                report_every=1,
+            )
             cost = Cost(spent + again.cost.gradient_evaluations, time.perf_counter() - started)
             described = {**again.diagnostics, "exact": again.diagnostics["exact"] or False}
             return replace(again, cost=cost, diagnostics=described)

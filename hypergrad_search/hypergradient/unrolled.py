@@ -41,6 +41,7 @@ class Unrolled(Method):
         key: jax.Array,
         *,
         gradient_below: float,
+        held_back_below: float,
         report: Report | None,
         report_every: int,
     ) -> Evaluation:
@@ -48,13 +49,13 @@ class Unrolled(Method):
         started = time.perf_counter()
         dynamic, static = split(hyperparameters)
         spent, gradient = 0, None
-        if gradient_below < math.inf:
+        if min(gradient_below, held_back_below) < math.inf:
             final = _value(problem, static, dynamic, key)
             spent += problem.steps
-        if gradient_below == math.inf or judge(final)[1] < gradient_below:
+        if min(gradient_below, held_back_below) == math.inf or judge(final, held_back_below)[1] < gradient_below:
             final, gradient = _value_and_gradient(problem, static, dynamic, key)
             spent += 4 * problem.steps
-        status, value = judge(final)
+        status, value = judge(final, held_back_below)
         if status is not Status.OK:
             gradient = None
         elif gradient is not None:

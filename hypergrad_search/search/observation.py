@@ -15,7 +15,8 @@ class Observation:
     `trial` identifies it; `parent` is the trial whose gradient it followed, None where a global sampler chose it.
     `hyperparameters` and `gradient` (None where there is none) are in natural units and hold the floats of the
     space alone. `value` is minimised, and infinite where the trial failed or was pruned. `cost` is in any unit, the
-    same for all.
+    same for all. `held_back` is the loss on what of the validation set no gradient sees, None where nothing is held
+    back.
     """
 
     trial: str
@@ -24,6 +25,7 @@ class Observation:
     value: float
     gradient: Mapping[str, Any] | None
     cost: float
+    held_back: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: arrays as lists; an infinite value, or a gradient that is not finite, as None."""

@@ -68,14 +68,16 @@ class Proposal:
     """What to evaluate next.
 
     `point` is in the unit box, None where the host's global sampler is to choose: a number for each `Float`, an array
-    having the same everywhere. The gradient is wanted only if the value comes out below `gradient_below`. `parent` is
-    to be given back in the `Observation`. `again` says that the point is the parent's own: to be evaluated at the
-    parent's hyperparameters, to the bit.
+    having the same everywhere. The gradient is wanted only if the value comes out below `gradient_below`; the step has
+    failed unless the loss on what is held back of the validation set comes out below `held_back_below`. `parent` is to
+    be given back in the `Observation`. `again` says that the point is the parent's own: to be evaluated at the parent's
+    hyperparameters, to the bit.
     """
 
     point: np.ndarray | None
     parent: str | None
     gradient_below: float
+    held_back_below: float = math.inf
     again: bool = False
 
 
@@ -86,17 +88,18 @@ def fold(state: State, observation: Observation) -> State:
     if observation.gradient is not None and value < math.inf:
         gradient = gradient_to_unit(state.space, observation.hyperparameters, observation.gradient)
         gradient = gradient if np.isfinite(gradient).all() else None
+    held_back = math.inf if observation.held_back is None else observation.held_back
     chains, noisy = dict(state.chains), state.noisy
     region = chains.pop(observation.parent, None) if observation.parent is not None else None
     if region is None and gradient is not None:
         start = quasi_newton.start if dimension(state.space) <= FEW else sign_steps.start
-        chains[observation.trial] = start(point, value, gradient)
+        chains[observation.trial] = replace(start(point, value, gradient), held_back=held_back)
     elif region is not None and observation.parent is not None:
         if region.rejections >= DOUBTS and np.array_equal(point, region.point) and value < math.inf:
             noisy = noisy or value != region.value
             chains[observation.parent] = region.look(value, gradient) if noisy else replace(region, rejections=0)
         elif gradient is not None and value < region.value:
-            chains[observation.trial] = region.accept(point, value, gradient)
+            chains[observation.trial] = replace(region.accept(point, value, gradient), held_back=held_back)
         else:
             chains[observation.parent] = region.reject(point if value < math.inf else region.step())
 
@@ -125,7 +128,7 @@ def propose(state: State, running: Collection[str | None]) -> Proposal:
     region = state.chains[trial]
     if _doubtful(state, region):
         return Proposal(region.point, trial, math.inf, again=True)
-    return Proposal(region.step(), trial, value)
+    return Proposal(region.step(), trial, value, region.held_back)
 
 
 def _doubtful(state: State, region: TrustRegion) -> bool:
@@ -134,7 +137,9 @@ def _doubtful(state: State, region: TrustRegion) -> bool:
 
 def _worth_a_gradient(state: State) -> float:
     if not dimension(state.space):
-        return -math.inf
+        return -math.inf if state.trials else math.inf  # before the first trial, a host may not know the space yet
+    if state.chains and state.descending.cost and not state.descending.gain:
+        return -math.inf  # gradients have not paid yet, and there is one left to try
     return state.best_explored if state.has_gradients else math.inf
 
 

@@ -5,6 +5,7 @@ is cheap, and one radius a coordinate that follows the gradient's signs (`sign_s
 """
 
 import abc
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -20,7 +21,7 @@ class TrustRegion(abc.ABC):
     """A point of the unit box, with its value and gradient: arrays of shape `(n,)`.
 
     `looks` tells how often the point was evaluated (value and gradient are the means), `rejections` how many steps from
-    it failed since it was last looked at.
+    it failed since it was last looked at, and `held_back` the loss on what of the validation set no gradient sees.
     """
 
     point: np.ndarray
@@ -28,6 +29,7 @@ class TrustRegion(abc.ABC):
     gradient: np.ndarray
     looks: int = 1
     rejections: int = 0
+    held_back: float = math.inf
 
     @property
     @abc.abstractmethod

@@ -9,29 +9,35 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from hypergrad_optuna import arrays
+from hypergrad_search.search.strategy import Proposal
 
 PARENT = "hypergrad:parent"
 GRADIENT_BELOW = "hypergrad:gradient_below"
+HELD_BACK_BELOW = "hypergrad:held_back_below"
+HELD_BACK = "hypergrad:held_back_loss"
 GRADIENT = "hypergrad:gradient"
 COST = "hypergrad:cost"
 
 Trial = optuna.Trial | FrozenTrial
 
 
-def propose(study: optuna.Study, trial: FrozenTrial, parent: str | None, gradient_below: float) -> None:
-    """Note what a trial is for, before it runs; an infinite threshold is stored as None, which is valid JSON."""
-    threshold = gradient_below if math.isfinite(gradient_below) else None
-    study._storage.set_trial_system_attr(trial._trial_id, PARENT, parent)
-    study._storage.set_trial_system_attr(trial._trial_id, GRADIENT_BELOW, threshold)
+def propose(study: optuna.Study, trial: FrozenTrial, proposal: Proposal) -> None:
+    """Note what a trial is for, before it runs; an infinite threshold is stored as text, since JSON has no infinity."""
+    study._storage.set_trial_system_attr(trial._trial_id, PARENT, proposal.parent)
+    study._storage.set_trial_system_attr(trial._trial_id, GRADIENT_BELOW, _json(proposal.gradient_below))
+    if proposal.held_back_below < math.inf:
+        study._storage.set_trial_system_attr(trial._trial_id, HELD_BACK_BELOW, proposal.held_back_below)
 
 
 def gradient_below(trial: Trial) -> float:
     """The loss below which `HypergradSampler` wants this trial's gradient; -inf under any other sampler."""
     attributes = _system_attributes(trial)
-    if GRADIENT_BELOW not in attributes:
-        return -math.inf
-    threshold = attributes[GRADIENT_BELOW]
-    return math.inf if threshold is None else threshold
+    return float(attributes.get(GRADIENT_BELOW, -math.inf))
+
+
+def held_back_below(trial: Trial) -> float:
+    """The held-back loss from which on this trial has failed."""
+    return float(_system_attributes(trial).get(HELD_BACK_BELOW, math.inf))
 
 
 def gradient(trial: FrozenTrial, store: Any | None) -> dict[str, Any] | None:
@@ -45,6 +51,10 @@ def gradient(trial: FrozenTrial, store: Any | None) -> dict[str, Any] | None:
 def loss(direction: StudyDirection, value: float) -> float:
     """An objective value as something to minimise."""
     return -value if direction == StudyDirection.MAXIMIZE else value
+
+
+def _json(threshold: float) -> float | str:
+    return threshold if math.isfinite(threshold) else str(threshold)
 
 
 def _system_attributes(trial: Trial) -> Mapping[str, Any]:

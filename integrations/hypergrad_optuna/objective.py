@@ -95,6 +95,7 @@ class Objective:
             method=self.method,
             key=jax.random.fold_in(self.key, trial.number) if self.reseed else self.key,
             gradient_below=attributes.gradient_below(trial),
+            held_back_below=attributes.held_back_below(trial),
             report=None if self.report_every is None else report,
             report_every=self.report_every or self.problem.steps,
         )
@@ -115,7 +116,7 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Float | Int | Categorica
 
 def _record(trial: optuna.Trial, space: Space, evaluation: Evaluation) -> None:
     trial.set_user_attr(attributes.COST, evaluation.cost.gradient_evaluations)
-    for name in ("status", "message", "test_loss", "exact"):
+    for name in ("status", "message", "held_back_loss", "test_loss", "exact"):
         if evaluation.diagnostics[name] not in (None, ""):
             trial.set_user_attr(f"hypergrad:{name}", evaluation.diagnostics[name])
     if evaluation.gradient is None or evaluation.status is Status.EXPLODED:

@@ -4,7 +4,7 @@ import math
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,7 @@ class HypergradSampler(BaseSampler):
         self._raise_error_if_multi_objective(study)
         trials, state, proposal = self._claim(study, trial, search_space)
         if proposal.point is None or proposal.parent is None or "fixed_params" in trial.system_attrs:
-            attributes.propose(study, trial, None, proposal.gradient_below)
+            attributes.propose(study, trial, replace(proposal, parent=None, held_back_below=math.inf))
             return self._sample_globally(study, trial, trials, search_space)
         parent = trials[int(proposal.parent)]
         chosen = {} if proposal.again else from_unit(state.space, proposal.point)
@@ -172,7 +172,7 @@ class HypergradSampler(BaseSampler):
         while True:
             trials, state, claims = self._read(study, trial, search_space)
             proposal = strategy.propose(state, claims)
-            attributes.propose(study, trial, proposal.parent, proposal.gradient_below)
+            attributes.propose(study, trial, proposal)
             if proposal.parent is None:
                 return trials, state, proposal
             _, _, claims = self._read(study, trial, search_space)
@@ -226,6 +226,7 @@ class HypergradSampler(BaseSampler):
             value=value,
             gradient=None if reported is None else {n: sign * reported.get(n, np.zeros(space[n].shape)) for n in space},
             cost=trial.user_attrs.get(attributes.COST, 1.0 if reported is None else strategy.GRADIENT_COST),
+            held_back=trial.user_attrs.get(attributes.HELD_BACK),
         )
 
     def _floats(self, trial: FrozenTrial, space: Mapping[str, Float]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from hypergrad_ray.param_space import RESERVED, check_names, collect, join, levels, param_space, spread
-from hypergrad_ray.trainable import RUNNING, want_gradient
+from hypergrad_ray.trainable import RUNNING, want
 from hypergrad_search import Space
 from hypergrad_search.search import strategy
 from hypergrad_search.search.observation import Observation
@@ -114,7 +114,9 @@ class HypergradSearch(Searcher):
             gradient=None,
             cost=1.0,
         )
-        wanted = want_gradient(proposal.gradient_below, self._mode or "min")
+        wanted = want(
+            self._mode or "min", gradient_below=proposal.gradient_below, held_back_below=proposal.held_back_below
+        )
         return {**{name: hyperparameters[name] for name in self._space}, RESERVED: wanted}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -181,6 +183,7 @@ class HypergradSearch(Searcher):
             value=math.inf if running else self._loss(result),
             gradient=gradient,
             cost=default_cost if cost is None else cost,
+            held_back=_number(result.get("held_back_loss")),
         )
 
     def _loss(self, result: Mapping[str, Any]) -> float:

@@ -91,7 +91,7 @@ def trainable(
             join(space, config),
             method=method,
             key=jax.random.key(0) if key is None else key,
-            gradient_below=_gradient_below(config),
+            **_thresholds(config),
             report=None if report_every is None else report,
             report_every=report_every or same_problem.steps,
         )
@@ -112,26 +112,21 @@ def wants_gradient(config: Mapping[str, Any], value: float) -> bool:
     if wanted is None:
         return False
     loss = -value if wanted["mode"] == "max" else value
-    return loss < _threshold(wanted)
+    return loss < float(wanted["gradient_below"])
 
 
-def want_gradient(gradient_below: float, mode: str) -> dict[str, Any]:
-    """What `wants_gradient` reads; an infinite threshold is stored as None, which is valid JSON."""
-    return {"gradient_below": None if gradient_below == math.inf else gradient_below, "mode": mode}
+def want(mode: str, **thresholds: float) -> dict[str, Any]:
+    """What `wants_gradient` reads; an infinite threshold is stored as text, since JSON has no infinity."""
+    return {"mode": mode, **{name: x if math.isfinite(x) else str(x) for name, x in thresholds.items()}}
 
 
-def _threshold(wanted: Mapping[str, Any]) -> float:
-    below = wanted["gradient_below"]
-    return math.inf if below is None else below
-
-
-def _gradient_below(config: Mapping[str, Any]) -> float:
+def _thresholds(config: Mapping[str, Any]) -> dict[str, float]:
     wanted = config.get(RESERVED)
     if wanted is None:
-        return -math.inf
+        return {"gradient_below": -math.inf}
     if wanted["mode"] == "max":
         raise ValueError("trainable: it reports a loss, so search with mode='min', not 'max'")
-    return _threshold(wanted)
+    return {name: float(value) for name, value in wanted.items() if name != "mode"}
 
 
 def _result(space: Space, evaluation: Evaluation) -> dict[str, Any]:
@@ -144,8 +139,7 @@ def _result(space: Space, evaluation: Evaluation) -> dict[str, Any]:
         "gradient_evaluations": evaluation.cost.gradient_evaluations,
         "seconds": evaluation.cost.seconds,
     }
-    if diagnostics["test_loss"] is not None:
-        result["test_loss"] = diagnostics["test_loss"]
+    result |= {n: diagnostics[n] for n in ("held_back_loss", "test_loss") if diagnostics[n] is not None}
     if evaluation.gradient is not None and evaluation.status is not Status.EXPLODED:
         gradient = {name: np.asarray(evaluation.gradient[name]) for name in floats(space)}
         result["gradient"] = {name: array if array.shape else float(array) for name, array in gradient.items()}

@@ -25,7 +25,7 @@ FULL_COVARIANCE = 100  # dimensions; beyond, CMA-ES does better to learn the dia
 class OptunaMethod:
     """A sampler (from a seed and the number of dimensions) and a pruner (from the number of training steps).
 
-    `lifts` tells that it gets the space with its lifts, and the problem with its fitted loss.
+    `lifts` tells that it gets the space with its lifts, and the problem with its fitted and held-back losses.
     """
 
     sampler: Callable[[int, int], BaseSampler]

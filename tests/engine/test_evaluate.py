@@ -51,11 +51,31 @@ def test_a_full_evaluation(method: Any) -> None:
 
 @pytest.mark.parametrize("method", [Reversible(), Unrolled()])
 def test_the_gradient_is_of_the_fitted_loss_and_the_value_of_the_valid_loss(method: Any) -> None:
-    fitted = {"fitted_loss": lambda p: jnp.sum((p[:2] - 1) ** 2)}
+    fitted = {"fitted_loss": lambda p: jnp.sum((p[:2] - 1) ** 2), "held_back_loss": jnp.sum}
     whole, part = (evaluate(quadratic(**f), H, method=method, key=KEY) for f in ({}, fitted))
     alone = evaluate(quadratic(valid_loss=fitted["fitted_loss"]), H, method=method, key=KEY)
     assert part.value == whole.value != alone.value
     assert part.gradient == alone.gradient != whole.gradient
+
+
+@pytest.mark.parametrize("method", [Reversible(), Unrolled()])
+def test_a_held_back_loss_that_is_not_below_its_bound_is_a_failure(method: Any) -> None:
+    problem = quadratic(fitted_loss=jnp.sum, held_back_loss=lambda p: jnp.sum(p**2))
+    free = evaluate(problem, H, method=method, key=KEY)
+    held_back = free.diagnostics["held_back_loss"]
+    above, at = (
+        evaluate(problem, H, method=method, key=KEY, held_back_below=bound) for bound in (held_back + 1e-6, held_back)
+    )
+    assert (above.status, above.value, above.gradient) == (Status.OK, free.value, free.gradient)
+    assert (at.status, at.value, at.gradient) == (Status.OVERFITTED, np.inf, None)
+    assert at.cost.gradient_evaluations == 30
+
+
+@pytest.mark.parametrize("given", ["fitted_loss", "held_back_loss"])
+def test_the_parts_of_the_validation_set_come_together(given: str) -> None:
+    (missing,) = {"fitted_loss", "held_back_loss"} - {given}
+    with pytest.raises(ValueError, match=f"{missing} is missing"):
+        quadratic(**{given: jnp.sum})
 
 
 @pytest.mark.parametrize("method", [Reversible(), Unrolled()])

@@ -16,7 +16,7 @@ from ray.tune.search.sample import Integer
 
 from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
 from hypergrad_ray.param_space import join
-from hypergrad_ray.trainable import want_gradient
+from hypergrad_ray.trainable import want
 from hypergrad_search import (
     Categorical,
     Evaluation,
@@ -62,7 +62,7 @@ def results(monkeypatch: pytest.MonkeyPatch) -> Results:
 
 
 def wanting(gradient_below: float = math.inf, mode: str = "min") -> dict[str, Any]:
-    return {**CONFIG, "hypergrad": want_gradient(gradient_below, mode)}
+    return {**CONFIG, "hypergrad": want(mode, gradient_below=gradient_below)}
 
 
 # the trainable
@@ -216,7 +216,7 @@ def test_one_problem_compiles_once_a_process(results: Results, monkeypatch: pyte
     ],
 )
 def test_gradient_is_wanted_of_better_values(threshold: float, mode: str, value: float, wanted: bool) -> None:
-    assert wants_gradient({"hypergrad": want_gradient(threshold, mode)}, value) is wanted
+    assert wants_gradient({"hypergrad": want(mode, gradient_below=threshold)}, value) is wanted
 
 
 def test_no_gradient_is_wanted_by_other_searchers() -> None:

@@ -214,6 +214,34 @@ def test_luck_does_not_last() -> None:
     assert looks > 1
 
 
+def test_a_step_that_does_not_lower_what_is_held_back_has_failed() -> None:
+    state, _ = search(30)
+    head, region = min(state.chains.items(), key=lambda item: item[1].value)
+    state = replace(state, chains={head: replace(region, held_back=0.5)})
+    proposal = propose(state, [])
+    while proposal.parent is None:  # not its turn
+        state = fold(state, observe(state.trials, proposal, np.random.default_rng(1), value=9.0, gradient=None))
+        proposal = propose(state, [])
+    assert (proposal.parent, proposal.held_back_below) == (head, 0.5)
+    step = observe(100, proposal, np.random.default_rng(0), held_back=0.4)
+    assert fold(state, step).chains["100"].held_back == 0.4
+    assert fold(state, replace(step, value=math.inf, gradient=None)).chains[head].held_back == 0.5
+
+
+def test_no_chain_is_founded_beside_another_while_no_gradient_has_paid() -> None:
+    right, _ = search(60)
+    wrong, rng, founded = State(SPACE), np.random.default_rng(0), 0
+    for n in range(60):
+        observation = observe(n, propose(wrong, []), rng)
+        if observation.gradient is not None:
+            founded += observation.parent is None
+            uphill = {name: -g for name, g in observation.gradient.items()}
+            observation = replace(observation, gradient=uphill)
+        wrong = fold(wrong, observation)
+    assert wrong.descending.gain == 0 < right.descending.gain
+    assert founded <= 4
+
+
 def test_the_model_fits_the_dimension() -> None:
     for size, model in [(FEW, QuasiNewton), (FEW + 1, SignSteps)]:
         space = {"x": Float(0.0, 1.0, shape=(size,))}

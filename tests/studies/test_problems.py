@@ -83,12 +83,16 @@ def test_a_problem_is_posed_without_lifts_or_with_them() -> None:
     assert posed("digits-noisy")[0] is plain
 
 
+def _cancer_parts() -> tuple[digits.Split, ...]:
+    _, valid, _, fitted, held_back = cancer_mlp.splits()
+    return valid, fitted, held_back
+
+
 def test_gradients_see_a_part_of_the_validation_set() -> None:
-    for fitted, valid in [(digits.fitted(), digits.splits()[1]), (cancer_mlp.splits()[3], cancer_mlp.splits()[1])]:
-        n = len(fitted.labels)
-        assert n == 3 * len(valid.labels) // 4
-        np.testing.assert_array_equal(fitted.images, valid.images[:n])
-        np.testing.assert_array_equal(fitted.labels, valid.labels[:n])
+    for valid, fitted, held_back in [(digits.splits()[1], *digits.parts()), _cancer_parts()]:
+        assert len(fitted.labels) == 3 * len(valid.labels) // 4
+        np.testing.assert_array_equal(np.concatenate([fitted.images, held_back.images]), valid.images)
+        np.testing.assert_array_equal(np.concatenate([fitted.labels, held_back.labels]), valid.labels)
 
 
 def test_the_mixed_problem_takes_its_activation_from_the_parameters() -> None:

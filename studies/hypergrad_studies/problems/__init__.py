@@ -48,17 +48,17 @@ def can_lift(name: str) -> bool:
 
 @functools.cache
 def posed(name: str, *, lifts: bool = False) -> tuple[TrainingProblem, Space]:
-    """A problem and its space as a method gets them: whole with `lifts`, else without lifts or a fitted loss.
+    """A problem and its space as a method gets them: with `lifts` whole, else without these and nothing held back.
 
     The same objects each time, so that the problem compiles once.
     """
     problem, space = PROBLEMS[name]()
-    return (problem, space) if lifts else (_without_fitted_loss(problem), unlifted(space))
+    return (problem, space) if lifts else (_of_one_part(problem), unlifted(space))
 
 
 @functools.cache
-def _without_fitted_loss(problem: TrainingProblem) -> TrainingProblem:
-    return replace(problem, fitted_loss=None)
+def _of_one_part(problem: TrainingProblem) -> TrainingProblem:
+    return replace(problem, fitted_loss=None, held_back_loss=None)
 
 
 def middle(space: Space) -> dict[str, Any]:

@@ -32,8 +32,8 @@ SPACE: Space = {
 
 
 @functools.cache
-def splits() -> tuple[Split, Split, Split, Split]:
-    """Training, validation and test sets, shuffled by a fixed seed, and the part of the second for gradients.
+def splits() -> tuple[Split, ...]:
+    """Training, validation and test sets, shuffled by a fixed seed, and the second's parts: fitted and held back.
 
     Features have the mean 0 and the standard deviation 1 in training.
     """
@@ -43,9 +43,9 @@ def splits() -> tuple[Split, Split, Split, Split]:
     features = (features - features[:TRAIN].mean(axis=0)) / features[:TRAIN].std(axis=0)
     features = features.astype(np.float32)
     valid = TRAIN + VALID
-    parts = [slice(0, TRAIN), slice(TRAIN, valid), slice(valid, None), slice(TRAIN, TRAIN + FITTED)]
-    train, validation, test, fitted = (Split(features[p], labels[p]) for p in parts)
-    return train, validation, test, fitted
+    parts = [slice(0, TRAIN), slice(TRAIN, valid), slice(valid, None)]
+    parts += [slice(TRAIN, TRAIN + FITTED), slice(TRAIN + FITTED, valid)]
+    return tuple(Split(features[p], labels[p]) for p in parts)
 
 
 def batches(step: jax.Array) -> Split:
@@ -78,6 +78,10 @@ def fitted_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
     return digits.cross_entropy(params, splits()[3])
 
 
+def held_back_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
+    return digits.cross_entropy(params, splits()[4])
+
+
 def problem() -> tuple[TrainingProblem, Space]:
     """The problem and its space."""
     return (
@@ -86,6 +90,7 @@ def problem() -> tuple[TrainingProblem, Space]:
             train_loss=train_loss,
             valid_loss=valid_loss,
             fitted_loss=fitted_loss,
+            held_back_loss=held_back_loss,
             test_loss=test_loss,
             batches=batches,
             optimizer=sgd([f"learning_rate_{i}" for i in LAYERS], "momentum", dampening=True),

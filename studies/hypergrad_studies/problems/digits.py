@@ -65,10 +65,10 @@ def cross_entropy(
 
 
 @functools.cache
-def fitted() -> Split:
-    """The part of the validation set that gradients see."""
+def parts() -> tuple[Split, Split]:
+    """The part of the validation set that gradients see, and the part that is held back."""
     images, labels = splits()[1]
-    return Split(images[:FITTED], labels[:FITTED])
+    return Split(images[:FITTED], labels[:FITTED]), Split(images[FITTED:], labels[FITTED:])
 
 
 def valid_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
@@ -78,7 +78,12 @@ def valid_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
 
 def fitted_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
     """Cross-entropy on the part of the validation set that gradients see."""
-    return cross_entropy(params, fitted())
+    return cross_entropy(params, parts()[0])
+
+
+def held_back_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
+    """Cross-entropy on the part of the validation set that no gradient sees."""
+    return cross_entropy(params, parts()[1])
 
 
 def test_loss(params: list[dict[str, jax.Array]]) -> jax.Array:

@@ -56,7 +56,11 @@ def valid_loss(params: Params) -> jax.Array:
 
 
 def fitted_loss(params: Params) -> jax.Array:
-    return cross_entropy(params, digits.fitted())
+    return cross_entropy(params, digits.parts()[0])
+
+
+def held_back_loss(params: Params) -> jax.Array:
+    return cross_entropy(params, digits.parts()[1])
 
 
 def test_loss(params: Params) -> jax.Array:
@@ -76,6 +80,7 @@ def problem() -> tuple[TrainingProblem, Space]:
             train_loss=train_loss,
             valid_loss=valid_loss,
             fitted_loss=fitted_loss,
+            held_back_loss=held_back_loss,
             test_loss=test_loss,
             batches=digits.batches,
             optimizer=sgd(learning_rate, "momentum", dampening=True),

@@ -47,6 +47,7 @@ def problem() -> tuple[TrainingProblem, Space]:
             train_loss=train_loss,
             valid_loss=digits.valid_loss,
             fitted_loss=digits.fitted_loss,
+            held_back_loss=digits.held_back_loss,
             test_loss=digits.test_loss,
             batches=digits.batches,
             optimizer=optimizer,
