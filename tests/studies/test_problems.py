@@ -10,6 +10,7 @@ from hypergrad_optuna import Objective
 from hypergrad_search import Float, Status, evaluate
 from hypergrad_search.problem import check_problem
 from hypergrad_search.space import dimension, lifted, unlifted
+from hypergrad_studies.data import MissingData, mnist
 from hypergrad_studies.problems import NOISY, PROBLEMS, can_lift, cancer_mlp, digits, digits_mixed, middle, posed
 from hypergrad_studies.problems.synthetic import FUNCTIONS
 
@@ -18,6 +19,7 @@ DIMENSIONS = {
     "digits-l2": (650, 650),
     "digits-adamw": (7, 107),
     "cancer-mlp": (7, 942),
+    "mnist-mlp": (7, 40_102),
     "digits-rates": (100, 100),
     "digits-schedules": (1608, 1608),
     "digits-mixed": (10, 406),  # and an integer and a categorical
@@ -43,8 +45,19 @@ def test_the_table_of_dimensions_is_whole() -> None:
         assert can_lift(name) == (plain < with_lifts), name
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+def _needs_mnist() -> None:
+    try:
+        mnist()
+    except MissingData as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("mnist") else n for n in PROBLEMS]
+)
 def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
+    if name.startswith("mnist"):
+        _needs_mnist()
     problem, space = posed(name)
     check_problem(problem, space)
     result = evaluate(problem, middle(space), key=jax.random.key(0))

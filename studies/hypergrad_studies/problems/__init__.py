@@ -17,6 +17,7 @@ from hypergrad_studies.problems import (
     digits_mlp,
     digits_rates,
     digits_schedules,
+    mnist_mlp,
     synthetic,
 )
 
@@ -27,6 +28,7 @@ PROBLEMS: dict[str, Callable[[], tuple[TrainingProblem, Space]]] = {
     "digits-l2": functools.cache(digits_l2.problem),
     "digits-adamw": functools.cache(digits_adamw.problem),
     "cancer-mlp": functools.cache(cancer_mlp.problem),
+    "mnist-mlp": functools.cache(mnist_mlp.problem),
     "digits-rates": functools.cache(digits_rates.problem),
     "digits-schedules": functools.cache(digits_schedules.problem),
     "digits-mixed": functools.cache(digits_mixed.problem),
