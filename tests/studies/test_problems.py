@@ -19,7 +19,7 @@ DIMENSIONS = {
     "digits-l2": (650, 650),
     "digits-adamw": (7, 107),
     "cancer-mlp": (7, 942),
-    "mnist-mlp": (7, 40_102),
+    "mnist-mlp": (7, 40_002),
     "digits-rates": (100, 100),
     "digits-schedules": (1608, 1608),
     "digits-mixed": (10, 406),  # and an integer and a categorical
