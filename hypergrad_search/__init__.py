@@ -2,6 +2,8 @@
 
 from hypergrad_search.hypergradient.base import Cost, Evaluation, Method, Status
 from hypergrad_search.hypergradient.evaluate import evaluate
+from hypergrad_search.hypergradient.hypernet import Hypernet
+from hypergrad_search.hypergradient.response import Linear, LowRank, OneHidden
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
 from hypergrad_search.hypergradient.unrolled import Unrolled
 from hypergrad_search.problem import TrainingProblem
@@ -14,9 +16,13 @@ __all__ = [
     "Cost",
     "Evaluation",
     "Float",
+    "Hypernet",
     "InexactReversalError",
     "Int",
+    "Linear",
+    "LowRank",
     "Method",
+    "OneHidden",
     "Optimizer",
     "Reversible",
     "Space",

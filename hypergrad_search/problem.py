@@ -21,6 +21,9 @@ class TrainingProblem:
     - `init(key, hyperparameters) -> params`: a pytree of float32 arrays; initial scales may be hyperparameters.
     - `train_loss(params, hyperparameters, batch, key) -> scalar`: what training descends; `key` is new each step.
     - `valid_loss(params) -> scalar`: what the search minimises.
+    - `valid_batch_loss(params, step) -> scalar`, optional: the validation loss on a minibatch, as deterministic as
+      `batches`; what methods descend that take one validation step for each training step (`Hypernet`), in place of
+      the whole `valid_loss`. The value is always that of `valid_loss`.
     - `batches(step) -> batch`: deterministic, and traceable by JAX: `step` is an int32 scalar array, so slice
       with `jax.lax.dynamic_slice_in_dim` or index with an array.
     - `optimizer`: `sgd(...)`, `adam(...)` or `adamw(...)`, whose settings may name hyperparameters.
@@ -47,12 +50,13 @@ class TrainingProblem:
     fitted_loss: Callable[[Params], jax.Array] | None = None
     held_back_loss: Callable[[Params], jax.Array] | None = None
     test_loss: Callable[[Params], jax.Array] | None = None
+    valid_batch_loss: Callable[[Params, jax.Array], jax.Array] | None = None
 
     def __post_init__(self) -> None:
         for name in ("init", "train_loss", "valid_loss", "batches"):
             if not callable(getattr(self, name)):
                 raise ValueError(f"TrainingProblem: {name} must be a function, got {getattr(self, name)!r}")
-        for name in ("fitted_loss", "held_back_loss", "test_loss"):
+        for name in ("fitted_loss", "held_back_loss", "test_loss", "valid_batch_loss"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise ValueError(f"TrainingProblem: {name} must be a function or None, got {getattr(self, name)!r}")
         if (self.fitted_loss is None) != (self.held_back_loss is None):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from hypergrad_search.problem import TrainingProblem
-from hypergrad_search.space import Hyperparameters
+from hypergrad_search.space import Hyperparameters, Space
 
 #: called with (steps done, validation loss) during training; it may raise to end the evaluation
 Report = Callable[[int, float], None]
@@ -68,7 +68,10 @@ class Evaluation:
     - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units (of `fitted_loss`,
       where the problem has one); None where none was asked for, or it is not finite. Do not step along it where the
       status is `EXPLODED`.
-    - `refined`: better hyperparameters that the evaluation itself found; None for methods that find none.
+    - `refined`: better hyperparameters that the evaluation itself found, and that `value` is the loss at; None for
+      methods that find none.
+    - `checkpoint`: what a method needs to go on from `refined`, for the argument of `evaluate` of this name; None for
+      methods that start anew each time.
     - `diagnostics`: JSON-able facts that no computation depends on: `status`, `message`, `steps` (trained), `exact`
       (whether the reversal gave back the initial state bit for bit: False where a fallback had to take over, None where
       nothing was reversed), `held_back_loss` and `test_loss` (None where the problem has none). `Reversible` adds
@@ -81,11 +84,24 @@ class Evaluation:
     cost: Cost
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     refined: dict[str, Any] | None = None
+    checkpoint: bytes | None = None
 
     @property
     def status(self) -> Status:
         """How the evaluation ended."""
         return Status(self.diagnostics["status"])
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of an evaluation: the keyword arguments of `hypergrad_search.evaluate`, which describes them."""
+
+    gradient_below: float = math.inf
+    held_back_below: float = math.inf
+    report: Report | None = None
+    report_every: int = 1
+    space: Space | None = None
+    checkpoint: bytes | None = None
 
 
 class Method(abc.ABC):
@@ -97,11 +113,7 @@ class Method(abc.ABC):
         problem: TrainingProblem,
         hyperparameters: Hyperparameters,
         key: jax.Array,
-        *,
-        gradient_below: float,
-        held_back_below: float,
-        report: Report | None,
-        report_every: int,
+        request: Request,
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`, which has checked the arguments."""
 

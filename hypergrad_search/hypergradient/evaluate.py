@@ -4,10 +4,10 @@ import math
 
 import jax
 
-from hypergrad_search.hypergradient.base import Evaluation, Method, Report
+from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request
 from hypergrad_search.hypergradient.reversible import Reversible
 from hypergrad_search.problem import TrainingProblem
-from hypergrad_search.space import Hyperparameters
+from hypergrad_search.space import Hyperparameters, Space
 
 
 def evaluate(
@@ -20,6 +20,8 @@ def evaluate(
     held_back_below: float = math.inf,
     report: Report | None = None,
     report_every: int = 1,
+    space: Space | None = None,
+    checkpoint: bytes | None = None,
 ) -> Evaluation:
     """Train at `hyperparameters`; return the validation loss and its gradient with respect to them.
 
@@ -33,6 +35,8 @@ def evaluate(
         report: called with (steps done, validation loss) every `report_every` steps before the last; what it raises
             ends the evaluation, as Optuna's pruning does. Only methods that train step by step call it.
         report_every: in steps.
+        space: the box that the hyperparameters are to stay in, for methods that move them (`Hypernet`).
+        checkpoint: go on from where the evaluation with this `checkpoint` ended; for methods that have one.
 
     Raises:
         ValueError: an argument does not fit; the message says which and what to do. What goes wrong in training is
@@ -44,12 +48,5 @@ def evaluate(
         raise ValueError(f"evaluate: method must be a Method such as Reversible(), got {method!r}")
     if report_every < 1:
         raise ValueError(f"evaluate: report_every must be a whole number above 0, got {report_every!r}")
-    return method.evaluate(
-        problem,
-        hyperparameters,
-        key,
-        gradient_below=gradient_below,
-        held_back_below=held_back_below,
-        report=report,
-        report_every=report_every,
-    )
+    request = Request(gradient_below, held_back_below, report, report_every, space, checkpoint)
+    return method.evaluate(problem, hyperparameters, key, request)

@@ -19,6 +19,7 @@ from hypergrad_search.hypergradient.base import (
     Evaluation,
     Method,
     Report,
+    Request,
     Status,
     describe,
     finite_or_none,
@@ -70,11 +71,7 @@ class Reversible(Method):
         problem: TrainingProblem,
         hyperparameters: Hyperparameters,
         key: jax.Array,
-        *,
-        gradient_below: float,
-        held_back_below: float,
-        report: Report | None,
-        report_every: int,
+        request: Request,
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`."""
         started = time.perf_counter()
@@ -82,8 +79,9 @@ class Reversible(Method):
         bits = reversible.resolution(problem.optimizer, self.fraction_bits)
         run = Run(problem, static, bits, isolated=problem in _ISOLATED)
         first = 0 if self.last is None else max(problem.steps - self.last, 0)
-        reports = _Reports(report, report_every) if report else None
-        trained = _train(run, dynamic, key, first if gradient_below > -math.inf else problem.steps, reports)
+        reports = _Reports(request.report, request.report_every) if request.report else None
+        kept_from = first if request.gradient_below > -math.inf else problem.steps
+        trained = _train(run, dynamic, key, kept_from, reports)
 
         def result(value: float, gradient: dict[str, Any] | None, spent: int, **described: Any) -> Evaluation:
             cost = Cost(spent, time.perf_counter() - started)
@@ -95,8 +93,8 @@ class Reversible(Method):
             status, why = _explain(diagnosis, run, done)
             return result(math.inf, None, done, **describe(status, steps=done, exact=None, losses={}, message=why))
         final = _losses(run, trained.state, trained.schedule, dynamic, key)
-        status, value = judge(final, held_back_below)
-        if not value < gradient_below:
+        status, value = judge(final, request.held_back_below)
+        if not value < request.gradient_below:
             return result(value, None, done, **describe(status, steps=done, exact=None, losses=final))
 
         exact, adjoint = _run_back(run, trained, dynamic, key, first)
@@ -104,15 +102,7 @@ class Reversible(Method):
         if not exact:
             retry: Method = self if not run.isolated else self._fallback()
             _ISOLATED.add(problem)
-            again = retry.evaluate(
-                problem,
-                hyperparameters,
-                key,
-                gradient_below=math.inf,
-                held_back_below=math.inf,
-                report=None,
-                report_every=1,
-            )
+            again = retry.evaluate(problem, hyperparameters, key, Request())
             cost = Cost(spent + again.cost.gradient_evaluations, time.perf_counter() - started)
             described = {**again.diagnostics, "exact": again.diagnostics["exact"] or False}
             return replace(again, cost=cost, diagnostics=described)

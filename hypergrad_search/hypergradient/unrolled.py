@@ -12,7 +12,7 @@ from hypergrad_search.hypergradient.base import (
     Cost,
     Evaluation,
     Method,
-    Report,
+    Request,
     Status,
     describe,
     finite_or_none,
@@ -39,23 +39,20 @@ class Unrolled(Method):
         problem: TrainingProblem,
         hyperparameters: Hyperparameters,
         key: jax.Array,
-        *,
-        gradient_below: float,
-        held_back_below: float,
-        report: Report | None,
-        report_every: int,
+        request: Request,
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`."""
         started = time.perf_counter()
         dynamic, static = split(hyperparameters)
         spent, gradient = 0, None
-        if min(gradient_below, held_back_below) < math.inf:
+        eager = min(request.gradient_below, request.held_back_below) == math.inf
+        if not eager:
             final = _value(problem, static, dynamic, key)
             spent += problem.steps
-        if min(gradient_below, held_back_below) == math.inf or judge(final, held_back_below)[1] < gradient_below:
+        if eager or judge(final, request.held_back_below)[1] < request.gradient_below:
             final, gradient = _value_and_gradient(problem, static, dynamic, key)
             spent += 4 * problem.steps
-        status, value = judge(final, held_back_below)
+        status, value = judge(final, request.held_back_below)
         if status is not Status.OK:
             gradient = None
         elif gradient is not None:

@@ -120,7 +120,7 @@ def want(mode: str, **thresholds: float) -> dict[str, Any]:
     return {"mode": mode, **{name: x if math.isfinite(x) else str(x) for name, x in thresholds.items()}}
 
 
-def _thresholds(config: Mapping[str, Any]) -> dict[str, float]:
+def _thresholds(config: Mapping[str, Any]) -> dict[str, Any]:
     wanted = config.get(RESERVED)
     if wanted is None:
         return {"gradient_below": -math.inf}

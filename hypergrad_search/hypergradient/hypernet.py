@@ -1,0 +1,400 @@
+"""Joint stochastic optimisation of weights and hyperparameters, through a network that outputs weights.
+
+A hypernetwork learns which weights are best for given hyperparameters; the validation loss of what it outputs then has
+a gradient with respect to the hyperparameters, with no training run to differentiate (Lorraine and Duvenaud 2018).
+"""
+
+import functools
+import io
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from hypergrad_search.hypergradient.base import Cost, Evaluation, Method, Request, Status, describe, judge
+from hypergrad_search.hypergradient.response import LowRank, Response
+from hypergrad_search.problem import Params, TrainingProblem, initial_params, losses, split, step_loss
+from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_unit
+
+Algorithm = Literal["joint", "local", "global"]
+REACH = 3.0  # scales from its start that hyperparameters may move while the network stands still: what it was shown
+
+
+@functools.cache
+def _adam(learning_rate: float) -> optax.GradientTransformation:
+    """The same object each time, so that methods with the same settings are equal, and share compiled programs."""
+    return optax.adam(learning_rate)
+
+
+@dataclass(frozen=True)
+class Hypernet(Method):
+    """Learn the best weights as a function of the hyperparameters, and move these along (Lorraine and Duvenaud 2018).
+
+    An evaluation is a stretch of joint optimisation from the given hyperparameters, of `steps` steps. Its value is the
+    validation loss of the weights that the network outputs at the hyperparameters where it ends, `refined`; and with
+    its `checkpoint` the next stretch goes on from there. `evaluate` needs the `space`, in whose unit box the
+    hyperparameters move.
+
+    - `network`: from hyperparameters to a change of the weights: `Linear()`, `LowRank(rank)`, `OneHidden(width)`.
+    - `algorithm`: "joint" alternates steps of the network, trained on hyperparameters drawn around the present ones,
+      with steps of the hyperparameters (the paper's algorithm 3). "local" draws around those it started from, and
+      moves only in the last `hyper_steps` steps, while the network stands still; "global" does the same with
+      hyperparameters drawn from the whole box (algorithm 2).
+    - `scale`: standard deviation of what is drawn, in units of the box; 0 for "joint" without sampling.
+    - `entropy`: learn the scale of each hyperparameter: the weight of an entropy bonus, set against the validation
+      loss averaged over what is drawn (Self-Tuning Networks, MacKay et al. 2019). None keeps the scale.
+    - `centred`: the network outputs a change from weights that are trained at the present hyperparameters themselves,
+      and learns it from the training gradient linearised there, in weights and hyperparameters, so that the slope is
+      learned however small the scale is (after Delta-STN, Bae and Grosse 2020, which linearise the model's outputs).
+      With `Linear()` and enough steps it is then the response of the implicit function theorem.
+    - `optimizer`, `hyper_optimizer`: of optax, for the network and for the hyperparameters in the unit box.
+    - `steps`: of a stretch; the problem's `steps` unless given.
+    - `finetune`: steps of `optimizer` on the weights alone at the end of a stretch, at the refined hyperparameters,
+      before the value is taken; the network does not see them.
+
+    A step costs 2 gradient evaluations, one of them of the validation loss, or 4 where it is `centred`, with a
+    Hessian-vector product. In "local" and "global" the last steps have the validation gradient alone, the others none.
+
+    Not for hyperparameters of the optimizer or of `init`: without training runs these have no meaning, and are refused
+    by name. The best weights must depend smoothly on the hyperparameters for the network to follow them.
+    """
+
+    _: KW_ONLY
+    network: Response = LowRank(10)  # noqa: RUF009 (frozen)
+    algorithm: Algorithm = "joint"
+    scale: float = 0.05
+    entropy: float | None = None
+    centred: bool = True
+    optimizer: optax.GradientTransformation = field(default_factory=lambda: _adam(3e-3))
+    hyper_optimizer: optax.GradientTransformation = field(default_factory=lambda: _adam(3e-3))
+    steps: int | None = None
+    hyper_steps: int = 100
+    finetune: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.network, Response):
+            raise ValueError(f"Hypernet: network must be a Response such as LowRank(10), got {self.network!r}")
+        if self.algorithm not in get_args(Algorithm):
+            raise ValueError(f"Hypernet: algorithm must be one of {get_args(Algorithm)}, got {self.algorithm!r}")
+        if not 0 <= self.scale < math.inf:
+            raise ValueError(f"Hypernet: scale must be a number from 0, in units of the box, got {self.scale!r}")
+        if self.scale == 0 and (self.centred or self.algorithm != "joint" or self.entropy is not None):
+            raise ValueError("Hypernet: scale 0 is for algorithm='joint', centred=False, entropy=None")
+        if self.entropy is not None and (self.algorithm != "joint" or not self.entropy >= 0):
+            raise ValueError(
+                f"Hypernet: entropy must be a number from 0, with algorithm='joint', or None; got {self.entropy!r}"
+            )
+        if self.algorithm == "global" and self.centred:
+            raise ValueError("Hypernet: centred is for a neighbourhood, not for algorithm='global'; use centred=False")
+        for name in ("steps", "hyper_steps", "finetune"):
+            value, least = getattr(self, name), 0 if name == "finetune" else 1
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ValueError(f"Hypernet: {name} must be a whole number from {least}, got {value!r}")
+
+    def evaluate(
+        self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, request: Request
+    ) -> Evaluation:
+        """See `hypergrad_search.evaluate`."""
+        started = time.perf_counter()
+        if request.space is None:
+            raise ValueError("evaluate: Hypernet needs space=, the box in which it moves the hyperparameters")
+        run, point, fixed = self._run(problem, request.space, hyperparameters)
+        _refuse_what_it_cannot_tune(run, point, fixed, key)
+        state = _start(run, point, fixed, key)
+        if request.checkpoint is not None:
+            state = _load(request.checkpoint, state)
+            state = state._replace(origin=state.point)
+        first, steps = int(state.step), self.steps or problem.steps
+        every = request.report_every if request.report is not None else steps
+        for stop in [*range(every, steps, every), steps]:
+            state = _advance(run, state, fixed, key, first + steps, first + stop)
+            if request.report is not None and stop < steps:
+                request.report(stop, float(_finish(run, state, fixed, key, 0)["valid_loss"]))
+        found = _finish(run, state, fixed, key, self.finetune)
+        status, value = judge(found, request.held_back_below)
+        finite = status is Status.OK and all(np.isfinite(x).all() for x in jax.tree.leaves(state.point))
+        cost = Cost(self._cost(steps), time.perf_counter() - started)
+        if not finite:
+            status, value = (Status.NAN, math.inf) if status is Status.OK else (status, value)
+        return Evaluation(
+            value=value,
+            gradient=None,
+            cost=cost,
+            diagnostics=describe(status, steps=steps, exact=None, losses=found),
+            refined=from_unit(request.space, np.asarray(state.point, np.float64)) if finite else None,
+            checkpoint=_save(state) if finite else None,
+        )
+
+    def params(
+        self,
+        problem: TrainingProblem,
+        hyperparameters: Hyperparameters,
+        *,
+        space: Space,
+        key: jax.Array,
+        checkpoint: bytes,
+    ) -> Params:
+        """The model's parameters that the network of a `checkpoint` outputs for `hyperparameters`.
+
+        With those of the evaluation's `refined` it is the model whose loss was its value (but for `finetune`). A
+        function that `jax.jit` and `jax.jacobian` take, of the floating-point hyperparameters.
+        """
+        run, point, fixed = self._run(problem, space, hyperparameters)
+        init_key, _, _ = jax.random.split(key, 3)
+        state = _load(checkpoint, _start(run, jnp.full(point.shape, 0.5), fixed, key))
+        _, unravel = ravel_pytree(initial_params(problem, {**hyperparameters}, init_key))
+        return unravel(state.base + _change(run, state.network, point - state.centre))
+
+    def _run(
+        self, problem: TrainingProblem, space: Space, hyperparameters: Hyperparameters
+    ) -> tuple["Run", jax.Array, dict[str, jax.Array]]:
+        """What stays as it is, the point in the unit box, and the floating-point hyperparameters beside the space."""
+        dynamic, static = split(hyperparameters)
+        run = Run(problem, self, tuple(floats(space).items()), static)
+        return run, _unit(run, dynamic), {name: value for name, value in dynamic.items() if name not in run.space}
+
+    def _cost(self, steps: int) -> float:
+        train = 3 if self.centred else 1
+        if self.algorithm == "joint":
+            return steps * (train + 1) + self.finetune
+        moving = min(self.hyper_steps, steps)
+        return (steps - moving) * train + moving + self.finetune
+
+
+@dataclass(frozen=True)
+class Run:
+    """What does not change in a stretch and is known when its programs are compiled."""
+
+    problem: TrainingProblem
+    method: Hypernet
+    parameters: tuple[tuple[str, Float], ...]
+    static: tuple[tuple[str, Any], ...]
+
+    @property
+    def space(self) -> dict[str, Float]:
+        """The hyperparameters that move."""
+        return dict(self.parameters)
+
+    def hyperparameters(self, point: jax.Array, fixed: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """Those at a point of the unit box, in natural units, with the others."""
+        values, start = {}, 0
+        for name, p in self.parameters:
+            unit = jnp.clip(point[start : start + p.size], 0.0, 1.0).reshape(p.shape)
+            values[name] = p.low * (p.high / p.low) ** unit if p.log else p.low + unit * (p.high - p.low)
+            start += p.size
+        return {**values, **fixed, **dict(self.static)}
+
+
+def _unit(run: Run, hyperparameters: Mapping[str, jax.Array]) -> jax.Array:
+    """`to_unit`, for arrays that may be traced."""
+    parts = []
+    for name, p in run.parameters:
+        if name not in hyperparameters:
+            raise ValueError(f"hyperparameter {name!r} is missing; got {sorted(hyperparameters)}")
+        value = jnp.broadcast_to(hyperparameters[name], p.shape).ravel()
+        if p.low == p.high:
+            parts.append(jnp.zeros_like(value))
+        elif p.log:
+            parts.append(jnp.log(value / p.low) / math.log(p.high / p.low))
+        else:
+            parts.append((value - p.low) / (p.high - p.low))
+    return jnp.concatenate(parts)
+
+
+class State(NamedTuple):
+    """A stretch as it stands: pytrees of arrays alone.
+
+    `base` are the model's weights, shape `(outputs,)`, to which `network` adds. `point`, `centre`, `origin` and
+    `log_scales` have shape `(inputs,)`: the present hyperparameters, those from which the network's input is measured,
+    those that the stretch set out from, and the logarithms of the scales on which they are drawn.
+    """
+
+    base: jax.Array
+    network: dict[str, jax.Array]
+    point: jax.Array
+    centre: jax.Array
+    origin: jax.Array
+    log_scales: jax.Array
+    network_slots: Any
+    point_slots: Any
+    step: jax.Array
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start(run: Run, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array) -> State:
+    method = run.method
+    init_key, network_key, _ = jax.random.split(key, 3)
+    base, _ = ravel_pytree(initial_params(run.problem, run.hyperparameters(point, fixed), init_key))
+    network = method.network.init(network_key, point.size, base.size)
+    log_scales = jnp.full(point.shape, math.log(method.scale) if method.scale else -math.inf)
+    return State(
+        base,
+        network,
+        point,
+        point if method.centred else jnp.full(point.shape, 0.5),
+        point,
+        log_scales,
+        method.optimizer.init((base, network)),
+        method.hyper_optimizer.init((point, log_scales)),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+def _change(run: Run, network: dict[str, jax.Array], difference: jax.Array) -> jax.Array:
+    """By how much the model's weights change for a point that is `difference` away from the centre."""
+    change = run.method.network(network, difference)
+    return change - run.method.network(network, jnp.zeros_like(difference)) if run.method.centred else change
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _advance(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array, last: int, stop: int) -> State:
+    """Step until `stop`, in the stretch that ends at `last`."""
+    init_key, _, step_key = jax.random.split(key, 3)
+    method = run.method
+    _, unravel = ravel_pytree(initial_params(run.problem, run.hyperparameters(state.point, fixed), init_key))
+
+    def train_loss(weights: jax.Array, point: jax.Array, step: jax.Array) -> jax.Array:
+        return step_loss(run.problem, unravel(weights), run.hyperparameters(point, fixed), step_key, step)
+
+    def valid_loss(weights: jax.Array, step: jax.Array) -> jax.Array:
+        if run.problem.valid_batch_loss is not None:
+            return run.problem.valid_batch_loss(unravel(weights), step)
+        return losses(run.problem, unravel(weights))["valid_loss"]
+
+    def drawn(state: State) -> jax.Array:
+        noise_key = jax.random.fold_in(jax.random.fold_in(step_key, state.step), 1)
+        if method.algorithm == "global":
+            return jax.random.uniform(noise_key, state.point.shape)
+        noise = jax.random.normal(noise_key, state.point.shape) * jnp.exp(state.log_scales)
+        return jnp.clip(state.point + noise, 0.0, 1.0)
+
+    def plain_gradient(state: State) -> tuple[jax.Array, dict[str, jax.Array]]:
+        point = drawn(state)
+
+        def loss(trained: tuple[jax.Array, dict[str, jax.Array]]) -> jax.Array:
+            base, network = trained
+            return train_loss(base + _change(run, network, point - state.centre), point, state.step)
+
+        return jax.grad(loss)((state.base, state.network))
+
+    def linear_gradient(state: State) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The gradient at the centre, for `base`; and for the network, how it changes towards the point drawn."""
+        difference = drawn(state) - state.centre
+        change, pull_back = jax.vjp(lambda network: _change(run, network, difference), state.network)
+        at_centre, towards = jax.jvp(
+            lambda weights, point: jax.grad(train_loss)(weights, point, state.step),
+            (state.base, state.centre),
+            (change, difference),
+        )
+        return at_centre, pull_back(towards)[0]
+
+    def train(state: State) -> State:
+        trained = state.base, state.network
+        gradient = linear_gradient(state) if method.centred else plain_gradient(state)
+        updates, slots = method.optimizer.update(gradient, state.network_slots, trained)
+        base, network = optax.apply_updates(trained, updates)
+        return state._replace(base=base, network=network, network_slots=slots)
+
+    def move(state: State) -> State:
+        def loss(moved: tuple[jax.Array, jax.Array]) -> jax.Array:
+            point, log_scales = moved
+            if method.entropy is None:
+                at, bonus = point, jnp.zeros(())
+            else:
+                noise_key = jax.random.fold_in(jax.random.fold_in(step_key, state.step), 2)
+                at = point + jax.random.normal(noise_key, point.shape) * jnp.exp(log_scales)
+                bonus = method.entropy * jnp.sum(log_scales)
+            return valid_loss(state.base + _change(run, state.network, at - state.centre), state.step) - bonus
+
+        moved = state.point, state.log_scales
+        gradient = jax.grad(loss)(moved)
+        updates, slots = method.hyper_optimizer.update(gradient, state.point_slots, moved)
+        point, log_scales = optax.apply_updates(moved, updates)
+        if method.algorithm == "local":
+            reach = REACH * jnp.exp(log_scales)
+            point = jnp.clip(point, state.origin - reach, state.origin + reach)
+        state = state._replace(point=jnp.clip(point, 0.0, 1.0), log_scales=log_scales, point_slots=slots)
+        return _recentred(run, state) if method.algorithm == "joint" else state
+
+    def step(state: State) -> State:
+        if method.algorithm == "joint":
+            state = move(train(state))
+        else:
+            state = jax.lax.cond(state.step < last - method.hyper_steps, train, move, state)
+        return state._replace(step=state.step + 1)
+
+    return jax.lax.while_loop(lambda state: state.step < stop, step, state)
+
+
+def _recentred(run: Run, state: State) -> State:
+    """The same weights for the present point, which is the centre from now on."""
+    if not run.method.centred:
+        return state
+    base = state.base + _change(run, state.network, state.point - state.centre)
+    return state._replace(base=base, centre=state.point)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _finish(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array, finetune: int) -> dict[str, jax.Array]:
+    """The losses of the weights for the present point, after `finetune` steps on these alone."""
+    init_key, _, step_key = jax.random.split(key, 3)
+    hyperparameters = run.hyperparameters(state.point, fixed)
+    weights, unravel = ravel_pytree(initial_params(run.problem, hyperparameters, init_key))
+    weights = state.base + _change(run, state.network, state.point - state.centre)
+
+    def train_loss(weights: jax.Array, step: jax.Array) -> jax.Array:
+        return step_loss(run.problem, unravel(weights), hyperparameters, step_key, step)
+
+    def step(i: jax.Array, trained: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        weights, slots = trained
+        updates, slots = run.method.optimizer.update(jax.grad(train_loss)(weights, state.step + i), slots, weights)
+        return optax.apply_updates(weights, updates), slots
+
+    weights, _ = jax.lax.fori_loop(0, finetune, step, (weights, run.method.optimizer.init(weights)))
+    return losses(run.problem, unravel(weights))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _losses_without(run: Run, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+    """The training loss with each hyperparameter in turn set to NaN: NaN where it takes part."""
+    init_key, _, step_key = jax.random.split(key, 3)
+    whole = run.hyperparameters(point, fixed)
+    params = initial_params(run.problem, whole, init_key)
+    spoilt = [{**whole, name: jnp.full_like(whole[name], jnp.nan)} for name in run.space]
+    return jnp.stack([step_loss(run.problem, params, each, step_key, jnp.zeros((), jnp.int32)) for each in spoilt])
+
+
+def _refuse_what_it_cannot_tune(run: Run, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array) -> None:
+    if not run.parameters:
+        raise ValueError("Hypernet: the space has no Float, and nothing else has a gradient")
+    idle = [
+        name for name, x in zip(run.space, _losses_without(run, point, fixed, key), strict=True) if not jnp.isnan(x)
+    ]
+    if idle:
+        raise ValueError(
+            f"Hypernet cannot tune {', '.join(idle)}: the training loss does not depend on it, and hyperparameters of "
+            "the optimizer or of init have no meaning without training runs; give constants there, or use Reversible()"
+        )
+
+
+def _save(state: State) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, *map(np.asarray, jax.tree.leaves(state)))
+    return file.getvalue()
+
+
+def _load(checkpoint: bytes, like: State) -> State:
+    """What `_save` wrote; `like` has the structure and shapes."""
+    with np.load(io.BytesIO(checkpoint)) as file:
+        saved = [file[name] for name in file.files]
+    leaves, structure = jax.tree.flatten(like)
+    if [x.shape for x in saved] != [x.shape for x in leaves]:
+        raise ValueError("evaluate: checkpoint is of another problem, space or Hypernet; start without one")
+    return jax.tree.unflatten(structure, map(jnp.asarray, saved))

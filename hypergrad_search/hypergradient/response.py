@@ -1,0 +1,88 @@
+"""Networks from hyperparameters to weights: how the best weights are taken to change with the hyperparameters.
+
+Each maps a vector of hyperparameters, shape `(inputs,)` in units of the search box, to a change of all of a model's
+weights, shape `(outputs,)`. The weights themselves start from the model's own initial ones, so that every network
+begins with no change at all.
+"""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+Weights = dict[str, jax.Array]
+
+
+class Response(abc.ABC):
+    """A network from hyperparameters to a change of a model's weights."""
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
+        """The network's own weights, with which it returns 0 for any input."""
+
+    @abc.abstractmethod
+    def __call__(self, weights: Weights, x: jax.Array) -> jax.Array:
+        """The change, shape `(outputs,)`, for hyperparameters of shape `(inputs,)`."""
+
+
+@dataclass(frozen=True)
+class Linear(Response):
+    """A matrix: `inputs` numbers for each of the model's weights. For few hyperparameters."""
+
+    def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
+        """See `Response`."""
+        return {"matrix": jnp.zeros((outputs, inputs))}
+
+    def __call__(self, weights: Weights, x: jax.Array) -> jax.Array:
+        """See `Response`."""
+        return weights["matrix"] @ x
+
+
+@dataclass(frozen=True)
+class LowRank(Response):
+    """Two matrices, with `rank` numbers for each hyperparameter and each weight: for thousands and millions."""
+
+    rank: int = 10
+
+    def __post_init__(self) -> None:
+        _check_size("LowRank", "rank", self.rank)
+
+    def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
+        """See `Response`."""
+        into = jax.random.normal(key, (self.rank, inputs)) / jnp.sqrt(inputs)
+        return {"into": into, "out": jnp.zeros((outputs, self.rank))}
+
+    def __call__(self, weights: Weights, x: jax.Array) -> jax.Array:
+        """See `Response`."""
+        return weights["out"] @ (weights["into"] @ x)
+
+
+@dataclass(frozen=True)
+class OneHidden(Response):
+    """A hidden layer of `width` units: for responses that bend, over the whole of a box with few dimensions."""
+
+    width: int = 50
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
+
+    def __post_init__(self) -> None:
+        _check_size("OneHidden", "width", self.width)
+
+    def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
+        """See `Response`."""
+        into, biases = jax.random.split(key)
+        return {
+            "into": jax.random.normal(into, (self.width, inputs)) / jnp.sqrt(inputs),
+            "biases": jax.random.normal(biases, (self.width,)),
+            "out": jnp.zeros((outputs, self.width)),
+        }
+
+    def __call__(self, weights: Weights, x: jax.Array) -> jax.Array:
+        """See `Response`."""
+        return weights["out"] @ self.activation(weights["into"] @ x + weights["biases"])
+
+
+def _check_size(kind: str, name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{kind}: {name} must be a whole number above 0, got {value!r}")
