@@ -117,6 +117,10 @@ class Method(abc.ABC):
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`, which has checked the arguments."""
 
+    def cost(self, problem: TrainingProblem, steps: int) -> float:
+        """Gradient evaluations that the first steps of an evaluation take: what one has cost that a report ended."""
+        return steps
+
 
 def judge(losses: Mapping[str, Any], held_back_below: float) -> tuple[Status, float]:
     """The status and value that finished training has, by its validation loss and what was held back of that."""

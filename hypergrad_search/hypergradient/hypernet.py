@@ -109,8 +109,7 @@ class Hypernet(Method):
         _refuse_what_it_cannot_tune(run, point, fixed, key)
         state = _start(run, point, fixed, key)
         if request.checkpoint is not None:
-            state = _load(request.checkpoint, state)
-            state = state._replace(origin=state.point)
+            state = _resume(run, _load(request.checkpoint, state), point)
         first, steps = int(state.step), self.steps or problem.steps
         every = request.report_every if request.report is not None else steps
         for stop in [*range(every, steps, every), steps]:
@@ -119,18 +118,26 @@ class Hypernet(Method):
                 request.report(stop, float(_finish(run, state, fixed, key, 0)["valid_loss"]))
         found = _finish(run, state, fixed, key, self.finetune)
         status, value = judge(found, request.held_back_below)
-        finite = status is Status.OK and all(np.isfinite(x).all() for x in jax.tree.leaves(state.point))
-        cost = Cost(self._cost(steps), time.perf_counter() - started)
-        if not finite:
-            status, value = (Status.NAN, math.inf) if status is Status.OK else (status, value)
+        end = np.asarray(state.point, np.float64)
+        if status is Status.OK and not np.isfinite(end).all():
+            status, value = Status.NAN, math.inf
+        usable = status is Status.OK
         return Evaluation(
             value=value,
             gradient=None,
-            cost=cost,
+            cost=Cost(self.cost(problem, steps) + self.finetune, time.perf_counter() - started),
             diagnostics=describe(status, steps=steps, exact=None, losses=found),
-            refined=from_unit(request.space, np.asarray(state.point, np.float64)) if finite else None,
-            checkpoint=_save(state) if finite else None,
+            refined={**hyperparameters, **from_unit(request.space, end)} if usable else None,
+            checkpoint=_save(state) if usable else None,
         )
+
+    def cost(self, problem: TrainingProblem, steps: int) -> float:
+        """See `Method`."""
+        train = 3 if self.centred else 1
+        if self.algorithm == "joint":
+            return steps * (train + 1)
+        standing = max((self.steps or problem.steps) - self.hyper_steps, 0)
+        return min(steps, standing) * train + max(steps - standing, 0)
 
     def params(
         self,
@@ -159,13 +166,6 @@ class Hypernet(Method):
         dynamic, static = split(hyperparameters)
         run = Run(problem, self, tuple(floats(space).items()), static)
         return run, _unit(run, dynamic), {name: value for name, value in dynamic.items() if name not in run.space}
-
-    def _cost(self, steps: int) -> float:
-        train = 3 if self.centred else 1
-        if self.algorithm == "joint":
-            return steps * (train + 1) + self.finetune
-        moving = min(self.hyper_steps, steps)
-        return (steps - moving) * train + moving + self.finetune
 
 
 @dataclass(frozen=True)
@@ -320,8 +320,9 @@ def _advance(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array
         if method.algorithm == "local":
             reach = REACH * jnp.exp(log_scales)
             point = jnp.clip(point, state.origin - reach, state.origin + reach)
-        state = state._replace(point=jnp.clip(point, 0.0, 1.0), log_scales=log_scales, point_slots=slots)
-        return _recentred(run, state) if method.algorithm == "joint" else state
+        point = jnp.clip(point, 0.0, 1.0)
+        centre = point if method.centred and method.algorithm == "joint" else state.centre
+        return state._replace(point=point, centre=centre, log_scales=log_scales, point_slots=slots)
 
     def step(state: State) -> State:
         if method.algorithm == "joint":
@@ -333,12 +334,13 @@ def _advance(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array
     return jax.lax.while_loop(lambda state: state.step < stop, step, state)
 
 
-def _recentred(run: Run, state: State) -> State:
-    """The same weights for the present point, which is the centre from now on."""
-    if not run.method.centred:
-        return state
-    base = state.base + _change(run, state.network, state.point - state.centre)
-    return state._replace(base=base, centre=state.point)
+@functools.partial(jax.jit, static_argnums=0)
+def _resume(run: Run, state: State, point: jax.Array) -> State:
+    """A stretch from `point` that goes on from where another ended, with the weights that its network has for it."""
+    if run.method.centred:
+        base = state.base + _change(run, state.network, point - state.centre)
+        state = state._replace(base=base, centre=point)
+    return state._replace(point=point, origin=point)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hypergrad_search.search import quasi_newton, sign_steps
+from hypergrad_search.search.continuation import Continuation
 from hypergrad_search.search.observation import Observation
 from hypergrad_search.search.trust_region import TrustRegion
 from hypergrad_search.space import Space, dimension, gradient_to_unit, to_unit
@@ -48,7 +49,8 @@ class Account:
 class State:
     """What the history comes to.
 
-    `chains` maps the trial at each chain's head to the trust region around it. `noisy` tells whether one point may have
+    `chains` maps the trial at each chain's head to the trust region around it, or to where it ended if it moved the
+    hyperparameters itself. `noisy` tells whether one point may have
     several values; None while no point was evaluated twice.
     """
 
@@ -60,7 +62,7 @@ class State:
     noisy: bool | None = None
     exploring: Account = Account()
     descending: Account = Account()
-    chains: Mapping[str, TrustRegion] = field(default_factory=dict)
+    chains: Mapping[str, TrustRegion | Continuation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,13 @@ def fold(state: State, observation: Observation) -> State:
     held_back = math.inf if observation.held_back is None else observation.held_back
     chains, noisy = dict(state.chains), state.noisy
     region = chains.pop(observation.parent, None) if observation.parent is not None else None
-    if region is None and gradient is not None:
+    if observation.refined is not None and value < math.inf:
+        end = to_unit(state.space, observation.refined)
+        chain = region if isinstance(region, Continuation) else Continuation(end, math.inf)
+        chains[observation.trial] = chain.follow(end, value, held_back)
+    elif isinstance(region, Continuation):
+        chains[str(observation.parent)] = region.fail()
+    elif region is None and gradient is not None:
         start = quasi_newton.start if dimension(state.space) <= FEW else sign_steps.start
         chains[observation.trial] = replace(start(point, value, gradient), held_back=held_back)
     elif region is not None and observation.parent is not None:
@@ -131,8 +139,8 @@ def propose(state: State, running: Collection[str | None]) -> Proposal:
     return Proposal(region.step(), trial, value, region.held_back)
 
 
-def _doubtful(state: State, region: TrustRegion) -> bool:
-    return region.rejections >= DOUBTS and state.noisy is not False
+def _doubtful(state: State, region: TrustRegion | Continuation) -> bool:
+    return isinstance(region, TrustRegion) and region.rejections >= DOUBTS and state.noisy is not False
 
 
 def _worth_a_gradient(state: State) -> float:

@@ -50,6 +50,11 @@ def decode(attribute: Attribute, store: Any | None) -> np.ndarray:
         return np.load(path)
 
 
+def decode_all(values: Mapping[str, Any], store: Any | None) -> dict[str, Any]:
+    """The arrays among some values, and the others as they are."""
+    return {name: decode(x, store) if isinstance(x, dict) else x for name, x in values.items()}
+
+
 def write(trial: optuna.Trial, name: str, parameter: Float, array: np.ndarray | None, store: Any | None) -> None:
     """Keep an array, None where all its elements are at the level; and a summary of it for people."""
     held = {"shape": list(parameter.shape)} if array is None else encode(array, "<f8", trial, store)

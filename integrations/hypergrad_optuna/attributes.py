@@ -29,6 +29,16 @@ def propose(study: optuna.Study, trial: FrozenTrial, proposal: Proposal) -> None
         study._storage.set_trial_system_attr(trial._trial_id, HELD_BACK_BELOW, proposal.held_back_below)
 
 
+def parent(trial: optuna.Trial) -> FrozenTrial | None:
+    """The trial whose chain this one extends; None where a global sampler chose it."""
+    number = _system_attributes(trial).get(PARENT)
+    if number is None:
+        return None
+    return trial.storage.get_trial(
+        trial.storage.get_trial_id_from_study_id_trial_number(trial.study._study_id, int(number))
+    )
+
+
 def gradient_below(trial: Trial) -> float:
     """The loss below which `HypergradSampler` wants this trial's gradient; -inf under any other sampler."""
     attributes = _system_attributes(trial)
@@ -43,9 +53,7 @@ def held_back_below(trial: Trial) -> float:
 def gradient(trial: FrozenTrial, store: Any | None) -> dict[str, Any] | None:
     """What `report_gradient` wrote: a number or an array for each name; None where it was not called."""
     reported = trial.user_attrs.get(GRADIENT)
-    if reported is None:
-        return None
-    return {n: arrays.decode(g, store) if isinstance(g, dict) else g for n, g in reported.items()}
+    return None if reported is None else arrays.decode_all(reported, store)
 
 
 def loss(direction: StudyDirection, value: float) -> float:

@@ -6,7 +6,7 @@ import jax
 import optuna
 from optuna.study import StudyDirection
 
-from hypergrad_optuna import attributes
+from hypergrad_optuna import attributes, refined
 from hypergrad_optuna.report import report_gradient
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_optuna.suggest import suggest_array
@@ -39,7 +39,8 @@ class Objective:
         space: names to `Float`, `Int` or `Categorical`. Arrays are those of `suggest_array`. A number with a `lift` is
             an array too under `HypergradSampler`, and a number under any other.
         method: how to differentiate. By default exactly, and a trial whose reversal turns out inexact, which its
-            attribute `hypergrad:exact` then says, is differentiated in floats: a study does not end for it.
+            attribute `hypergrad:exact` then says, is differentiated in floats: a study does not end for it. With
+            `Hypernet` a trial is a stretch of joint optimisation: `best_refined(study)` has what it found.
         key: decides initial parameters and each step's randomness; `jax.random.key(0)` by default.
         reseed: whether each trial has randomness of its own, `jax.random.fold_in(key, trial.number)`: so that what is
             found is good for any seed, not for one. All trials have the same by default, which compares them best.
@@ -86,9 +87,11 @@ class Objective:
         def report(step: int, valid_loss: float) -> None:
             trial.report(valid_loss, step)
             if trial.should_prune():
-                trial.set_user_attr(attributes.COST, step)
+                trial.set_user_attr(attributes.COST, self.method.cost(self.problem, step))
                 raise optuna.TrialPruned(f"pruned after {step} steps")
 
+        sampler, parent = sampler_of(trial.study), attributes.parent(trial)
+        store = None if sampler is None else sampler.artifact_store
         evaluation = evaluate(
             self.problem,
             hyperparameters,
@@ -98,8 +101,11 @@ class Objective:
             held_back_below=attributes.held_back_below(trial),
             report=None if self.report_every is None else report,
             report_every=self.report_every or self.problem.steps,
+            space=self.space if sampler is None else lifted(self.space),
+            checkpoint=None if parent is None else refined.checkpoint(parent, store),
         )
         _record(trial, self.space, evaluation)
+        refined.keep(trial, evaluation, store)
         return evaluation.value
 
 

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
-from hypergrad_optuna import arrays, attributes
+from hypergrad_optuna import arrays, attributes, refined
 from hypergrad_search import Float
 from hypergrad_search.search import strategy
 from hypergrad_search.search.observation import Observation
@@ -52,9 +52,9 @@ class HypergradSampler(BaseSampler):
     Args:
         independent_sampler: the global sampler; Optuna's `TPESampler` by default.
         seed: of the default global sampler; the rest of the search is deterministic.
-        artifact_store: one of `optuna.artifacts`, to hold array hyperparameters and their gradients. By default they
-            are attributes of the trials, in base64, which every storage takes up to tens of megabytes, except MySQL
-            (64 KiB) and the gRPC proxy (4 MiB). Give all processes of a study the same.
+        artifact_store: one of `optuna.artifacts`, to hold array hyperparameters, their gradients, and the checkpoints
+            of `Hypernet`. By default they are attributes of the trials, in base64, which every storage takes up to
+            tens of megabytes, except MySQL (64 KiB) and the gRPC proxy (4 MiB). Give all processes of a study the same.
 
     Not for several objectives (`ValueError`).
     """
@@ -227,6 +227,7 @@ class HypergradSampler(BaseSampler):
             gradient=None if reported is None else {n: sign * reported.get(n, np.zeros(space[n].shape)) for n in space},
             cost=trial.user_attrs.get(attributes.COST, 1.0 if reported is None else strategy.GRADIENT_COST),
             held_back=trial.user_attrs.get(attributes.HELD_BACK),
+            refined=refined.hyperparameters(trial, self.artifact_store),
         )
 
     def _floats(self, trial: FrozenTrial, space: Mapping[str, Float]) -> dict[str, Any]:
