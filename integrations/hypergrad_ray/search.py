@@ -83,6 +83,7 @@ class HypergradSearch(Searcher):
         self._state = strategy.State(self._space)
         self._running: dict[str, Observation] = {}  # unfinished ones: value infinite until the last result
         self._held: dict[str, dict[str, Any]] = {}  # the integers and categoricals of each trial
+        self._checkpoints: dict[str, str] = {}  # where each trial's checkpoint is, of those that have one
         self._warned = False
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
@@ -117,6 +118,8 @@ class HypergradSearch(Searcher):
         wanted = want(
             self._mode or "min", gradient_below=proposal.gradient_below, held_back_below=proposal.held_back_below
         )
+        if proposal.parent in self._checkpoints:
+            wanted["checkpoint"] = self._checkpoints[proposal.parent]
         return {**{name: hyperparameters[name] for name in self._space}, RESERVED: wanted}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -139,6 +142,8 @@ class HypergradSearch(Searcher):
         trial = replace(trial, value=math.inf, gradient=None) if error else trial
         self._warn_if_silent(trial, result)
         self._observations[trial_id] = trial
+        if trial.refined is not None and result and result.get("checkpoint_dir_name"):
+            self._checkpoints[trial_id] = f"{result['trial_path']}/{result['checkpoint_dir_name']}"
         self._state = strategy.fold(self._state, trial)
         stopped = math.isinf(trial.value) and (not result or result.get("status") == RUNNING)
         self._tell_explorer(trial, result or {}, stopped, error)
@@ -149,6 +154,7 @@ class HypergradSearch(Searcher):
             "observations": [trial.to_json() for trial in self._observations.values()],
             "running": [trial.to_json() for trial in self._running.values()],
             "held": self._held,
+            "checkpoints": self._checkpoints,
             "explorer": base64.b64encode(_saved(self._explorer)).decode(),
         }
 
@@ -159,6 +165,7 @@ class HypergradSearch(Searcher):
         running = [Observation.from_json(trial) for trial in state["running"]]
         self._running = {trial.trial: trial for trial in running}
         self._held = dict(state["held"])
+        self._checkpoints = dict(state["checkpoints"])
         self._state = strategy.State(self._space)
         for trial in observations:
             self._state = strategy.fold(self._state, trial)
@@ -184,6 +191,7 @@ class HypergradSearch(Searcher):
             gradient=gradient,
             cost=default_cost if cost is None else cost,
             held_back=_number(result.get("held_back_loss")),
+            refined=None if running else self._refined(result),
         )
 
     def _loss(self, result: Mapping[str, Any]) -> float:
@@ -214,6 +222,12 @@ class HypergradSearch(Searcher):
                 return None
             gradient[name] = sign * derivative
         return gradient
+
+    def _refined(self, result: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        """The hyperparameters that the trial moved to; None where it moved none."""
+        values = {name: _array(result.get(f"refined/{name}")) for name in floats(self._space)}
+        whole = {n: x for n, x in values.items() if x is not None and x.shape == self._space[n].shape}  # type: ignore[union-attr]
+        return whole if whole.keys() == values.keys() else None
 
     def _tell_explorer(self, trial: Observation, result: dict[str, Any], stopped: bool, error: bool) -> None:
         if trial.parent is None:

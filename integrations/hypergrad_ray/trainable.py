@@ -1,19 +1,23 @@
 """`trainable`: a training problem as something that Ray Tune can run."""
 
 import math
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from ray import tune
+from ray.tune import Checkpoint
 
 from hypergrad_ray.param_space import RESERVED, check_names, join
 from hypergrad_search import Evaluation, Method, Reversible, Space, Status, TrainingProblem, Unrolled, evaluate
 from hypergrad_search.problem import check_problem
-from hypergrad_search.space import floats
+from hypergrad_search.space import floats, lifted
 
+CHECKPOINT_FILE = "hypernet.npz"  # in a checkpoint's folder
 RUNNING = "running"  # the status of a result that is not the last
 
 _problems: dict[str, TrainingProblem] = {}  # those that this process has run, so that each compiles once
@@ -37,7 +41,10 @@ def trainable(
     - `gradient`: for each float of the space a number or an array, as in the config, in natural units; left out
       where none was wanted, or it is not finite.
     - `gradient_evaluations`: the cost in minibatch training gradients; `steps` trained; `seconds`.
-    - `test_loss`, where the problem has one.
+    - `test_loss` and `held_back_loss`, where the problem has them.
+    - `refined`, with a method such as `Hypernet`, of which a trial is a stretch of joint optimisation: the
+      hyperparameters that `loss` is at. The trial's checkpoint holds what the method needs to go on from there
+      (`hypernet.npz`), as trials of the same chain do.
 
     Earlier results, which come only with `report_every`, hold `loss`, `steps`, `gradient_evaluations` and the
     status `"running"`.
@@ -81,7 +88,7 @@ def trainable(
                     "loss": math.inf if math.isnan(loss) else loss,
                     "status": RUNNING,
                     "steps": step,
-                    "gradient_evaluations": step,
+                    "gradient_evaluations": method.cost(same_problem, step),
                 }
             )
 
@@ -94,8 +101,10 @@ def trainable(
             **_thresholds(config),
             report=None if report_every is None else report,
             report_every=report_every or same_problem.steps,
+            space=lifted(space) if RESERVED in config else space,
+            checkpoint=_parents_checkpoint(config),
         )
-        tune.report(_result(space, evaluation))
+        _report(_result(space, evaluation), evaluation.checkpoint)
 
     return tune.with_parameters(train, problem=problem)
 
@@ -126,7 +135,26 @@ def _thresholds(config: Mapping[str, Any]) -> dict[str, Any]:
         return {"gradient_below": -math.inf}
     if wanted["mode"] == "max":
         raise ValueError("trainable: it reports a loss, so search with mode='min', not 'max'")
-    return {name: float(value) for name, value in wanted.items() if name != "mode"}
+    return {name: float(value) for name, value in wanted.items() if name not in ("mode", "checkpoint")}
+
+
+def _parents_checkpoint(config: Mapping[str, Any]) -> bytes | None:
+    path = config.get(RESERVED, {}).get("checkpoint")
+    if path is None:
+        return None
+    with Checkpoint(path, filesystem=tune.get_context().get_storage().storage_filesystem).as_directory() as folder:
+        return Path(folder, CHECKPOINT_FILE).read_bytes()
+
+
+def _report(result: dict[str, Any], checkpoint: bytes | None) -> None:
+    """The last result of a trial; with where a later trial finds its checkpoint."""
+    if checkpoint is None:
+        tune.report(result)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, CHECKPOINT_FILE).write_bytes(checkpoint)
+        where = {"trial_path": tune.get_context().get_storage().trial_fs_path}
+        tune.report({**result, **where}, checkpoint=Checkpoint.from_directory(folder))
 
 
 def _result(space: Space, evaluation: Evaluation) -> dict[str, Any]:
@@ -141,6 +169,13 @@ def _result(space: Space, evaluation: Evaluation) -> dict[str, Any]:
     }
     result |= {n: diagnostics[n] for n in ("held_back_loss", "test_loss") if diagnostics[n] is not None}
     if evaluation.gradient is not None and evaluation.status is not Status.EXPLODED:
-        gradient = {name: np.asarray(evaluation.gradient[name]) for name in floats(space)}
-        result["gradient"] = {name: array if array.shape else float(array) for name, array in gradient.items()}
+        result["gradient"] = _plain(space, evaluation.gradient)
+    if evaluation.refined is not None:
+        result["refined"] = _plain(space, evaluation.refined)
     return result
+
+
+def _plain(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The floats of a space as numpy arrays, or as numbers."""
+    arrays = {name: np.asarray(values[name]) for name in floats(space)}
+    return {name: array if array.shape else float(array) for name, array in arrays.items()}
