@@ -106,7 +106,7 @@ class Hypernet(Method):
         if request.space is None:
             raise ValueError("evaluate: Hypernet needs space=, the box in which it moves the hyperparameters")
         run, point, fixed = self._run(problem, request.space, hyperparameters)
-        _refuse_what_it_cannot_tune(run, point, fixed, key)
+        _refuse_what_it_cannot_tune(run, point, fixed)
         state = _start(run, point, fixed, key)
         if request.checkpoint is not None:
             state = _resume(run, _load(request.checkpoint, state), point)
@@ -130,6 +130,10 @@ class Hypernet(Method):
             refined={**hyperparameters, **from_unit(request.space, end)} if usable else None,
             checkpoint=_save(state) if usable else None,
         )
+
+    def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
+        """Raise `ValueError` where `space` has hyperparameters that this method cannot tune; it names them."""
+        _refuse_what_it_cannot_tune(*self._run(problem, space, hyperparameters))
 
     def cost(self, problem: TrainingProblem, steps: int) -> float:
         """See `Method`."""
@@ -364,21 +368,19 @@ def _finish(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array,
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _losses_without(run: Run, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+def _losses_without(run: Run, point: jax.Array, fixed: dict[str, jax.Array]) -> jax.Array:
     """The training loss with each hyperparameter in turn set to NaN: NaN where it takes part."""
-    init_key, _, step_key = jax.random.split(key, 3)
+    init_key, step_key = jax.random.split(jax.random.key(0))
     whole = run.hyperparameters(point, fixed)
     params = initial_params(run.problem, whole, init_key)
     spoilt = [{**whole, name: jnp.full_like(whole[name], jnp.nan)} for name in run.space]
     return jnp.stack([step_loss(run.problem, params, each, step_key, jnp.zeros((), jnp.int32)) for each in spoilt])
 
 
-def _refuse_what_it_cannot_tune(run: Run, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array) -> None:
+def _refuse_what_it_cannot_tune(run: Run, point: jax.Array, fixed: dict[str, jax.Array]) -> None:
     if not run.parameters:
         raise ValueError("Hypernet: the space has no Float, and nothing else has a gradient")
-    idle = [
-        name for name, x in zip(run.space, _losses_without(run, point, fixed, key), strict=True) if not jnp.isnan(x)
-    ]
+    idle = [name for name, x in zip(run.space, _losses_without(run, point, fixed), strict=True) if not jnp.isnan(x)]
     if idle:
         raise ValueError(
             f"Hypernet cannot tune {', '.join(idle)}: the training loss does not depend on it, and hyperparameters of "

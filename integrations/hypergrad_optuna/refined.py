@@ -35,7 +35,7 @@ def keep(trial: optuna.Trial, evaluation: Evaluation, store: Any | None) -> None
     trial.set_user_attr(CHECKPOINT, arrays.encode(np.frombuffer(evaluation.checkpoint, "|u1"), "|u1", trial, store))
 
 
-def hyperparameters(trial: FrozenTrial, store: Any | None) -> dict[str, Any] | None:
+def hyperparameters(trial: optuna.Trial | FrozenTrial, store: Any | None) -> dict[str, Any] | None:
     """Where a trial's evaluation moved its hyperparameters; None where it moved none."""
     values = trial.user_attrs.get(HYPERPARAMETERS)
     return None if values is None else arrays.decode_all(values, store)

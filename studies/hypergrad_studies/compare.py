@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hypergrad_search import evaluate
+from hypergrad_search import Method, evaluate
 from hypergrad_search.space import lifted, unlifted
 from hypergrad_studies import methods, optuna_backend, ray_backend, records
 from hypergrad_studies.problems import middle, posed
@@ -68,7 +68,7 @@ def compare(
                 progress.update(task, completed=min(record.gradient_evaluations, limit))
 
             if backend == "optuna":
-                warm_up(problem, lifts=method.lifts)
+                warm_up(problem, method.how, lifts=method.lifts)
             started = time.perf_counter()
             RUNNERS[backend](problem, name, seed, limit, on_record)
             wall_seconds = time.perf_counter() - started
@@ -79,21 +79,21 @@ def compare(
                 console.print(f"{problem} {name} seed {seed}: {len(seen)} trials, {wall_seconds:.1f} s")
 
 
-def warm_up(problem_name: str, *, lifts: bool) -> None:
+def warm_up(problem_name: str, how: Method, *, lifts: bool) -> None:
     """Compile a problem, so that the seconds of the first method do not hold what all share.
 
     Integers and categoricals have their first values: other programs are compiled in the trials that need them.
     """
-    if (problem_name, lifts) in _warm:
+    if (problem_name, how, lifts) in _warm:
         return
     problem, space = posed(problem_name, lifts=lifts)
     for point in [middle(unlifted(space))] + ([middle(lifted(space))] if lifts else []):
-        evaluate(problem, point, key=jax.random.key(0))
-        evaluate(problem, point, key=jax.random.key(0), gradient_below=-float("inf"))
-    _warm.add((problem_name, lifts))
+        for below in (float("inf"), -float("inf")):
+            evaluate(problem, point, method=how, key=jax.random.key(0), gradient_below=below, space=space)
+    _warm.add((problem_name, how, lifts))
 
 
-_warm: set[tuple[str, bool]] = set()
+_warm: set[tuple[str, Method, bool]] = set()
 
 
 def _plan(rivals: Mapping[str, Sequence[str]], seeds: int) -> Iterator[Key]:

@@ -13,9 +13,11 @@ from ray.tune.search.optuna import OptunaSearch
 
 from hypergrad_optuna import HypergradSampler
 from hypergrad_ray import HypergradSearch
-from hypergrad_search import Space
-from hypergrad_studies.problems import NOISY, can_lift
+from hypergrad_search import Hypernet, Method, Reversible, Space, Unrolled
+from hypergrad_studies.problems import NOISY, can_lift, middle, posed
 
+EXACT = Reversible(fallback=Unrolled())
+HYPERNET = Hypernet()
 REDUCTION_FACTOR = 3  # of Hyperband and ASHA, their authors' default
 RUNGS = 3
 FULL_COVARIANCE = 100  # dimensions; beyond, CMA-ES does better to learn the diagonal alone, and is far faster
@@ -25,7 +27,9 @@ FULL_COVARIANCE = 100  # dimensions; beyond, CMA-ES does better to learn the dia
 class OptunaMethod:
     """A sampler (from a seed and the number of dimensions) and a pruner (from the number of training steps).
 
-    `lifts` tells that it gets the space with its lifts, and the problem with its fitted and held-back losses.
+    `lifts` tells that it gets the space with its lifts, and the problem with its fitted and held-back losses. `how` is
+    the way to a value; with `retrains` the value is that of training anew at the hyperparameters that it refined, which
+    is paid for too.
     """
 
     sampler: Callable[[int, int], BaseSampler]
@@ -33,13 +37,15 @@ class OptunaMethod:
     budget_factor: int = 1
     report_every: Callable[[int], int | None] = lambda steps: None
     lifts: bool = False
+    how: Method = EXACT
+    retrains: bool = False
 
 
 @dataclass(frozen=True)
 class RayMethod:
     """A searcher (from a space and a seed) and a scheduler (from the number of training steps).
 
-    `own_space` tells that the searcher knows the space, and Ray is not to give it one; `lifts` is as in
+    `own_space` tells that the searcher knows the space, and Ray is not to give it one; `lifts` and `how` are as in
     `OptunaMethod`.
     """
 
@@ -49,6 +55,7 @@ class RayMethod:
     budget_factor: int = 1
     report_every: Callable[[int], int | None] = lambda steps: None
     lifts: bool = False
+    how: Method = EXACT
 
 
 def shortest(steps: int) -> int:
@@ -84,6 +91,8 @@ OPTUNA: dict[str, OptunaMethod] = {
     "hyperband": OptunaMethod(lambda seed, n: TPESampler(seed=seed), pruner=_hyperband, report_every=shortest),
     "hypergrad": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed)),
     "hypergrad-lifted": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed), lifts=True),
+    "hypernet": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed), how=HYPERNET),
+    "hypernet-retrained": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed), how=HYPERNET, retrains=True),
 }
 
 RAY: dict[str, RayMethod] = {
@@ -95,6 +104,7 @@ RAY: dict[str, RayMethod] = {
     "optuna": RayMethod(lambda space, seed: OptunaSearch(seed=seed)),
     "hypergrad": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed), own_space=True),
     "hypergrad-lifted": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed), own_space=True, lifts=True),
+    "hypernet": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed), own_space=True, how=HYPERNET),
 }
 
 BACKENDS: dict[str, list[str]] = {"optuna": list(OPTUNA), "ray": list(RAY)}
@@ -111,6 +121,12 @@ def obstacle(backend: str, name: str, problem: str) -> str | None:
         return "gp needs torch: pip install 'hypergrad-search[gp]'"
     if method(backend, name).lifts and not can_lift(problem):
         return f"{name} finds nothing to lift in {problem}; leave out one of them"
+    if isinstance(how := method(backend, name).how, Hypernet):
+        training, space = posed(problem)
+        try:
+            how.check(training, middle(space), space=space)
+        except ValueError as refusal:
+            return f"{name} on {problem}: {refusal}"
     if backend == "ray" and problem in NOISY:
         return f"{problem} needs a new seed each trial; choose --backend optuna"
     return None

@@ -1,5 +1,6 @@
 """One run of a study inside Optuna: a method on a problem with a seed, until its budget is spent."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -7,10 +8,11 @@ import jax
 import optuna
 from optuna.trial import TrialState
 
-from hypergrad_optuna import Objective
+from hypergrad_optuna import Objective, refined
 from hypergrad_optuna.attributes import COST
+from hypergrad_search import evaluate
 from hypergrad_search.space import dimension
-from hypergrad_studies.methods import OPTUNA
+from hypergrad_studies.methods import EXACT, OPTUNA
 from hypergrad_studies.problems import NOISY, posed
 from hypergrad_studies.records import Record
 
@@ -27,6 +29,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
     objective = Objective(
         problem,
         space,
+        method=method.how,
         key=jax.random.key(seed),
         reseed=problem_name in NOISY,
         report_every=method.report_every(problem.steps),
@@ -44,19 +47,27 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
             state = TrialState.PRUNED
         except ArithmeticError as failure:
             state, error = TrialState.FAIL, str(failure)
+        retrained, found = None, refined.hyperparameters(trial, None)
+        if method.retrains and found is not None:
+            retrained = evaluate(problem, found, method=EXACT, key=objective.key, gradient_below=-math.inf)
         told = time.perf_counter()
         frozen = study.tell(trial, value, state=state)
         finished = time.perf_counter()
         attributes = frozen.user_attrs
         spent += int(attributes.get(COST, problem.steps))  # a failure has spent its training at the most
+        loss = math.inf if frozen.value is None or state != TrialState.COMPLETE else frozen.value
+        test_loss = attributes.get("hypergrad:test_loss")
+        if retrained is not None:
+            spent += int(retrained.cost.gradient_evaluations)
+            loss, test_loss = retrained.value, retrained.diagnostics["test_loss"]
         on_record(
             Record(
                 problem=problem_name,
                 method=method_name,
                 seed=seed,
                 trial=trial.number,
-                value=float("inf") if frozen.value is None or state != TrialState.COMPLETE else frozen.value,
-                test_value=attributes.get("hypergrad:test_loss"),
+                value=loss,
+                test_value=test_loss,
                 gradient_evaluations=spent,
                 seconds=told - evaluated,
                 ask_seconds=evaluated - asked,

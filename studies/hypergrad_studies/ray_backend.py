@@ -34,7 +34,13 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
     _start()
     with tempfile.TemporaryDirectory() as folder:
         tune.run(
-            trainable(problem, space, key=jax.random.key(seed), report_every=method.report_every(problem.steps)),
+            trainable(
+                problem,
+                space,
+                method=method.how,
+                key=jax.random.key(seed),
+                report_every=method.report_every(problem.steps),
+            ),
             config=None if method.own_space else param_space(space),
             metric="loss",
             mode="min",
