@@ -24,6 +24,7 @@ from hypergrad_search.problem import Params, TrainingProblem, initial_params, lo
 from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_unit
 
 Algorithm = Literal["joint", "local", "global"]
+LARGEST_SCALE = 0.5  # that is learned: beyond, what is drawn lies at the ends of the box
 REACH = 3.0  # scales from its start that hyperparameters may move while the network stands still: what it was shown
 
 
@@ -83,8 +84,10 @@ class Hypernet(Method):
             raise ValueError(f"Hypernet: network must be a Response such as LowRank(10), got {self.network!r}")
         if self.algorithm not in get_args(Algorithm):
             raise ValueError(f"Hypernet: algorithm must be one of {get_args(Algorithm)}, got {self.algorithm!r}")
-        if not 0 <= self.scale < math.inf:
-            raise ValueError(f"Hypernet: scale must be a number from 0, in units of the box, got {self.scale!r}")
+        if not 0 <= self.scale <= LARGEST_SCALE:
+            raise ValueError(
+                f"Hypernet: scale must be a number from 0 to {LARGEST_SCALE}, in units of the box, got {self.scale!r}"
+            )
         if self.scale == 0 and (self.centred or self.algorithm != "joint" or self.entropy is not None):
             raise ValueError("Hypernet: scale 0 is for algorithm='joint', centred=False, entropy=None")
         if self.entropy is not None and (self.algorithm != "joint" or not self.entropy >= 0):
@@ -168,6 +171,8 @@ class Hypernet(Method):
     ) -> tuple["Run", jax.Array, dict[str, jax.Array]]:
         """What stays as it is, the point in the unit box, and the floating-point hyperparameters beside the space."""
         dynamic, static = split(hyperparameters)
+        if not floats(space):
+            raise ValueError("Hypernet: the space has no Float, and nothing else has a gradient")
         run = Run(problem, self, tuple(floats(space).items()), static)
         return run, _unit(run, dynamic), {name: value for name, value in dynamic.items() if name not in run.space}
 
@@ -326,6 +331,7 @@ def _advance(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array
             point = jnp.clip(point, state.origin - reach, state.origin + reach)
         point = jnp.clip(point, 0.0, 1.0)
         centre = point if method.centred and method.algorithm == "joint" else state.centre
+        log_scales = jnp.minimum(log_scales, math.log(LARGEST_SCALE))
         return state._replace(point=point, centre=centre, log_scales=log_scales, point_slots=slots)
 
     def step(state: State) -> State:
@@ -378,8 +384,6 @@ def _losses_without(run: Run, point: jax.Array, fixed: dict[str, jax.Array]) -> 
 
 
 def _refuse_what_it_cannot_tune(run: Run, point: jax.Array, fixed: dict[str, jax.Array]) -> None:
-    if not run.parameters:
-        raise ValueError("Hypernet: the space has no Float, and nothing else has a gradient")
     idle = [name for name, x in zip(run.space, _losses_without(run, point, fixed), strict=True) if not jnp.isnan(x)]
     if idle:
         raise ValueError(

@@ -126,7 +126,7 @@ def obstacle(backend: str, name: str, problem: str) -> str | None:
         try:
             how.check(training, middle(space), space=space)
         except ValueError as refusal:
-            return f"{name} on {problem}: {refusal}"
+            return f"on {problem}, {refusal}"
     if backend == "ray" and problem in NOISY:
         return f"{problem} needs a new seed each trial; choose --backend optuna"
     return None

@@ -1,0 +1,320 @@
+"""The hypernetwork mode: closed forms, what it refuses, and stretches that go on from one another."""
+
+import functools
+import io
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.optimize import minimize
+
+from hypergrad_search import (
+    Evaluation,
+    Float,
+    Hypernet,
+    Linear,
+    LowRank,
+    OneHidden,
+    Status,
+    TrainingProblem,
+    evaluate,
+    sgd,
+)
+
+KEY = jax.random.key(0)
+FEATURES = 8
+SPACE = {"penalty": Float(1e-3, 10.0, log=True, shape=(FEATURES,))}
+MIDDLE = {"penalty": np.full(FEATURES, 0.1)}
+SMALL = Hypernet(network=Linear(), steps=20)
+
+
+class Ridge:
+    """Regression with a penalty for each feature, of which half mean nothing; everything is known in closed form."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        weights = rng.normal(size=FEATURES) * (np.arange(FEATURES) % 2)
+        self.x, self.x_valid = rng.normal(size=(30, FEATURES)), rng.normal(size=(200, FEATURES))
+        self.y = self.x @ weights + rng.normal(size=30)
+        self.y_valid = self.x_valid @ weights + rng.normal(size=200)
+
+    @functools.cached_property
+    def plain(self) -> TrainingProblem:
+        """The same object each time, so that it compiles once."""
+        return self.problem()
+
+    def problem(self, **changes: Any) -> TrainingProblem:
+        x, y = np.float32(self.x), np.float32(self.y)
+        x_valid, y_valid = np.float32(self.x_valid), np.float32(self.y_valid)
+        parts = {
+            "init": lambda key, h: jnp.zeros(FEATURES),
+            "train_loss": lambda p, h, b, k: jnp.mean((x @ p - y) ** 2) + jnp.sum(h["penalty"] * p**2),
+            "valid_loss": lambda p: jnp.mean((x_valid @ p - y_valid) ** 2),
+            "batches": lambda step: None,
+            "optimizer": sgd(0.1, 0.9),
+            "steps": 20,
+        }
+        return TrainingProblem(**{**parts, **changes})
+
+    def solution(self, penalty: np.ndarray) -> np.ndarray:
+        return np.linalg.solve(self._hessian(penalty), self.x.T @ self.y / len(self.x))
+
+    def jacobian(self, penalty: np.ndarray) -> np.ndarray:
+        """Of the solution, by the penalties."""
+        return -np.linalg.inv(self._hessian(penalty)) @ np.diag(self.solution(penalty))
+
+    def valid_loss(self, penalty: np.ndarray) -> float:
+        return float(np.mean((self.x_valid @ self.solution(penalty) - self.y_valid) ** 2))
+
+    def optimum(self) -> float:
+        starts = np.random.default_rng(1).random((5, FEATURES))
+        return min(
+            minimize(lambda u: self.valid_loss(1e-3 * 1e4**u), u, bounds=[(0, 1)] * FEATURES).fun for u in starts
+        )
+
+    def _hessian(self, penalty: np.ndarray) -> np.ndarray:
+        return self.x.T @ self.x / len(self.x) + np.diag(penalty)
+
+
+@pytest.fixture(scope="module")
+def ridge() -> Ridge:
+    return Ridge()
+
+
+def stretch(ridge: Ridge, method: Hypernet, h: Any = MIDDLE, **request: Any) -> Evaluation:
+    return evaluate(ridge.plain, h, method=method, key=KEY, space=SPACE, **request)
+
+
+@pytest.mark.parametrize("network", [Linear(), LowRank(20)])
+def test_joint_ends_at_the_optimum(ridge: Ridge, network: Any) -> None:
+    result = stretch(ridge, Hypernet(network=network, steps=4000))
+    assert ridge.valid_loss(MIDDLE["penalty"]) > 1.1 * ridge.optimum()
+    assert ridge.valid_loss(result.refined["penalty"]) <= 1.01 * ridge.optimum()
+    assert result.value == pytest.approx(ridge.valid_loss(result.refined["penalty"]), rel=0.01)
+
+
+@pytest.mark.parametrize("network", [Linear(), LowRank(FEATURES), OneHidden(50)])
+def test_the_local_response_has_the_true_slope(ridge: Ridge, network: Any) -> None:
+    method = Hypernet(network=network, algorithm="local", steps=4000, hyper_steps=1)
+    problem = ridge.plain
+    result = evaluate(problem, MIDDLE, method=method, key=KEY, space=SPACE)
+
+    def weights(penalty: jax.Array) -> jax.Array:
+        return method.params(problem, {"penalty": penalty}, space=SPACE, key=KEY, checkpoint=result.checkpoint)
+
+    slope, truth = jax.jacobian(weights)(jnp.full(FEATURES, 0.1)), ridge.jacobian(MIDDLE["penalty"])
+    assert np.linalg.norm(slope - truth) <= 0.05 * np.linalg.norm(truth)
+
+
+def test_the_global_response_follows_the_true_curve(ridge: Ridge) -> None:
+    """One penalty for all features, over the whole box."""
+    space, problem = {"penalty": Float(1e-2, 10.0, log=True)}, ridge.plain
+    method = Hypernet(network=OneHidden(50), algorithm="global", centred=False, steps=4000, hyper_steps=500)
+    result = evaluate(problem, {"penalty": 5.0}, method=method, key=KEY, space=space)
+    penalties = np.geomspace(2e-2, 5, 10)
+    true = [ridge.valid_loss(np.full(FEATURES, penalty)) for penalty in penalties]
+    curve = [
+        float(
+            problem.valid_loss(
+                method.params(problem, {"penalty": p}, space=space, key=KEY, checkpoint=result.checkpoint)
+            )
+        )
+        for p in penalties
+    ]
+    np.testing.assert_allclose(curve, true, rtol=0.03)
+    lowest = minimize(lambda u: ridge.valid_loss(np.full(FEATURES, 1e-2 * 1e3 ** u[0])), [0.5], bounds=[(0, 1)]).fun
+    assert ridge.valid_loss(np.full(FEATURES, result.refined["penalty"])) <= 1.01 * lowest
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ({"centred": False}, 0.8),
+        ({"centred": False, "scale": 0.0}, 0.99),  # it hardly learns the slope
+        ({"centred": False, "entropy": 1e-3}, 0.8),
+        ({"entropy": 1e-3}, 0.75),
+        ({"network": OneHidden(20)}, 0.8),
+    ],
+)
+def test_every_variant_descends(ridge: Ridge, changes: dict[str, Any], share: float) -> None:
+    start = np.full(FEATURES, 0.02)
+    result = stretch(ridge, Hypernet(**{"network": Linear(), "steps": 3000, **changes}), {"penalty": start})
+    assert result.status == Status.OK
+    assert ridge.valid_loss(result.refined["penalty"]) < share * ridge.valid_loss(start)
+
+
+def test_the_scale_is_learned_where_there_is_an_entropy_bonus(ridge: Ridge) -> None:
+    """The weight of the bonus decides how far out the sampling goes."""
+    narrow, wide = (
+        _scales(stretch(ridge, Hypernet(network=Linear(), steps=2000, centred=False, entropy=entropy)))
+        for entropy in (1e-4, 1e-1)
+    )
+    assert (narrow < 0.05).mean() > 0.5
+    assert ((wide > 0.1) & (wide <= 0.5)).all()
+
+
+def _scales(result: Evaluation) -> np.ndarray:
+    with np.load(io.BytesIO(result.checkpoint)) as file:
+        return np.exp(file["arr_5"])  # after base, network, point, centre and origin
+
+
+def test_the_value_is_that_of_a_usable_model(ridge: Ridge) -> None:
+    result, problem = stretch(ridge, SMALL), ridge.plain
+    params = SMALL.params(problem, result.refined, space=SPACE, key=KEY, checkpoint=result.checkpoint)
+    assert result.value == pytest.approx(float(problem.valid_loss(params)), rel=1e-6)
+    assert result.gradient is None
+
+
+@pytest.mark.parametrize(
+    ("method", "cost"),
+    [
+        (Hypernet(steps=20), 80),
+        (Hypernet(steps=20, centred=False), 40),
+        (Hypernet(steps=20, centred=False, algorithm="local", hyper_steps=5), 20),
+        (Hypernet(steps=20, algorithm="local", hyper_steps=5), 15 * 3 + 5),
+        (Hypernet(steps=20, finetune=7), 87),
+        (Hypernet(), 80),
+    ],
+)
+def test_costs(ridge: Ridge, method: Hypernet, cost: float) -> None:
+    assert stretch(ridge, method).cost.gradient_evaluations == cost
+
+
+def test_a_stretch_goes_on_from_a_checkpoint(ridge: Ridge) -> None:
+    whole = stretch(ridge, Hypernet(network=Linear(), steps=40))
+    first = stretch(ridge, SMALL)
+    second = stretch(ridge, SMALL, first.refined, checkpoint=first.checkpoint)
+    anew = stretch(ridge, SMALL, first.refined)
+    assert second.value == pytest.approx(whole.value, rel=1e-4)
+    np.testing.assert_allclose(second.refined["penalty"], whole.refined["penalty"], rtol=1e-3)
+    assert abs(anew.value - whole.value) > 0.01
+
+
+def test_a_stretch_starts_where_it_is_told(ridge: Ridge) -> None:
+    first = stretch(ridge, SMALL)
+    elsewhere = stretch(ridge, SMALL, {"penalty": np.full(FEATURES, 5.0)}, checkpoint=first.checkpoint)
+    assert (elsewhere.refined["penalty"] > 2.0).all()
+
+
+def test_fine_tuning_is_for_the_value_alone(ridge: Ridge) -> None:
+    plain, tuned = (stretch(ridge, Hypernet(network=Linear(), steps=20, finetune=n)) for n in (0, 3000))
+    assert plain.checkpoint == tuned.checkpoint
+    assert tuned.value == pytest.approx(ridge.valid_loss(tuned.refined["penalty"]), rel=1e-3)
+    assert abs(plain.value - tuned.value) > 0.1
+
+
+def test_reports_come_on_the_way_and_change_nothing(ridge: Ridge) -> None:
+    seen: list[tuple[int, float]] = []
+    watched = stretch(ridge, SMALL, report=lambda step, loss: seen.append((step, loss)), report_every=8)
+    assert [step for step, _ in seen] == [8, 16]
+    assert all(math.isfinite(loss) for _, loss in seen)
+    assert watched.checkpoint == stretch(ridge, SMALL).checkpoint
+
+
+def test_the_same_key_gives_the_same_bits(ridge: Ridge) -> None:
+    assert stretch(ridge, SMALL).checkpoint == stretch(ridge, SMALL).checkpoint
+    other = evaluate(ridge.plain, MIDDLE, method=SMALL, key=jax.random.key(1), space=SPACE)
+    assert other.checkpoint != stretch(ridge, SMALL).checkpoint
+
+
+def test_minibatches_of_both_kinds_and_any_pytree(ridge: Ridge) -> None:
+    x, y, xv, yv = (jnp.asarray(a, jnp.float32) for a in (ridge.x, ridge.y, ridge.x_valid, ridge.y_valid))
+    seen: list[Any] = []
+
+    def valid_batch_loss(params: Any, step: jax.Array) -> jax.Array:
+        seen.append(step)
+        rows = (jnp.arange(20) + 20 * step) % 200
+        return jnp.mean((xv[rows] @ params["layer"]["w"] + params["b"][0] - yv[rows]) ** 2)
+
+    problem = ridge.problem(
+        init=lambda key, h: {"layer": {"w": jnp.zeros(FEATURES)}, "b": [jnp.zeros(())]},
+        train_loss=lambda p, h, rows, key: (
+            jnp.mean((x[rows] @ p["layer"]["w"] + p["b"][0] - y[rows]) ** 2)
+            + jnp.sum(h["penalty"] * p["layer"]["w"] ** 2)
+        ),
+        valid_loss=lambda p: jnp.mean((xv @ p["layer"]["w"] + p["b"][0] - yv) ** 2),
+        valid_batch_loss=valid_batch_loss,
+        batches=lambda step: (jnp.arange(10) + 10 * step) % 30,
+    )
+    method = Hypernet(network=LowRank(3), steps=1500)
+    result = evaluate(problem, MIDDLE, method=method, key=KEY, space=SPACE)
+    assert seen
+    assert result.value < 1.2 * ridge.optimum()
+    params = method.params(problem, result.refined, space=SPACE, key=KEY, checkpoint=result.checkpoint)
+    assert jax.tree.map(jnp.shape, params) == {"layer": {"w": (FEATURES,)}, "b": [()]}
+
+
+def test_optimizer_and_initial_hyperparameters_are_refused_by_name(ridge: Ridge) -> None:
+    problem = ridge.problem(optimizer=sgd("rate", 0.9), init=lambda key, h: h["size"] * jnp.ones(FEATURES))
+    space = {**SPACE, "rate": Float(1e-3, 1.0), "size": Float(0.0, 1.0)}
+    with pytest.raises(ValueError, match=r"cannot tune rate, size: .* use Reversible\(\)"):
+        evaluate(problem, {**MIDDLE, "rate": 0.1, "size": 0.1}, method=SMALL, key=KEY, space=space)
+    held = evaluate(problem, {**MIDDLE, "rate": 0.1, "size": 0.1}, method=SMALL, key=KEY, space=SPACE)
+    assert held.status == Status.OK  # what is not in the space is not tuned
+
+
+def test_divergence_is_a_status(ridge: Ridge) -> None:
+    result = stretch(ridge, Hypernet(network=Linear(), optimizer=optax.sgd(1e4), steps=60))
+    assert result.status in (Status.NAN, Status.DIVERGED)
+    assert (result.value, result.refined, result.checkpoint) == (math.inf, None, None)
+
+
+def test_points_stay_in_the_box(ridge: Ridge) -> None:
+    result = stretch(ridge, Hypernet(network=Linear(), steps=200, hyper_optimizer=optax.sgd(1e3)))
+    assert ((result.refined["penalty"] >= 1e-3) & (result.refined["penalty"] <= 10)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"network": "linear"}, "network must be a Response"),
+        ({"algorithm": "both"}, "algorithm must be one of"),
+        ({"scale": -1.0}, "scale must be a number from 0"),
+        ({"scale": math.nan}, "scale must be a number from 0"),
+        ({"scale": 0.0}, "scale 0 is for"),
+        ({"entropy": -1.0}, "entropy must be a number from 0"),
+        ({"entropy": 1.0, "algorithm": "local"}, "entropy must be a number from 0, with algorithm='joint'"),
+        ({"algorithm": "global"}, "use centred=False"),
+        ({"steps": 0}, "steps must be a whole number from 1"),
+        ({"hyper_steps": 1.5}, "hyper_steps must be a whole number"),
+        ({"finetune": -1}, "finetune must be a whole number from 0"),
+    ],
+)
+def test_bad_settings_get_one_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Hypernet(**arguments)
+
+
+def test_bad_requests_get_one_line(ridge: Ridge) -> None:
+    with pytest.raises(ValueError, match="needs space="):
+        evaluate(ridge.plain, MIDDLE, method=SMALL, key=KEY)
+    with pytest.raises(ValueError, match="'penalty' is missing"):
+        stretch(ridge, SMALL, {})
+    with pytest.raises(ValueError, match="no Float"):
+        evaluate(ridge.plain, MIDDLE, method=SMALL, key=KEY, space={})
+    with pytest.raises(ValueError, match="checkpoint is of another"):
+        stretch(ridge, Hypernet(network=LowRank(3), steps=20), checkpoint=stretch(ridge, SMALL).checkpoint)
+    with pytest.raises(ValueError, match="rank must be a whole number above 0, got 0"):
+        LowRank(0)
+
+
+@pytest.mark.slow
+def test_millions_of_weights_fit_in_low_rank() -> None:
+    """Two million weights and as many penalties: a matrix would have 4e12 elements."""
+    size = 2_000_000
+    problem = TrainingProblem(
+        init=lambda key, h: jnp.zeros(size),
+        train_loss=lambda p, h, b, k: jnp.mean((p - 1) ** 2) + jnp.mean(h["penalty"] * p**2),
+        valid_loss=lambda p: jnp.mean((p - 0.5) ** 2),
+        batches=lambda step: None,
+        optimizer=sgd(0.1, 0.9),
+        steps=5,
+    )
+    space = {"penalty": Float(1e-3, 10.0, log=True, shape=(size,))}
+    method = Hypernet(network=LowRank(5), optimizer=optax.sgd(0.1))
+    result = evaluate(problem, {"penalty": np.full(size, 0.1)}, method=method, key=KEY, space=space)
+    assert result.status == Status.OK
