@@ -1,0 +1,145 @@
+"""Joint methods in Optuna: a trial is a stretch, and a chain goes on with its network, across processes too."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+import optuna
+import pytest
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.trial import FrozenTrial, TrialState
+
+from hypergrad_optuna import HypergradSampler, Objective, attributes, best_refined, refined
+from hypergrad_search import Hypernet, Linear, evaluate
+
+KEY = jax.random.key(0)
+SCRIPT = Path(__file__).with_name("hypernet_problem.py")
+
+
+@pytest.fixture(scope="module")
+def ridge() -> ModuleType:
+    namespace = ModuleType("hypernet_problem")
+    exec(compile(SCRIPT.read_text(), SCRIPT, "exec"), namespace.__dict__)
+    problem = namespace.problem()
+    namespace.problem = lambda: problem  # which compiles once
+    return namespace
+
+
+def run(ridge: ModuleType, trials: int, **sampler: Any) -> optuna.Study:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0, **sampler))
+    study.optimize(Objective(ridge.problem(), ridge.SPACE, method=ridge.METHOD), n_trials=trials)
+    return study
+
+
+def parent_of(trial: FrozenTrial) -> int | None:
+    parent = trial.system_attrs[attributes.PARENT]
+    return None if parent is None else int(parent)
+
+
+def test_a_chain_is_one_long_joint_optimisation(ridge: ModuleType) -> None:
+    study = run(ridge, 12)
+    first = next(t for t in study.trials if parent_of(t) is not None)
+    founder = study.trials[parent_of(first)]
+    start = refined.hyperparameters(founder, None)
+    np.testing.assert_allclose(refined.arrays.read(first, "penalty", None), start["penalty"], rtol=1e-12)
+    # the same two stretches without a host
+    kept = refined.checkpoint(founder, None)
+    again = evaluate(ridge.problem(), start, method=ridge.METHOD, key=KEY, space=ridge.SPACE, checkpoint=kept)
+    assert first.value == pytest.approx(again.value, rel=1e-6)
+    assert first.value < founder.value
+    assert study.best_value < 0.8 * min(t.value for t in study.trials if parent_of(t) is None)
+    assert all(t.user_attrs[attributes.COST] == 150 * 4 for t in study.trials)
+
+
+def test_the_best_can_be_read_back(ridge: ModuleType) -> None:
+    study = run(ridge, 8)
+    best = best_refined(study)
+    params = ridge.METHOD.params(
+        ridge.problem(), best.hyperparameters, space=ridge.SPACE, key=KEY, checkpoint=best.checkpoint
+    )
+    assert float(ridge.problem().valid_loss(params)) == pytest.approx(study.best_value, rel=1e-5)
+
+
+def test_checkpoints_may_be_artifacts(ridge: ModuleType, tmp_path: Path) -> None:
+    store = FileSystemArtifactStore(tmp_path)
+    kept, plain = run(ridge, 6, artifact_store=store), run(ridge, 6)
+    assert [t.value for t in kept.trials] == [t.value for t in plain.trials]
+    assert all("base64" not in t.user_attrs[refined.CHECKPOINT] for t in kept.trials)
+    assert best_refined(kept, artifact_store=store).checkpoint == best_refined(plain).checkpoint
+    with pytest.raises(ValueError, match="give the artifact_store"):
+        best_refined(kept)
+
+
+def test_other_samplers_choose_where_each_stretch_starts(ridge: ModuleType) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(Objective(ridge.problem(), ridge.SPACE, method=ridge.METHOD), n_trials=3)
+    assert best_refined(study).hyperparameters["penalty"].shape == (ridge.SIZE,)
+
+
+def test_pruners_see_the_validation_loss_on_the_way(ridge: ModuleType) -> None:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0), pruner=optuna.pruners.ThresholdPruner(upper=0.0))
+    study.optimize(Objective(ridge.problem(), ridge.SPACE, method=ridge.METHOD, report_every=40), n_trials=2)
+    for trial in study.trials:
+        assert trial.state == TrialState.PRUNED
+        assert list(trial.intermediate_values) == [40]
+        assert trial.user_attrs[attributes.COST] == 40 * 4
+
+
+def test_what_has_no_gradient_in_this_mode_is_refused_by_name(ridge: ModuleType) -> None:
+    from hypergrad_search import Float
+
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    objective = Objective(ridge.problem(), {**ridge.SPACE, "rate": Float(1e-3, 1.0)}, method=ridge.METHOD)
+    with pytest.raises(ValueError, match="cannot tune rate"):
+        study.optimize(objective, n_trials=1)
+
+
+def test_nothing_refined_gets_one_line() -> None:
+    study = optuna.create_study()
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(ValueError, match=r"trial 0 refined no hyperparameters; use Objective\(..., method=Hypernet"):
+        best_refined(study)
+
+
+def test_divergence_is_a_failed_stretch(ridge: ModuleType) -> None:
+    import optax
+
+    method = Hypernet(network=Linear(), steps=60, optimizer=optax.sgd(1e4))
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(Objective(ridge.problem(), ridge.SPACE, method=method), n_trials=4)
+    assert all(t.value == float("inf") and parent_of(t) is None for t in study.trials)
+    assert {t.user_attrs["hypergrad:status"] for t in study.trials} <= {"nan", "diverged"}
+
+
+def test_a_killed_study_goes_on_from_its_last_finished_trial(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+
+    def worker(trials: int) -> subprocess.Popen[bytes]:
+        folder = tmp_path / "artifacts"
+        folder.mkdir(exist_ok=True)
+        return subprocess.Popen([sys.executable, str(SCRIPT), storage, "killed", str(folder), str(trials)])
+
+    study = optuna.create_study(study_name="killed", storage=storage)
+    victim = worker(10_000)
+    while sum(parent_of(t) is not None for t in study.get_trials(states=[TrialState.COMPLETE])) < 3:
+        assert victim.poll() is None
+        time.sleep(0.05)
+    victim.kill()
+    victim.wait()
+    before = study.get_trials()
+    finished = [t for t in before if t.state == TrialState.COMPLETE]
+    assert worker(6).wait(timeout=300) == 0
+    later = study.get_trials()[len(before) :]
+    assert [t.state for t in later] == [TrialState.COMPLETE] * 6
+    continued = [t for t in later if parent_of(t) is not None and parent_of(t) < len(before)]
+    assert continued
+    store = FileSystemArtifactStore(tmp_path / "artifacts")
+    for trial in continued:
+        start = refined.hyperparameters(before[parent_of(trial)], store)
+        np.testing.assert_allclose(refined.arrays.read(trial, "penalty", store), start["penalty"], rtol=1e-12)
+    assert min(t.value for t in later) <= min(t.value for t in finished) * 1.01

@@ -1,0 +1,72 @@
+"""Chains whose evaluations move the hyperparameters themselves."""
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hypergrad_search import Float
+from hypergrad_search.search.continuation import PATIENCE, Continuation
+from hypergrad_search.search.observation import Observation
+from hypergrad_search.search.strategy import STARTUP_TRIALS, State, fold, propose
+
+SPACE = {"x": Float(0.0, 1.0, shape=(2,))}
+
+
+def stretch(
+    trial: int, parent: str | None, start: float, end: float | None, value: float, **fields: Any
+) -> Observation:
+    refined = None if end is None else {"x": np.full(2, end)}
+    return Observation(str(trial), parent, {"x": np.full(2, start)}, value, None, 10.0, refined=refined, **fields)
+
+
+def started() -> State:
+    """Three explored points, of which the second ended lowest."""
+    state = State(SPACE)
+    for trial, value in enumerate([3.0, 1.0, 2.0]):
+        state = fold(state, stretch(trial, None, 0.1 * trial, 0.5 + 0.1 * trial, value))
+    return state
+
+
+def test_the_best_stretch_goes_on_from_where_it_ended() -> None:
+    state = started()
+    assert state.trials == STARTUP_TRIALS
+    proposal = propose(state, [])
+    assert proposal.parent == "1"
+    np.testing.assert_allclose(proposal.point, [0.6, 0.6])
+    after = fold(state, stretch(3, "1", 0.6, 0.65, 0.5))
+    assert "1" not in after.chains
+    np.testing.assert_allclose(after.chains["3"].step(), [0.65, 0.65])
+
+
+def test_a_worse_stretch_goes_on_too_until_patience_ends() -> None:
+    state, head = started(), "1"
+    for n in range(PATIENCE):
+        assert state.chains[head].value == 1.0
+        state = fold(state, stretch(10 + n, head, 0.6, 0.6 + 0.01 * n, 1.5))
+        head = str(10 + n)
+    assert set(state.chains) == {"0", "2"}
+
+
+def test_a_failed_stretch_is_tried_again_from_the_same_point() -> None:
+    state = fold(started(), stretch(3, "1", 0.6, None, math.inf))
+    np.testing.assert_allclose(state.chains["1"].step(), [0.6, 0.6])
+    for trial in range(4, 3 + PATIENCE):
+        state = fold(state, stretch(trial, "1", 0.6, None, math.inf))
+    assert "1" not in state.chains
+
+
+def test_what_is_held_back_must_fall_along_a_chain() -> None:
+    state = fold(started(), stretch(3, "1", 0.6, 0.65, 0.5, held_back=0.7))
+    assert propose(state, []).held_back_below == 0.7
+    assert fold(state, stretch(4, "3", 0.65, 0.7, 0.4, held_back=0.6)).chains["4"].held_back == 0.6
+
+
+def test_refined_points_survive_json() -> None:
+    observation = stretch(0, None, 0.1, 0.4, 1.0)
+    again = Observation.from_json(json.loads(json.dumps(observation.to_json())))
+    ours, theirs = (fold(State(SPACE), o).chains["0"] for o in (observation, again))
+    np.testing.assert_array_equal(ours.point, theirs.point)
+    assert replace(ours, point=None) == replace(theirs, point=None) == Continuation(None, 1.0)  # type: ignore[arg-type]
