@@ -242,12 +242,12 @@ def _start(run: Run, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Arr
     init_key, network_key, _ = jax.random.split(key, 3)
     base, _ = ravel_pytree(initial_params(run.problem, run.hyperparameters(point, fixed), init_key))
     network = method.network.init(network_key, point.size, base.size)
-    log_scales = jnp.full(point.shape, math.log(method.scale) if method.scale else -math.inf)
+    log_scales = jnp.full_like(point, math.log(method.scale) if method.scale else -math.inf)
     return State(
         base,
         network,
         point,
-        point if method.centred else jnp.full(point.shape, 0.5),
+        point if method.centred else jnp.full_like(point, 0.5),
         point,
         log_scales,
         method.optimizer.init((base, network)),

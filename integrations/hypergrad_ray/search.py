@@ -225,9 +225,10 @@ class HypergradSearch(Searcher):
 
     def _refined(self, result: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         """The hyperparameters that the trial moved to; None where it moved none."""
-        values = {name: _array(result.get(f"refined/{name}")) for name in floats(self._space)}
-        whole = {n: x for n, x in values.items() if x is not None and x.shape == self._space[n].shape}  # type: ignore[union-attr]
-        return whole if whole.keys() == values.keys() else None
+        reported = {name: result.get(f"refined/{name}") for name in floats(self._space)}
+        if any(value is None for value in reported.values()):
+            return None
+        return {name: np.asarray(value) for name, value in reported.items()}
 
     def _tell_explorer(self, trial: Observation, result: dict[str, Any], stopped: bool, error: bool) -> None:
         if trial.parent is None:

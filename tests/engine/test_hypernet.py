@@ -23,7 +23,7 @@ from hypergrad_search import (
     TrainingProblem,
     evaluate,
     sgd,
-)
+)from hypergrad_search.hypergradient import hypernet
 
 KEY = jax.random.key(0)
 FEATURES = 8
@@ -192,6 +192,9 @@ def test_a_stretch_goes_on_from_a_checkpoint(ridge: Ridge) -> None:
     assert second.value == pytest.approx(whole.value, rel=1e-4)
     np.testing.assert_allclose(second.refined["penalty"], whole.refined["penalty"], rtol=1e-3)
     assert abs(anew.value - whole.value) > 0.01
+    programs = hypernet._advance._cache_size()
+    stretch(ridge, SMALL, second.refined, checkpoint=second.checkpoint)
+    assert hypernet._advance._cache_size() == programs
 
 
 def test_a_stretch_starts_where_it_is_told(ridge: Ridge) -> None:

@@ -13,7 +13,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_there_is_an_example_for_each_host() -> None:
-    assert ["optuna" in EXAMPLES[0], "ray" in EXAMPLES[1]] == [True, True]
+    assert ["HypergradSampler" in EXAMPLES[0], "Hypernet" in EXAMPLES[1], "tune.run" in EXAMPLES[2]] == [True] * 3
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))

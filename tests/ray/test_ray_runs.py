@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
-from hypergrad_search import Float, Space, TrainingProblem, sgd
+from hypergrad_search import Float, Hypernet, Linear, Space, TrainingProblem, sgd
 
 SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3, log=True)}
 
@@ -69,6 +70,33 @@ def test_tune_run_descends(tmp_path: Path) -> None:
     assert {result["gradient_evaluations"] for result in results} == {20, 80}
     assert all(("gradient" in result) == (result["gradient_evaluations"] == 80) for result in results)
     assert analysis.best_config["target"].shape == (2,)
+
+
+def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
+    space: Space = {"target": SPACE["target"]}
+    searcher = HypergradSearch(space, seed=0)
+    tuner = tune.Tuner(
+        trainable(replace(problem(), optimizer=sgd(0.1, 0.5)), space, method=Hypernet(network=Linear(), steps=100)),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, metric="loss", mode="min", num_samples=8, max_concurrent_trials=1, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )
+    results = tuner.fit()
+    by_path = {result.checkpoint.path: result for result in results if result.checkpoint is not None}
+    assert len(by_path) == 8
+    continued = [r for r in results if r.config is not None and "checkpoint" in r.config["hypergrad"]]
+    assert continued
+    for result in continued:
+        parent = by_path[result.config["hypergrad"]["checkpoint"]]
+        np.testing.assert_allclose(result.config["target"], parent.metrics["refined"]["target"], rtol=1e-12)
+    best = results.get_best_result()
+    assert best.metrics["loss"] < 0.005
+    np.testing.assert_allclose(best.metrics["refined"]["target"], [0.25, 0.25], atol=0.05)
+    restored = HypergradSearch(space, seed=0)
+    restored.set_state(json.loads(json.dumps(searcher.get_state())))
+    assert restored.suggest("next") is not None
+    assert restored._checkpoints == searcher._checkpoints
 
 
 def test_other_searchers_train_without_gradients(tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ import math
 import sys
 from collections.abc import Sequence
 
+import jax
 import optuna
 import pytest
 from click.testing import CliRunner
 from optuna.samplers import GPSampler, TPESampler
 
-from hypergrad_search import TrainingProblem
+from hypergrad_optuna import Objective, best_refined
+from hypergrad_search import TrainingProblem, evaluate
 from hypergrad_studies import cli as command
 from hypergrad_studies import optuna_backend
 from hypergrad_studies.methods import BACKENDS, OPTUNA, RAY, method, obstacle
+from hypergrad_studies.problems import posed
 from hypergrad_studies.records import Record
 
 
@@ -66,6 +69,10 @@ def test_rivals_are_what_they_are_called() -> None:
             "hypergrad-lifted finds nothing to lift in digits-l2; leave out one of them",
         ),
         (["--problem", "digits-noisy", "--backend", "ray"], "a new seed each trial; choose --backend optuna"),
+        (
+            ["--problem", "cancer-mlp", "--methods", "random,hypernet"],
+            "on cancer-mlp, Hypernet cannot tune learning_rate_1, learning_rate_2, init_scale_1, init_scale_2,",
+        ),
     ],
 )
 @pytest.mark.usefixtures("no_torch", "compared")
@@ -79,9 +86,10 @@ def test_by_default_what_cannot_run_is_left_out(no_torch: None, compared: list[d
     done = CliRunner().invoke(command.cli, ["compare", "--problem", "digits-mlp,digits-l2", "--out", "nowhere"])
     assert done.exit_code == 0, done.output
     (rivals,) = compared
-    assert rivals["digits-mlp"] == [name for name in OPTUNA if name != "gp"]
+    assert rivals["digits-mlp"] == [name for name in OPTUNA if name != "gp" and "hypernet" not in name]
     assert rivals["digits-l2"] == [name for name in OPTUNA if name not in ("gp", "hypergrad-lifted")]
     assert "left out: gp needs torch: pip install 'hypergrad-search[gp]'" in done.output
+    assert done.output.count("left out: on digits-mlp, Hypernet cannot tune") == 1
     assert "left out: hypergrad-lifted finds nothing to lift in digits-l2" in done.output
 
 
@@ -91,13 +99,29 @@ def test_gp_needs_torch_alone(installed: bool, monkeypatch: pytest.MonkeyPatch) 
     assert (obstacle("optuna", "gp", "synthetic-quadratic") is None) == installed
 
 
-@pytest.mark.parametrize("name", [name for name in OPTUNA if name != "gp"])
+@pytest.mark.parametrize("name", [name for name in OPTUNA if name != "gp" and "hypernet" not in name])
 def test_every_method_searches_a_synthetic_problem(name: str) -> None:
     problem = "synthetic-quadratic"  # no lifts there, which the backend leaves to the command line to refuse
     seen: list[Record] = []
     optuna_backend.run(problem, name, 0, 20, seen.append)
     assert seen[-1].gradient_evaluations >= 20
     assert all(math.isfinite(record.value) for record in seen)
+
+
+def test_a_hypernet_is_recorded_with_its_own_weights_and_retrained() -> None:
+    own: list[Record] = []
+    retrained: list[Record] = []
+    optuna_backend.run("digits-l2", "hypernet", 0, 800, own.append)
+    optuna_backend.run("digits-l2", "hypernet-retrained", 0, 1000, retrained.append)
+    assert [r.gradient_evaluations for r in own] == [200, 400, 600, 800]
+    assert [r.gradient_evaluations for r in retrained] == [250, 500, 750, 1000]
+    problem, space = posed("digits-l2")
+    study = optuna.create_study(sampler=OPTUNA["hypernet"].sampler(0, 650))
+    study.optimize(Objective(problem, space, method=OPTUNA["hypernet"].how, key=jax.random.key(0)), n_trials=1)
+    assert own[0].value == study.best_value
+    trained = evaluate(problem, best_refined(study).hyperparameters, key=jax.random.key(0), gradient_below=-math.inf)
+    assert retrained[0].value == trained.value != own[0].value
+    assert retrained[0].test_value == trained.diagnostics["test_loss"]
 
 
 def test_gp_searches_too() -> None:
