@@ -23,7 +23,8 @@ from hypergrad_search import (
     TrainingProblem,
     evaluate,
     sgd,
-)from hypergrad_search.hypergradient import hypernet
+)
+from hypergrad_search.hypergradient import hypernet
 
 KEY = jax.random.key(0)
 FEATURES = 8
