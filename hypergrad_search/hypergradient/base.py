@@ -105,7 +105,12 @@ class Request:
 
 
 class Method(abc.ABC):
-    """A way to the value and the hypergradient of a training problem."""
+    """A way to the value and the hypergradient of a training problem.
+
+    `continues` tells that an evaluation leaves a checkpoint, from which another may go on.
+    """
+
+    continues = False
 
     @abc.abstractmethod
     def evaluate(

@@ -78,6 +78,7 @@ class Hypernet(Method):
     steps: int | None = None
     hyper_steps: int = 100
     finetune: int = 0
+    continues = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, Response):

@@ -90,7 +90,8 @@ class Objective:
                 trial.set_user_attr(attributes.COST, self.method.cost(self.problem, step))
                 raise optuna.TrialPruned(f"pruned after {step} steps")
 
-        sampler, parent = sampler_of(trial.study), attributes.parent(trial)
+        sampler = sampler_of(trial.study)
+        parent = attributes.parent(trial) if self.method.continues else None
         store = None if sampler is None else sampler.artifact_store
         evaluation = evaluate(
             self.problem,
