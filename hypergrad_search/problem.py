@@ -23,7 +23,8 @@ class TrainingProblem:
     - `valid_loss(params) -> scalar`: what the search minimises.
     - `valid_batch_loss(params, step) -> scalar`, optional: the validation loss on a minibatch, as deterministic as
       `batches`; what methods descend that take one validation step for each training step (`Hypernet`), in place of
-      the whole `valid_loss`. The value is always that of `valid_loss`.
+      the whole `valid_loss`. The value is always that of `valid_loss`. Where there is a `fitted_loss`, take the
+      minibatches from its part.
     - `batches(step) -> batch`: deterministic, and traceable by JAX: `step` is an int32 scalar array, so slice
       with `jax.lax.dynamic_slice_in_dim` or index with an array.
     - `optimizer`: `sgd(...)`, `adam(...)` or `adamw(...)`, whose settings may name hyperparameters.

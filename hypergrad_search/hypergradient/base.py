@@ -130,7 +130,7 @@ class Method(abc.ABC):
 def judge(losses: Mapping[str, Any], held_back_below: float) -> tuple[Status, float]:
     """The status and value that finished training has, by its validation loss and what was held back of that."""
     value = float(losses["valid_loss"])
-    if math.isnan(value):
+    if math.isnan(value) or math.isnan(float(losses.get("held_back_loss", 0.0))):
         return Status.NAN, math.inf
     if math.isinf(value):
         return Status.DIVERGED, math.inf

@@ -48,5 +48,7 @@ def evaluate(
         raise ValueError(f"evaluate: method must be a Method such as Reversible(), got {method!r}")
     if report_every < 1:
         raise ValueError(f"evaluate: report_every must be a whole number above 0, got {report_every!r}")
+    if checkpoint is not None and not method.continues:
+        raise ValueError(f"evaluate: {type(method).__name__} has no checkpoints to go on from; leave checkpoint out")
     request = Request(gradient_below, held_back_below, report, report_every, space, checkpoint)
     return method.evaluate(problem, hyperparameters, key, request)

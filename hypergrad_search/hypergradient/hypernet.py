@@ -8,8 +8,9 @@ import functools
 import io
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -17,21 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.interpreters import partial_eval
 
 from hypergrad_search.hypergradient.base import Cost, Evaluation, Method, Request, Status, describe, judge
 from hypergrad_search.hypergradient.response import LowRank, Response
-from hypergrad_search.problem import Params, TrainingProblem, initial_params, losses, split, step_loss
-from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_unit
+from hypergrad_search.problem import Params, TrainingProblem, check_scalar, initial_params, losses, split, step_loss
+from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_unit, to_unit
 
 Algorithm = Literal["joint", "local", "global"]
 LARGEST_SCALE = 0.5  # that is learned: beyond, what is drawn lies at the ends of the box
+DEFAULT_OPTIMIZER = optax.adam(3e-3)
+ROUNDING = 1e-4  # by which a point may leave the box, in its units: float32's, of a logarithm
 REACH = 3.0  # scales from its start that hyperparameters may move while the network stands still: what it was shown
-
-
-@functools.cache
-def _adam(learning_rate: float) -> optax.GradientTransformation:
-    """The same object each time, so that methods with the same settings are equal, and share compiled programs."""
-    return optax.adam(learning_rate)
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,9 @@ class Hypernet(Method):
       and learns it from the training gradient linearised there, in weights and hyperparameters, so that the slope is
       learned however small the scale is (after Delta-STN, Bae and Grosse 2020, which linearise the model's outputs).
       With `Linear()` and enough steps it is then the response of the implicit function theorem.
-    - `optimizer`, `hyper_optimizer`: of optax, for the network and for the hyperparameters in the unit box.
+    - `optimizer`, `hyper_optimizer`: of optax, for the network and the weights that it adds to, and for the
+      hyperparameters in the unit box; Adam with a learning rate of 3e-3 unless given. The problem's own optimizer, its
+      weight decay included, is for training runs, and has no part in this.
     - `steps`: of a stretch; the problem's `steps` unless given.
     - `finetune`: steps of `optimizer` on the weights alone at the end of a stretch, at the refined hyperparameters,
       before the value is taken; the network does not see them.
@@ -73,8 +73,8 @@ class Hypernet(Method):
     scale: float = 0.05
     entropy: float | None = None
     centred: bool = True
-    optimizer: optax.GradientTransformation = field(default_factory=lambda: _adam(3e-3))
-    hyper_optimizer: optax.GradientTransformation = field(default_factory=lambda: _adam(3e-3))
+    optimizer: optax.GradientTransformation | None = None
+    hyper_optimizer: optax.GradientTransformation | None = None
     steps: int | None = None
     hyper_steps: int = 100
     finetune: int = 0
@@ -85,6 +85,16 @@ class Hypernet(Method):
             raise ValueError(f"Hypernet: network must be a Response such as LowRank(10), got {self.network!r}")
         if self.algorithm not in get_args(Algorithm):
             raise ValueError(f"Hypernet: algorithm must be one of {get_args(Algorithm)}, got {self.algorithm!r}")
+        for name in ("optimizer", "hyper_optimizer"):
+            if not isinstance(getattr(self, name), optax.GradientTransformation | None):
+                raise ValueError(
+                    f"Hypernet: {name} must be a transformation of optax such as optax.adam(1e-3), or None; "
+                    f"got {getattr(self, name)!r}"
+                )
+        for name in ("scale", "entropy"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) and (name == "scale" or value is not None):
+                raise ValueError(f"Hypernet: {name} must be a number, got {value!r}")
         if not 0 <= self.scale <= LARGEST_SCALE:
             raise ValueError(
                 f"Hypernet: scale must be a number from 0 to {LARGEST_SCALE}, in units of the box, got {self.scale!r}"
@@ -109,11 +119,11 @@ class Hypernet(Method):
         started = time.perf_counter()
         if request.space is None:
             raise ValueError("evaluate: Hypernet needs space=, the box in which it moves the hyperparameters")
+        self.check(problem, hyperparameters, space=request.space)
         run, point, fixed = self._run(problem, request.space, hyperparameters)
-        _refuse_what_it_cannot_tune(run, point, fixed)
         state = _start(run, point, fixed, key)
         if request.checkpoint is not None:
-            state = _resume(run, _load(request.checkpoint, state), point)
+            state = _resume(run, _load(run, request.checkpoint, state), point)
         first, steps = int(state.step), self.steps or problem.steps
         every = request.report_every if request.report is not None else steps
         for stop in [*range(every, steps, every), steps]:
@@ -132,11 +142,22 @@ class Hypernet(Method):
             cost=Cost(self.cost(problem, steps) + self.finetune, time.perf_counter() - started),
             diagnostics=describe(status, steps=steps, exact=None, losses=found),
             refined={**hyperparameters, **from_unit(request.space, end)} if usable else None,
-            checkpoint=_save(state) if usable else None,
+            checkpoint=_save(run, state) if usable else None,
         )
 
     def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
-        """Raise `ValueError` where `space` has hyperparameters that this method cannot tune; it names them."""
+        """Raise `ValueError` where the arguments do not fit, or `space` has what needs training runs to be tuned."""
+        if not floats(space):
+            raise ValueError("Hypernet: the space has no Float, and nothing else has a gradient")
+        steps = self.steps or problem.steps
+        if self.algorithm != "joint" and steps <= self.hyper_steps:
+            raise ValueError(
+                f"Hypernet: of the {steps} steps of a stretch the last hyper_steps={self.hyper_steps} move the "
+                f"hyperparameters alone, with algorithm={self.algorithm!r}; raise steps, or lower hyper_steps"
+            )
+        unit = to_unit(space, hyperparameters)
+        if not ((unit >= -ROUNDING) & (unit <= 1 + ROUNDING)).all():
+            raise ValueError("Hypernet: a hyperparameter lies outside of its bounds in space; start within them")
         _refuse_what_it_cannot_tune(*self._run(problem, space, hyperparameters))
 
     def cost(self, problem: TrainingProblem, steps: int) -> float:
@@ -158,24 +179,22 @@ class Hypernet(Method):
     ) -> Params:
         """The model's parameters that the network of a `checkpoint` outputs for `hyperparameters`.
 
-        With those of the evaluation's `refined` it is the model whose loss was its value (but for `finetune`). A
-        function that `jax.jit` and `jax.jacobian` take, of the floating-point hyperparameters.
+        With those of the evaluation's `refined` it is the model whose loss was its value. A function that `jax.jit` and
+        `jax.jacobian` take, of the floating-point hyperparameters.
         """
         run, point, fixed = self._run(problem, space, hyperparameters)
-        init_key, _, _ = jax.random.split(key, 3)
-        state = _load(checkpoint, _start(run, jnp.full(point.shape, 0.5), fixed, key))
-        _, unravel = ravel_pytree(initial_params(problem, {**hyperparameters}, init_key))
-        return unravel(state.base + _change(run, state.network, point - state.centre))
+        like = jax.eval_shape(functools.partial(_start, run), point, fixed, key)
+        state = _load(run, checkpoint, like)._replace(point=point)
+        return _trained(run, state, fixed, key, self.finetune)
 
     def _run(
         self, problem: TrainingProblem, space: Space, hyperparameters: Hyperparameters
     ) -> tuple["Run", jax.Array, dict[str, jax.Array]]:
         """What stays as it is, the point in the unit box, and the floating-point hyperparameters beside the space."""
-        dynamic, static = split(hyperparameters)
-        if not floats(space):
-            raise ValueError("Hypernet: the space has no Float, and nothing else has a gradient")
-        run = Run(problem, self, tuple(floats(space).items()), static)
-        return run, _unit(run, dynamic), {name: value for name, value in dynamic.items() if name not in run.space}
+        moving = floats(space)
+        dynamic, static = split({name: value for name, value in hyperparameters.items() if name not in moving})
+        run = Run(problem, self, tuple(moving.items()), static)
+        return run, _unit(run, hyperparameters), dynamic
 
 
 @dataclass(frozen=True)
@@ -192,27 +211,36 @@ class Run:
         """The hyperparameters that move."""
         return dict(self.parameters)
 
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of the network and the weights that it adds to."""
+        return self.method.optimizer or DEFAULT_OPTIMIZER
+
+    @property
+    def hyper_optimizer(self) -> optax.GradientTransformation:
+        """Of the point, and of the scales where they are learned."""
+        return self.method.hyper_optimizer or DEFAULT_OPTIMIZER
+
     def hyperparameters(self, point: jax.Array, fixed: Mapping[str, jax.Array]) -> dict[str, Any]:
         """Those at a point of the unit box, in natural units, with the others."""
         values, start = {}, 0
         for name, p in self.parameters:
             unit = jnp.clip(point[start : start + p.size], 0.0, 1.0).reshape(p.shape)
-            values[name] = p.low * (p.high / p.low) ** unit if p.log else p.low + unit * (p.high - p.low)
+            scaled = p.low * jnp.exp(unit * math.log(p.high / p.low)) if p.log else p.low + unit * (p.high - p.low)
+            values[name] = scaled
             start += p.size
         return {**values, **fixed, **dict(self.static)}
 
 
-def _unit(run: Run, hyperparameters: Mapping[str, jax.Array]) -> jax.Array:
-    """`to_unit`, for arrays that may be traced."""
+def _unit(run: Run, hyperparameters: Mapping[str, Any]) -> jax.Array:
+    """`to_unit`, for arrays that may be traced, and have been checked."""
     parts = []
     for name, p in run.parameters:
-        if name not in hyperparameters:
-            raise ValueError(f"hyperparameter {name!r} is missing; got {sorted(hyperparameters)}")
-        value = jnp.broadcast_to(hyperparameters[name], p.shape).ravel()
+        value = jnp.ravel(jnp.asarray(hyperparameters[name], jnp.float32))
         if p.low == p.high:
             parts.append(jnp.zeros_like(value))
         elif p.log:
-            parts.append(jnp.log(value / p.low) / math.log(p.high / p.low))
+            parts.append((jnp.log(value) - math.log(p.low)) / math.log(p.high / p.low))
         else:
             parts.append((value - p.low) / (p.high - p.low))
     return jnp.concatenate(parts)
@@ -241,7 +269,7 @@ class State(NamedTuple):
 def _start(run: Run, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array) -> State:
     method = run.method
     init_key, network_key, _ = jax.random.split(key, 3)
-    base, _ = ravel_pytree(initial_params(run.problem, run.hyperparameters(point, fixed), init_key))
+    base, _ = _flat(run, point, fixed, init_key)
     network = method.network.init(network_key, point.size, base.size)
     log_scales = jnp.full_like(point, math.log(method.scale) if method.scale else -math.inf)
     return State(
@@ -251,10 +279,23 @@ def _start(run: Run, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Arr
         point if method.centred else jnp.full_like(point, 0.5),
         point,
         log_scales,
-        method.optimizer.init((base, network)),
-        method.hyper_optimizer.init((point, log_scales)),
+        run.optimizer.init((base, network)),
+        run.hyper_optimizer.init(_moved(run, point, log_scales)),
         jnp.zeros((), jnp.int32),
     )
+
+
+def _flat(
+    run: Run, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
+    """The model's initial parameters as a float32 vector, and the way back to their structure and types."""
+    flat, unravel = ravel_pytree(initial_params(run.problem, run.hyperparameters(point, fixed), key))
+    return flat.astype(jnp.float32), lambda weights: unravel(weights.astype(flat.dtype))
+
+
+def _moved(run: Run, point: jax.Array, log_scales: jax.Array) -> dict[str, jax.Array]:
+    """What the steps of the hyperparameters change."""
+    return {"point": point} if run.method.entropy is None else {"point": point, "log_scales": log_scales}
 
 
 def _change(run: Run, network: dict[str, jax.Array], difference: jax.Array) -> jax.Array:
@@ -268,14 +309,14 @@ def _advance(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array
     """Step until `stop`, in the stretch that ends at `last`."""
     init_key, _, step_key = jax.random.split(key, 3)
     method = run.method
-    _, unravel = ravel_pytree(initial_params(run.problem, run.hyperparameters(state.point, fixed), init_key))
+    _, unravel = _flat(run, state.point, fixed, init_key)
 
     def train_loss(weights: jax.Array, point: jax.Array, step: jax.Array) -> jax.Array:
         return step_loss(run.problem, unravel(weights), run.hyperparameters(point, fixed), step_key, step)
 
     def valid_loss(weights: jax.Array, step: jax.Array) -> jax.Array:
         if run.problem.valid_batch_loss is not None:
-            return run.problem.valid_batch_loss(unravel(weights), step)
+            return check_scalar("valid_batch_loss", run.problem.valid_batch_loss(unravel(weights), step))
         return losses(run.problem, unravel(weights))["valid_loss"]
 
     def drawn(state: State) -> jax.Array:
@@ -308,25 +349,23 @@ def _advance(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array
     def train(state: State) -> State:
         trained = state.base, state.network
         gradient = linear_gradient(state) if method.centred else plain_gradient(state)
-        updates, slots = method.optimizer.update(gradient, state.network_slots, trained)
+        updates, slots = run.optimizer.update(gradient, state.network_slots, trained)
         base, network = optax.apply_updates(trained, updates)
         return state._replace(base=base, network=network, network_slots=slots)
 
     def move(state: State) -> State:
-        def loss(moved: tuple[jax.Array, jax.Array]) -> jax.Array:
-            point, log_scales = moved
-            if method.entropy is None:
-                at, bonus = point, jnp.zeros(())
-            else:
+        def loss(moved: dict[str, jax.Array]) -> jax.Array:
+            at, bonus = moved["point"], jnp.zeros(())
+            if method.entropy is not None:
                 noise_key = jax.random.fold_in(jax.random.fold_in(step_key, state.step), 2)
-                at = point + jax.random.normal(noise_key, point.shape) * jnp.exp(log_scales)
-                bonus = method.entropy * jnp.sum(log_scales)
+                noise = jax.random.normal(noise_key, at.shape) * jnp.exp(moved["log_scales"])
+                at, bonus = jnp.clip(at + noise, 0.0, 1.0), method.entropy * jnp.sum(moved["log_scales"])
             return valid_loss(state.base + _change(run, state.network, at - state.centre), state.step) - bonus
 
-        moved = state.point, state.log_scales
-        gradient = jax.grad(loss)(moved)
-        updates, slots = method.hyper_optimizer.update(gradient, state.point_slots, moved)
-        point, log_scales = optax.apply_updates(moved, updates)
+        moved = _moved(run, state.point, state.log_scales)
+        updates, slots = run.hyper_optimizer.update(jax.grad(loss)(moved), state.point_slots, moved)
+        moved = optax.apply_updates(moved, updates)
+        point, log_scales = moved["point"], moved.get("log_scales", state.log_scales)
         if method.algorithm == "local":
             reach = REACH * jnp.exp(log_scales)
             point = jnp.clip(point, state.origin - reach, state.origin + reach)
@@ -355,11 +394,11 @@ def _resume(run: Run, state: State, point: jax.Array) -> State:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _finish(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array, finetune: int) -> dict[str, jax.Array]:
-    """The losses of the weights for the present point, after `finetune` steps on these alone."""
+def _trained(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array, finetune: int) -> Params:
+    """The model's parameters for the present point, after `finetune` steps on these alone."""
     init_key, _, step_key = jax.random.split(key, 3)
     hyperparameters = run.hyperparameters(state.point, fixed)
-    weights, unravel = ravel_pytree(initial_params(run.problem, hyperparameters, init_key))
+    _, unravel = _flat(run, state.point, fixed, init_key)
     weights = state.base + _change(run, state.network, state.point - state.centre)
 
     def train_loss(weights: jax.Array, step: jax.Array) -> jax.Array:
@@ -367,25 +406,32 @@ def _finish(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array,
 
     def step(i: jax.Array, trained: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         weights, slots = trained
-        updates, slots = run.method.optimizer.update(jax.grad(train_loss)(weights, state.step + i), slots, weights)
+        updates, slots = run.optimizer.update(jax.grad(train_loss)(weights, state.step + i), slots, weights)
         return optax.apply_updates(weights, updates), slots
 
-    weights, _ = jax.lax.fori_loop(0, finetune, step, (weights, run.method.optimizer.init(weights)))
-    return losses(run.problem, unravel(weights))
+    weights, _ = jax.lax.fori_loop(0, finetune, step, (weights, run.optimizer.init(weights)))
+    return unravel(weights)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _losses_without(run: Run, point: jax.Array, fixed: dict[str, jax.Array]) -> jax.Array:
-    """The training loss with each hyperparameter in turn set to NaN: NaN where it takes part."""
-    init_key, step_key = jax.random.split(jax.random.key(0))
-    whole = run.hyperparameters(point, fixed)
-    params = initial_params(run.problem, whole, init_key)
-    spoilt = [{**whole, name: jnp.full_like(whole[name], jnp.nan)} for name in run.space]
-    return jnp.stack([step_loss(run.problem, params, each, step_key, jnp.zeros((), jnp.int32)) for each in spoilt])
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _finish(run: Run, state: State, fixed: dict[str, jax.Array], key: jax.Array, finetune: int) -> dict[str, jax.Array]:
+    """The losses of the parameters that `_trained` gives."""
+    return losses(run.problem, _trained(run, state, fixed, key, finetune))
 
 
 def _refuse_what_it_cannot_tune(run: Run, point: jax.Array, fixed: dict[str, jax.Array]) -> None:
-    idle = [name for name, x in zip(run.space, _losses_without(run, point, fixed), strict=True) if not jnp.isnan(x)]
+    """Raise `ValueError` for hyperparameters from which no path leads to the training loss."""
+    key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
+    values = run.hyperparameters(point, fixed)
+    params = jax.eval_shape(lambda: initial_params(run.problem, values, key))
+    moving = {name: values[name] for name in run.space}
+
+    def loss(moving: dict[str, jax.Array], params: Params) -> jax.Array:
+        return step_loss(run.problem, params, {**values, **moving}, key, step)
+
+    jaxpr = jax.make_jaxpr(loss)(moving, params).jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True])
+    idle = [name for name, is_used in zip(sorted(moving), used, strict=False) if not is_used]  # as JAX sorts a dict
     if idle:
         raise ValueError(
             f"Hypernet cannot tune {', '.join(idle)}: the training loss does not depend on it, and hyperparameters of "
@@ -393,17 +439,27 @@ def _refuse_what_it_cannot_tune(run: Run, point: jax.Array, fixed: dict[str, jax
         )
 
 
-def _save(state: State) -> bytes:
+def _fingerprint(run: Run, state: State) -> str:
+    """What must be the same where a checkpoint is written and read."""
+    box = [(name, p.low, p.high, p.log, p.shape) for name, p in run.parameters]
+    arrays = [(x.shape, str(x.dtype)) for x in jax.tree.leaves(state)]
+    return repr((box, type(run.method.network).__name__, run.method.centred, arrays))
+
+
+def _save(run: Run, state: State) -> bytes:
     file = io.BytesIO()
-    np.savez(file, *map(np.asarray, jax.tree.leaves(state)))
+    np.savez(file, *map(np.asarray, jax.tree.leaves(state)), fingerprint=np.array(_fingerprint(run, state)))
     return file.getvalue()
 
 
-def _load(checkpoint: bytes, like: State) -> State:
+def _load(run: Run, checkpoint: bytes, like: State) -> State:
     """What `_save` wrote; `like` has the structure and shapes."""
-    with np.load(io.BytesIO(checkpoint)) as file:
-        saved = [file[name] for name in file.files]
-    leaves, structure = jax.tree.flatten(like)
-    if [x.shape for x in saved] != [x.shape for x in leaves]:
+    try:
+        with np.load(io.BytesIO(checkpoint)) as file:
+            same = str(file["fingerprint"]) == _fingerprint(run, like)
+            saved = [jnp.asarray(file[name]) for name in file.files if name != "fingerprint"]
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError("evaluate: checkpoint is none that Hypernet has written; start without one") from error
+    if not same:
         raise ValueError("evaluate: checkpoint is of another problem, space or Hypernet; start without one")
-    return jax.tree.unflatten(structure, map(jnp.asarray, saved))
+    return jax.tree.unflatten(jax.tree.structure(like), saved)

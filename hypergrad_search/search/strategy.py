@@ -93,7 +93,7 @@ def fold(state: State, observation: Observation) -> State:
     held_back = math.inf if observation.held_back is None else observation.held_back
     chains, noisy = dict(state.chains), state.noisy
     region = chains.pop(observation.parent, None) if observation.parent is not None else None
-    if observation.refined is not None and value < math.inf:
+    if observation.refined and dimension(state.space) and value < math.inf:
         end = to_unit(state.space, observation.refined)
         chain = region if isinstance(region, Continuation) else Continuation(end, math.inf)
         chains[observation.trial] = chain.follow(end, value, held_back)
@@ -105,7 +105,8 @@ def fold(state: State, observation: Observation) -> State:
     elif region is not None and observation.parent is not None:
         if region.rejections >= DOUBTS and np.array_equal(point, region.point) and value < math.inf:
             noisy = noisy or value != region.value
-            chains[observation.parent] = region.look(value, gradient) if noisy else replace(region, rejections=0)
+            looked = region.look(value, gradient, held_back) if noisy else replace(region, rejections=0)
+            chains[observation.parent] = looked
         elif gradient is not None and value < region.value:
             chains[observation.trial] = replace(region.accept(point, value, gradient), held_back=held_back)
         else:

@@ -62,13 +62,16 @@ class TrustRegion(abc.ABC):
         nearer = min(self.rejection * self.length(point), 1.0)
         return replace(self.resize(nearer), rejections=self.rejections + 1)
 
-    def look(self, value: float, gradient: np.ndarray | None) -> Self:
+    def look(self, value: float, gradient: np.ndarray | None, held_back: float = math.inf) -> Self:
         """What another evaluation of the same point gave: the steps that failed may have been judged too harshly."""
         weight = 1 / (self.looks + 1)
         return replace(
             self.resize(self.rejection**-self.rejections),
             value=self.value + weight * (value - self.value),
             gradient=self.gradient if gradient is None else self.gradient + weight * (gradient - self.gradient),
+            held_back=self.held_back + weight * (held_back - self.held_back)
+            if held_back < math.inf
+            else self.held_back,
             looks=self.looks + 1,
             rejections=0,
         )

@@ -25,8 +25,7 @@ def propose(study: optuna.Study, trial: FrozenTrial, proposal: Proposal) -> None
     """Note what a trial is for, before it runs; an infinite threshold is stored as text, since JSON has no infinity."""
     study._storage.set_trial_system_attr(trial._trial_id, PARENT, proposal.parent)
     study._storage.set_trial_system_attr(trial._trial_id, GRADIENT_BELOW, _json(proposal.gradient_below))
-    if proposal.held_back_below < math.inf:
-        study._storage.set_trial_system_attr(trial._trial_id, HELD_BACK_BELOW, proposal.held_back_below)
+    study._storage.set_trial_system_attr(trial._trial_id, HELD_BACK_BELOW, _json(proposal.held_back_below))
 
 
 def parent(trial: optuna.Trial) -> FrozenTrial | None:

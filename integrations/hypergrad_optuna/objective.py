@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optuna
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from hypergrad_optuna import attributes, refined
 from hypergrad_optuna.report import report_gradient
@@ -103,11 +104,18 @@ class Objective:
             report=None if self.report_every is None else report,
             report_every=self.report_every or self.problem.steps,
             space=self.space if sampler is None else lifted(self.space),
-            checkpoint=None if parent is None else refined.checkpoint(parent, store),
+            checkpoint=None if parent is None else self._checkpoint(parent, hyperparameters, store),
         )
         _record(trial, self.space, evaluation)
         refined.keep(trial, evaluation, store)
         return evaluation.value
+
+    def _checkpoint(self, parent: FrozenTrial, hyperparameters: dict[str, Any], store: Any | None) -> bytes | None:
+        """What the chain goes on from; None where an integer or categorical is not what it was there."""
+        before = refined.hyperparameters(parent, store) or {}
+        held = hyperparameters.keys() - floats(self.space).keys()
+        same = all(name in before and before[name] == hyperparameters[name] for name in held)
+        return refined.checkpoint(parent, store) if same else None
 
 
 def _suggest(trial: optuna.Trial, name: str, parameter: Float | Int | Categorical) -> Any:

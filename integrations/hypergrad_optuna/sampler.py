@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from hypergrad_search.search import strategy
 from hypergrad_search.search.observation import Observation
 from hypergrad_search.space import from_unit, level
 
+# Who works on a step for longer than twice the longest trial so far, and this long, has been killed.
+PATIENCE = timedelta(seconds=5)
+
 
 @dataclass
 class _Memory:
@@ -29,6 +33,7 @@ class _Memory:
     state: strategy.State | None = None
     folded: set[int] = field(default_factory=set)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    longest: timedelta = timedelta()  # that a finished trial has taken
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class HypergradSampler(BaseSampler):
     go to `independent_sampler`, and are held along a chain. Where no trial has reported a gradient it behaves as that
     sampler, and warns once. A trial that was pruned, failed or violates a constraint (`trial.set_constraint`, or
     `constraints_func` of the global sampler) is a step that failed. Any number of processes can share a study: all that
-    the search knows is read from the study's trials.
+    the search knows is read from the study's trials. Who has worked on a step for longer than twice the longest trial
+    so far is taken to have been killed, and the step is given to the next who asks.
 
     Args:
         independent_sampler: the global sampler; Optuna's `TPESampler` by default.
@@ -184,12 +190,17 @@ class HypergradSampler(BaseSampler):
     ) -> tuple[list[FrozenTrial], strategy.State, list[str | None]]:
         """The trials as they stand in storage, what they come to, and the parents that others are extending."""
         trials = study._get_trials(deepcopy=False, use_cache=False)
+        state = self._fold(study, trials, search_space)
+        earliest = datetime.now() - max(2 * self._memory(study).longest, PATIENCE)
         claims = [
             t.system_attrs[attributes.PARENT]
             for t in trials
-            if t.state == TrialState.RUNNING and attributes.PARENT in t.system_attrs and t.number != trial.number
+            if t.state == TrialState.RUNNING
+            and attributes.PARENT in t.system_attrs
+            and t.number != trial.number
+            and (t.datetime_start is None or t.datetime_start > earliest)
         ]
-        return trials, self._fold(study, trials, search_space), claims
+        return trials, state, claims
 
     def _fold(
         self, study: optuna.Study, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution]
@@ -210,6 +221,7 @@ class HypergradSampler(BaseSampler):
                 new = [t for t in trials if t.state.is_finished()]
             for trial in sorted(new, key=lambda t: (t.datetime_complete, t.number)):
                 memory.folded.add(trial.number)
+                memory.longest = max(memory.longest, trial.duration or timedelta())
                 if _fits(trial, space):
                     memory.state = strategy.fold(memory.state, self._observe(study, trial, space))
             return memory.state

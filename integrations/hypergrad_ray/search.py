@@ -226,7 +226,7 @@ class HypergradSearch(Searcher):
     def _refined(self, result: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         """The hyperparameters that the trial moved to; None where it moved none."""
         reported = {name: result.get(f"refined/{name}") for name in floats(self._space)}
-        if any(value is None for value in reported.values()):
+        if not reported or any(value is None for value in reported.values()):
             return None
         return {name: np.asarray(value) for name, value in reported.items()}
 

@@ -71,6 +71,12 @@ def test_a_held_back_loss_that_is_not_below_its_bound_is_a_failure(method: Any) 
     assert at.cost.gradient_evaluations == 30
 
 
+@pytest.mark.parametrize("method", [Reversible(), Unrolled()])
+def test_a_held_back_loss_of_nan_says_so(method: Any) -> None:
+    problem = quadratic(fitted_loss=jnp.sum, held_back_loss=lambda p: jnp.sum(p) * jnp.nan)
+    assert evaluate(problem, H, method=method, key=KEY).status == Status.NAN
+
+
 @pytest.mark.parametrize("given", ["fitted_loss", "held_back_loss"])
 def test_the_parts_of_the_validation_set_come_together(given: str) -> None:
     (missing,) = {"fitted_loss", "held_back_loss"} - {given}

@@ -3,6 +3,7 @@
 import functools
 import io
 import math
+import pickle
 from typing import Any
 
 import jax
@@ -207,6 +208,9 @@ def test_a_stretch_starts_where_it_is_told(ridge: Ridge) -> None:
 def test_fine_tuning_is_for_the_value_alone(ridge: Ridge) -> None:
     plain, tuned = (stretch(ridge, Hypernet(network=Linear(), steps=20, finetune=n)) for n in (0, 3000))
     assert plain.checkpoint == tuned.checkpoint
+    method = Hypernet(network=Linear(), steps=20, finetune=3000)
+    params = method.params(ridge.plain, tuned.refined, space=SPACE, key=KEY, checkpoint=tuned.checkpoint)
+    assert float(ridge.plain.valid_loss(params)) == pytest.approx(tuned.value, rel=1e-6)
     assert tuned.value == pytest.approx(ridge.valid_loss(tuned.refined["penalty"]), rel=1e-3)
     assert abs(plain.value - tuned.value) > 0.1
 
@@ -261,6 +265,46 @@ def test_optimizer_and_initial_hyperparameters_are_refused_by_name(ridge: Ridge)
     assert held.status == Status.OK  # what is not in the space is not tuned
 
 
+def test_what_enters_by_comparison_alone_may_be_tuned(ridge: Ridge) -> None:
+    """A dropout rate: where it has no gradient of its own in the training loss, NaN would not show that it matters."""
+
+    def train_loss(params: jax.Array, h: Any, batch: None, key: jax.Array) -> jax.Array:
+        kept = jnp.where(jax.random.bernoulli(key, 1 - h["rate"], params.shape), params, 0.0)
+        return jnp.mean((jnp.float32(ridge.x) @ kept - jnp.float32(ridge.y)) ** 2)
+
+    problem, method = ridge.problem(train_loss=jax.jit(train_loss)), Hypernet(steps=5, centred=False)
+    result = evaluate(problem, {"rate": 0.3}, method=method, key=KEY, space={"rate": Float(0.0, 0.9)})
+    assert result.status == Status.OK
+    space = {"rate": Float(0.0, 0.9), **SPACE}
+    with pytest.raises(ValueError, match="cannot tune penalty: "):
+        evaluate(problem, {"rate": 0.3, **MIDDLE}, method=method, key=KEY, space=space)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_parameters_of_other_types(ridge: Ridge, dtype: Any) -> None:
+    problem = ridge.problem(init=lambda key, h: jnp.zeros(FEATURES, dtype))
+    result = evaluate(problem, MIDDLE, method=SMALL, key=KEY, space=SPACE)
+    assert result.status == Status.OK
+    assert SMALL.params(problem, MIDDLE, space=SPACE, key=KEY, checkpoint=result.checkpoint).dtype == dtype
+
+
+def test_boxes_of_any_width_and_of_none(ridge: Ridge) -> None:
+    space = {"penalty": Float(1e-30, 1e10, log=True, shape=(FEATURES,)), "other": Float(2.0, 2.0)}
+    problem = ridge.problem(train_loss=lambda p, h, b, k: jnp.sum((p - h["other"]) ** 2) + jnp.sum(h["penalty"] * p**2))
+    result = evaluate(problem, {"penalty": np.full(FEATURES, 1e-3), "other": 2}, method=SMALL, key=KEY, space=space)
+    assert result.status == Status.OK
+    assert result.refined["other"] == 2.0
+
+
+def test_the_scale_stays_where_it_is_not_learned(ridge: Ridge) -> None:
+    decaying = Hypernet(network=Linear(), steps=20, hyper_optimizer=optax.adamw(1e-3, weight_decay=0.1))
+    np.testing.assert_allclose(_scales(stretch(ridge, decaying)), 0.05, rtol=1e-6)
+
+
+def test_the_default_can_be_pickled() -> None:
+    assert pickle.loads(pickle.dumps(Hypernet())) == Hypernet()
+
+
 def test_divergence_is_a_status(ridge: Ridge) -> None:
     result = stretch(ridge, Hypernet(network=Linear(), optimizer=optax.sgd(1e4), steps=60))
     assert result.status in (Status.NAN, Status.DIVERGED)
@@ -286,6 +330,8 @@ def test_points_stay_in_the_box(ridge: Ridge) -> None:
         ({"steps": 0}, "steps must be a whole number from 1"),
         ({"hyper_steps": 1.5}, "hyper_steps must be a whole number"),
         ({"finetune": -1}, "finetune must be a whole number from 0"),
+        ({"optimizer": "adam"}, "optimizer must be a transformation of optax"),
+        ({"scale": "small"}, "scale must be a number, got 'small'"),
     ],
 )
 def test_bad_settings_get_one_line(arguments: dict[str, Any], message: str) -> None:
@@ -302,6 +348,27 @@ def test_bad_requests_get_one_line(ridge: Ridge) -> None:
         evaluate(ridge.plain, MIDDLE, method=SMALL, key=KEY, space={})
     with pytest.raises(ValueError, match="checkpoint is of another"):
         stretch(ridge, Hypernet(network=LowRank(3), steps=20), checkpoint=stretch(ridge, SMALL).checkpoint)
+    checkpoint = stretch(ridge, SMALL).checkpoint
+    with pytest.raises(ValueError, match="checkpoint is of another"):
+        stretch(ridge, Hypernet(network=Linear(), steps=20, centred=False), checkpoint=checkpoint)
+    space = {"penalty": Float(1e-3, 1.0, log=True, shape=(FEATURES,))}
+    with pytest.raises(ValueError, match="checkpoint is of another"):
+        evaluate(ridge.plain, MIDDLE, method=SMALL, key=KEY, space=space, checkpoint=checkpoint)
+    for junk in (b"", b"junk", checkpoint[:100]):
+        with pytest.raises(ValueError, match="none that Hypernet has written"):
+            stretch(ridge, SMALL, checkpoint=junk)
+    with pytest.raises(ValueError, match="Reversible has no checkpoints"):
+        evaluate(ridge.plain, MIDDLE, key=KEY, checkpoint=checkpoint)
+    for outside in (100.0, 1e-9):
+        with pytest.raises(ValueError, match="outside of its bounds"):
+            stretch(ridge, SMALL, {"penalty": np.full(FEATURES, outside)})
+    with pytest.raises(ValueError, match=r"must have shape \(8,\), got \(1,\)"):
+        stretch(ridge, SMALL, {"penalty": np.ones(1)})
+    with pytest.raises(ValueError, match="of the 20 steps of a stretch the last hyper_steps=100"):
+        stretch(ridge, Hypernet(algorithm="local", steps=20))
+    problem = ridge.problem(valid_batch_loss=lambda params, step: params)
+    with pytest.raises(ValueError, match="valid_batch_loss must"):
+        evaluate(problem, MIDDLE, method=SMALL, key=KEY, space=SPACE)
     with pytest.raises(ValueError, match="rank must be a whole number above 0, got 0"):
         LowRank(0)
 

@@ -198,6 +198,12 @@ def test_a_head_that_turns_every_step_down_is_looked_at_again() -> None:
     assert other.chains[head].reach == pytest.approx(region.reach)
 
 
+def test_luck_with_what_is_held_back_does_not_last() -> None:
+    region = SignSteps(np.zeros(2), 1.0, np.ones(2), radii=np.ones(2))
+    looked = replace(region, held_back=0.1).look(2.0, None, 0.5)
+    assert (looked.value, looked.held_back) == (1.5, pytest.approx(0.3))
+
+
 def test_luck_does_not_last() -> None:
     """Under noise, heads are looked at again and again."""
     sigma = 0.1
