@@ -20,6 +20,7 @@ from rich.progress import (
 from hypergrad_search import Method, evaluate
 from hypergrad_search.space import lifted, unlifted
 from hypergrad_studies import methods, optuna_backend, ray_backend, records
+from hypergrad_studies.methods import EXACT
 from hypergrad_studies.problems import middle, posed
 from hypergrad_studies.records import Key, Plan, Record, Run
 
@@ -68,7 +69,8 @@ def compare(
                 progress.update(task, completed=min(record.gradient_evaluations, limit))
 
             if backend == "optuna":
-                warm_up(problem, method.how, lifts=method.lifts)
+                for how in dict.fromkeys([EXACT, method.how]):  # what is refined may be trained anew
+                    warm_up(problem, how, lifts=method.lifts)
             started = time.perf_counter()
             RUNNERS[backend](problem, name, seed, limit, on_record)
             wall_seconds = time.perf_counter() - started
@@ -89,7 +91,9 @@ def warm_up(problem_name: str, how: Method, *, lifts: bool) -> None:
     problem, space = posed(problem_name, lifts=lifts)
     for point in [middle(unlifted(space))] + ([middle(lifted(space))] if lifts else []):
         for below in (float("inf"), -float("inf")):
-            evaluate(problem, point, method=how, key=jax.random.key(0), gradient_below=below, space=space)
+            first = evaluate(problem, point, method=how, key=jax.random.key(0), gradient_below=below, space=space)
+        if first.checkpoint is not None:
+            evaluate(problem, point, method=how, key=jax.random.key(0), space=space, checkpoint=first.checkpoint)
     _warm.add((problem_name, how, lifts))
 
 

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optuna
 import pytest
@@ -15,7 +16,8 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import HypergradSampler, Objective, attributes, best_refined, refined
-from hypergrad_search import Hypernet, Linear, evaluate
+from hypergrad_optuna.sampler import PATIENCE
+from hypergrad_search import Categorical, Float, Hypernet, Linear, TrainingProblem, evaluate, sgd
 
 KEY = jax.random.key(0)
 SCRIPT = Path(__file__).with_name("hypernet_problem.py")
@@ -91,12 +93,36 @@ def test_pruners_see_the_validation_loss_on_the_way(ridge: ModuleType) -> None:
 
 
 def test_what_has_no_gradient_in_this_mode_is_refused_by_name(ridge: ModuleType) -> None:
-    from hypergrad_search import Float
-
     study = optuna.create_study(sampler=HypergradSampler(seed=0))
     objective = Objective(ridge.problem(), {**ridge.SPACE, "rate": Float(1e-3, 1.0)}, method=ridge.METHOD)
     with pytest.raises(ValueError, match="cannot tune rate"):
         study.optimize(objective, n_trials=1)
+
+
+def test_another_architecture_does_not_take_over_a_network(ridge: ModuleType) -> None:
+    """The sampler proposes to go on along a chain, but the user has since fixed another kind of model."""
+
+    def init(key: jax.Array, h: dict[str, Any]) -> dict[str, jax.Array]:
+        return {h["kind"]: jnp.zeros(2 if h["kind"] == "a" else 3)}
+
+    problem = TrainingProblem(
+        init=init,
+        train_loss=lambda p, h, batch, key: sum(jnp.sum((x - 1) ** 2 + h["l2"] * x**2) for x in p.values()),
+        valid_loss=lambda p: sum(jnp.sum((x - 0.5) ** 2) for x in p.values()),
+        batches=lambda step: None,
+        optimizer=sgd(0.1, 0.9),
+        steps=20,
+    )
+    space = {"l2": Float(1e-2, 10.0, log=True), "kind": Categorical(["a", "b"])}
+    objective, study = Objective(problem, space, method=Hypernet(network=Linear())), optuna.create_study()
+    sampler = HypergradSampler(seed=0)
+    for kind in ("a", "b"):
+        study.sampler = optuna.samplers.PartialFixedSampler({"kind": kind}, sampler)
+        study.optimize(objective, n_trials=5)
+    assert [t.params["kind"] for t in study.trials] == ["a"] * 5 + ["b"] * 5
+    assert all(t.state == TrialState.COMPLETE for t in study.trials)
+    crossed = [t for t in study.trials[5:] if parent_of(t) is not None and parent_of(t) < 5]
+    assert crossed
 
 
 def test_nothing_refined_gets_one_line() -> None:
@@ -133,11 +159,15 @@ def test_a_killed_study_goes_on_from_its_last_finished_trial(tmp_path: Path) -> 
     victim.wait()
     before = study.get_trials()
     finished = [t for t in before if t.state == TrialState.COMPLETE]
+    longest = max(t.duration.total_seconds() for t in finished)
+    time.sleep(max(2 * longest, PATIENCE.total_seconds()))
     assert worker(6).wait(timeout=300) == 0
     later = study.get_trials()[len(before) :]
     assert [t.state for t in later] == [TrialState.COMPLETE] * 6
     continued = [t for t in later if parent_of(t) is not None and parent_of(t) < len(before)]
-    assert continued
+    heads = {t.number for t in finished} - {parent_of(t) for t in finished}  # of chains
+    lowest = min((before[n] for n in heads), key=lambda t: t.value)
+    assert lowest.number in {parent_of(t) for t in continued}, "the best chain was not taken over"
     store = FileSystemArtifactStore(tmp_path / "artifacts")
     for trial in continued:
         start = refined.hyperparameters(before[parent_of(trial)], store)

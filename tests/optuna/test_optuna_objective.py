@@ -104,6 +104,25 @@ def test_failed_training_is_an_infinite_value_with_a_reason() -> None:
     assert all(t.user_attrs["hypergrad:message"] for t in study.trials)
 
 
+def test_a_step_that_fits_what_is_held_back_no_better_has_failed() -> None:
+    """The held-back part has its optimum elsewhere, so that no descent of the fitted part can go on for long."""
+    parts = {"fitted_loss": lambda p: jnp.sum((p - 0.5) ** 2), "held_back_loss": lambda p: jnp.sum((p - 0.3) ** 2)}
+    objective = Objective(problem(**parts), SPACE)
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(objective, n_trials=30)
+    overfitted = [t for t in study.trials if t.user_attrs["hypergrad:status"] == "overfitted"]
+    assert overfitted
+    for trial in overfitted:
+        parent = study.trials[int(trial.system_attrs[attributes.PARENT])]
+        assert trial.value == math.inf
+        assert trial.user_attrs[attributes.HELD_BACK] >= parent.user_attrs[attributes.HELD_BACK]
+    # a trial that the user has chosen a part of is no step, whatever the sampler had in mind
+    for n in range(5):
+        study.enqueue_trial({"rate": 0.01 * (n + 1)})
+    study.optimize(objective, n_trials=5)
+    assert all(t.user_attrs["hypergrad:status"] == "ok" for t in study.trials[30:])
+
+
 def test_an_inexact_reversal_does_not_end_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
     from hypergrad_search.hypergradient import reversible
 

@@ -2,7 +2,9 @@ import math
 import pickle
 import subprocess
 import sys
+import time
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from hypergrad_optuna import HypergradSampler, attributes, report_gradient, wants_gradient
+from hypergrad_optuna import sampler as sampler_module
 
 SILENT = "reported no gradient"
 
@@ -184,6 +187,25 @@ def test_enqueued_and_fixed_parameters_are_respected() -> None:
     study.sampler = optuna.samplers.PartialFixedSampler({"x0": 3.0}, study.sampler)
     study.optimize(bowl, n_trials=20)
     assert {t.params["x0"] for t in study.trials[21:]} == {3.0}
+
+
+def test_a_step_whose_worker_has_died_is_given_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(bowl, n_trials=10)
+    busy = study.ask()
+    bowl(busy)  # its parameters are chosen at the first suggestion
+    while (head := parents(study)[busy.number]) is None:
+        study.tell(busy, bowl(busy))
+        busy = study.ask()
+        bowl(busy)
+    while_alive = len(study.trials)
+    study.optimize(bowl, n_trials=6)
+    assert head not in parents(study)[while_alive:]
+    monkeypatch.setattr(sampler_module, "PATIENCE", timedelta())
+    time.sleep(0.1)  # longer than twice any trial
+    since_its_death = len(study.trials)
+    study.optimize(bowl, n_trials=12)
+    assert head in parents(study)[since_its_death:]
 
 
 def test_threads_share_a_sampler() -> None:
