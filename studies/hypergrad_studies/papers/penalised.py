@@ -206,6 +206,22 @@ def sampled(objective: Objective, sampler: optuna.samplers.BaseSampler) -> Searc
         )
 
 
+def predicted(
+    problem: TrainingProblem, space: Space, method: Hypernet, checkpoint: bytes, key: jax.Array
+) -> Callable[[jax.Array], jax.Array]:
+    """The validation loss that a hypernetwork predicts, of log penalties; these of shape `(n, *shape)`, all at once.
+
+    For a `space` of one name.
+    """
+    (name,) = space
+
+    def loss(log_l2: jax.Array) -> jax.Array:
+        l2 = {name: jnp.exp(log_l2)}
+        return problem.valid_loss(method.params(problem, l2, space=space, key=key, checkpoint=checkpoint))
+
+    return jax.jit(lambda points: jax.lax.map(loss, points))
+
+
 @dataclass(frozen=True)
 class Point:
     """One evaluation of a search on the clock, done `seconds` after the search began; losses are squared errors."""
@@ -216,6 +232,11 @@ class Point:
     value: float
     test: float
     status: str
+
+
+def write(path: Path, records: Iterable[Any]) -> None:
+    """A line for each of the dataclasses `records`."""
+    path.write_text("".join(json.dumps(strict(asdict(record)), allow_nan=False) + "\n" for record in records))
 
 
 def race(
