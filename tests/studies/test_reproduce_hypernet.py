@@ -80,7 +80,7 @@ def test_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_1d(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(hypernet_1d.SETUPS, "small", hypernet_1d.Setup(64, points=13, hypernet_steps=3000))
+    monkeypatch.setitem(hypernet_1d.SETUPS, "small", hypernet_1d.Setup(64, points=13, hypernet_steps=10_000))
     records, results = run("hypernet-1d", tmp_path / "hypernet-1d")
     assert {row["curve"] for row in records} == {"trained", "global", "local", "search"}
     true, learned, ended = (row["ours"] for row in results.values())
