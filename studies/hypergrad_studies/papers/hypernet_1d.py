@@ -62,7 +62,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     setup = SETUPS[scale]
     started = time.perf_counter()
     points = [point for seed in range(seeds) for point in curves(setup, scale, seed, console)]
-    penalised.write(out / "records.jsonl", points)
+    (out / "records.jsonl").write_text("".join(map(penalised.line, points)))
     draw(points, out / "hypernet-1d.svg")
     names = {"trained": "minimum of the trained losses", "global": "minimum of the global hypernetwork"}
     rows = [Row(f"log penalty: {name}", PAPER, lowest(points, curve, seeds)) for curve, name in names.items()]

@@ -80,7 +80,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
         network = "-".join(map(str, sizes))
         for seed in track(range(seeds), f"hypernet-depth, {network}", console=console):
             points += trained(problem, sizes, network, seed)
-    penalised.write(out / "records.jsonl", points)
+    (out / "records.jsonl").write_text("".join(map(penalised.line, points)))
     draw(points, out / "hypernet-depth.svg")
     rows = [row for sizes in setup.sizes for row in _rows(points, "-".join(map(str, sizes)), len(sizes) - 1, seeds)]
     return penalised.results(f"hypernet-depth ({scale})", rows, time.perf_counter() - started, scale)

@@ -108,7 +108,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
         }.items():
             for point, true, guess in zip(points[TRAINED:], losses[TRAINED:], predict(unknown), strict=True):
                 predictions.append(Prediction(seed, method, point.tolist(), true, float(guess)))
-    penalised.write(out / "records.jsonl", predictions)
+    (out / "records.jsonl").write_text("".join(map(penalised.line, predictions)))
     draw_scatter(predictions, out / "hypernet-predict.svg")
     rows = [row for method in PAPER for row in errors(method, predictions, seeds)]
     return penalised.results(f"hypernet-predict ({scale})", rows, time.perf_counter() - started, scale)
