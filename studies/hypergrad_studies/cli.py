@@ -218,7 +218,7 @@ def overhead(trials: int, repeats: int) -> None:
     type=click.Choice(get_args(results.Scale)),
     default="small",
     show_default=True,
-    help="small: scikit-learn's digits, under a minute; paper: the paper's own data and sizes.",
+    help="small: scikit-learn's digits, a few minutes at most; paper: the paper's own data and sizes.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many.")
 @click.option(

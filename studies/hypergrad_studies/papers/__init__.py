@@ -1,6 +1,13 @@
 """The registry of reproductions: name -> a study of a figure or table of the papers."""
 
-from hypergrad_studies.papers import chaos
+from hypergrad_studies.papers import chaos, hypernet_1d, hypernet_10, hypernet_7850, hypernet_depth, hypernet_predict
 from hypergrad_studies.papers.results import Study
 
-STUDIES: dict[str, Study] = {"chaos": chaos.study}
+STUDIES: dict[str, Study] = {
+    "chaos": chaos.study,
+    "hypernet-7850": hypernet_7850.study,
+    "hypernet-10": hypernet_10.study,
+    "hypernet-predict": hypernet_predict.study,
+    "hypernet-1d": hypernet_1d.study,
+    "hypernet-depth": hypernet_depth.study,
+}

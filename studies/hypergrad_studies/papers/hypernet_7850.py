@@ -1,0 +1,142 @@
+"""hypernet-7850: a penalty for each weight of a linear model, by hypernetworks and by their rivals, on the clock.
+
+Lorraine and Duvenaud 2018, section 4: 784-10 with biases, 10,000 images of MNIST to train, 10,000 to validate; on
+scikit-learn's digits 650 penalties. Log penalties lie between -8 and 4, and hypernetworks start at 0, far above the
+best single one of about -3 (the mean of random search is -2). Each search has the same time, compilation left out.
+Hypernetworks:
+
+- "hypernet" is this package's: centred, with one number for each weight (`penalised.Diagonal`).
+- "hypernet, rank 10" is the same with the paper's network.
+- "hypernet, as printed" is the paper's text: not centred, rates of 1e-4, log penalties drawn with a variance of 1e-5.
+- "hypernet, as released" is the authors' code: not centred, nothing drawn, and a rate of 0.01 for log penalties.
+
+All share the loss (see `penalised`) and batches. "random" trains at random points, "reversible" is `HypergradSampler`
+with exact hypergradients of training runs; the paper's rival of this kind was unrolled. A hypernetwork's own loss is
+that of the weights it has, so that its final penalties are shown with a model that is trained from scratch too.
+Rates and steps of training runs were chosen for the validation loss with all penalties at 0.03.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import optax
+import optuna
+from rich.console import Console
+
+from hypergrad_optuna import HypergradSampler, Objective
+from hypergrad_search import Hypernet, LowRank, Optimizer, sgd
+from hypergrad_studies.papers import penalised
+from hypergrad_studies.papers.penalised import Point, Row, Search, best
+from hypergrad_studies.papers.results import Result, Scale
+
+LOW, HIGH = -8.0, 4.0  # of log penalties
+STRETCH = 200  # steps of a hypernetwork from one evaluation to the next
+
+_paper = partial(Hypernet, network=LowRank(10), optimizer=optax.adam(1e-4), centred=False, steps=STRETCH)
+HYPERNETS = {
+    "hypernet": Hypernet(
+        network=penalised.Diagonal(), optimizer=optax.adam(1e-3), hyper_optimizer=optax.adam(1e-2), steps=STRETCH
+    ),
+    "hypernet, rank 10": Hypernet(
+        network=LowRank(10), optimizer=optax.adam(3e-4), hyper_optimizer=optax.adam(3e-3), steps=STRETCH
+    ),
+    # in units of the box
+    "hypernet, as printed": _paper(
+        hyper_optimizer=optax.adam(1e-4 / (HIGH - LOW)), scale=math.sqrt(1e-5) / (HIGH - LOW)
+    ),
+    "hypernet, as released": _paper(hyper_optimizer=optax.adam(0.01 / (HIGH - LOW)), scale=0),
+}
+
+#: (validation, test) at the end, as squared errors
+PAPER = {
+    **dict.fromkeys(HYPERNETS, (penalised.squared_error(0.54), penalised.squared_error(0.605))),
+    "random": (penalised.squared_error(0.617), penalised.squared_error(0.683)),
+    "reversible": (0.0383, 0.0401),
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a scale means: how many pixels, how training runs, and the seconds that each search has."""
+
+    pixels: int
+    optimizer: Optimizer
+    steps: int
+    batch: int
+    seconds: float
+
+
+SETUPS: dict[Scale, Setup] = {
+    "small": Setup(64, sgd(0.1, 0.97, dampening=True), 300, 100, 5.0),
+    "paper": Setup(784, sgd(0.02, 0.97, dampening=True), 300, 500, 60.0),
+}
+
+
+def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
+    """Write `records.jsonl` and `hypernet-7850.svg` into the folder `out`, and return the numbers."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    setup = SETUPS[scale]
+    sizes = (setup.pixels, penalised.OUTPUTS)
+    space = penalised.penalties(sizes, math.exp(LOW), math.exp(HIGH))
+    problem = penalised.problem(
+        penalised.small() if scale == "small" else penalised.mnist(10_000),
+        sizes,
+        optimizer=setup.optimizer,
+        steps=setup.steps,
+        batch=setup.batch,
+    )
+
+    def reversible(seed: int) -> Search:
+        return penalised.sampled(Objective(problem, space, key=jax.random.key(seed)), HypergradSampler(seed=seed))
+
+    raced = penalised.race(
+        {
+            **{name: partial(penalised.hypernet, problem, space, method) for name, method in HYPERNETS.items()},
+            "random": partial(penalised.random, problem, space),
+            "reversible": reversible,
+        },
+        seeds,
+        setup.seconds,
+        out / "records.jsonl",
+        console,
+    )
+    points = [point for point, _ in raced]
+    penalised.draw(points, out / "hypernet-7850.svg")
+    rows = penalised.ends(raced, penalised.retrain(problem, raced, HYPERNETS, seeds), PAPER, seeds)
+    rows += [row for method in HYPERNETS for row in against(points, method, seeds)]
+    return penalised.results(f"hypernet-7850 ({scale})", rows, setup.seconds * seeds * len(PAPER), scale)
+
+
+def against(points: Sequence[Point], method: str, seeds: int) -> list[Row]:
+    """How a hypernetwork compares with random search and with exact gradients on the clock."""
+    ratios, overtaken = [], []
+    for seed in range(seeds):
+        own, random, reversible = (best(points, name, seed) for name in (method, "random", "reversible"))
+        ratios.append(reaches(own, random[-1].value) / random[-1].seconds)
+        overtaken.append(overtakes(reversible, own))
+    return [
+        Row(f"{method}: time to random search's loss, in units of its time", None, ratios),
+        Row(f"{method}: second at which reversible is ahead for good", None, overtaken),
+    ]
+
+
+def reaches(curve: Sequence[Point], value: float) -> float:
+    """The second at which a best-so-far curve is at `value` or below; inf where it never is."""
+    return next((point.seconds for point in curve if point.value <= value), math.inf)
+
+
+def overtakes(one: Sequence[Point], other: Sequence[Point]) -> float:
+    """The second from which on one best-so-far curve is below another to the end; inf where it ends above."""
+    if one[-1].value >= other[-1].value:
+        return math.inf
+    ahead = math.inf
+    for seconds in sorted((point.seconds for point in (*one, *other)), reverse=True):
+        values = [[point.value for point in curve if point.seconds <= seconds] for curve in (one, other)]
+        if min(values[0], default=math.inf) >= min(values[1], default=math.inf):
+            break
+        ahead = seconds
+    return ahead
