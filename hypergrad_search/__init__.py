@@ -3,7 +3,7 @@
 from hypergrad_search.hypergradient.base import Cost, Evaluation, Method, Status
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.hypernet import Hypernet
-from hypergrad_search.hypergradient.response import Linear, LowRank, OneHidden
+from hypergrad_search.hypergradient.response import Linear, LowRank, OneHidden, Response
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
 from hypergrad_search.hypergradient.unrolled import Unrolled
 from hypergrad_search.problem import TrainingProblem
@@ -24,6 +24,7 @@ __all__ = [
     "Method",
     "OneHidden",
     "Optimizer",
+    "Response",
     "Reversible",
     "Space",
     "Status",

@@ -26,8 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 from hypergrad_optuna import Objective
-from hypergrad_search import Float, Hypernet, Optimizer, Space, TrainingProblem, Unrolled, evaluate
-from hypergrad_search.hypergradient.response import Response
+from hypergrad_search import Float, Hypernet, Optimizer, Response, Space, TrainingProblem, Unrolled, evaluate
 from hypergrad_search.space import dimension, floats, from_unit
 from hypergrad_studies import data
 from hypergrad_studies.papers.results import Result, Scale, strict
