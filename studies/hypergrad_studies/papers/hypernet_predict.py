@@ -31,8 +31,18 @@ from scipy.stats import spearmanr
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from hypergrad_search import Float, Hypernet, Linear, OneHidden, Optimizer, Space, TrainingProblem, evaluate, sgd
-from hypergrad_search import Response
+from hypergrad_search import (
+    Float,
+    Hypernet,
+    Linear,
+    OneHidden,
+    Optimizer,
+    Response,
+    Space,
+    TrainingProblem,
+    evaluate,
+    sgd,
+)
 from hypergrad_studies.papers import penalised
 from hypergrad_studies.papers.penalised import PRECISION, Row
 from hypergrad_studies.papers.results import Result, Scale
