@@ -60,7 +60,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
         if retrained is not None:
             spent += int(retrained.cost.gradient_evaluations)
             loss, test_loss = retrained.value, retrained.diagnostics["test_loss"]
-            attributes = {"hypergrad:status": retrained.status, "hypergrad:message": retrained.diagnostics["message"]}
+            attributes = {f"hypergrad:{name}": retrained.diagnostics[name] for name in ("status", "message")}
         on_record(
             Record(
                 problem=problem_name,

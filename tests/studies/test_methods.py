@@ -121,6 +121,7 @@ def test_a_hypernet_is_recorded_with_its_own_weights_and_retrained() -> None:
     assert own[0].value == study.best_value
     trained = evaluate(problem, best_refined(study).hyperparameters, key=jax.random.key(0), gradient_below=-math.inf)
     assert retrained[0].value == trained.value != own[0].value
+    assert {(r.status, type(r.status)) for r in (*own, *retrained)} == {("ok", str)}
     assert retrained[0].test_value == trained.diagnostics["test_loss"]
 
 
