@@ -46,7 +46,8 @@ class Hypernet(Method):
       with steps of the hyperparameters (the paper's algorithm 3). "local" draws around those it started from, and
       moves only in the last `hyper_steps` steps, while the network stands still; "global" does the same with
       hyperparameters drawn from the whole box (algorithm 2).
-    - `scale`: standard deviation of what is drawn, in units of the box; 0 for "joint" without sampling.
+    - `scale`: standard deviation of what is drawn, in units of the box; 0 for "joint" without sampling, which learns a
+      slope only as far as the hyperparameters happen to move, and none from the middle of the box.
     - `entropy`: learn the scale of each hyperparameter: the weight of an entropy bonus, set against the validation
       loss averaged over what is drawn (Self-Tuning Networks, MacKay et al. 2019). None keeps the scale.
     - `centred`: the network outputs a change from weights that are trained at the present hyperparameters themselves,
