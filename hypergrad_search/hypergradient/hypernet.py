@@ -432,7 +432,8 @@ def _refuse_what_it_cannot_tune(run: Run, point: jax.Array, fixed: dict[str, jax
 
     jaxpr = jax.make_jaxpr(loss)(moving, params).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True])
-    idle = [name for name, is_used in zip(sorted(moving), used, strict=False) if not is_used]  # as JAX sorts a dict
+    matters = dict(zip(sorted(moving), used, strict=False))  # as JAX sorts a dict, before the parameters
+    idle = [name for name in run.space if not matters[name]]
     if idle:
         raise ValueError(
             f"Hypernet cannot tune {', '.join(idle)}: the training loss does not depend on it, and hyperparameters of "
