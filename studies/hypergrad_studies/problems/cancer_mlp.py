@@ -4,31 +4,22 @@ Rates and momentum may be lifted to schedules, penalties to one for each weight.
 """
 
 import functools
-import itertools
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 
-from hypergrad_search import Float, Space, TrainingProblem, sgd
-from hypergrad_studies.problems import digits
+from hypergrad_search import Space, TrainingProblem
+from hypergrad_studies.problems import digits, tuned_mlp
 from hypergrad_studies.problems.digits import Split
 
 TRAIN, VALID = 300, 136  # the other 133 are for the test
 FITTED = 102  # of the validation rows, for gradients; these never see the others
 BATCH = 100
 SIZES = (30, 20, 2)
-LAYERS = range(1, len(SIZES))
 STEPS = 100
 
-SPACE: Space = {
-    **{f"learning_rate_{i}": Float(1e-2, 10.0, log=True, lift=(STEPS,)) for i in LAYERS},
-    **{f"l2_{i}": Float(1e-6, 1e-1, log=True, lift=shape) for i, shape in enumerate(itertools.pairwise(SIZES), 1)},
-    **{f"init_scale_{i}": Float(1e-2, 1.0, log=True) for i in LAYERS},
-    "momentum": Float(0.5, 0.99, lift=(STEPS,)),
-}
+SPACE = tuned_mlp.space(SIZES, STEPS)
 
 
 @functools.cache
@@ -53,19 +44,6 @@ def batches(step: jax.Array) -> Split:
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % TRAIN, BATCH), splits()[0])
 
 
-def init(key: jax.Array, hyperparameters: dict[str, Any]) -> list[dict[str, jax.Array]]:
-    return digits.network(key, SIZES, [hyperparameters[f"init_scale_{i}"] for i in LAYERS])
-
-
-def train_loss(
-    params: list[dict[str, jax.Array]], hyperparameters: dict[str, Any], batch: Split, key: jax.Array
-) -> jax.Array:
-    penalties = [
-        jnp.sum(hyperparameters[f"l2_{i}"] * layer["weights"] ** 2) for i, layer in zip(LAYERS, params, strict=True)
-    ]
-    return digits.cross_entropy(params, batch) + sum(penalties)
-
-
 def valid_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
     return digits.cross_entropy(params, splits()[1])
 
@@ -86,14 +64,14 @@ def problem() -> tuple[TrainingProblem, Space]:
     """The problem and its space."""
     return (
         TrainingProblem(
-            init=init,
-            train_loss=train_loss,
+            init=functools.partial(tuned_mlp.init, SIZES),
+            train_loss=tuned_mlp.train_loss,
             valid_loss=valid_loss,
             fitted_loss=fitted_loss,
             held_back_loss=held_back_loss,
             test_loss=test_loss,
             batches=batches,
-            optimizer=sgd([f"learning_rate_{i}" for i in LAYERS], "momentum", dampening=True),
+            optimizer=tuned_mlp.optimizer(SIZES),
             steps=STEPS,
         ),
         SPACE,

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from hypergrad_search import Categorical, Float, Int, Space, TrainingProblem, sgd
 from hypergrad_search.space import floats
 from hypergrad_studies.problems import digits, digits_mlp
-from hypergrad_studies.problems.digits_mlp import LAYERS, STEPS
+from hypergrad_studies.problems.digits_mlp import SIZES, STEPS
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "softplus": jax.nn.softplus}
+LAYERS = range(1, len(SIZES))
 UNITS = 16  # of which a layer has 1, 2 or 3 times as many: each width is a program to compile
 
 Params = dict[str, list[dict[str, jax.Array]]]

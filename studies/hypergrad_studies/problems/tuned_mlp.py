@@ -1,0 +1,44 @@
+"""What the networks with tuned rates, penalties, initial scales and momentum have in common.
+
+Rates and momentum may be lifted to schedules, penalties to one for each weight.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hypergrad_search import Float, Optimizer, Space, sgd
+from hypergrad_studies.problems import digits
+from hypergrad_studies.problems.digits import Split
+
+Params = list[dict[str, jax.Array]]
+
+
+def space(sizes: Sequence[int], steps: int) -> Space:
+    """A learning rate, a penalty and an initial scale for each layer, and one momentum."""
+    layers = range(1, len(sizes))
+    return {
+        **{f"learning_rate_{i}": Float(1e-2, 10.0, log=True, lift=(steps,)) for i in layers},
+        **{f"l2_{i}": Float(1e-6, 1e-1, log=True, lift=shape) for i, shape in enumerate(itertools.pairwise(sizes), 1)},
+        **{f"init_scale_{i}": Float(1e-2, 1.0, log=True) for i in layers},
+        "momentum": Float(0.5, 0.99, lift=(steps,)),
+    }
+
+
+def optimizer(sizes: Sequence[int]) -> Optimizer:
+    """Momentum in the dampened form, with a rate for each layer."""
+    return sgd([f"learning_rate_{i}" for i in range(1, len(sizes))], "momentum", dampening=True)
+
+
+def init(sizes: tuple[int, ...], key: jax.Array, hyperparameters: dict[str, Any]) -> Params:
+    """Layers of `sizes`, at the initial scales."""
+    return digits.network(key, sizes, [hyperparameters[f"init_scale_{i}"] for i in range(1, len(sizes))])
+
+
+def train_loss(params: Params, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
+    """Cross-entropy and penalties."""
+    penalties = [jnp.sum(hyperparameters[f"l2_{i}"] * layer["weights"] ** 2) for i, layer in enumerate(params, 1)]
+    return digits.cross_entropy(params, batch) + sum(penalties)
