@@ -1,5 +1,6 @@
 """The README's examples run as printed, and its links lead somewhere."""
 
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,13 @@ def test_examples_run_as_printed(number: int, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(EXAMPLES[number])
     done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        check=False,
+        env={**os.environ, "RAY_ADDRESS": "local"},  # or it would join, and end with, another test's Ray
     )
     assert done.returncode == 0, done.stderr
     assert 0 < float(done.stdout.split()[-1]) < 0.3
