@@ -19,7 +19,7 @@ from hypergrad_optuna import arrays, attributes, refined
 from hypergrad_search import Float
 from hypergrad_search.search import strategy
 from hypergrad_search.search.observation import Observation
-from hypergrad_search.space import from_unit, level
+from hypergrad_search.space import floats, from_unit, level
 
 # Who works on a step for longer than twice the longest trial so far, and this long, has been killed.
 PATIENCE = timedelta(seconds=5)
@@ -110,7 +110,7 @@ class HypergradSampler(BaseSampler):
         parent = trials[int(proposal.parent)]
         chosen = {} if proposal.again else from_unit(state.space, proposal.point)
         new = {name: value for name, value in chosen.items() if isinstance(value, np.ndarray)}
-        levels = {name: level(state.space[name], array) for name, array in new.items()}  # type: ignore[arg-type]
+        levels = {name: level(floats(state.space)[name], array) for name, array in new.items()}
         held = {name: arrays.read(parent, name, self.artifact_store) for name in arrays.shapes(parent)}
         step = _Step({**parent.params, **chosen, **levels}, {**held, **new})
         with self._lock:

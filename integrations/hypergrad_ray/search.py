@@ -236,8 +236,7 @@ class HypergradSearch(Searcher):
             self._explorer.on_trial_complete(trial.trial, result=told, error=error)
             return
         point = collect(self._space, {**trial.hyperparameters, **self._held[trial.trial]})
-        # not every searcher can learn from points that it did not choose
-        with contextlib.suppress(NotImplementedError):
+        with contextlib.suppress(NotImplementedError):  # by searchers that cannot learn from points of others
             self._explorer.add_evaluated_point(point, trial.value, error=error, pruned=stopped)
 
     def _warn_if_silent(self, trial: Observation, result: Mapping[str, Any] | None) -> None:

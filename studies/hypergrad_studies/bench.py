@@ -205,7 +205,7 @@ LOOPS: dict[str, Callable[[Body, FloatState, Scanned], FloatState]] = {
 }
 
 
-def program(case: Case, way: Way) -> tuple[Callable[[dict[str, jax.Array]], Any], dict[str, jax.Array]]:
+def program(case: Case, way: Way) -> tuple[jax.stages.Wrapped, dict[str, jax.Array]]:
     """The validation loss, with its gradient unless the way is plain, as one jitted function; and its argument."""
     run, hyperparameters = problem(case, way.optimizer)
     key = jax.random.key(0)
@@ -230,9 +230,11 @@ def alone(case: Case, way: Way, limit: float) -> Record:
     jitted, hyperparameters = program(case, way)
     jax.block_until_ready(jax.jit(jnp.sin)(1.0))  # JAX starts up at the first program
     started = time.perf_counter()
-    compiled = jitted.lower(hyperparameters).compile()  # type: ignore[attr-defined]
+    compiled = jitted.lower(hyperparameters).compile()
     record = Record.of(case, way, compile_seconds=time.perf_counter() - started)
-    record.xla_bytes = compiled.memory_analysis().temp_size_in_bytes
+    analysis = compiled.memory_analysis()
+    assert analysis is not None, "XLA has no account of memory on this backend"
+    record.xla_bytes = analysis.temp_size_in_bytes
     if record.xla_bytes > limit:
         return dataclasses.replace(record, status="not run", reason=f"needs more than {limit / 1e9:.3g} GB")
     if case.long:
@@ -250,7 +252,7 @@ def together(case: Case, ways: Sequence[Way], repeats: int) -> dict[Way, tuple[l
     programs = {}
     for way in ways:
         jitted, hyperparameters = program(case, way)
-        programs[way] = partial(jitted.lower(hyperparameters).compile(), hyperparameters)  # type: ignore[attr-defined]
+        programs[way] = partial(jitted.lower(hyperparameters).compile(), hyperparameters)
     results = {way: jax.block_until_ready(run()) for way, run in programs.items()}  # warms up
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
     started = time.perf_counter()

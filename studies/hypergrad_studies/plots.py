@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -193,10 +194,10 @@ def _log_axis(axes: Axes, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _dress(axes: Axes, grid: str) -> None:
+def _dress(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
     """Plain axes in the page's ink."""
     axes.set_facecolor("none")
-    axes.grid(axis=grid, color=_INK, alpha=0.14, linewidth=0.7)  # type: ignore[arg-type]
+    axes.grid(axis=grid, color=_INK, alpha=0.14, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_INK)

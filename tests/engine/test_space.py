@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -87,9 +88,9 @@ def test_a_single_point_has_no_slope() -> None:
         (lambda: to_unit({"x": Float(0, 1, shape=(2,))}, {"x": 1.0}), "must have shape \\(2,\\)"),
     ],
 )
-def test_bad_input_is_named(make: object, message: str) -> None:
+def test_bad_input_is_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        make()  # type: ignore[operator]
+        make()
     assert "\n" not in str(caught.value)
 
 
@@ -100,4 +101,4 @@ def test_lifting_makes_numbers_arrays() -> None:
     with pytest.raises(ValueError, match=r"lift is for a single number, got shape=\(3,\) too"):
         Float(0.0, 1.0, shape=(3,), lift=(3, 4))
     with pytest.raises(ValueError, match="every length in lift must be a whole number above 0, got 0"):
-        Float(0.0, 1.0, lift=0)  # type: ignore[arg-type]
+        Float(0.0, 1.0, lift=0)

@@ -184,9 +184,9 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="learning_rate names the hyperparameter 'rate', which is not among"):
         Objective(problem(), {"momentum": Float(0.1, 0.9)})
     with pytest.raises(ValueError, match="must be a Float, Int or Categorical"):
-        Objective(problem(), {"rate": 0.1})  # type: ignore[dict-item]
+        Objective(problem(), {"rate": 0.1})
     with pytest.raises(ValueError, match="problem must be a TrainingProblem"):
-        Objective(None, SPACE)  # type: ignore[arg-type]
+        Objective(None, SPACE)
     with pytest.raises(ValueError, match="report_every must be"):
         Objective(problem(), SPACE, report_every=0)
     study = optuna.create_study(direction="maximize", sampler=HypergradSampler())

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import ray
 from ray import tune
@@ -74,9 +75,10 @@ def test_tune_run_descends(tmp_path: Path) -> None:
 
 def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
     space: Space = {"target": SPACE["target"]}
+    method = Hypernet(network=Linear(), steps=400, optimizer=optax.sgd(0.2))  # with Adam it takes longer to settle
     searcher = HypergradSearch(space, seed=0)
     tuner = tune.Tuner(
-        trainable(replace(problem(), optimizer=sgd(0.1, 0.5)), space, method=Hypernet(network=Linear(), steps=100)),
+        trainable(replace(problem(), optimizer=sgd(0.1, 0.5)), space, method=method),
         tune_config=tune.TuneConfig(
             search_alg=searcher, metric="loss", mode="min", num_samples=8, max_concurrent_trials=1, reuse_actors=True
         ),
@@ -91,7 +93,9 @@ def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
         parent = by_path[result.config["hypergrad"]["checkpoint"]]
         np.testing.assert_allclose(result.config["target"], parent.metrics["refined"]["target"], rtol=1e-12)
         assert result.metrics["loss"] != parent.metrics["loss"]
-    assert results.get_best_result().metrics["loss"] < 0.05
+    best = results.get_best_result()
+    assert best.metrics["loss"] < 1e-3
+    np.testing.assert_allclose(best.metrics["refined"]["target"], [0.25, 0.25], atol=0.05)
     restored = HypergradSearch(space, seed=0)
     restored.set_state(json.loads(json.dumps(searcher.get_state())))
     assert restored.suggest("next") is not None

@@ -68,4 +68,4 @@ def test_refined_points_survive_json() -> None:
     again = Observation.from_json(json.loads(json.dumps(observation.to_json())))
     ours, theirs = (fold(State(SPACE), o).chains["0"] for o in (observation, again))
     np.testing.assert_array_equal(ours.point, theirs.point)
-    assert replace(ours, point=None) == replace(theirs, point=None) == Continuation(None, 1.0)  # type: ignore[arg-type]
+    assert replace(ours, point=None) == replace(theirs, point=None) == Continuation(None, 1.0)

@@ -49,7 +49,7 @@ def _needs_mnist() -> None:
     try:
         mnist()
     except MissingData as missing:
-        pytest.skip(str(missing))
+        pytest.skip(f"trains on MNIST, which cannot be had here: {missing}")
 
 
 @pytest.mark.parametrize(

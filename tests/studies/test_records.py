@@ -61,7 +61,7 @@ def test_nan_round_trips_as_strict_json(tmp_path: Path) -> None:
 def test_array_scalars_become_plain_numbers(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     scalars = {"value": np.float32(0.25), "trial": np.int64(0), "gradient_evaluations": np.int32(100)}
-    append(path, replace(RECORD, **scalars))  # type: ignore[arg-type]
+    append(path, replace(RECORD, **scalars))
     assert read(path) == [RECORD]
 
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     for wrong in ({"trial": 1.5}, {"value": None}, {"status": 3}):
         with pytest.raises(TypeError):
-            append(path, replace(RECORD, **wrong))  # type: ignore[arg-type]
+            append(path, replace(RECORD, **wrong))
     assert not path.exists()
 
 
