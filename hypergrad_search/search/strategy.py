@@ -132,12 +132,17 @@ def propose(state: State, running: Collection[str | None]) -> Proposal:
     """What to try next, while trials with the parents `running` (None: they explore) are under way."""
     idle = [(region.value, trial) for trial, region in state.chains.items() if trial not in running]
     if state.trials + len(running) < STARTUP_TRIALS or not idle or _explored_too_little(state, running):
-        return Proposal(None, None, _worth_a_gradient(state))
+        return explore(state)
     value, trial = min(idle)
     region = state.chains[trial]
     if _doubtful(state, region):
         return Proposal(region.point, trial, math.inf, again=True)
     return Proposal(region.step(), trial, value, region.held_back)
+
+
+def explore(state: State) -> Proposal:
+    """A point that the host chooses, or has been told to try."""
+    return Proposal(None, None, _worth_a_gradient(state))
 
 
 def _doubtful(state: State, region: TrustRegion | Continuation) -> bool:

@@ -140,6 +140,9 @@ class HypergradSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """See `optuna.samplers.BaseSampler`."""
+        if "fixed_params" in trial.system_attrs:  # enqueued: where all is fixed, nothing else is asked of a sampler
+            state = self._memory(study).state or strategy.State({})
+            attributes.propose(study, trial, strategy.explore(state))
         self._independent_sampler.before_trial(study, trial)
 
     def after_trial(

@@ -1,9 +1,26 @@
 """The registry of reproductions: name -> a study of a figure or table of the papers."""
 
-from hypergrad_studies.papers import chaos, hypernet_1d, hypernet_10, hypernet_7850, hypernet_depth, hypernet_predict
+from hypergrad_studies.papers import (
+    chaos,
+    hypernet_1d,
+    hypernet_10,
+    hypernet_7850,
+    hypernet_depth,
+    hypernet_predict,
+    initial_gradient,
+    initial_scales,
+    l2_per_weight,
+    schedules,
+    training_data,
+)
 from hypergrad_studies.papers.results import Study
 
 STUDIES: dict[str, Study] = {
+    "schedules": schedules.study,
+    "initial-scales": initial_scales.study,
+    "initial-gradient": initial_gradient.study,
+    "l2-per-weight": l2_per_weight.study,
+    "training-data": training_data.study,
     "chaos": chaos.study,
     "hypernet-7850": hypernet_7850.study,
     "hypernet-10": hypernet_10.study,

@@ -8,11 +8,10 @@ and pixels in [0, 1] as they are: less their mean, as in the paper's other studi
 paper has 1,000 rates, this 200. The small network is 64-50-20-10 on scikit-learn's digits.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from sklearn.datasets import load_digits
 
 from hypergrad_search import InexactReversalError, TrainingProblem, evaluate, sgd
 from hypergrad_studies import data
-from hypergrad_studies.papers.results import Result, Scale, strict
+from hypergrad_studies.papers.results import Result, Row, Scale, line, medians
 from hypergrad_studies.problems import digits
 
 STEPS, BATCH, IMAGES = 50, 250, 1000
@@ -90,7 +89,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     with (out / "records.jsonl").open("w") as file:
         for seed, rate in track(pairs, "chaos", console=console):
             points.append(look(training, seed, rate))
-            file.write(json.dumps(strict(asdict(points[-1])), allow_nan=False) + "\n")
+            file.write(line(points[-1]))
             file.flush()
     draw(points, out / "chaos.svg")
     return results(points, scale)
@@ -183,17 +182,8 @@ def results(points: Iterable[Point], scale: Scale) -> list[Result]:
         *((f"{prefix} agree to 10 %: quantile {q} %", None, growth(True, q)) for q in (50, 90, 99, 100)),
         *((f"{prefix} differ by more: quantile {q} %", None, growth(False, q)) for q in (0, 1, 10, 50)),
     ]
-    return [
-        Result(
-            study=f"chaos ({scale})",
-            quantity=quantity,
-            paper=paper if scale == "paper" else None,
-            ours=float(np.median([of(mine) for mine in seeds])),
-            seeds=len(seeds),
-            seconds=sum(point.seconds for mine in seeds for point in mine),
-        )
-        for quantity, paper, of in quantities
-    ]
+    rows = [Row(quantity, paper, [of(mine) for mine in seeds]) for quantity, paper, of in quantities]
+    return medians("chaos", rows, sum(point.seconds for mine in seeds for point in mine), scale)
 
 
 def _by_seed(points: Iterable[Point]) -> list[list[Point]]:

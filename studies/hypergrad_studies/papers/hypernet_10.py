@@ -23,7 +23,7 @@ from hypergrad_optuna import Objective
 from hypergrad_search import Float, Hypernet, Linear, Optimizer, Space, Unrolled, sgd
 from hypergrad_studies.papers import penalised
 from hypergrad_studies.papers.penalised import Search
-from hypergrad_studies.papers.results import Result, Scale
+from hypergrad_studies.papers.results import Result, Scale, medians
 
 LOW, HIGH = -8.0, 4.0  # of log penalties
 STRETCH = 200  # steps of a hypernetwork from one evaluation to the next
@@ -94,4 +94,4 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     )
     penalised.draw([point for point, _ in raced], out / "hypernet-10.svg")
     rows = penalised.ends(raced, penalised.retrain(problem, raced, HYPERNETS, seeds), PAPER, seeds)
-    return penalised.results(f"hypernet-10 ({scale})", rows, setup.seconds * seeds * len(PAPER), scale)
+    return medians("hypernet-10", rows, setup.seconds * seeds * len(PAPER), scale)

@@ -24,8 +24,7 @@ from rich.progress import track
 
 from hypergrad_search import Float, Hypernet, Linear, OneHidden, Space, evaluate, sgd
 from hypergrad_studies.papers import penalised
-from hypergrad_studies.papers.penalised import Row
-from hypergrad_studies.papers.results import Result, Scale
+from hypergrad_studies.papers.results import Result, Row, Scale, line, medians
 
 LOW, HIGH = -2.0, 4.0  # of the log penalty
 SPACE: Space = {"l2_weights_0": Float(math.exp(LOW), math.exp(HIGH), log=True)}
@@ -62,12 +61,12 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     setup = SETUPS[scale]
     started = time.perf_counter()
     points = [point for seed in range(seeds) for point in curves(setup, scale, seed, console)]
-    (out / "records.jsonl").write_text("".join(map(penalised.line, points)))
+    (out / "records.jsonl").write_text("".join(map(line, points)))
     draw(points, out / "hypernet-1d.svg")
     names = {"trained": "minimum of the trained losses", "global": "minimum of the global hypernetwork"}
     rows = [Row(f"log penalty: {name}", PAPER, lowest(points, curve, seeds)) for curve, name in names.items()]
     rows.append(Row("log penalty: end of joint optimisation", PAPER, lowest(points, "search", seeds)))
-    return penalised.results(f"hypernet-1d ({scale})", rows, time.perf_counter() - started, scale)
+    return medians("hypernet-1d", rows, time.perf_counter() - started, scale)
 
 
 def curves(setup: Setup, scale: Scale, seed: int, console: Console) -> list[Point]:

@@ -30,8 +30,8 @@ from rich.console import Console
 from hypergrad_optuna import HypergradSampler, Objective
 from hypergrad_search import Hypernet, LowRank, Optimizer, sgd
 from hypergrad_studies.papers import penalised
-from hypergrad_studies.papers.penalised import Point, Row, Search, best
-from hypergrad_studies.papers.results import Result, Scale
+from hypergrad_studies.papers.penalised import Point, Search, best
+from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
 LOW, HIGH = -8.0, 4.0  # of log penalties
 STRETCH = 200  # steps of a hypernetwork from one evaluation to the next
@@ -108,7 +108,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     penalised.draw(points, out / "hypernet-7850.svg")
     rows = penalised.ends(raced, penalised.retrain(problem, raced, HYPERNETS, seeds), PAPER, seeds)
     rows += [row for method in HYPERNETS for row in against(points, method, seeds)]
-    return penalised.results(f"hypernet-7850 ({scale})", rows, setup.seconds * seeds * len(PAPER), scale)
+    return medians("hypernet-7850", rows, setup.seconds * seeds * len(PAPER), scale)
 
 
 def against(points: Sequence[Point], method: str, seeds: int) -> list[Row]:

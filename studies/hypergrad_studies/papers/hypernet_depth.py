@@ -24,8 +24,7 @@ from rich.progress import track
 
 from hypergrad_search import Hypernet, LowRank, TrainingProblem, adam, evaluate
 from hypergrad_studies.papers import penalised
-from hypergrad_studies.papers.penalised import Row
-from hypergrad_studies.papers.results import Result, Scale
+from hypergrad_studies.papers.results import Result, Row, Scale, line, medians
 
 LOW, HIGH = -12.0, 2.0  # of log penalties
 START = -6.0
@@ -80,10 +79,10 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
         network = "-".join(map(str, sizes))
         for seed in track(range(seeds), f"hypernet-depth, {network}", console=console):
             points += trained(problem, sizes, network, seed)
-    (out / "records.jsonl").write_text("".join(map(penalised.line, points)))
+    (out / "records.jsonl").write_text("".join(map(line, points)))
     draw(points, out / "hypernet-depth.svg")
     rows = [row for sizes in setup.sizes for row in _rows(points, "-".join(map(str, sizes)), len(sizes) - 1, seeds)]
-    return penalised.results(f"hypernet-depth ({scale})", rows, time.perf_counter() - started, scale)
+    return medians("hypernet-depth", rows, time.perf_counter() - started, scale)
 
 
 def trained(problem: TrainingProblem, sizes: tuple[int, ...], network: str, seed: int) -> list[Point]:

@@ -44,8 +44,8 @@ from hypergrad_search import (
     sgd,
 )
 from hypergrad_studies.papers import penalised
-from hypergrad_studies.papers.penalised import PRECISION, Row
-from hypergrad_studies.papers.results import Result, Scale
+from hypergrad_studies.papers.penalised import PRECISION
+from hypergrad_studies.papers.results import Result, Row, Scale, line, medians
 
 REACH = 3.0  # of log penalties, from 0
 SPACE: Space = {"l2_weights_0": Float(math.exp(-REACH), math.exp(REACH), log=True, shape=(penalised.OUTPUTS,))}
@@ -118,10 +118,10 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
         }.items():
             for point, true, guess in zip(points[TRAINED:], losses[TRAINED:], predict(unknown), strict=True):
                 predictions.append(Prediction(seed, method, point.tolist(), true, float(guess)))
-    (out / "records.jsonl").write_text("".join(map(penalised.line, predictions)))
+    (out / "records.jsonl").write_text("".join(map(line, predictions)))
     draw_scatter(predictions, out / "hypernet-predict.svg")
     rows = [row for method in PAPER for row in errors(method, predictions, seeds)]
-    return penalised.results(f"hypernet-predict ({scale})", rows, time.perf_counter() - started, scale)
+    return medians("hypernet-predict", rows, time.perf_counter() - started, scale)
 
 
 def gaussian_process(points: np.ndarray, losses: list[float], seed: int) -> Predict:

@@ -9,11 +9,10 @@ has the norm. What is searched and shown is the squared error itself, a mean ove
 
 import functools
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from hypergrad_optuna import Objective
 from hypergrad_search import Float, Hypernet, Optimizer, Response, Space, TrainingProblem, Unrolled, evaluate
 from hypergrad_search.space import dimension, floats, from_unit
 from hypergrad_studies import data
-from hypergrad_studies.papers.results import Result, Scale, strict
+from hypergrad_studies.papers.results import Row, line
 from hypergrad_studies.problems import digits
 
 DEVIATION = 0.1
@@ -233,11 +232,6 @@ class Point:
     status: str
 
 
-def line(record: Any) -> str:
-    """A dataclass as a line of records."""
-    return json.dumps(strict(asdict(record)), allow_nan=False) + "\n"
-
-
 def race(
     searches: Mapping[str, Callable[[int], Search]], seeds: int, seconds: float, path: Path, console: Console
 ) -> list[tuple[Point, Found]]:
@@ -288,14 +282,6 @@ def retrain(
     return again
 
 
-class Row(NamedTuple):
-    """A quantity: the paper's number, None where it has none, and ours for each seed."""
-
-    quantity: str
-    paper: float | None
-    ours: list[float]
-
-
 def ends(
     raced: Sequence[tuple[Point, Found]],
     retrained: Sequence[Point],
@@ -313,14 +299,6 @@ def ends(
             rows.append(Row(f"{method}: validation, trained from scratch", None, [point.value for point in again]))
             rows.append(Row(f"{method}: test, trained from scratch", None, [point.test for point in again]))
     return rows
-
-
-def results(study: str, rows: Iterable[Row], seconds: float, scale: Scale) -> list[Result]:
-    """Every number as the median over seeds; the paper's beside those of its own scale."""
-    return [
-        Result(study, quantity, paper if scale == "paper" else None, float(np.median(ours)), len(ours), seconds)
-        for quantity, paper, ours in rows
-    ]
 
 
 def draw(points: Sequence[Point], path: Path) -> None:

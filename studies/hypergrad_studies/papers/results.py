@@ -5,8 +5,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +28,34 @@ class Result:
 
 #: (scale, folder for records and figure, how many seeds, console) -> results
 Study = Callable[[Scale, Path, int, Console], list[Result]]
+
+
+class Row(NamedTuple):
+    """A quantity: the paper's number, None where it has none, and ours for each seed."""
+
+    quantity: str
+    paper: float | None
+    ours: list[float]
+
+
+def medians(study: str, rows: Iterable[Row], seconds: float, scale: Scale) -> list[Result]:
+    """Every number as the median over seeds; the paper's beside those of its own scale."""
+    return [
+        Result(
+            study=f"{study} ({scale})",
+            quantity=quantity,
+            paper=paper if scale == "paper" else None,
+            ours=float(np.median(ours)),
+            seeds=len(ours),
+            seconds=seconds,
+        )
+        for quantity, paper, ours in rows
+    ]
+
+
+def line(record: Any) -> str:
+    """A dataclass as a line of records."""
+    return json.dumps(strict(asdict(record)), allow_nan=False) + "\n"
 
 
 def write(path: Path, results: Iterable[Result]) -> None:

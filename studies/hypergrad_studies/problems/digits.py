@@ -50,17 +50,23 @@ def network(key: jax.Array, sizes: tuple[int, ...], scales: Any) -> list[dict[st
     ]
 
 
+def logits(
+    params: list[dict[str, jax.Array]], x: jax.Array, activation: Callable[[jax.Array], jax.Array] = jnp.tanh
+) -> jax.Array:
+    """The outputs of a network for images of shape `(n, pixels)`."""
+    *hidden, last = params
+    for layer in hidden:
+        x = activation(x @ layer["weights"] + layer["biases"])
+    return x @ last["weights"] + last["biases"]
+
+
 def cross_entropy(
     params: list[dict[str, jax.Array]],
     data: Split,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
 ) -> jax.Array:
     """Mean negative log-likelihood, in nats, of a network."""
-    *hidden, last = params
-    x = data.images
-    for layer in hidden:
-        x = activation(x @ layer["weights"] + layer["biases"])
-    log_probabilities = jax.nn.log_softmax(x @ last["weights"] + last["biases"])
+    log_probabilities = jax.nn.log_softmax(logits(params, data.images, activation))
     return -jnp.mean(jnp.take_along_axis(log_probabilities, data.labels[:, None], axis=1))
 
 

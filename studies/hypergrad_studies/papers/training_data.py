@@ -1,0 +1,120 @@
+"""training-data: ten training images, one a class, learned from nothing.
+
+Maclaurin, Duvenaud and Adams 2015, section 3.3: a linear model 784-10 is trained for 20 steps on ten images alone, rate
+1, decay 0.9, and its loss on 10,000 images of MNIST is what the pixels of the ten are changed to lower, and the log of
+one penalty. They begin as noise of standard deviation 0.01. On scikit-learn's digits the images have 64 pixels. Two
+outer loops: "paper", gradient descent with step 1, and "hypergrad", `HypergradSampler`.
+
+What is searched is what is added to the noise.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+
+from hypergrad_optuna import HypergradSampler
+from hypergrad_search import Float, TrainingProblem, sgd
+from hypergrad_studies.papers import figures, outer
+from hypergrad_studies.papers.outer import Descent, Reported, Sampled
+from hypergrad_studies.papers.results import Result, Scale, medians
+from hypergrad_studies.problems import digits, mnist_mlp
+
+STEPS = 20
+ITERATIONS = 40
+CLASSES = 10
+NOISE, INITIAL_SCALE = 0.01, math.exp(-4)
+START = {"pixels": 0.0, "log_l2": math.log(0.01)}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a scale means: how many pixels, the data (validation, test), and what the paper reports, if anything."""
+
+    pixels: int
+    data: Callable[[], tuple[digits.Split, digits.Split]]
+    reported: Reported | None = None
+
+
+def _mnist() -> tuple[digits.Split, digits.Split]:
+    parts = mnist_mlp.splits()
+    return parts["valid"], parts["test"]
+
+
+def _digits() -> tuple[digits.Split, digits.Split]:
+    _, valid, test = digits.splits()
+    return valid, test
+
+
+SETUPS: dict[Scale, Setup] = {
+    "small": Setup(64, _digits),
+    "paper": Setup(784, _mnist, Reported(2.33, 0.43, 0.50, ITERATIONS)),
+}
+
+
+def space(setup: Setup, reach: float) -> dict[str, Float]:
+    """The pixels, up to `reach`, and the log penalty."""
+    return {"pixels": Float(-reach, reach, shape=(CLASSES, setup.pixels)), "log_l2": Float(-12.0, 0.0)}
+
+
+def noise(setup: Setup) -> np.ndarray:
+    """What the images are at the start."""
+    return NOISE * np.random.default_rng(0).standard_normal((CLASSES, setup.pixels)).astype(np.float32)
+
+
+def problem(setup: Setup) -> TrainingProblem:
+    """Training of a linear model on ten images."""
+    valid, test = jax.tree.map(jnp.asarray, setup.data())
+    start, labels = jnp.asarray(noise(setup)), jnp.arange(CLASSES)
+
+    def init(key: jax.Array, hyperparameters: dict[str, Any]) -> list[dict[str, jax.Array]]:
+        keys = jax.random.split(key)
+        weights = INITIAL_SCALE * jax.random.normal(keys[0], (setup.pixels, CLASSES))
+        return [{"weights": weights, "biases": INITIAL_SCALE * jax.random.normal(keys[1], (CLASSES,))}]
+
+    def train_loss(params: Any, hyperparameters: dict[str, Any], batch: None, key: jax.Array) -> jax.Array:
+        images = digits.Split(start + hyperparameters["pixels"], labels)
+        squares = sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
+        return digits.cross_entropy(params, images) + jnp.exp(hyperparameters["log_l2"]) * squares
+
+    return TrainingProblem(
+        init=init,
+        train_loss=train_loss,
+        valid_loss=lambda params: digits.cross_entropy(params, valid),
+        test_loss=lambda params: digits.cross_entropy(params, test),
+        batches=lambda step: None,
+        optimizer=sgd(1.0, 0.9, dampening=True),
+        steps=STEPS,
+    )
+
+
+def searches(setup: Setup) -> dict[str, outer.Search]:
+    """The paper's outer loop, and `HypergradSampler`."""
+    training = problem(setup)
+    return {
+        "paper": Descent(training, space(setup, 100.0), START, ITERATIONS, optimizer=optax.sgd(1.0)),
+        "hypergrad": Sampled(
+            training, space(setup, 2.0), START, ITERATIONS, sampler=lambda s: HypergradSampler(seed=s)
+        ),
+    }
+
+
+def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
+    """Write `records.jsonl`, `training-data.svg` and `images.svg` into the folder `out`, and return the numbers."""
+    setup = SETUPS[scale]
+    loops = searches(setup)
+    done = outer.run(loops, seeds, out, console)
+    pictures = {name: noise(setup) + loop.found(name, 0, out)["pixels"] for name, loop in loops.items()}
+    figures.images(out / "images.svg", pictures, symmetric=True)
+    figure, (axes,) = figures.panels(1, 1)
+    figures.outer_loop(axes, done, setup.reported, "validation loss")
+    figure.savefig(out / "training-data.svg")
+    rows = outer.ends(loops, done, "validation loss", setup.reported)
+    return medians("training-data", rows, outer.seconds(done), scale)
