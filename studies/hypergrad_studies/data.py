@@ -1,9 +1,9 @@
-"""Data sets that do not come with scikit-learn: from a folder of npz files, else from OpenML."""
+"""Data sets that do not come with scikit-learn: from a folder of npz files, MNIST else from OpenML."""
 
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.datasets import fetch_openml
@@ -37,6 +37,39 @@ def mnist() -> tuple[Arrays, Arrays]:
         ) from error
     first, last = slice(MNIST_TRAIN), slice(MNIST_TRAIN, None)
     return _arrays(images[first], labels[first]), _arrays(images[last], labels[last])
+
+
+class Drawings(NamedTuple):
+    """Omniglot: images of shape `(n, 28, 28)`, ink 1 and paper 0, with what each is of.
+
+    `alphabet` indexes `names`, `character` counts within its alphabet from 0, `drawer` from 1 to 20.
+    """
+
+    images: np.ndarray[Any, Any]
+    alphabet: np.ndarray[Any, Any]
+    character: np.ndarray[Any, Any]
+    drawer: np.ndarray[Any, Any]
+    names: list[str]
+
+
+@functools.cache
+def omniglot() -> Drawings:
+    """All 32,460 drawings of Omniglot, at 28 x 28.
+
+    From `omniglot_28.npz` in the folder that `HYPERGRAD_DATA` names: `images` of shape `(n, 98)`, eight pixels a byte,
+    `alphabet`, `character`, `drawer` of shape `(n,)`, and the names of `alphabets`. Raises `MissingData`.
+    """
+    path = Path(os.environ.get("HYPERGRAD_DATA", "")) / "omniglot_28.npz"
+    if "HYPERGRAD_DATA" not in os.environ or not path.exists():
+        raise MissingData(
+            "Omniglot is missing: set HYPERGRAD_DATA to a folder that holds omniglot_28.npz (images: 28 x 28 pixels "
+            "packed into 98 bytes by numpy.packbits, ink 1; alphabet, character, drawer; alphabets: their names); "
+            "OpenML, where MNIST comes from, does not have it"
+        )
+    with np.load(path) as file:
+        images = np.unpackbits(file["images"], axis=1).reshape(-1, 28, 28).astype(np.float32)
+        names = [str(name) for name in file["alphabets"]]
+        return Drawings(images, file["alphabet"], file["character"], file["drawer"], names)
 
 
 def _arrays(images: Any, labels: Any) -> Arrays:

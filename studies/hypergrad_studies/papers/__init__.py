@@ -10,6 +10,7 @@ from hypergrad_studies.papers import (
     initial_gradient,
     initial_scales,
     l2_per_weight,
+    omniglot_sharing,
     schedules,
     training_data,
 )
@@ -21,6 +22,7 @@ STUDIES: dict[str, Study] = {
     "initial-gradient": initial_gradient.study,
     "l2-per-weight": l2_per_weight.study,
     "training-data": training_data.study,
+    "omniglot-sharing": omniglot_sharing.study,
     "chaos": chaos.study,
     "hypernet-7850": hypernet_7850.study,
     "hypernet-10": hypernet_10.study,

@@ -101,17 +101,8 @@ def problem(sizes: tuple[int, ...], train: digits.Split) -> TrainingProblem:
     def batches(step: jax.Array) -> digits.Split:
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % len(x), BATCH), train)
 
-    def init(key: jax.Array, hyperparameters: dict[str, Any]) -> list[dict[str, jax.Array]]:
-        weights_key, biases_key = jax.random.split(key)
-        layers = digits.network(weights_key, sizes, [INITIAL_SCALE] * (len(sizes) - 1))
-        keys = jax.random.split(biases_key, len(layers))
-        return [
-            {**layer, "biases": INITIAL_SCALE * jax.random.normal(k, layer["biases"].shape)}
-            for k, layer in zip(keys, layers, strict=True)
-        ]
-
     return TrainingProblem(
-        init=init,
+        init=lambda key, hyperparameters: digits.normal_network(key, sizes, INITIAL_SCALE),
         train_loss=lambda params, hyperparameters, batch, key: digits.cross_entropy(params, batch),
         valid_loss=lambda params: digits.cross_entropy(params, train),
         batches=batches,

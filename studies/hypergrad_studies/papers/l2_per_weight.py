@@ -22,10 +22,10 @@ from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler
 from hypergrad_search import Float, TrainingProblem, sgd
-from hypergrad_studies.papers import figures, outer
+from hypergrad_studies.papers import figures, mnist, outer
 from hypergrad_studies.papers.outer import Descent, Reported, Sampled
 from hypergrad_studies.papers.results import Result, Scale, medians
-from hypergrad_studies.problems import digits, mnist_mlp
+from hypergrad_studies.problems import digits
 
 STEPS, BATCH = 50, 200
 ITERATIONS = 50
@@ -37,7 +37,7 @@ OUTPUTS = 10
 
 @dataclass(frozen=True)
 class Setup:
-    """What a scale means: how many pixels, the data (training, validation, test), and what the paper reports, if anything."""
+    """What a scale means: how many pixels, the data (training, validation, test), and what the paper reports there."""
 
     pixels: int
     data: Callable[[], tuple[digits.Split, digits.Split, digits.Split]]
@@ -45,8 +45,8 @@ class Setup:
 
 
 def _mnist() -> tuple[digits.Split, digits.Split, digits.Split]:
-    parts = mnist_mlp.splits()
-    return parts["train"], parts["valid"], parts["test"]
+    parts = mnist.parts()
+    return parts.train, parts.valid, parts.test
 
 
 def _digits() -> tuple[digits.Split, digits.Split, digits.Split]:
@@ -73,14 +73,8 @@ def problem(setup: Setup) -> TrainingProblem:
     train, valid, test = jax.tree.map(jnp.asarray, setup.data())
 
     def init(key: jax.Array, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        keys = jax.random.split(key)
-        return {
-            "layer": {
-                "weights": INITIAL_SCALE * jax.random.normal(keys[0], (setup.pixels, OUTPUTS)),
-                "biases": INITIAL_SCALE * jax.random.normal(keys[1], (OUTPUTS,)),
-            },
-            "log_l2": penalties(hyperparameters),
-        }
+        (layer,) = digits.normal_network(key, (setup.pixels, OUTPUTS), INITIAL_SCALE)
+        return {"layer": layer, "log_l2": penalties(hyperparameters)}
 
     def penalties(hyperparameters: dict[str, Any]) -> dict[str, Any]:
         return {part: hyperparameters[f"log_l2_{part}"] for part in ("weights", "biases")}

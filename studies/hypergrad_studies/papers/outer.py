@@ -234,7 +234,7 @@ def run(searches: Mapping[str, Search], seeds: int, folder: Path, console: Conso
 
 
 class Reported(NamedTuple):
-    """What the paper has: the outer loss at the start and at the end, the test loss there, after how many iterations."""
+    """What the paper has: the outer loss at the start and the end, the test loss there, after how many iterations."""
 
     start: float
     end: float

@@ -29,10 +29,10 @@ from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler
 from hypergrad_search import Float, Optimizer, TrainingProblem, Unrolled, evaluate, sgd
-from hypergrad_studies.papers import figures, outer
+from hypergrad_studies.papers import figures, mnist, outer
 from hypergrad_studies.papers.outer import Descent, Reported, Runs, Sampled
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
-from hypergrad_studies.problems import digits, mnist_mlp
+from hypergrad_studies.problems import digits
 
 STEPS, BATCH = 100, 200
 ITERATIONS = 50
@@ -53,8 +53,8 @@ class Setup:
 
 
 def _mnist() -> tuple[digits.Split, digits.Split]:
-    parts = mnist_mlp.splits()
-    return parts["train"], parts["test"]
+    parts = mnist.parts()
+    return parts.train, parts.test
 
 
 def _digits() -> tuple[digits.Split, digits.Split]:

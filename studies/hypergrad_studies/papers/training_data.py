@@ -22,10 +22,10 @@ from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler
 from hypergrad_search import Float, TrainingProblem, sgd
-from hypergrad_studies.papers import figures, outer
+from hypergrad_studies.papers import figures, mnist, outer
 from hypergrad_studies.papers.outer import Descent, Reported, Sampled
 from hypergrad_studies.papers.results import Result, Scale, medians
-from hypergrad_studies.problems import digits, mnist_mlp
+from hypergrad_studies.problems import digits
 
 STEPS = 20
 ITERATIONS = 40
@@ -44,8 +44,8 @@ class Setup:
 
 
 def _mnist() -> tuple[digits.Split, digits.Split]:
-    parts = mnist_mlp.splits()
-    return parts["valid"], parts["test"]
+    parts = mnist.parts()
+    return parts.train, parts.test
 
 
 def _digits() -> tuple[digits.Split, digits.Split]:
@@ -74,18 +74,13 @@ def problem(setup: Setup) -> TrainingProblem:
     valid, test = jax.tree.map(jnp.asarray, setup.data())
     start, labels = jnp.asarray(noise(setup)), jnp.arange(CLASSES)
 
-    def init(key: jax.Array, hyperparameters: dict[str, Any]) -> list[dict[str, jax.Array]]:
-        keys = jax.random.split(key)
-        weights = INITIAL_SCALE * jax.random.normal(keys[0], (setup.pixels, CLASSES))
-        return [{"weights": weights, "biases": INITIAL_SCALE * jax.random.normal(keys[1], (CLASSES,))}]
-
     def train_loss(params: Any, hyperparameters: dict[str, Any], batch: None, key: jax.Array) -> jax.Array:
         images = digits.Split(start + hyperparameters["pixels"], labels)
         squares = sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
         return digits.cross_entropy(params, images) + jnp.exp(hyperparameters["log_l2"]) * squares
 
     return TrainingProblem(
-        init=init,
+        init=lambda key, hyperparameters: digits.normal_network(key, (setup.pixels, CLASSES), INITIAL_SCALE),
         train_loss=train_loss,
         valid_loss=lambda params: digits.cross_entropy(params, valid),
         test_loss=lambda params: digits.cross_entropy(params, test),

@@ -50,6 +50,17 @@ def network(key: jax.Array, sizes: tuple[int, ...], scales: Any) -> list[dict[st
     ]
 
 
+def normal_network(key: jax.Array, sizes: tuple[int, ...], scale: float) -> list[dict[str, jax.Array]]:
+    """Layers of normal weights and biases, all of standard deviation `scale`."""
+    weights_key, biases_key = jax.random.split(key)
+    layers = network(weights_key, sizes, [scale] * (len(sizes) - 1))
+    keys = jax.random.split(biases_key, len(layers))
+    return [
+        {**layer, "biases": scale * jax.random.normal(k, layer["biases"].shape)}
+        for k, layer in zip(keys, layers, strict=True)
+    ]
+
+
 def logits(
     params: list[dict[str, jax.Array]], x: jax.Array, activation: Callable[[jax.Array], jax.Array] = jnp.tanh
 ) -> jax.Array:

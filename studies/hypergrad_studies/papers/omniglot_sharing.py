@@ -1,0 +1,241 @@
+"""omniglot-sharing: how much ten networks, one for each alphabet, are to share in each layer.
+
+Maclaurin, Duvenaud and Adams 2015, section 3.4: five alphabets of Omniglot and the same turned by 90 degrees, a network
+784-400-200-55 for each, trained for 50 steps on all of its images, rate 1, decay 0.9. In each layer the networks'
+weights are w = T z, where T is a matrix of 10 x 10 and z has the initial scale e^-2 and the penalty e^-4. T = I keeps
+the networks separate, T = 1/10 everywhere ties them. The 300 elements of the three matrices are the hyperparameters.
+Characters have 12 drawings to train and 3 to test; of the 12 the outer loop trains on 10 and validates on 2. Two outer
+loops: "paper", gradient descent with step 0.2, and "hypergrad", `HypergradSampler`, both from T = I/2 + 1/20.
+
+The paper does not name its alphabets; these are those that its figure shows. Which drawings are for what is drawn once
+for all seeds, where the authors' code draws anew each iteration. The small study has two alphabets, the digits below 5
+and the others, of scikit-learn's digits, and networks 64-40-20-5.
+
+The outer loss is of the weights T z, where a `valid_loss` sees parameters alone: so `init` puts the matrices among the
+parameters. Nothing in training depends on them there, so they stay as they are, to the bit.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+from sklearn.datasets import load_digits
+
+from hypergrad_optuna import HypergradSampler
+from hypergrad_search import Float, TrainingProblem, Unrolled, evaluate, sgd
+from hypergrad_studies import data
+from hypergrad_studies.papers import figures, outer
+from hypergrad_studies.papers.outer import Descent, Runs, Sampled
+from hypergrad_studies.papers.results import Result, Row, Scale, medians
+from hypergrad_studies.problems import digits
+
+ALPHABETS = (
+    "Aurek-Besh",
+    "Blackfoot_(Canadian_Aboriginal_Syllabics)",
+    "Hebrew",
+    "N_Ko",
+    "Ojibwe_(Canadian_Aboriginal_Syllabics)",
+)
+DRAWINGS, TEST, VALID = 15, 3, 2  # of each character: in all, to test, and of the others to validate
+STEPS, ITERATIONS = 50, 20
+INITIAL_SCALE, L2 = math.exp(-2), math.exp(-4)
+OWN, SHARED = 0.5, 0.5  # at the start, of each network's weights: what is its own, and what is the mean of all
+REPORTED = {"separate": (0.607, 1.342), "tied": (0.897, 1.246), "paper": (0.604, 1.130), "hypergrad": (0.604, 1.130)}
+
+Alphabet = tuple[np.ndarray, np.ndarray]  # images (characters, drawings, side, side), and a label for each character
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a scale means: the networks' layers and the alphabets."""
+
+    sizes: tuple[int, ...]
+    alphabets: Callable[[int], list[Alphabet]]
+
+
+def _omniglot(outputs: int) -> list[Alphabet]:
+    drawings = data.omniglot()
+    random = np.random.default_rng(0)
+    found = []
+    for name in ALPHABETS:
+        mine = (drawings.alphabet == drawings.names.index(name)) & (drawings.drawer <= DRAWINGS)
+        order = np.lexsort((drawings.drawer[mine], drawings.character[mine]))
+        images = drawings.images[mine][order].reshape(-1, DRAWINGS, 28, 28)
+        found.append((images, random.permutation(outputs)[: len(images)]))
+    return found
+
+
+def _digits(outputs: int) -> list[Alphabet]:
+    images, labels = load_digits(return_X_y=True)
+    by_class = [images[labels == c][:DRAWINGS].reshape(DRAWINGS, 8, 8).astype(np.float32) / 16 for c in range(10)]
+    return [(np.stack(by_class[first : first + outputs]), np.arange(outputs)) for first in (0, outputs)]
+
+
+SETUPS: dict[Scale, Setup] = {
+    "small": Setup((64, 40, 20, 5), _digits),
+    "paper": Setup((784, 400, 200, 55), _omniglot),
+}
+
+
+def parts(setup: Setup) -> dict[str, list[digits.Split]]:
+    """By name, "fitted", "valid", "train" (both of these) and "test": the images of each alphabet, turned ones last.
+
+    An alphabet that is turned keeps its labels. Images are less the mean of all.
+    """
+    random = np.random.default_rng(0)
+    upright = setup.alphabets(setup.sizes[-1])
+    turned = [(np.rot90(images, axes=(2, 3)), labels) for images, labels in upright]
+    mean = np.concatenate([images.reshape(-1, setup.sizes[0]) for images, _ in upright + turned]).mean(axis=0)
+    ends = {"fitted": (0, DRAWINGS - TEST - VALID), "valid": (DRAWINGS - TEST - VALID, DRAWINGS - TEST)}
+    ends |= {"train": (0, DRAWINGS - TEST), "test": (DRAWINGS - TEST, DRAWINGS)}
+    result: dict[str, list[digits.Split]] = {name: [] for name in ends}
+    for images, labels in upright + turned:
+        flat = (images.reshape(len(images), DRAWINGS, -1) - mean).astype(np.float32)
+        flat = np.stack([random.permutation(drawings) for drawings in flat])
+        for name, (first, last) in ends.items():
+            chosen = flat[:, first:last].reshape(-1, setup.sizes[0])
+            result[name].append(digits.Split(jnp.asarray(chosen), jnp.asarray(np.repeat(labels, last - first))))
+    return result
+
+
+def problem(setup: Setup, data: dict[str, list[digits.Split]], train: str, valid: str) -> TrainingProblem:
+    """Training of all networks at once, on the sum of their losses; the outer loss is the mean."""
+    networks = len(data[train])
+
+    def init(key: jax.Array, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+        keys = jax.random.split(key, networks)
+        own = jax.vmap(lambda k: digits.normal_network(k, setup.sizes, INITIAL_SCALE))(keys)
+        return {"own": own, "matrices": matrices(hyperparameters)}
+
+    def matrices(hyperparameters: dict[str, Any]) -> jax.Array:
+        return OWN * jnp.eye(networks) + hyperparameters["sharing"]
+
+    def loss(own: Any, matrices: jax.Array, images: list[digits.Split]) -> jax.Array:
+        mixed = [
+            jax.tree.map(partial(jnp.tensordot, matrix, axes=1), layer)
+            for matrix, layer in zip(matrices, own, strict=True)
+        ]
+        networks = [jax.tree.map(operator.itemgetter(i), mixed) for i in range(len(images))]
+        return jnp.sum(jnp.stack([digits.cross_entropy(*pair) for pair in zip(networks, images, strict=True)]))
+
+    def train_loss(params: Any, hyperparameters: dict[str, Any], batch: None, key: jax.Array) -> jax.Array:
+        squares = sum(jnp.sum(z**2) for z in jax.tree.leaves(params["own"]))
+        return loss(params["own"], matrices(hyperparameters), data[train]) + L2 * squares
+
+    def mean_loss(part: str) -> Callable[[Any], jax.Array]:
+        return lambda params: loss(params["own"], params["matrices"], data[part]) / networks
+
+    return TrainingProblem(
+        init=init,
+        train_loss=train_loss,
+        valid_loss=mean_loss(valid),
+        test_loss=mean_loss("test"),
+        batches=lambda step: None,
+        optimizer=sgd(1.0, 0.9, dampening=True),
+        steps=STEPS,
+    )
+
+
+def searches(setup: Setup, data: dict[str, list[digits.Split]]) -> dict[str, outer.Search]:
+    """The paper's outer loop, and `HypergradSampler`."""
+    training = problem(setup, data, "fitted", "valid")
+    networks = len(data["train"])
+    start = {"sharing": SHARED / networks}
+    shape = (len(setup.sizes) - 1, networks, networks)
+    return {
+        "paper": Descent(
+            training, {"sharing": Float(-2.0, 2.0, shape=shape)}, start, ITERATIONS, optimizer=optax.sgd(0.2)
+        ),
+        "hypergrad": Sampled(
+            training,
+            {"sharing": Float(-0.5, 0.5, shape=shape)},
+            start,
+            ITERATIONS,
+            sampler=lambda s: HypergradSampler(seed=s),
+        ),
+    }
+
+
+def by_hand(networks: int, shared: Sequence[float]) -> np.ndarray:
+    """What `sharing` is where so much of each layer is the mean of all networks, and the rest their own."""
+    ones = np.full((networks, networks), 1 / networks)
+    return np.stack([(1 - s - OWN) * np.eye(networks) + s * ones for s in shared]).astype(np.float32)
+
+
+def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
+    """Write `records.jsonl` and `omniglot-sharing.svg` into the folder `out`, and return the numbers."""
+    setup = SETUPS[scale]
+    data = parts(setup)
+    networks = len(data["train"])
+    loops = searches(setup, data)
+    done = outer.run(loops, seeds, out, console)
+    nothing = [0.0] * (len(setup.sizes) - 1)
+    found = {
+        "separate": [by_hand(networks, nothing)] * seeds,
+        "tied": [by_hand(networks, [1.0, *nothing[1:]])] * seeds,
+        **{name: [loop.found(name, seed, out)["sharing"] for seed in range(seeds)] for name, loop in loops.items()},
+    }
+    final = problem(setup, data, "train", "train")
+    rows = outer.ends(loops, done, "validation loss", None)
+    for name, mine in found.items():
+        losses = [trained(final, sharing, seed) for seed, sharing in enumerate(mine)]
+        rows.append(
+            Row(f"{name}: training loss, of all but the test drawings", REPORTED[name][0], [x for x, _ in losses])
+        )
+        rows.append(Row(f"{name}: test loss", REPORTED[name][1], [x for _, x in losses]))
+    for name in loops:
+        for layer in range(len(nothing)):
+            pairs = [turned_and_others(correlations(sharing[layer])) for sharing in found[name]]
+            of = f"{name}: correlation in layer {layer + 1}"
+            rows.append(Row(f"{of}, an alphabet and the same turned", None, [turned for turned, _ in pairs]))
+            rows.append(Row(f"{of}, other pairs", None, [others for _, others in pairs]))
+    draw(done, {name: mine[0] for name, mine in found.items()}, out / "omniglot-sharing.svg")
+    return medians("omniglot-sharing", rows, outer.seconds(done), scale)
+
+
+def trained(final: TrainingProblem, sharing: np.ndarray, seed: int) -> tuple[float, float]:
+    """The losses on training set and test set after training with this sharing."""
+    key = jax.random.key(seed)
+    done = evaluate(final, {"sharing": sharing}, method=Unrolled(), key=key, gradient_below=-math.inf)
+    return done.value, done.diagnostics["test_loss"]
+
+
+def correlations(sharing: np.ndarray) -> np.ndarray:
+    """How the networks' weights in one layer correlate, z being independent: of shape `(networks, networks)`."""
+    matrix = OWN * np.eye(len(sharing)) + sharing
+    covariance = matrix @ matrix.T
+    deviation = np.sqrt(np.diag(covariance))
+    return covariance / np.outer(deviation, deviation)
+
+
+def turned_and_others(correlation: np.ndarray) -> tuple[float, float]:
+    """The mean correlation of an alphabet's network with that of the same alphabet turned, and of all other pairs."""
+    upper = np.triu(correlation, 1)
+    turned = np.diag(correlation, len(correlation) // 2)
+    pairs = len(correlation) * (len(correlation) - 1) // 2
+    return float(turned.mean()), float((upper.sum() - turned.sum()) / (pairs - len(turned)))
+
+
+def draw(done: Runs, found: dict[str, np.ndarray], path: Path) -> None:
+    """The correlations that each way has in each layer, and the outer loops."""
+    layers = len(next(iter(found.values())))
+    figure, axes = figures.panels(len(found) + 1, layers)
+    for row, (name, mine) in enumerate(found.items()):
+        for layer, sharing in enumerate(mine):
+            panel = axes[row * layers + layer]
+            panel.imshow(correlations(sharing), cmap="gray_r", vmin=0, vmax=1)
+            panel.set(xticks=[], yticks=[], title=f"{name}, layer {layer + 1}")
+    *unused, loop = axes[-layers:]
+    for panel in unused:
+        panel.remove()
+    figures.outer_loop(loop, done, None, "validation loss")
+    figure.savefig(path)
