@@ -15,7 +15,7 @@ batches that no search has seen.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ import optax
 from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler
-from hypergrad_search import Float, Optimizer, TrainingProblem, Unrolled, evaluate, sgd
+from hypergrad_search import Float, Method, Optimizer, Reversible, TrainingProblem, Unrolled, evaluate, sgd
 from hypergrad_studies.papers import figures, mnist, outer
 from hypergrad_studies.papers.outer import Descent, Reported, Runs, Sampled
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
@@ -45,11 +45,12 @@ RATES = {"paper": (3.3, 1.2, 1.8, 6.7), "small": (None,) * 4}  # the largest by 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a scale means: the network, its data (training, test), and what the paper reports, if anything."""
+    """What a scale means: the network, its data (training, test), what the paper reports there, and training's length."""
 
     sizes: tuple[int, ...]
     data: Callable[[], tuple[digits.Split, digits.Split]]
     reported: Reported | None = None
+    steps: int = STEPS
 
 
 def _mnist() -> tuple[digits.Split, digits.Split]:
@@ -83,36 +84,38 @@ def space(sizes: Sequence[int]) -> dict[str, Float]:
     }
 
 
-def at(sizes: Sequence[int], transform: Callable[[jax.Array], jax.Array], name: str) -> Callable[..., Any]:
-    """An optimizer's setting: `transform` of the schedule `name`, for each array at each step."""
-    return lambda hyperparameters, step: jax.tree.unflatten(
-        structure(sizes), list(transform(hyperparameters[name][:, step]))
-    )
+def at(setup: Setup, transform: Callable[[jax.Array], jax.Array], name: str) -> Callable[..., Any]:
+    """An optimizer's setting: `transform` of the schedule `name`, for each array at each step.
+
+    A number stands for a schedule that is the same everywhere, and one of `STEPS` is stretched to longer training.
+    """
+
+    def setting(hyperparameters: Mapping[str, Any], step: jax.Array) -> Any:
+        tree = structure(setup.sizes)
+        schedule = jnp.broadcast_to(hyperparameters[name], (tree.num_leaves, STEPS))
+        return jax.tree.unflatten(tree, list(transform(schedule[:, step * STEPS // setup.steps])))
+
+    return setting
 
 
-def momentum(sizes: Sequence[int]) -> Optimizer:
+def momentum(setup: Setup) -> Optimizer:
     """Momentum in the dampened form, with a schedule of rates and one of decays for each array."""
-    return sgd(at(sizes, jnp.exp, "log_learning_rate"), at(sizes, jax.nn.sigmoid, "logit_momentum"), dampening=True)
+    return sgd(at(setup, jnp.exp, "log_learning_rate"), at(setup, jax.nn.sigmoid, "logit_momentum"), dampening=True)
 
 
-def problem(
-    setup: Setup, networks: int = 1, optimizer: Callable[[Sequence[int]], Optimizer] = momentum, steps: int = STEPS
-) -> TrainingProblem:
+def problem(setup: Setup, networks: int = 1, optimizer: Callable[[Setup], Optimizer] = momentum) -> TrainingProblem:
     """Training of so many networks at once, each from its own initial weights on its own batches; losses are means."""
     train, test = jax.tree.map(jnp.asarray, setup.data())
+    tree = structure(setup.sizes)
 
     def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Any:
-        scales = list(jnp.exp(hyperparameters["log_init_scale"]))
-        shapes = jax.tree.leaves(
-            [{"weights": pair, "biases": pair[1:]} for pair in itertools.pairwise(setup.sizes)],
-            is_leaf=lambda x: isinstance(x, tuple),
-        )
-        keys = jax.random.split(key, len(shapes))
-        drawn = [
-            scale * jax.random.normal(k, (networks, *shape))
-            for scale, k, shape in zip(scales, keys, shapes, strict=True)
+        shapes = [
+            shape for fan_in, fan_out in itertools.pairwise(setup.sizes) for shape in ((fan_out,), (fan_in, fan_out))
         ]
-        return jax.tree.unflatten(structure(setup.sizes), drawn)
+        scales = list(jnp.exp(jnp.broadcast_to(hyperparameters["log_init_scale"], (tree.num_leaves,))))
+        keys = jax.random.split(key, tree.num_leaves)
+        drawn = [jax.random.normal(k, (networks, *shape)) for k, shape in zip(keys, shapes, strict=True)]
+        return jax.tree.unflatten(tree, [scale * x for scale, x in zip(scales, drawn, strict=True)])
 
     def train_loss(params: Any, hyperparameters: dict[str, Any], batch: None, key: jax.Array) -> jax.Array:
         def one(layers: Any, key: jax.Array) -> jax.Array:
@@ -127,8 +130,8 @@ def problem(
         valid_loss=lambda params: jnp.mean(jax.vmap(partial(digits.cross_entropy, data=train))(params)),
         test_loss=lambda params: jnp.mean(jax.vmap(partial(digits.cross_entropy, data=test))(params)),
         batches=lambda step: None,
-        optimizer=optimizer(setup.sizes),
-        steps=steps,
+        optimizer=optimizer(setup),
+        steps=setup.steps,
     )
 
 
@@ -162,9 +165,17 @@ def adam_as_released(step: float, b1: float = 0.9, b2: float = 0.99, eps: float 
     return optax.GradientTransformation(init, update)
 
 
-def paper(setup: Setup) -> Descent:
+def paper(setup: Setup, method: Method = Reversible(fallback=Unrolled())) -> Descent:  # noqa: B008 (frozen)
     """The paper's outer loop."""
-    return Descent(problem(setup), space(setup.sizes), START, ITERATIONS, reseed=True, optimizer=adam_as_released(0.04))
+    return Descent(
+        problem(setup),
+        space(setup.sizes),
+        START,
+        ITERATIONS,
+        reseed=True,
+        optimizer=adam_as_released(0.04),
+        method=method,
+    )
 
 
 def hypergrad(setup: Setup) -> Sampled:
@@ -195,8 +206,9 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     found = {name: [loop.found(name, seed, out) for seed in range(seeds)] for name, loop in loops.items()}
     draw(setup, loops, done, found, out / "schedules.svg")
     rows = outer.ends(loops, done, "training loss", setup.reported)
+    losses = judge(setup)
     for name in loops:
-        rows += unseen(name, setup, found[name])
+        rows += unseen(name, losses, found[name])
     peaks = np.array([np.exp(mine["log_learning_rate"]).max(axis=1)[1::2] for mine in found["paper"]])
     rows += [
         Row(f"paper's loop: largest learning rate of the weights of layer {i}", paper, peak.tolist())
@@ -205,41 +217,63 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     return medians("schedules", rows, outer.seconds(done), scale)
 
 
-def unseen(name: str, setup: Setup, found: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """The losses at what a search has found for each seed, from initial weights and on batches that it has not seen."""
-    training, misses = problem(setup), replace(problem(setup), test_loss=None, valid_loss=partial(error_rate, setup))
-    values: dict[str, list[float]] = {"training loss": [], "test loss": [], "test error": []}
-    for hyperparameters in found:
-        losses = [look(training, hyperparameters, i) for i in range(UNSEEN)]
-        values["training loss"].append(float(np.mean([value for value, _ in losses])))
-        values["test loss"].append(float(np.mean([test for _, test in losses])))
-        values["test error"].append(float(np.mean([look(misses, hyperparameters, i)[0] for i in range(UNSEEN)])))
-    return [Row(f"{name}: {what}, unseen seeds", None, mine) for what, mine in values.items()]
+class Losses(NamedTuple):
+    """Of training runs from initial weights and on batches that no search has seen, means over `UNSEEN`."""
+
+    training: float
+    test: float
+    error: float
 
 
-def look(problem: TrainingProblem, hyperparameters: Mapping[str, Any], draw: int) -> tuple[float, float]:
-    """The value and the test loss of one training run, from a key of which no search has made its own."""
-    key = jax.random.fold_in(jax.random.key(1), 1000 + draw)
-    done = evaluate(problem, hyperparameters, method=Unrolled(), key=key, gradient_below=-math.inf)
-    return done.value, done.diagnostics["test_loss"] or math.nan
+def judge(
+    setup: Setup, optimizer: Callable[[Setup], Optimizer] = momentum, runs: int = UNSEEN
+) -> Callable[[Mapping[str, Any]], Losses]:
+    """What hyperparameters are worth; `error` is the part of the test set that is taken for another class."""
+    _, test = jax.tree.map(jnp.asarray, setup.data())
 
-
-def error_rate(setup: Setup, params: Any) -> jax.Array:
-    """The part of the test set that is taken for another class."""
-    _, test = setup.data()
-
-    def one(layers: Any) -> jax.Array:
+    def wrong(layers: Any) -> jax.Array:
         return jnp.mean(jnp.argmax(digits.logits(layers, test.images), axis=1) != test.labels)
 
-    return jnp.mean(jax.vmap(one)(params))
+    training = problem(setup, 1, optimizer)
+    judged = replace(training, valid_loss=lambda params: jnp.mean(jax.vmap(wrong)(params)), test_loss=None)
+
+    def losses(hyperparameters: Mapping[str, Any]) -> Losses:
+        keys = [jax.random.fold_in(jax.random.key(1), 1000 + i) for i in range(runs)]
+        train = partial(evaluate, hyperparameters=hyperparameters, method=Unrolled(), gradient_below=-math.inf)
+        done = [train(training, key=key) for key in keys]
+        errors = [train(judged, key=key).value for key in keys]
+        tests = [d.diagnostics["test_loss"] for d in done]
+        # a run that fails has no test loss, and the mean is none
+        test_loss = math.nan if None in tests else float(np.mean(tests))
+        return Losses(float(np.mean([d.value for d in done])), test_loss, float(np.mean(errors)))
+
+    return losses
 
 
-def curve(problem: TrainingProblem, hyperparameters: Mapping[str, Any]) -> list[float]:
-    """The elementary learning curve: the loss on the whole training set after 1, 2, ... steps."""
+def unseen(
+    name: str,
+    judge: Callable[[Mapping[str, Any]], Losses],
+    found: Iterable[Mapping[str, Any]],
+    reported: Losses | None = None,
+) -> list[Row]:
+    """What a search has found for each seed is worth, from initial weights and on batches that it has not seen."""
+    losses = [judge(hyperparameters) for hyperparameters in found]
+    quantities = zip(
+        ("training loss", "test loss", "test error"), reported or (None,) * 3, zip(*losses, strict=True), strict=True
+    )
+    return [Row(f"{name}: {quantity}, unseen seeds", paper, list(mine)) for quantity, paper, mine in quantities]
+
+
+def curve(problem: TrainingProblem, hyperparameters: Mapping[str, Any], every: int = 1) -> list[float]:
+    """The elementary learning curve: the loss on the whole training set every so many steps."""
     losses: list[float] = []
-    key = jax.random.key(0)
     last = evaluate(
-        problem, hyperparameters, key=key, gradient_below=-math.inf, report=lambda step, loss: losses.append(loss)
+        problem,
+        hyperparameters,
+        key=jax.random.key(0),
+        gradient_below=-math.inf,
+        report=lambda step, loss: losses.append(loss),
+        report_every=every,
     )
     return [*losses, last.value]
 

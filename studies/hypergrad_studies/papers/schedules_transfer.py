@@ -1,0 +1,71 @@
+"""schedules-transfer: schedules learned on a small network, on one four times as wide that is trained ten times as long.
+
+The survey of Feurer and Hutter 2019 names it as the hope of such searches: tune a small prototype, train the large
+network. The schedules are those of `schedules` (the runs in the folder beside this study's, which it makes where they
+are not there yet): each entry lasts for ten steps, and the initial scales of weights are divided by two where their
+fan-in is four times as large. Beside them one rate, one decay and one initial scale: what TPE found for the small
+network in 200 runs, carried over in the same way, and what it found for the large one in 30 runs of that network. What
+counts is the loss from initial weights and on batches that no search has seen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from hypergrad_studies.papers import figures, outer, schedules
+from hypergrad_studies.papers.results import Result, Scale, medians
+from hypergrad_studies.papers.schedules import Setup
+from hypergrad_studies.papers.schedules_rivals import rivals
+
+WIDER, LONGER = 4, 10
+TRIALS = 30  # of TPE on the large network
+RUNS = 3  # for each loss that counts
+
+
+def large(setup: Setup) -> Setup:
+    """The large network."""
+    pixels, *hidden, classes = setup.sizes
+    wide = (pixels, *(WIDER * units for units in hidden), classes)
+    return Setup(wide, setup.data, steps=LONGER * setup.steps)
+
+
+def carried(setup: Setup, found: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Hyperparameters of the small network for the large one."""
+    narrow, wide = setup.sizes[:-1], large(setup).sizes[:-1]
+    shrink = [x for a, b in zip(narrow, wide, strict=True) for x in (0.0, 0.5 * np.log(a / b))]  # biases, weights
+    scales = np.broadcast_to(found["log_init_scale"], len(shrink)) + np.array(shrink, np.float32)
+    return {**found, "log_init_scale": scales.astype(np.float32)}
+
+
+def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
+    """Write `records.jsonl` and `schedules-transfer.svg` into the folder `out`, and return the numbers."""
+    setup, folder = schedules.SETUPS[scale], schedules.beside(out)
+    learned = schedules.searches(setup)
+    outer.run(learned, seeds, folder, console)
+    small = rivals(setup)["tpe"]
+    tuned = replace(small, problem=schedules.problem(large(setup)), iterations=TRIALS)
+    done = outer.run({"tpe-small": small, "tpe-large": tuned}, seeds, out, console)
+    ways = {
+        **{
+            f"schedules, {name}": [carried(setup, loop.found(name, s, folder)) for s in range(seeds)]
+            for name, loop in learned.items()
+        },
+        "constant, tuned on the small network": [
+            carried(setup, small.found("tpe-small", s, out)) for s in range(seeds)
+        ],
+        "constant, tuned on the large network": [tuned.found("tpe-large", s, out) for s in range(seeds)],
+    }
+    losses = schedules.judge(large(setup), runs=RUNS)
+    rows = [row for name, found in ways.items() for row in schedules.unseen(name, losses, found)]
+    figure, (axes,) = figures.panels(1, 1)
+    training = schedules.problem(large(setup))
+    for name, found in ways.items():
+        axes.plot(schedules.curve(training, found[0], every=LONGER), label=name, linewidth=1)
+    axes.set(xlabel=f"{LONGER} steps", ylabel="training loss", yscale="log")
+    axes.legend(frameon=False, fontsize=7)
+    figure.savefig(out / "schedules-transfer.svg")
+    return medians("schedules-transfer", rows, outer.seconds(done), scale)

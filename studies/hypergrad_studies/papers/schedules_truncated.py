@@ -1,0 +1,41 @@
+"""schedules-truncated: the schedules of `schedules` by hypergradients of the last steps alone.
+
+A truncated hypergradient says nothing of the rates before, nor of initial scales, and counts the rest for what they do
+at once: a rate that is better in the long run may look too high (short-horizon bias: Wu, Ren, Liao and Grosse 2018).
+The paper's outer loop with the last 10, 25 and 50 of 100 steps, and with all.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from hypergrad_search import Reversible
+from hypergrad_studies.papers import figures, outer, schedules
+from hypergrad_studies.papers.results import Result, Row, Scale, medians
+
+LAST = (10, 25, 50, schedules.STEPS)
+
+
+def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
+    """Write `records.jsonl` and `schedules-truncated.svg` into the folder `out`, and return the numbers."""
+    setup = schedules.SETUPS[scale]
+    loops = {f"last-{last}": schedules.paper(setup, Reversible(last=last)) for last in LAST}
+    done = outer.run(loops, seeds, out, console)
+    losses = schedules.judge(setup)
+    rows, rates = [], {}
+    for name, loop in loops.items():
+        found = [loop.found(name, seed, out) for seed in range(seeds)]
+        rows += schedules.unseen(name, losses, found)
+        weights = np.exp([mine["log_learning_rate"][1::2] for mine in found])
+        rates[name] = np.exp(np.log(weights).mean(axis=(0, 1)))
+        ends = np.exp(np.log(weights[..., -LAST[0] :]).mean(axis=(1, 2)))
+        rows.append(Row(f"{name}: mean learning rate of the last {LAST[0]} steps, weights", None, ends.tolist()))
+    figure, axes = figures.panels(1, 2)
+    for name, schedule in rates.items():
+        axes[0].plot(schedule, label=name)
+    axes[0].set(xlabel="step", ylabel="learning rate of the weights,\nmean of layers and seeds", yscale="log")
+    axes[0].legend(frameon=False)
+    figures.outer_loop(axes[1], done, setup.reported, "training loss")
+    figure.savefig(out / "schedules-truncated.svg")
+    return medians("schedules-truncated", rows, outer.seconds(done), scale)
