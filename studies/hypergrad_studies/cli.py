@@ -1,5 +1,6 @@
 """The command line, `hypergrad`."""
 
+import shlex
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypergrad_studies import bench_report, data, records
 from hypergrad_studies.compare import compare as run_comparison
 from hypergrad_studies.methods import BACKENDS, obstacle
 from hypergrad_studies.overhead import measure as measure_overhead
-from hypergrad_studies.papers import STUDIES, results
+from hypergrad_studies.papers import STUDIES, page, results
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.report import table, write_report
 
@@ -212,7 +213,7 @@ def overhead(trials: int, repeats: int) -> None:
 
 
 @cli.command()
-@click.argument("name", type=click.Choice(list(STUDIES)))
+@click.argument("names", metavar="NAME...", type=click.Choice([*STUDIES, "all"]), nargs=-1, required=True)
 @click.option(
     "--scale",
     type=click.Choice(get_args(results.Scale)),
@@ -224,18 +225,48 @@ def overhead(trials: int, repeats: int) -> None:
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for records, figure and results.json.  [default: out/reproduce/NAME]",
+    help="Folder for records, figures and results.json; of several studies each has one of its own in it.  "
+    "[default: out/reproduce/SCALE, and of one study out/reproduce/SCALE/NAME]",
 )
-def reproduce(name: str, scale: results.Scale, seeds: int, out: Path | None) -> None:
-    """Repeat the study NAME of a paper, and show its numbers beside the paper's."""
-    out = out or Path("out", "reproduce", name)
-    out.mkdir(parents=True, exist_ok=True)
+@click.option(
+    "--readme",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rewrite this file between <!-- reproduce --> and <!-- /reproduce -->.",
+)
+def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Path | None, readme: Path | None) -> None:
+    """Repeat studies of papers, and show their numbers beside the papers'; "all" or several also make a page.
+
+    What was cut off goes on where it was. Of several studies, those that are finished are not run again.
+    """
+    text = readme.read_text(encoding="utf-8") if readme else None
+    if text is not None and not page.has_section(text):
+        raise click.BadParameter("the file has no <!-- reproduce --> ... <!-- /reproduce -->", param_hint="--readme")
+    chosen = list(STUDIES) if "all" in names else list(dict.fromkeys(names))
+    several = len(chosen) > 1
+    whole = out or Path("out", "reproduce", scale)
     console = Console()
-    found = STUDIES[name](scale, out, seeds, console)
-    results.write(out / "results.json", found)
+    found: dict[str, list[results.Result]] = {}
+    try:
+        for name in chosen:
+            folder = whole / name if several or out is None else whole
+            results.claim(folder, name, scale)
+            path = folder / "results.json"
+            found[name] = results.read(path, name, scale, seeds) if several else []
+            if not found[name]:
+                found[name] = STUDIES[name](scale, folder, seeds, console)
+                results.write(path, found[name])
+    except KeyboardInterrupt:
+        raise click.ClickException("stopped; the same command continues") from None
     console.width = max(console.width, 100)
-    console.print(results.table(found))
-    console.print(f"results: {out / 'results.json'}")
+    for rows in found.values():
+        console.print(results.table(rows))
+    command = shlex.join(["hypergrad", "reproduce", *names, "--scale", scale, "--seeds", str(seeds)])
+    if several:
+        console.print(f"page: {page.write_page(whole, found, STUDIES, command)}")
+    else:
+        console.print(f"results: {path}")
+    if readme is not None and text is not None:
+        readme.write_text(page.rewritten(text, found, command), encoding="utf-8")
 
 
 def _show(out: Path, console: Console) -> None:

@@ -5,17 +5,16 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata, resources
 from pathlib import Path
 from typing import Literal
 
-import jinja2
 from markupsafe import Markup
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from hypergrad_studies import plots
+from hypergrad_studies.pages import render
 from hypergrad_studies.problems import NOISY
 from hypergrad_studies.records import Key, Record, Run, Study
 from hypergrad_studies.statistics import (
@@ -45,8 +44,6 @@ COLUMNS = (
     "failures",
 )
 """Headings of the main table, in the terminal and on the page."""
-
-_PACKAGES = ("hypergrad-search", "jax", "optuna", "ray", "numpy", "scipy", "matplotlib")
 
 _OF_NOISE = (
     " Each trial had a seed of its own here, so that the lowest validation loss is in part a lucky draw:"
@@ -134,11 +131,8 @@ def write_report(out: Path) -> Path:
     left_out = unfinished(study.records, study.runs)
     problems = sorted({run.key[0] for run in runs} | {key[0] for key in left_out})
     groups = by_problem(runs)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files("hypergrad_studies").joinpath("report.html").read_text(encoding="utf-8")
-    page = environment.from_string(source).render(
+    page = render(
+        "report.html",
         name=out.resolve().name,
         columns=COLUMNS,
         sections=[
@@ -155,7 +149,6 @@ def write_report(out: Path) -> Path:
         n_runs=len(runs),
         n_trials=len(study.records),
         command=f"hypergrad report {shlex.quote(str(out))}",
-        versions=_versions(),
     )
     path = out / "report.html"
     path.write_text(page, encoding="utf-8")
@@ -319,14 +312,3 @@ def _seconds(value: float) -> str:
 
 def _p(value: float) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
-
-
-def _versions() -> dict[str, str]:
-    """Of the packages that are installed."""
-    installed = {}
-    for name in _PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed

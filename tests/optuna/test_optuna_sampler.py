@@ -44,6 +44,14 @@ def test_gradients_pay() -> None:
     assert any(parents(ours))
 
 
+def test_a_chain_starts_where_the_user_says() -> None:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.enqueue_trial({f"x{i}": 2.0 for i in range(8)})  # far better than what is found at random
+    study.optimize(bowl, n_trials=8)
+    assert attributes.GRADIENT in study.trials[0].user_attrs
+    assert "0" in parents(study)
+
+
 def test_maximisation_is_minimisation_of_the_opposite() -> None:
     def upside_down(trial: optuna.Trial) -> float:
         x = np.array([trial.suggest_float(f"x{i}", -5, 5) for i in range(8)])

@@ -55,7 +55,8 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
         for seed in range(seeds)
     ]
     figure_of({name: np.mean([mean[name] for mean in means], axis=0) for name in NAMES}, out / "initial-gradient.svg")
-    rows = [Row("training loss at the start", 0.531, [d.value for d in draws])]
+    starts = [float(np.mean([d.value for d in draws if d.seed == seed])) for seed in range(seeds)]
+    rows = [Row("training loss at the start, mean of the draws", 0.531, starts)]
     for name, title in NAMES.items():
         halves = [agreement([g[name] for g in gradients[seed * DRAWS : (seed + 1) * DRAWS]]) for seed in range(seeds)]
         falling = [float(np.mean(mean[name] < 0)) for mean in means]

@@ -17,7 +17,7 @@ LEARNED = (0.044, 0.249, 0.164, 0.126)  # the paper's, by layer
 
 def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
     """Write `initial-scales.svg` into the folder `out`, and return the numbers."""
-    setup, folder = schedules.SETUPS[scale], schedules.beside(out)
+    setup, folder = schedules.SETUPS[scale], schedules.beside(out, scale)
     loops = schedules.searches(setup)
     done = outer.run(loops, seeds, folder, console)
     paths = np.exp(
@@ -28,7 +28,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     for i, fan_in in enumerate(setup.sizes[:-1]):
         weights = 2 * i + 1  # biases come first
         rows += [
-            Row(f"layer {i + 1}: 1 / sqrt(fan-in)", None, [fan_in**-0.5]),
+            Row(f"layer {i + 1}: 1 / sqrt(fan-in)", None, [fan_in**-0.5] * seeds),
             Row(f"layer {i + 1}: paper", LEARNED[i], paths[:, -1, weights].tolist()),
             Row(f"layer {i + 1}: hypergrad", LEARNED[i], own[:, weights].tolist()),
         ]

@@ -7,6 +7,7 @@ are during `evaluate`: what has been added between two reports is what was kept 
 linear model on scikit-learn's digits, at the paper's scale of its network for MNIST; each run is then reversed.
 """
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -51,57 +52,55 @@ class Measurement:
 def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
     """Write `records.jsonl` and `memory.svg` into the folder `out`, and return the numbers."""
     measured = []
+    problems = {decay: training(SIZES[scale], decay) for decay in DECAYS}
     pairs = [(seed, decay) for seed in range(seeds) for decay in DECAYS]
     with (out / "records.jsonl").open("w") as file:
         for seed, decay in track(pairs, "memory", console=console):
-            measured.append(measure(SIZES[scale], decay, seed))
+            measured.append(measure(problems[decay], SIZES[scale], decay, seed))
             file.write(line(measured[-1]))
     rows = []
     for decay in DECAYS:
         mine = [m for m in measured if m.decay == decay]
         bits, limit = [m.bits for m in mine], math.log2(1 / decay)
-        claimed = PAPER.get(decay)
+        claimed, more = PAPER.get(decay), [32 / b for b in bits]
         rows += [
             Row(f"decay {decay}: bits a weight and step", claimed, bits),
             Row(f"decay {decay}: entropy limit", claimed, [limit] * len(mine)),
-            Row(
-                f"decay {decay}: float32 weights each step, in units of that",
-                claimed and 32 / claimed,
-                [32 / b for b in bits],
-            ),
+            Row(f"decay {decay}: float32 at each step takes so many times that", claimed and 32 / claimed, more),
             Row(f"decay {decay}: runs that were reversed to the bit", None, [float(m.exact is True) for m in mine]),
         ]
     draw(measured, out / "memory.svg")
     return medians("memory", rows, sum(m.seconds for m in measured), scale)
 
 
-def measure(sizes: tuple[int, ...], decay: float, seed: int) -> Measurement:
-    """Train until `BITS` are lost, and back."""
-    length = math.ceil(BITS / math.log2(1 / decay) / REPORTS)
+def measure(problem: TrainingProblem, sizes: tuple[int, ...], decay: float, seed: int) -> Measurement:
+    """Train, and back."""
     steps: list[int] = []
-    sizes_of_all: list[int] = []
+    held: list[int] = []
 
     def report(step: int, loss: float) -> None:
         steps.append(step)
-        sizes_of_all.append(sum(array.nbytes for array in jax.live_arrays()))
+        held.append(sum(array.nbytes for array in jax.live_arrays()))
 
     started = time.perf_counter()
-    problem = training(sizes, decay, length * REPORTS + 1)
-    done = evaluate(problem, {"learning_rate": 0.1}, key=jax.random.key(seed), report=report, report_every=length)
-    weights = sum(fan_out * (fan_in + 1) for fan_in, fan_out in zip(sizes, sizes[1:], strict=False))
+    done = evaluate(
+        problem, {"learning_rate": 0.1}, key=jax.random.key(seed), report=report, report_every=problem.steps // REPORTS
+    )
+    weights = sum(fan_out * (fan_in + 1) for fan_in, fan_out in itertools.pairwise(sizes))
     seconds = time.perf_counter() - started
-    return Measurement(seed, decay, weights, steps, sizes_of_all, done.diagnostics["exact"], seconds)
+    return Measurement(seed, decay, weights, steps, held, done.diagnostics["exact"], seconds)
 
 
-def training(sizes: tuple[int, ...], decay: float, steps: int) -> TrainingProblem:
-    """Of a tanh network, with the learning rate as its only hyperparameter."""
+def training(sizes: tuple[int, ...], decay: float) -> TrainingProblem:
+    """Of a tanh network until `BITS` are lost, with the learning rate as its only hyperparameter."""
+    length = math.ceil(BITS / math.log2(1 / decay) / REPORTS)
     return TrainingProblem(
         init=lambda key, hyperparameters: digits.network(key, sizes, [0.1] * (len(sizes) - 1)),
         train_loss=lambda params, hyperparameters, batch, key: digits.cross_entropy(params, batch),
         valid_loss=digits.valid_loss,
         batches=digits.batches,
         optimizer=sgd("learning_rate", decay, dampening=True),
-        steps=steps,
+        steps=length * REPORTS + 1,
     )
 
 

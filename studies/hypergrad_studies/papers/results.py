@@ -11,6 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hypergrad_studies.records import OtherStudy
+
 Scale = Literal["small", "paper"]
 
 
@@ -58,6 +60,28 @@ def line(record: Any) -> str:
     return json.dumps(strict(asdict(record)), allow_nan=False) + "\n"
 
 
+def claim(folder: Path, study: str, scale: Scale) -> None:
+    """Make `folder` that of a study at a scale; raises `OtherStudy` where it is that of another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, mine = folder / "study.json", {"study": study, "scale": scale}
+    if not path.exists():
+        path.write_text(json.dumps(mine) + "\n")
+    elif (held := json.loads(path.read_text())) != mine:
+        raise OtherStudy(
+            f"{folder} holds the study {held['study']} at the scale {held['scale']}, not {study} at {scale}; "
+            "choose another --out"
+        )
+
+
+def read(path: Path, study: str, scale: Scale, seeds: int) -> list[Result]:
+    """What `write` wrote, of this study with so many seeds; nothing where it has not, or not of that."""
+    if not path.exists():
+        return []
+    results = [Result(**{**r, "ours": float(r["ours"])}) for r in json.loads(path.read_text())]
+    wanted = (f"{study} ({scale})", seeds)
+    return results if all((r.study, r.seeds) == wanted for r in results) else []
+
+
 def write(path: Path, results: Iterable[Result]) -> None:
     """Write `results` as a JSON list; numbers that JSON lacks as in `records`, "inf", "-inf" and "nan"."""
     path.write_text(json.dumps([strict(asdict(result)) for result in results], indent=2, allow_nan=False) + "\n")
@@ -75,6 +99,11 @@ def table(results: Iterable[Result]) -> Table:
     """The results as the terminal shows them."""
     grid = Table("study", "quantity", "paper", "ours", "seeds", "seconds")
     for r in results:
-        paper = "" if r.paper is None else f"{r.paper:.4g}"
-        grid.add_row(r.study, r.quantity, paper, f"{r.ours:.4g}", str(r.seeds), f"{r.seconds:.0f}")
+        paper = "" if r.paper is None else number(r.paper)
+        grid.add_row(r.study, r.quantity, paper, number(r.ours), str(r.seeds), f"{r.seconds:.0f}")
     return grid
+
+
+def number(value: float) -> str:
+    """A number as tables show it."""
+    return f"{value:.4g}"

@@ -31,7 +31,7 @@ from hypergrad_optuna import HypergradSampler
 from hypergrad_search import Float, Method, Optimizer, Reversible, TrainingProblem, Unrolled, evaluate, sgd
 from hypergrad_studies.papers import figures, mnist, outer
 from hypergrad_studies.papers.outer import Descent, Reported, Runs, Sampled
-from hypergrad_studies.papers.results import Result, Row, Scale, medians
+from hypergrad_studies.papers.results import Result, Row, Scale, claim, medians
 from hypergrad_studies.problems import digits
 
 STEPS, BATCH = 100, 200
@@ -45,7 +45,7 @@ RATES = {"paper": (3.3, 1.2, 1.8, 6.7), "small": (None,) * 4}  # the largest by 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a scale means: the network, its data (training, test), what the paper reports there, and training's length."""
+    """What a scale means: the network, its data (training, test), what the paper reports, and the steps of training."""
 
     sizes: tuple[int, ...]
     data: Callable[[], tuple[digits.Split, digits.Split]]
@@ -109,9 +109,7 @@ def problem(setup: Setup, networks: int = 1, optimizer: Callable[[Setup], Optimi
     tree = structure(setup.sizes)
 
     def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Any:
-        shapes = [
-            shape for fan_in, fan_out in itertools.pairwise(setup.sizes) for shape in ((fan_out,), (fan_in, fan_out))
-        ]
+        shapes = [shape for pair in itertools.pairwise(setup.sizes) for shape in (pair[1:], pair)]
         scales = list(jnp.exp(jnp.broadcast_to(hyperparameters["log_init_scale"], (tree.num_leaves,))))
         keys = jax.random.split(key, tree.num_leaves)
         drawn = [jax.random.normal(k, (networks, *shape)) for k, shape in zip(keys, shapes, strict=True)]
@@ -190,11 +188,11 @@ def searches(setup: Setup) -> dict[str, outer.Search]:
     return {"paper": paper(setup), "hypergrad": hypergrad(setup)}
 
 
-def beside(out: Path) -> Path:
+def beside(out: Path, scale: Scale) -> Path:
     """Where the runs of this study are that another one, writing to `out`, builds on: beside it, else inside."""
     sibling = out.parent / "schedules"
     folder = sibling if (sibling / "records.jsonl").exists() else out / "schedules"
-    folder.mkdir(exist_ok=True)
+    claim(folder, "schedules", scale)
     return folder
 
 
@@ -258,10 +256,11 @@ def unseen(
 ) -> list[Row]:
     """What a search has found for each seed is worth, from initial weights and on batches that it has not seen."""
     losses = [judge(hyperparameters) for hyperparameters in found]
-    quantities = zip(
-        ("training loss", "test loss", "test error"), reported or (None,) * 3, zip(*losses, strict=True), strict=True
-    )
-    return [Row(f"{name}: {quantity}, unseen seeds", paper, list(mine)) for quantity, paper, mine in quantities]
+    names = ("training loss", "test loss", "test error")
+    return [
+        Row(f"{name}: {quantity}, unseen seeds", paper, list(mine))
+        for quantity, paper, mine in zip(names, reported or (None,) * 3, zip(*losses, strict=True), strict=True)
+    ]
 
 
 def curve(problem: TrainingProblem, hyperparameters: Mapping[str, Any], every: int = 1) -> list[float]:

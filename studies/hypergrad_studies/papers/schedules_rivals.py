@@ -44,7 +44,7 @@ def rivals(setup: Setup) -> dict[str, outer.Search]:
 
 def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
     """Write `records.jsonl` and `schedules-rivals.svg` into the folder `out`, and return the numbers."""
-    setup, folder = schedules.SETUPS[scale], schedules.beside(out)
+    setup, folder = schedules.SETUPS[scale], schedules.beside(out, scale)
     within = TRIALS // (GRADIENT * schedules.NETWORKS)
     searches = {**rivals(setup), "hypergrad": replace(schedules.hypergrad(setup), iterations=within)}
     done = outer.run(searches, seeds, out, console)

@@ -1,4 +1,4 @@
-"""schedules-transfer: schedules learned on a small network, on one four times as wide that is trained ten times as long.
+"""schedules-transfer: schedules learned on a small network, for one four times as wide, trained ten times as long.
 
 The survey of Feurer and Hutter 2019 names it as the hope of such searches: tune a small prototype, train the large
 network. The schedules are those of `schedules` (the runs in the folder beside this study's, which it makes where they
@@ -43,28 +43,24 @@ def carried(setup: Setup, found: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
     """Write `records.jsonl` and `schedules-transfer.svg` into the folder `out`, and return the numbers."""
-    setup, folder = schedules.SETUPS[scale], schedules.beside(out)
+    setup, folder = schedules.SETUPS[scale], schedules.beside(out, scale)
     learned = schedules.searches(setup)
     outer.run(learned, seeds, folder, console)
     small = rivals(setup)["tpe"]
     tuned = replace(small, problem=schedules.problem(large(setup)), iterations=TRIALS)
     done = outer.run({"tpe-small": small, "tpe-large": tuned}, seeds, out, console)
-    ways = {
-        **{
-            f"schedules, {name}": [carried(setup, loop.found(name, s, folder)) for s in range(seeds)]
-            for name, loop in learned.items()
-        },
-        "constant, tuned on the small network": [
-            carried(setup, small.found("tpe-small", s, out)) for s in range(seeds)
-        ],
-        "constant, tuned on the large network": [tuned.found("tpe-large", s, out) for s in range(seeds)],
+    found = {
+        **{f"schedules, {name}": [loop.found(name, s, folder) for s in range(seeds)] for name, loop in learned.items()},
+        "constant, tuned on the small network": [small.found("tpe-small", s, out) for s in range(seeds)],
     }
+    ways = {name: [carried(setup, mine) for mine in runs] for name, runs in found.items()}
+    ways["constant, tuned on the large network"] = [tuned.found("tpe-large", s, out) for s in range(seeds)]
     losses = schedules.judge(large(setup), runs=RUNS)
-    rows = [row for name, found in ways.items() for row in schedules.unseen(name, losses, found)]
+    rows = [row for name, runs in ways.items() for row in schedules.unseen(name, losses, runs)]
     figure, (axes,) = figures.panels(1, 1)
     training = schedules.problem(large(setup))
-    for name, found in ways.items():
-        axes.plot(schedules.curve(training, found[0], every=LONGER), label=name, linewidth=1)
+    for name, runs in ways.items():
+        axes.plot(schedules.curve(training, runs[0], every=LONGER), label=name, linewidth=1)
     axes.set(xlabel=f"{LONGER} steps", ylabel="training loss", yscale="log")
     axes.legend(frameon=False, fontsize=7)
     figure.savefig(out / "schedules-transfer.svg")

@@ -1,0 +1,31 @@
+"""Pages from the templates of this package."""
+
+from importlib import metadata
+from typing import Any
+
+import jinja2
+
+_PACKAGES = ("hypergrad-search", "jax", "optuna", "ray", "numpy", "scipy", "matplotlib")
+
+
+def render(template: str, **values: Any) -> str:
+    """The page of a template, which needs no network and no script."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hypergrad_studies", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values, versions=_versions())
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that are installed."""
+    installed = {}
+    for name in _PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
