@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from hypergrad_studies import records
 from hypergrad_studies.cli import cli, main
-from hypergrad_studies.papers import STUDIES, chaos
+from hypergrad_studies.papers import STUDIES, chaos, results
 
 POINT = chaos.Point(
     seed=0, log_rate=0.0, loss=1.0, gradient=1.0, slope=1.0, status="ok", exact=True, growth=2.0, seconds=0.5
@@ -53,6 +54,84 @@ def test_results_and_figure(out: Path) -> None:
     assert {(result["study"], result["seeds"]) for result in results} == {("chaos (small)", 2)}
     assert {result["paper"] for result in results} == {None}  # which used other data
     assert "</svg>" in (out / "chaos.svg").read_text()
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("computed again")
+
+
+def test_what_was_cut_off_goes_on(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a line was cut short."""
+    monkeypatch.setitem(chaos.SETUPS, "small", replace(chaos.SETUPS["small"], rates=(0.5, 2.5, 3)))
+    records, looked = (out / "records.jsonl").read_text(), []
+    cut = tmp_path / "chaos"
+    cut.mkdir()
+    (cut / "records.jsonl").write_text(records[:-100])
+
+    def look(problem: object, seed: int, rate: float) -> chaos.Point:
+        looked.append((seed, rate))
+        return results.known(out / "records.jsonl", chaos.Point)[-1]
+
+    monkeypatch.setattr(chaos, "look", look)
+    assert CliRunner().invoke(cli, ["reproduce", "chaos", "--seeds", "2", "--out", str(cut)]).exit_code == 0
+    assert looked == [(1, 2.5)]
+    assert (cut / "records.jsonl").read_text() == records
+
+
+def test_a_folder_keeps_its_scale(out: Path) -> None:
+    done = CliRunner().invoke(cli, ["reproduce", "chaos", "--scale", "paper", "--out", str(out)])
+    assert isinstance(done.exception, records.OtherStudy)
+    assert "holds the study chaos at the scale small, not chaos at paper; choose another --out" in str(done.exception)
+
+
+def test_several_make_a_page_and_a_table(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what they have left: nothing is run again."""
+
+    def found(scale: str, folder: Path, seeds: int, console: object) -> list[results.Result]:
+        (folder / "memory.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'></svg>")
+        row = results.Result("memory (small)", "bits", 0.152, 0.155, 2, 1234.0)
+        return [row, replace(row, quantity="reversals", paper=None, ours=math.inf)]
+
+    monkeypatch.setitem(STUDIES, "memory", found)
+    monkeypatch.setattr(found, "__module__", "hypergrad_studies.papers.memory", raising=False)
+    (tmp_path / "chaos").symlink_to(out)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- reproduce -->\nold\n<!-- /reproduce -->\nafter\n")
+    arguments = ["reproduce", "memory", "chaos", "--seeds", "2", "--out", str(tmp_path), "--readme", str(readme)]
+    for _ in range(2):
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.output
+        monkeypatch.setitem(STUDIES, "memory", refuse)
+        monkeypatch.setattr(refuse, "__module__", "hypergrad_studies.papers.memory")
+        monkeypatch.setattr(chaos, "look", refuse)
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- reproduce -->\n`hypergrad reproduce memory chaos --scale small --seeds 2`, on")
+    assert "| `memory` | bits | 0.152 | 0.155 | 2 | 1,234 |\n<!-- /reproduce -->\nafter\n" in text
+    assert "reversals" not in text
+    assert "old" not in text
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 2
+    assert all(part in page for part in ('<h2 id="study-2">chaos</h2>', "inf", "1,234", "paper has 1,000 rates"))
+
+
+def test_a_readme_without_a_place_for_the_table_is_left_alone(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("text\n")
+    done = CliRunner().invoke(cli, ["reproduce", "chaos", "--out", str(tmp_path / "out"), "--readme", str(readme)])
+    assert done.exit_code == 2
+    assert "no <!-- reproduce -->" in done.output
+    assert readme.read_text() == "text\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_are_read_back(tmp_path: Path) -> None:
+    rows = [results.Row("a", 1.5, [math.inf, 1.0, 2.0]), results.Row("b", None, [math.nan] * 3)]
+    found = results.medians("chaos", rows, 2.5, "paper")
+    results.write(tmp_path / "results.json", found)
+    assert list(map(str, results.read(tmp_path / "results.json", "chaos", "paper", 3))) == list(map(str, found))
+    for study, scale, seeds in (("memory", "paper", 3), ("chaos", "small", 3), ("chaos", "paper", 2)):
+        assert results.read(tmp_path / "results.json", study, scale, seeds) == []
+    assert results.read(tmp_path / "nothing.json", "chaos", "paper", 3) == []
 
 
 def test_an_unknown_name_gets_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

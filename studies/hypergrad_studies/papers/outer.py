@@ -6,7 +6,6 @@ that it has done is read again, so that a study that is run twice computes nothi
 """
 
 import abc
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from rich.progress import track
 
 from hypergrad_optuna import Objective, best_arrays
 from hypergrad_search import Float, Method, Reversible, TrainingProblem, Unrolled, evaluate
-from hypergrad_studies.papers.results import Row, line
+from hypergrad_studies.papers.results import Row, line, parse
 
 FloatSpace = Mapping[str, Float]
 
@@ -115,7 +114,7 @@ class Descent(Search):
                     evaluation.value,
                     _number(evaluation.diagnostics["test_loss"]),
                     str(evaluation.status),
-                    evaluation.cost.gradient_evaluations,
+                    float(evaluation.cost.gradient_evaluations),
                     time.perf_counter() - started,
                 )
             )
@@ -144,7 +143,7 @@ class Descent(Search):
     def _load(self, path: Path, like: Any) -> tuple[Any, list[Iteration], dict[str, list[np.ndarray]]]:
         with np.load(path) as file:
             leaves = [file[f"state:{i}"] for i in range(len(jax.tree.leaves(like)))]
-            done = [_iteration(text) for text in str(file["done"]).splitlines()]
+            done = [parse(text, Iteration) for text in str(file["done"]).splitlines()]
             trajectory = {n: list(file[f"trajectory:{n}"]) for n in self.space}
         return jax.tree.unflatten(jax.tree.structure(like), leaves), done, trajectory
 
@@ -191,7 +190,7 @@ class Sampled(Search):
                 math.inf if trial.value is None else trial.value,
                 _number(trial.user_attrs.get("hypergrad:test_loss")),
                 trial.user_attrs.get("hypergrad:status", "ok"),
-                trial.user_attrs["hypergrad:cost"],
+                float(trial.user_attrs["hypergrad:cost"]),
                 0.0 if duration is None else duration.total_seconds(),
             )
 
@@ -284,11 +283,6 @@ def _checkpoint(name: str, seed: int, folder: Path) -> Path:
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-
-def _iteration(text: str) -> Iteration:
-    fields = json.loads(text)
-    return Iteration(**{**fields, **{name: float(fields[name]) for name in ("value", "test")}})
 
 
 def _number(value: float | None) -> float:

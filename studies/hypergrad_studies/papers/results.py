@@ -3,15 +3,18 @@
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from hypergrad_studies.records import OtherStudy
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Scale = Literal["small", "paper"]
 
@@ -27,6 +30,8 @@ class Result:
     seeds: int
     seconds: float
 
+
+_Record = TypeVar("_Record", bound="DataclassInstance")
 
 #: (scale, folder for records and figure, how many seeds, console) -> results
 Study = Callable[[Scale, Path, int, Console], list[Result]]
@@ -55,9 +60,20 @@ def medians(study: str, rows: Iterable[Row], seconds: float, scale: Scale) -> li
     ]
 
 
-def line(record: Any) -> str:
+def line(record: "DataclassInstance") -> str:
     """A dataclass as a line of records."""
     return json.dumps(strict(asdict(record)), allow_nan=False) + "\n"
+
+
+def parse(text: str, kind: type[_Record]) -> _Record:
+    """The inverse of `line`, for dataclasses of plain fields."""
+    document = json.loads(text)
+    return kind(**{f.name: float(document[f.name]) if f.type is float else document[f.name] for f in fields(kind)})
+
+
+def known(path: Path, kind: type[_Record]) -> list[_Record]:
+    """The records in `path`, but for a last one that was cut short; none where there is no file."""
+    return [parse(text, kind) for text in path.read_text().split("\n")[:-1]] if path.exists() else []
 
 
 def claim(folder: Path, study: str, scale: Scale) -> None:
@@ -77,7 +93,7 @@ def read(path: Path, study: str, scale: Scale, seeds: int) -> list[Result]:
     """What `write` wrote, of this study with so many seeds; nothing where it has not, or not of that."""
     if not path.exists():
         return []
-    results = [Result(**{**r, "ours": float(r["ours"])}) for r in json.loads(path.read_text())]
+    results = [parse(json.dumps(document), Result) for document in json.loads(path.read_text())]
     wanted = (f"{study} ({scale})", seeds)
     return results if all((r.study, r.seeds) == wanted for r in results) else []
 
