@@ -1,4 +1,4 @@
-"""MNIST from a folder, from OpenML, or an error that says both ways."""
+"""MNIST from a folder, from OpenML, or an error that says both ways; Omniglot from a folder."""
 
 import sys
 from collections.abc import Iterator
@@ -15,9 +15,11 @@ from hypergrad_studies.cli import main
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    data.mnist.cache_clear()
+    for load in (data.mnist, data.omniglot):
+        load.cache_clear()
     yield
-    data.mnist.cache_clear()
+    for load in (data.mnist, data.omniglot):
+        load.cache_clear()
 
 
 def unreachable(*_: Any, **__: Any) -> Any:
@@ -72,3 +74,37 @@ def test_missing_data_is_one_line_that_says_both_ways(
     assert message.count("\n") == 1
     assert "set HYPERGRAD_DATA to a folder that holds mnist.npz" in message
     assert "connect to a network" in message
+
+
+def test_omniglot_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ink = np.random.default_rng(0).integers(0, 2, (3, 784), dtype=np.uint8)
+    numbers = np.array([0, 1, 1], np.uint8)
+    np.savez(
+        tmp_path / "omniglot_28.npz",
+        images=np.packbits(ink, axis=1),
+        alphabet=numbers,
+        character=numbers + 1,
+        drawer=numbers + 2,
+        alphabets=np.array(["Angelic", "Braille"]),
+    )
+    monkeypatch.setenv("HYPERGRAD_DATA", str(tmp_path))
+    found = data.omniglot()
+    np.testing.assert_array_equal(found.images, ink.reshape(3, 28, 28).astype(np.float32))
+    assert found.names == ["Angelic", "Braille"]
+    assert (found.alphabet.tolist(), found.character.tolist(), found.drawer.tolist()) == (
+        [0, 1, 1],
+        [1, 2, 2],
+        [2, 3, 3],
+    )
+
+
+@pytest.mark.parametrize("folder", [None, "empty"])
+def test_missing_omniglot_is_one_line_that_says_what_to_do(
+    folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if folder is None:
+        monkeypatch.delenv("HYPERGRAD_DATA", raising=False)
+    else:
+        monkeypatch.setenv("HYPERGRAD_DATA", str(tmp_path))
+    with pytest.raises(data.MissingData, match=r"set HYPERGRAD_DATA to a folder that holds omniglot_28\.npz"):
+        data.omniglot()
