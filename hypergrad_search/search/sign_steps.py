@@ -2,8 +2,10 @@
 
 In a box, the linear model has its minimum at the corner that the gradient points away from, so a step needs no
 length from the gradient, only its signs: hypergradients differ by orders of magnitude between coordinates and along
-a path. The radii follow the signs as in Rprop (Riedmiller and Braun 1993): they grow where a sign stays and shrink
-where it flips. As in any trust region, a step that did not lower the value is taken back and all radii shrink.
+a path. But a sign says as much of a gradient of next to nothing, and thousands of those are a step at random. So signs
+are soft: where the gradient has its median size a step is half of the radius, and less where it is smaller. The radii
+follow the signs as in Rprop (Riedmiller and Braun 1993): they grow where a sign stays and shrink where it flips. As in
+any trust region, a step that did not lower the value is taken back and all radii shrink.
 """
 
 from dataclasses import dataclass, replace
@@ -29,10 +31,16 @@ class SignSteps(TrustRegion):
         return float(self.radii.max(initial=0.0))
 
     def step(self) -> np.ndarray:
-        return np.clip(self.point - self.radii * np.sign(self.gradient), 0.0, 1.0)
+        return np.clip(self.point - self.radii * np.sign(self.gradient) * self._shares, 0.0, 1.0)
 
     def length(self, point: np.ndarray) -> float:
-        return float((np.abs(point - self.point) / self.radii).max())
+        return float((np.abs(point - self.point) / self.radii).max() / (self._shares.max() or 1.0))
+
+    @property
+    def _shares(self) -> np.ndarray:
+        """Of its radius, that each coordinate's step has."""
+        size = np.abs(self.gradient)
+        return size / (size + (np.median(size[size > 0]) if size.any() else 1.0))
 
     def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:
         agreement = np.sign(self.gradient) * np.sign(gradient)

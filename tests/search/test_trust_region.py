@@ -10,11 +10,19 @@ Start = Callable[[np.ndarray, float, np.ndarray], TrustRegion]
 BOTH = pytest.mark.parametrize("start", [quasi_newton.start, sign_steps.start])
 
 
-@BOTH
-def test_a_first_step_goes_against_every_sign_and_stays_in_the_box(start: Start) -> None:
-    region = start(np.array([0.5, 0.5, 0.05, 0.5]), 1.0, np.array([1e-9, -1e9, 1.0, 0.0]))
+def test_a_first_step_goes_against_every_sign_and_stays_in_the_box() -> None:
+    region = quasi_newton.start(np.array([0.5, 0.5, 0.05, 0.5]), 1.0, np.array([1e-9, -1e9, 1.0, 0.0]))
     r = trust_region.START
     np.testing.assert_allclose(region.step(), [0.5 - r, 0.5 + r, 0.0, 0.5])
+
+
+def test_signs_are_soft_and_stay_in_the_box() -> None:
+    """Half of the radius where the gradient has its median size, nearly all where it is large, little where small."""
+    gradient = np.array([1e-9, -1e9, 1.0, 0.0, -1.0, 3.0])
+    region = sign_steps.start(np.array([0.5, 0.5, 0.02, 0.5, 0.5, 0.5]), 1.0, gradient)
+    r = trust_region.START
+    np.testing.assert_allclose(region.step(), [0.5, 0.5 + r, 0.0, 0.5, 0.5 + r / 2, 0.5 - 0.75 * r], rtol=1e-6)
+    np.testing.assert_array_equal(sign_steps.start(region.point, 1.0, np.zeros(6)).step(), region.point)
 
 
 def test_radii_grow_where_signs_stay_and_shrink_where_they_flip() -> None:
