@@ -72,7 +72,10 @@ def rewritten(text: str, found: Found, command: str) -> str:
 
 def markdown(found: Found, command: str) -> str:
     """A table of the quantities for which a paper has a number."""
-    lines = ["| study | quantity | paper | ours | seeds | seconds |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| study | quantity | in the paper | ours | seeds | seconds |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
     for name, results in found.items():
         for i, cells in enumerate(_cells(r for r in results if r.paper is not None)):
             quantity, paper, ours, seeds = cells

@@ -205,11 +205,13 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     draw(setup, loops, done, found, out / "schedules.svg")
     rows = outer.ends(loops, done, "training loss", setup.reported)
     losses = judge(setup)
+    # the paper's numbers are of seeds that no iteration before had
+    reported = (setup.reported.end, setup.reported.test, None) if setup.reported else (None, None, None)
     for name in loops:
-        rows += unseen(name, losses, found[name])
+        rows += unseen(name, losses, found[name], reported)
     peaks = np.array([np.exp(mine["log_learning_rate"]).max(axis=1)[1::2] for mine in found["paper"]])
     rows += [
-        Row(f"paper's loop: largest learning rate of the weights of layer {i}", paper, peak.tolist())
+        Row(f"paper: largest learning rate, layer {i}", paper, peak.tolist())
         for i, (paper, peak) in enumerate(zip(RATES[scale], peaks.T, strict=True), 1)
     ]
     return medians("schedules", rows, outer.seconds(done), scale)
@@ -252,14 +254,14 @@ def unseen(
     name: str,
     judge: Callable[[Mapping[str, Any]], Losses],
     found: Iterable[Mapping[str, Any]],
-    reported: Losses | None = None,
+    reported: tuple[float | None, float | None, float | None] = (None, None, None),
 ) -> list[Row]:
     """What a search has found for each seed is worth, from initial weights and on batches that it has not seen."""
     losses = [judge(hyperparameters) for hyperparameters in found]
     names = ("training loss", "test loss", "test error")
     return [
         Row(f"{name}: {quantity}, unseen seeds", paper, list(mine))
-        for quantity, paper, mine in zip(names, reported or (None,) * 3, zip(*losses, strict=True), strict=True)
+        for quantity, paper, mine in zip(names, reported, zip(*losses, strict=True), strict=True)
     ]
 
 
