@@ -38,9 +38,9 @@ class SignSteps(TrustRegion):
 
     @property
     def _shares(self) -> np.ndarray:
-        """Of its radius, that each coordinate's step has."""
-        size = np.abs(self.gradient)
-        return size / (size + (np.median(size[size > 0]) if size.any() else 1.0))
+        """Of its radius, that each coordinate's step has; what the box leaves no room for does not count."""
+        size = np.abs(self.downhill)
+        return size / (size + np.median(size[size > 0])) if size.any() else size
 
     def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:
         agreement = np.sign(self.gradient) * np.sign(gradient)

@@ -77,7 +77,12 @@ class TrustRegion(abc.ABC):
         )
 
     @property
+    def downhill(self) -> np.ndarray:
+        """The gradient where the box leaves room to follow it, and 0 elsewhere."""
+        stuck = ((self.point <= 0) & (self.gradient > 0)) | ((self.point >= 1) & (self.gradient < 0))
+        return np.where(stuck, 0.0, self.gradient)
+
+    @property
     def spent(self) -> bool:
         """Whether no step is left that would be worth its cost."""
-        stuck = ((self.point <= 0) & (self.gradient > 0)) | ((self.point >= 1) & (self.gradient < 0))
-        return self.reach < SMALLEST or not self.gradient[~stuck].any()
+        return self.reach < SMALLEST or not self.downhill.any()

@@ -20,12 +20,12 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values, versions=_versions())
 
 
-def _versions() -> dict[str, str]:
+def _versions() -> str:
     """Of the packages that are installed."""
-    installed = {}
+    installed = []
     for name in _PACKAGES:
         try:
-            installed[name] = metadata.version(name)
+            installed.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             continue
-    return installed
+    return ", ".join(installed)

@@ -25,6 +25,15 @@ def test_signs_are_soft_and_stay_in_the_box() -> None:
     np.testing.assert_array_equal(sign_steps.start(region.point, 1.0, np.zeros(6)).step(), region.point)
 
 
+def test_what_is_stuck_at_a_bound_does_not_count() -> None:
+    """However large its gradient: the others' steps are as long as without it, and so are they after a rejection."""
+    free = sign_steps.start(np.full(2, 0.5), 1.0, np.array([1.0, -1.0]))
+    among = sign_steps.start(np.array([0.5, 0.5, 0.0, 0.0, 1.0]), 1.0, np.array([1.0, -1.0, 1e3, 1e3, -1e3]))
+    np.testing.assert_array_equal(among.step(), [*free.step(), 0.0, 0.0, 1.0])
+    assert among.length(among.step()) == pytest.approx(1)
+    assert among.reject(among.step()).reach == pytest.approx(free.reject(free.step()).reach)
+
+
 def test_radii_grow_where_signs_stay_and_shrink_where_they_flip() -> None:
     region = sign_steps.start(np.full(3, 0.5), 1.0, np.array([1.0, 1.0, 1.0]))
     moved = region.accept(np.full(3, 0.4), 0.9, np.array([2.0, -2.0, 0.0]))
