@@ -236,10 +236,10 @@ def overhead(trials: int, repeats: int) -> None:
 def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Path | None, readme: Path | None) -> None:
     """Repeat studies of papers, and show their numbers beside the papers'; "all" or several also make a page.
 
-    What was cut off goes on where it was. Of several studies, those that are finished are not run again.
+    Outer loops and chaos go on where they were cut off, the others begin again. Of several studies, those that are
+    finished are not run again.
     """
-    text = readme.read_text(encoding="utf-8") if readme else None
-    if text is not None and not page.has_section(text):
+    if readme is not None and not page.has_section(readme.read_text(encoding="utf-8")):
         raise click.BadParameter("the file has no <!-- reproduce --> ... <!-- /reproduce -->", param_hint="--readme")
     chosen = list(STUDIES) if "all" in names else list(dict.fromkeys(names))
     several = len(chosen) > 1
@@ -260,13 +260,14 @@ def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Pat
     console.width = max(console.width, 100)
     for rows in found.values():
         console.print(results.table(rows))
-    command = shlex.join(["hypergrad", "reproduce", *names, "--scale", scale, "--seeds", str(seeds)])
+    command = ["hypergrad", "reproduce", *names, "--scale", scale, "--seeds", str(seeds)]
     if several:
-        console.print(f"page: {page.write_page(whole, found, STUDIES, command)}")
+        console.print(f"page: {page.write_page(whole, found, STUDIES, shlex.join([*command, '--out', str(whole)]))}")
     else:
         console.print(f"results: {path}")
-    if readme is not None and text is not None:
-        readme.write_text(page.rewritten(text, found, command), encoding="utf-8")
+    if readme is not None:
+        text = page.rewritten(readme.read_text(encoding="utf-8"), found, shlex.join(command))
+        readme.write_text(text, encoding="utf-8")
 
 
 def _show(out: Path, console: Console) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,8 @@ def test_what_was_cut_off_goes_on(make: Any, problem: TrainingProblem, tmp_path:
     expected = list(make(problem).run("mine", 0, whole))
     first = list(itertools.islice(make(problem).run("mine", 0, cut), 4))
     assert without_seconds(first) == without_seconds(expected[:4])
+    if make is sampled:  # as a killed process leaves it: a step that is under way
+        make(problem)._study("mine", 0, cut).ask()
     again = list(make(problem).run("mine", 0, cut))
     assert again[:4] == first
     assert len(again) == len(expected)
@@ -116,6 +119,25 @@ def test_what_was_cut_off_goes_on(make: Any, problem: TrainingProblem, tmp_path:
         assert without_seconds(again) == without_seconds(expected)
         found = [make(problem).found("mine", 0, folder) for folder in (whole, cut)]
         assert all(np.array_equal(found[0][name], found[1][name]) for name in SPACE)
+    else:  # the step is taken again, and is the same; where the search explores, the draws are others
+        trials = [make(problem)._study("mine", 0, folder).trials for folder in (whole, cut)]
+        assert [t.number for t in trials[1]] == list(range(10))
+        parents = [t[4].system_attrs["hypergrad:parent"] for t in trials]
+        assert parents[0] == parents[1] is not None
+        assert again[4].value == expected[4].value
+
+
+def test_a_study_killed_in_its_first_trial_begins_at_the_start(problem: TrainingProblem, tmp_path: Path) -> None:
+    search = sampled(problem)
+    study = search._study("mine", 0, tmp_path)
+    study.enqueue_trial(START)
+    study.ask()
+    study.enqueue_trial({**START, "aim": 3.0})
+    done = list(search.run("mine", 0, tmp_path))
+    assert [t.number for t in search._study("mine", 0, tmp_path).trials] == list(range(10))
+    assert without_seconds(done) == without_seconds(list(search.run("mine", 0, tmp_path)))
+    start = evaluate(problem, search.beginning(), key=jax.random.key(0))
+    assert done[0].value == start.value
 
 
 def test_nothing_is_computed_twice(problem: TrainingProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,9 +209,28 @@ def test_how_soon_a_search_is_where_the_paper_ends(problem: TrainingProblem) -> 
     assert rows["paper: first iteration at 2.5 or below"][1:] == (50, [math.inf, 2])
     assert rows["hypergrad: loss after 9 iterations"].ours == [1, 2.5]  # the best, not the last
     assert rows["hypergrad: the same, worst seed"].ours == [2.5, 2.5]
-    assert rows["hypergrad: first iteration where paper ends"].ours == [1, math.inf]
+    assert rows["hypergrad: first iteration where paper ends"][1:] == (50, [1, math.inf])
     assert "paper: first iteration where paper ends" not in rows
-    assert all(row.paper is None for row in outer.ends(searches, done, "loss", None) if "where" not in row.quantity)
+    spent = [row for row in outer.ends(searches, done, "loss", Reported(6.0, 2.5, 9.0, 50)) if "evaluations" in row[0]]
+    assert [row.ours for row in spent] == [[math.inf, 3], [2, 3], [2, math.inf]]
+    assert rows["paper: iterations that failed"].ours == [0, 0]
+    assert all(row.paper is None for row in outer.ends(searches, done, "loss", None))
+
+
+def test_networks_at_once_are_charged_each(problem: TrainingProblem, tmp_path: Path) -> None:
+    four = [replace(make(problem), iterations=1, networks=4) for make in (descent, sampled)]
+    for search, name in zip(four, ("a", "b"), strict=True):
+        first, *_ = search.run(name, 0, tmp_path)
+        assert first.gradient_evaluations == 4 * 20
+
+
+def test_other_studies_leave_the_records_alone(problem: TrainingProblem, tmp_path: Path) -> None:
+    searches = {"paper": descent(problem), "hypergrad": sampled(problem)}
+    done = outer.run(searches, 1, tmp_path, Console(quiet=True))
+    records = (tmp_path / "records.jsonl").read_text()
+    again = outer.complete({"paper": descent(problem)}, 1, tmp_path, Console(quiet=True))
+    assert again["paper"] == done["paper"]
+    assert (tmp_path / "records.jsonl").read_text() == records
 
 
 @pytest.fixture(autouse=True)

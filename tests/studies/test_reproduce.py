@@ -66,6 +66,7 @@ def test_what_was_cut_off_goes_on(out: Path, tmp_path: Path, monkeypatch: pytest
     records, looked = (out / "records.jsonl").read_text(), []
     cut = tmp_path / "chaos"
     cut.mkdir()
+    results.claim(cut, "chaos", "small")
     (cut / "records.jsonl").write_text(records[:-100])
 
     def look(problem: object, seed: int, rate: float) -> chaos.Point:
@@ -81,7 +82,19 @@ def test_what_was_cut_off_goes_on(out: Path, tmp_path: Path, monkeypatch: pytest
 def test_a_folder_keeps_its_scale(out: Path) -> None:
     done = CliRunner().invoke(cli, ["reproduce", "chaos", "--scale", "paper", "--out", str(out)])
     assert isinstance(done.exception, records.OtherStudy)
-    assert "holds the study chaos at the scale small, not chaos at paper; choose another --out" in str(done.exception)
+    assert "holds the study chaos (small), not chaos (paper); choose another --out" in str(done.exception)
+
+
+def test_files_that_cannot_be_read_get_one_line(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text('{"seed": 0}\n')
+    with pytest.raises(records.BrokenRecords, match=r"records\.jsonl: a line is not a record .* remove the file"):
+        results.known(tmp_path / "records.jsonl", chaos.Point)
+    with pytest.raises(records.OtherStudy, match="holds records of another study"):
+        results.claim(tmp_path, "chaos", "small")
+    for name, read in (("study.json", results.claim), ("results.json", None)):
+        (tmp_path / name).write_text('{"stu')
+        with pytest.raises(records.BrokenRecords, match=f"{name}: is not JSON"):
+            read(tmp_path, "chaos", "small") if read else results.read(tmp_path / name, "chaos", "small", 1)
 
 
 def test_several_make_a_page_and_a_table(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,6 @@ def test_the_bits_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "BITS", 40.0)
     monkeypatch.setattr(memory, "REPORTS", 5)
     found = memory.measure(memory.training((64, 10), 0.5), (64, 10), 0.5, 0)
-    assert found.exact is True
     assert found.weights == 650
     assert found.steps == [8, 16, 24, 32, 40]
     assert found.bits * (40 - 8) == pytest.approx(32, abs=8)  # a plane more or less
@@ -236,6 +235,7 @@ def test_schedules_and_what_builds_on_them(tmp_path: Path, monkeypatch: pytest.M
     scales = run("initial-scales", tmp_path)
     assert scales["layer 2: 1 / sqrt(fan-in)"] == pytest.approx(50**-0.5)
     rivals = run("schedules-rivals", tmp_path)
+    assert (tmp_path / "schedules" / "records.jsonl").read_text() == records
     unseen = "training loss, unseen seeds"
     assert rivals[f"paper: {unseen}"] == found[f"paper: {unseen}"]
     transfer = run("schedules-transfer", tmp_path)
@@ -260,6 +260,5 @@ def test_memory_and_the_initial_gradient(tmp_path: Path, monkeypatch: pytest.Mon
     for decay in memory.DECAYS:
         bits, limit = found[f"decay {decay}: bits a weight and step"], found[f"decay {decay}: entropy limit"]
         assert bits == pytest.approx(limit, rel=8 / 70)  # of 70 bits between the reports, a plane more or less
-        assert found[f"decay {decay}: runs that were reversed to the bit"] == 1
     gradient = run("initial-gradient", tmp_path)
     assert gradient["log learning rate: share of the gradient's elements below 0"] > 0.9  # too slow at first

@@ -27,9 +27,11 @@ def outer_loop(axes: Axes, done: Runs, reported: Reported | None, ylabel: str) -
             axes.plot([x.value for x in mine], color=f"C{i}", linewidth=1, label=label)
     if reported:
         axes.axhline(reported.end, color="0.5", linestyle="--", linewidth=1)
-    losses = [max(mine[0].value for runs in done.values() for mine in runs)]
-    losses += [x.value for runs in done.values() for mine in runs for x in mine if np.isfinite(x.value)]
-    axes.set(xlabel="outer iteration", ylabel=ylabel, yscale="log", ylim=(0.9 * min(losses), 1.1 * losses[0]))
+    losses = [x.value for runs in done.values() for mine in runs for x in mine if np.isfinite(x.value)]
+    starts = [mine[0].value for runs in done.values() for mine in runs if np.isfinite(mine[0].value)]
+    axes.set(xlabel="outer iteration", ylabel=ylabel, yscale="log")
+    if starts:  # what explored far away would hide the rest
+        axes.set_ylim(0.9 * min(losses), 1.1 * max(starts))
     axes.legend(frameon=False)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from hypergrad_search import evaluate
+from hypergrad_search import Reversible, Unrolled, evaluate
 from hypergrad_studies.papers import figures, schedules
 from hypergrad_studies.papers.results import Result, Row, Scale, line, medians
 
@@ -37,13 +37,18 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     """Write `records.jsonl` and `initial-gradient.svg` into the folder `out`, and return the numbers."""
     setup = schedules.SETUPS[scale]
     problem = schedules.problem(setup)
-    start = {n: np.full(p.shape, schedules.START[n], np.float32) for n, p in schedules.space(setup.sizes).items()}
+    start = schedules.paper(setup).beginning()
     draws, gradients = [], []
     pairs = [(seed, draw) for seed in range(seeds) for draw in range(DRAWS)]
     with (out / "records.jsonl").open("w") as file:
         for seed, draw in track(pairs, "initial-gradient", console=console):
             started = time.perf_counter()
-            done = evaluate(problem, start, key=jax.random.fold_in(jax.random.key(seed), draw))
+            done = evaluate(
+                problem,
+                start,
+                method=Reversible(fallback=Unrolled()),
+                key=jax.random.fold_in(jax.random.key(seed), draw),
+            )
             if done.gradient is None:
                 raise ArithmeticError(f"initial-gradient: no gradient at the start: {done.diagnostics['message']}")
             norms = {name: float(np.linalg.norm(done.gradient[name])) for name in NAMES}

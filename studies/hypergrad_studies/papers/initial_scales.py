@@ -19,7 +19,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     """Write `initial-scales.svg` into the folder `out`, and return the numbers."""
     setup, folder = schedules.SETUPS[scale], schedules.beside(out, scale)
     loops = schedules.searches(setup)
-    done = outer.run(loops, seeds, folder, console)
+    done = outer.complete(loops, seeds, folder, console)
     paths = np.exp(
         [schedules.paper(setup).trajectory("paper", seed, folder)["log_init_scale"] for seed in range(seeds)]
     )

@@ -12,7 +12,7 @@ EACH = 10_000
 class Parts(NamedTuple):
     """10,000 images each of shape `(784,)`: the first and the next of the training set, and the test set.
 
-    The authors tested on more of the training set, with losses a little higher.
+    The authors tested on more of the training set, 10,000 images or 1,000, with losses a little higher.
     """
 
     train: Split

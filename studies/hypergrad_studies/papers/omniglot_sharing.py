@@ -188,10 +188,8 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     rows = outer.ends(loops, done, "validation loss", None)
     for name, mine in found.items():
         losses = [trained(final, sharing, seed) for seed, sharing in enumerate(mine)]
-        rows.append(
-            Row(f"{name}: training loss, of all but the test drawings", REPORTED[name][0], [x for x, _ in losses])
-        )
-        rows.append(Row(f"{name}: test loss", REPORTED[name][1], [x for _, x in losses]))
+        rows.append(Row(f"{name}, final: training loss", REPORTED[name][0], [x for x, _ in losses]))
+        rows.append(Row(f"{name}, final: test loss", REPORTED[name][1], [x for _, x in losses]))
     for name in loops:
         for layer in range(len(nothing)):
             pairs = [turned_and_others(correlations(sharing[layer])) for sharing in found[name]]
@@ -206,7 +204,7 @@ def trained(final: TrainingProblem, sharing: np.ndarray, seed: int) -> tuple[flo
     """The losses on training set and test set after training with this sharing."""
     key = jax.random.key(seed)
     done = evaluate(final, {"sharing": sharing}, method=Unrolled(), key=key, gradient_below=-math.inf)
-    return done.value, done.diagnostics["test_loss"]
+    return done.value, math.nan if done.diagnostics["test_loss"] is None else done.diagnostics["test_loss"]
 
 
 def correlations(sharing: np.ndarray) -> np.ndarray:

@@ -53,7 +53,8 @@ class Search(abc.ABC):
     """An outer loop of `iterations` training runs after the one at the start, where an array has `start` everywhere.
 
     Hyperparameters stay within `space`, which has no logarithms: they are the paper's own, log rates and the like. With
-    `reseed` each training run has initial parameters and batches of its own, else all of a seed have the same.
+    `reseed` each training run has initial parameters and batches of its own, else all of a seed have the same. A
+    problem that trains several `networks` at once is charged for each.
     """
 
     problem: TrainingProblem
@@ -61,6 +62,11 @@ class Search(abc.ABC):
     start: Mapping[str, float]
     iterations: int
     reseed: bool = False
+    networks: int = 1
+
+    def beginning(self) -> dict[str, np.ndarray]:
+        """The hyperparameters at the start."""
+        return {name: np.full(array.shape, self.start[name], np.float32) for name, array in self.space.items()}
 
     @abc.abstractmethod
     def run(self, name: str, seed: int, folder: Path) -> Iterator[Iteration]:
@@ -79,7 +85,8 @@ class Search(abc.ABC):
 class Descent(Search):
     """Gradient descent on the hyperparameters; an iteration whose gradient is not finite moves nothing.
 
-    It has come to where its last step led.
+    It has come to where its last step led. As in the papers it follows exploded gradients too, as long as they are
+    finite: their size is the optimizer's matter.
     """
 
     optimizer: optax.GradientTransformation = optax.adam(0.04)  # noqa: RUF009 (functions alone)
@@ -89,7 +96,7 @@ class Descent(Search):
         """See `Search`."""
         path = _checkpoint(name, seed, folder)
         key = jax.random.key(seed)
-        here = {n: np.full(p.shape, self.start[n], np.float32) for n, p in self.space.items()}
+        here = self.beginning()
         state: tuple[Any, Any] = (here, self.optimizer.init(here))
         done: list[Iteration] = []
         trajectory = {n: [x] for n, x in here.items()}
@@ -114,7 +121,7 @@ class Descent(Search):
                     evaluation.value,
                     _number(evaluation.diagnostics["test_loss"]),
                     str(evaluation.status),
-                    float(evaluation.cost.gradient_evaluations),
+                    self.networks * float(evaluation.cost.gradient_evaluations),
                     time.perf_counter() - started,
                 )
             )
@@ -169,12 +176,12 @@ class Sampled(Search):
 
     def run(self, name: str, seed: int, folder: Path) -> Iterator[Iteration]:
         """See `Search`."""
-        study = self._study(name, seed, folder)
+        study = self._resumed(name, seed, folder)
         objective = Objective(self.problem, self.space, key=jax.random.key(seed), reseed=self.reseed)
         done = _finished(study)
         if not done:
             study.enqueue_trial(dict(self.start))
-        else:  # as if it had not been cut off: not the same draws once more
+        else:  # not the same draws once more
             (again,) = np.random.SeedSequence([seed, len(done)]).generate_state(1)
             study.sampler = self.sampler(int(again))
         for i in range(self.iterations + 1):
@@ -190,7 +197,7 @@ class Sampled(Search):
                 math.inf if trial.value is None else trial.value,
                 _number(trial.user_attrs.get("hypergrad:test_loss")),
                 trial.user_attrs.get("hypergrad:status", "ok"),
-                float(trial.user_attrs["hypergrad:cost"]),
+                self.networks * float(trial.user_attrs["hypergrad:cost"]),
                 0.0 if duration is None else duration.total_seconds(),
             )
 
@@ -204,8 +211,21 @@ class Sampled(Search):
         found = {**study.best_params, **best_arrays(study)}
         return {n: np.asarray(found[n], np.float32) for n in self.space}
 
+    def _resumed(self, name: str, seed: int, folder: Path) -> optuna.Study:
+        """The study as if a trial that was cut off had never begun: else its step would count as taken, or failed."""
+        study = self._study(name, seed, folder)
+        finished = _finished(study)
+        if len(finished) < len(study.get_trials(deepcopy=False)):
+            path = _journal(name, seed, folder)
+            new = path.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            optuna.create_study(storage=_storage(new), study_name=name).add_trials(finished)
+            new.replace(path)
+            study = self._study(name, seed, folder)
+        return study
+
     def _study(self, name: str, seed: int, folder: Path) -> optuna.Study:
-        storage = JournalStorage(JournalFileBackend(str(folder / f"{name}-{seed}.log")))
+        storage = _storage(_journal(name, seed, folder))
         return optuna.create_study(storage=storage, study_name=name, sampler=self.sampler(seed), load_if_exists=True)
 
 
@@ -215,6 +235,23 @@ Runs = dict[str, list[list[Iteration]]]
 
 def run(searches: Mapping[str, Search], seeds: int, folder: Path, console: Console) -> Runs:
     """Each search with each seed: its iterations by name and seed, which are lines of `folder/records.jsonl` too."""
+    with (folder / "records.jsonl").open("w") as file:
+
+        def keep(iteration: Iteration) -> None:
+            file.write(line(iteration))
+            file.flush()
+
+        return complete(searches, seeds, folder, console, keep)
+
+
+def complete(
+    searches: Mapping[str, Search],
+    seeds: int,
+    folder: Path,
+    console: Console,
+    keep: Callable[[Iteration], None] = lambda iteration: None,
+) -> Runs:
+    """As `run`, with something else done with each iteration."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     total = seeds * sum(search.iterations + 1 for search in searches.values())
     done: Runs = {name: [[] for _ in range(seeds)] for name in searches}
@@ -224,11 +261,9 @@ def run(searches: Mapping[str, Search], seeds: int, folder: Path, console: Conso
         for name, search in searches.items()
         for iteration in search.run(name, seed, folder)
     )
-    with (folder / "records.jsonl").open("w") as file:
-        for iteration in track(iterations, folder.name, total=total, console=console):
-            done[iteration.search][iteration.seed].append(iteration)
-            file.write(line(iteration))
-            file.flush()
+    for iteration in track(iterations, folder.name, total=total, console=console):
+        done[iteration.search][iteration.seed].append(iteration)
+        keep(iteration)
     return done
 
 
@@ -258,18 +293,27 @@ def ends(searches: Mapping[str, Search], done: Runs, loss: str, reported: Report
             Row(f"{name}: the same, worst seed", None, [max(values)] * len(values)),
             Row(f"{name}: test loss there", reported and reported.test, [i.test for i in last]),
         ]
-        if reported:
-            soon = [reached(mine, reported.end) for mine in done[name]]
-            rows.append(Row(f"{name}: first iteration at {reported.end:g} or below", reported.iterations, soon))
+        targets = {f"first iteration at {reported.end:g} or below": [reported.end] * len(values)} if reported else {}
         if name != first:
-            soon = [reached(mine, value) for mine, value in zip(done[name], papers, strict=True)]
-            rows.append(Row(f"{name}: first iteration where {first} ends", search.iterations, soon))
+            targets[f"first iteration where {first} ends"] = papers
+        for label, losses in targets.items():
+            soon = [reached(mine, value) for mine, value in zip(done[name], losses, strict=True)]
+            spent = [cost(mine, until) for mine, until in zip(done[name], soon, strict=True)]
+            rows.append(Row(f"{name}: {label}", reported and reported.iterations, soon))
+            rows.append(Row(f"{name}: gradient evaluations until then", None, spent))
+        failures = [float(sum(math.isinf(i.value) for i in mine)) for mine in done[name]]
+        rows.append(Row(f"{name}: iterations that failed", None, failures))
     return rows
 
 
 def reached(iterations: Sequence[Iteration], value: float) -> float:
     """The first iteration whose outer loss is `value` or below; inf where none is."""
     return next((float(i.iteration) for i in iterations if i.value <= value), math.inf)
+
+
+def cost(iterations: Sequence[Iteration], until: float) -> float:
+    """The gradient evaluations of all iterations up to this one, itself included; inf where it is."""
+    return sum(i.gradient_evaluations for i in iterations if i.iteration <= until) if until < math.inf else math.inf
 
 
 def seconds(done: Runs) -> float:
@@ -279,6 +323,14 @@ def seconds(done: Runs) -> float:
 
 def _checkpoint(name: str, seed: int, folder: Path) -> Path:
     return folder / f"{name}-{seed}.npz"
+
+
+def _journal(name: str, seed: int, folder: Path) -> Path:
+    return folder / f"{name}-{seed}.log"
+
+
+def _storage(path: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

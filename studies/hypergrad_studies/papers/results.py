@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hypergrad_studies.records import OtherStudy
+from hypergrad_studies.records import BrokenRecords, OtherStudy
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -73,34 +73,51 @@ def parse(text: str, kind: type[_Record]) -> _Record:
 
 def known(path: Path, kind: type[_Record]) -> list[_Record]:
     """The records in `path`, but for a last one that was cut short; none where there is no file."""
-    return [parse(text, kind) for text in path.read_text().split("\n")[:-1]] if path.exists() else []
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    try:
+        return [parse(text, kind) for text in lines]
+    except (ValueError, TypeError, KeyError) as error:
+        raise BrokenRecords(f"{path}: a line is not a record ({error!r}); remove the file to begin again") from None
 
 
 def claim(folder: Path, study: str, scale: Scale) -> None:
     """Make `folder` that of a study at a scale; raises `OtherStudy` where it is that of another."""
     folder.mkdir(parents=True, exist_ok=True)
-    path, mine = folder / "study.json", {"study": study, "scale": scale}
+    path, mine = folder / "study.json", f"{study} ({scale})"
     if not path.exists():
-        path.write_text(json.dumps(mine) + "\n")
-    elif (held := json.loads(path.read_text())) != mine:
-        raise OtherStudy(
-            f"{folder} holds the study {held['study']} at the scale {held['scale']}, not {study} at {scale}; "
-            "choose another --out"
-        )
+        if (folder / "records.jsonl").exists():
+            raise OtherStudy(f"{folder} holds records of another study; choose another --out")
+        _replace(path, json.dumps(mine) + "\n")
+    elif (held := _load(path)) != mine:
+        raise OtherStudy(f"{folder} holds the study {held}, not {mine}; choose another --out")
 
 
 def read(path: Path, study: str, scale: Scale, seeds: int) -> list[Result]:
     """What `write` wrote, of this study with so many seeds; nothing where it has not, or not of that."""
     if not path.exists():
         return []
-    results = [parse(json.dumps(document), Result) for document in json.loads(path.read_text())]
+    results = [parse(json.dumps(document), Result) for document in _load(path)]
     wanted = (f"{study} ({scale})", seeds)
     return results if all((r.study, r.seeds) == wanted for r in results) else []
 
 
 def write(path: Path, results: Iterable[Result]) -> None:
     """Write `results` as a JSON list; numbers that JSON lacks as in `records`, "inf", "-inf" and "nan"."""
-    path.write_text(json.dumps([strict(asdict(result)) for result in results], indent=2, allow_nan=False) + "\n")
+    _replace(path, json.dumps([strict(asdict(result)) for result in results], indent=2, allow_nan=False) + "\n")
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise BrokenRecords(f"{path}: is not JSON ({error}); remove it to make it again") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    """All at once: a kill in the midst of this leaves the file before."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
 
 
 def strict(document: dict[str, Any]) -> dict[str, Any]:

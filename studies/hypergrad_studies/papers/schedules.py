@@ -9,14 +9,14 @@ logits of decays; the outer loss is the training loss on all 10,000. Two outer l
   train from other initial weights on other batches, the same each iteration. With one network it would learn the
   batches by heart, and with new ones each iteration a step could not be judged.
 
-So one iteration of "hypergrad" is four training runs. What counts in the end is the loss from initial weights and
+So one iteration of "hypergrad" costs four training runs. What counts in the end is the loss from initial weights and
 batches that no search has seen.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ import optax
 from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler
-from hypergrad_search import Float, Method, Optimizer, Reversible, TrainingProblem, Unrolled, evaluate, sgd
+from hypergrad_search import Float, Method, Optimizer, Reversible, TrainingProblem, Unrolled, evaluate, sgd, train
 from hypergrad_studies.papers import figures, mnist, outer
 from hypergrad_studies.papers.outer import Descent, Reported, Runs, Sampled
 from hypergrad_studies.papers.results import Result, Row, Scale, claim, medians
@@ -105,7 +105,7 @@ def momentum(setup: Setup) -> Optimizer:
 
 def problem(setup: Setup, networks: int = 1, optimizer: Callable[[Setup], Optimizer] = momentum) -> TrainingProblem:
     """Training of so many networks at once, each from its own initial weights on its own batches; losses are means."""
-    train, test = jax.tree.map(jnp.asarray, setup.data())
+    images, test = jax.tree.map(jnp.asarray, setup.data())
     tree = structure(setup.sizes)
 
     def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Any:
@@ -117,15 +117,15 @@ def problem(setup: Setup, networks: int = 1, optimizer: Callable[[Setup], Optimi
 
     def train_loss(params: Any, hyperparameters: dict[str, Any], batch: None, key: jax.Array) -> jax.Array:
         def one(layers: Any, key: jax.Array) -> jax.Array:
-            rows = jax.random.randint(key, (BATCH,), 0, len(train.labels))
-            return digits.cross_entropy(layers, jax.tree.map(lambda x: x[rows], train))
+            rows = jax.random.randint(key, (BATCH,), 0, len(images.labels))
+            return digits.cross_entropy(layers, jax.tree.map(lambda x: x[rows], images))
 
         return jnp.sum(jax.vmap(one)(params, jax.random.split(key, networks)))
 
     return TrainingProblem(
         init=init,
         train_loss=train_loss,
-        valid_loss=lambda params: jnp.mean(jax.vmap(partial(digits.cross_entropy, data=train))(params)),
+        valid_loss=lambda params: jnp.mean(jax.vmap(partial(digits.cross_entropy, data=images))(params)),
         test_loss=lambda params: jnp.mean(jax.vmap(partial(digits.cross_entropy, data=test))(params)),
         batches=lambda step: None,
         optimizer=optimizer(setup),
@@ -179,7 +179,12 @@ def paper(setup: Setup, method: Method = Reversible(fallback=Unrolled())) -> Des
 def hypergrad(setup: Setup) -> Sampled:
     """`HypergradSampler`, on several networks at once."""
     return Sampled(
-        problem(setup, NETWORKS), space(setup.sizes), START, ITERATIONS, sampler=lambda s: HypergradSampler(seed=s)
+        problem(setup, NETWORKS),
+        space(setup.sizes),
+        START,
+        ITERATIONS,
+        networks=NETWORKS,
+        sampler=lambda seed: HypergradSampler(seed=seed),
     )
 
 
@@ -218,11 +223,16 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
 
 
 class Losses(NamedTuple):
-    """Of training runs from initial weights and on batches that no search has seen, means over `UNSEEN`."""
+    """Of training runs from initial weights and on batches that no search has seen: means; NaN where one failed."""
 
-    training: float
-    test: float
-    error: float
+    training: Any
+    test: Any
+    error: Any
+
+
+def unseen_key(draw: int) -> jax.Array:
+    """The key of such a run."""
+    return jax.random.fold_in(jax.random.key(1), 1000 + draw)
 
 
 def judge(
@@ -235,17 +245,15 @@ def judge(
         return jnp.mean(jnp.argmax(digits.logits(layers, test.images), axis=1) != test.labels)
 
     training = problem(setup, 1, optimizer)
-    judged = replace(training, valid_loss=lambda params: jnp.mean(jax.vmap(wrong)(params)), test_loss=None)
+
+    @jax.jit
+    def losses_of(params: Any) -> Losses:
+        test_loss = training.test_loss(params) if training.test_loss else jnp.nan
+        return Losses(training.valid_loss(params), test_loss, jnp.mean(jax.vmap(wrong)(params)))
 
     def losses(hyperparameters: Mapping[str, Any]) -> Losses:
-        keys = [jax.random.fold_in(jax.random.key(1), 1000 + i) for i in range(runs)]
-        train = partial(evaluate, hyperparameters=hyperparameters, method=Unrolled(), gradient_below=-math.inf)
-        done = [train(training, key=key) for key in keys]
-        errors = [train(judged, key=key).value for key in keys]
-        tests = [d.diagnostics["test_loss"] for d in done]
-        # a run that fails has no test loss, and the mean is none
-        test_loss = math.nan if None in tests else float(np.mean(tests))
-        return Losses(float(np.mean([d.value for d in done])), test_loss, float(np.mean(errors)))
+        done = [losses_of(train(training, hyperparameters, unseen_key(i))) for i in range(runs)]
+        return Losses(*(float(np.mean(x)) for x in zip(*done, strict=True)))
 
     return losses
 
@@ -271,7 +279,7 @@ def curve(problem: TrainingProblem, hyperparameters: Mapping[str, Any], every: i
     last = evaluate(
         problem,
         hyperparameters,
-        key=jax.random.key(0),
+        key=unseen_key(0),
         gradient_below=-math.inf,
         report=lambda step, loss: losses.append(loss),
         report_every=every,
@@ -295,7 +303,7 @@ def draw(setup: Setup, loops: Mapping[str, outer.Search], done: Runs, found: Any
     axes[0].legend(frameon=False)
     curves, loop, *_ = axes[-len(loops) :]
     one = problem(setup)
-    start = {name: np.full(p.shape, START[name], np.float32) for name, p in space(setup.sizes).items()}
+    start = loops["paper"].beginning()
     for label, hyperparameters in {"at the start": start, **{name: mine[0] for name, mine in found.items()}}.items():
         curves.plot(curve(one, hyperparameters), label=label)
     curves.set(xlabel="step", ylabel="training loss")

@@ -49,7 +49,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     searches = {**rivals(setup), "hypergrad": replace(schedules.hypergrad(setup), iterations=within)}
     done = outer.run(searches, seeds, out, console)
     paper = schedules.paper(setup)
-    outer.run({"paper": paper}, seeds, folder, console)
+    outer.complete({"paper": paper}, seeds, folder, console)
     losses = schedules.judge(setup)
     rows = []
     for name, search in searches.items():

@@ -45,7 +45,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     """Write `records.jsonl` and `schedules-transfer.svg` into the folder `out`, and return the numbers."""
     setup, folder = schedules.SETUPS[scale], schedules.beside(out, scale)
     learned = schedules.searches(setup)
-    outer.run(learned, seeds, folder, console)
+    outer.complete(learned, seeds, folder, console)
     small = rivals(setup)["tpe"]
     tuned = replace(small, problem=schedules.problem(large(setup)), iterations=TRIALS)
     done = outer.run({"tpe-small": small, "tpe-large": tuned}, seeds, out, console)

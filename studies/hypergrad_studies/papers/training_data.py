@@ -5,7 +5,7 @@ Maclaurin, Duvenaud and Adams 2015, section 3.3: a linear model 784-10 is traine
 one penalty. They begin as noise of standard deviation 0.01. On scikit-learn's digits the images have 64 pixels. Two
 outer loops: "paper", gradient descent with step 1, and "hypergrad", `HypergradSampler`.
 
-What is searched is what is added to the noise.
+What is searched is what is added to the noise, which is the same for all seeds.
 """
 
 import math
