@@ -80,6 +80,7 @@ def test_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results["hypernet, stochastic: rank correlation"]["ours"] > 0.8
 
 
+@pytest.mark.slow
 def test_1d(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(hypernet_1d.SETUPS, "small", hypernet_1d.Setup(64, points=13, hypernet_steps=10_000))
     records, results = run("hypernet-1d", tmp_path / "hypernet-1d")

@@ -39,12 +39,13 @@ def images(path: Path, rows: Mapping[str, np.ndarray], symmetric: bool) -> None:
     """Rows of square images, of shape `(n, pixels)` each, on one grey scale a row; around 0 if `symmetric`."""
     count = len(next(iter(rows.values())))
     figure = Figure(figsize=(1.1 * count, 1.35 * len(rows)), layout="constrained")
-    for axes, (name, pictures) in zip(figure.subplots(len(rows), count, squeeze=False), rows.items(), strict=True):
+    parts = np.ravel(figure.subfigures(len(rows), 1, squeeze=False))
+    for part, (name, pictures) in zip(parts, rows.items(), strict=True):
         high = float(np.abs(pictures).max() if symmetric else pictures.max())
         low = -high if symmetric else float(pictures.min())
         side = round(pictures.shape[1] ** 0.5)
-        for panel, picture in zip(axes, pictures, strict=True):
+        for panel, picture in zip(part.subplots(1, count), pictures, strict=True):
             panel.imshow(picture.reshape(side, side), cmap="gray", vmin=low, vmax=high)
             panel.set(xticks=[], yticks=[])
-        axes[0].set_title(f"{name}: {low:.3g} (black) to {high:.3g} (white)", loc="left", fontsize=9)
+        part.suptitle(f"{name}: {low:.3g} (black) to {high:.3g} (white)", fontsize=9)
     figure.savefig(path)
