@@ -261,4 +261,4 @@ def test_memory_and_the_initial_gradient(tmp_path: Path, monkeypatch: pytest.Mon
         bits, limit = found[f"decay {decay}: bits a weight and step"], found[f"decay {decay}: entropy limit"]
         assert bits == pytest.approx(limit, rel=8 / 70)  # of 70 bits between the reports, a plane more or less
     gradient = run("initial-gradient", tmp_path)
-    assert gradient["log learning rate: share of the gradient's elements below 0"] > 0.9  # too slow at first
+    assert gradient["log learning rate: share of the weights' elements below 0"] > 0.9  # too slow at first

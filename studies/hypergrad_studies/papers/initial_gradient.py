@@ -64,11 +64,11 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     rows = [Row("training loss at the start, mean of the draws", 0.531, starts)]
     for name, title in NAMES.items():
         halves = [agreement([g[name] for g in gradients[seed * DRAWS : (seed + 1) * DRAWS]]) for seed in range(seeds)]
-        falling = [float(np.mean(mean[name] < 0)) for mean in means]
+        falling = [float(np.mean(mean[name][1::2] < 0)) for mean in means]
         rows += [
             Row(f"{title}: norm of the mean gradient", None, [float(np.linalg.norm(mean[name])) for mean in means]),
             Row(f"{title}: cosine between the means of two halves of the draws", None, halves),
-            Row(f"{title}: share of the gradient's elements below 0", None, falling),
+            Row(f"{title}: share of the weights' elements below 0", None, falling),
         ]
     return medians("initial-gradient", rows, sum(d.seconds for d in draws), scale)
 
