@@ -82,5 +82,5 @@ def markdown(found: Found, command: str) -> str:
             first = (f"`{name}`", f"{results[0].seconds:,.0f}") if i == 0 else ("", "")
             lines.append(f"| {first[0]} | {quantity} | {paper} | {ours} | {seeds} | {first[1]} |")
     where = f"on {os.cpu_count()} cores ({jax.default_backend().upper()}), with jax {jax.__version__}"
-    head = f"`{command}`, {where}; medians over seeds, and the seconds of all of a study's training runs."
-    return head + "\n\n" + "\n".join(lines) + "\n"
+    what = "medians over seeds (inf: never), and the seconds of a study's searches, all training runs together"
+    return f"`{command}`, {where}; {what}.\n\n" + "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""schedules-adam: the schedules of `schedules` for Adam, whose training the paper could not run backwards.
+"""schedules-adam: schedules for Adam, whose training the paper could not run backwards.
 
 A learning rate and a b1 for each array at each step, and each array's initial scale; b2 is 0.999. The same network,
 data and outer loops as in `schedules`, from a rate of e^-5 and a b1 of 0.88; beside them TPE on one rate, b1 and scale,

@@ -4,7 +4,7 @@ The survey of Feurer and Hutter 2019 names it as the hope of such searches: tune
 network. The schedules are those of `schedules` (the runs in the folder beside this study's, which it makes where they
 are not there yet): each entry lasts for ten steps, and the initial scales of weights are divided by two where their
 fan-in is four times as large. Beside them one rate, one decay and one initial scale: what TPE found for the small
-network in 200 runs, carried over in the same way, and what it found for the large one in 30 runs of that network. What
+network in 200 runs, carried over in the same way, and what it found for the large one in 20 runs of that network. What
 counts is the loss from initial weights and on batches that no search has seen.
 """
 
@@ -22,7 +22,7 @@ from hypergrad_studies.papers.schedules import Setup
 from hypergrad_studies.papers.schedules_rivals import rivals
 
 WIDER, LONGER = 4, 10
-TRIALS = 30  # of TPE on the large network
+TRIALS = 20  # of TPE on the large network
 RUNS = 3  # for each loss that counts
 
 

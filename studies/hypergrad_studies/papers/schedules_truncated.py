@@ -1,4 +1,4 @@
-"""schedules-truncated: the schedules of `schedules` by hypergradients of the last steps alone.
+"""schedules-truncated: schedules by hypergradients of the last steps alone.
 
 A truncated hypergradient says nothing of the rates before, nor of initial scales, and counts the rest for what they do
 at once: a rate that is better in the long run may look too high (short-horizon bias: Wu, Ren, Liao and Grosse 2018).
