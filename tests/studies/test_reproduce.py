@@ -77,6 +77,8 @@ def test_what_was_cut_off_goes_on(out: Path, tmp_path: Path, monkeypatch: pytest
     assert CliRunner().invoke(cli, ["reproduce", "chaos", "--seeds", "2", "--out", str(cut)]).exit_code == 0
     assert looked == [(1, 2.5)]
     assert (cut / "records.jsonl").read_text() == records
+    assert CliRunner().invoke(cli, ["reproduce", "chaos", "--seeds", "1", "--out", str(cut)]).exit_code == 0
+    assert (cut / "records.jsonl").read_text() == records  # of the other seed too
 
 
 def test_a_folder_keeps_its_scale(out: Path) -> None:

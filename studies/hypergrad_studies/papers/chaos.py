@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 
 from hypergrad_search import InexactReversalError, TrainingProblem, evaluate, sgd
 from hypergrad_studies import data
-from hypergrad_studies.papers.results import Result, Row, Scale, known, line, medians
+from hypergrad_studies.papers.results import Result, Row, Scale, known, line, medians, rewrite
 from hypergrad_studies.problems import digits
 
 STEPS, BATCH, IMAGES = 50, 250, 1000
@@ -85,13 +85,17 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     training = problem(setup.sizes, setup.images())
     rates = np.linspace(*setup.rates).tolist()
     pairs = [(seed, rate) for seed in range(seeds) for rate in rates]
-    before = {(point.seed, point.log_rate): point for point in known(out / "records.jsonl", Point)}
+    path = out / "records.jsonl"
+    before = {(point.seed, point.log_rate): point for point in known(path, Point)}
+    rewrite(path, before.values())  # without a line that was cut short
     points = []
-    with (out / "records.jsonl").open("w") as file:
+    with path.open("a") as file:
         for seed, rate in track(pairs, "chaos", console=console):
-            points.append(before.get((seed, rate)) or look(training, seed, rate))
-            file.write(line(points[-1]))
-            file.flush()
+            if (seed, rate) not in before:
+                before[seed, rate] = look(training, seed, rate)
+                file.write(line(before[seed, rate]))
+                file.flush()
+            points.append(before[seed, rate])
     draw(points, out / "chaos.svg")
     return results(points, scale)
 

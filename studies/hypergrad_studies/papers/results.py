@@ -80,6 +80,11 @@ def known(path: Path, kind: type[_Record]) -> list[_Record]:
         raise BrokenRecords(f"{path}: a line is not a record ({error!r}); remove the file to begin again") from None
 
 
+def rewrite(path: Path, records: Iterable["DataclassInstance"]) -> None:
+    """Write `records` anew, all at once."""
+    _replace(path, "".join(map(line, records)))
+
+
 def claim(folder: Path, study: str, scale: Scale) -> None:
     """Make `folder` that of a study at a scale; raises `OtherStudy` where it is that of another."""
     folder.mkdir(parents=True, exist_ok=True)

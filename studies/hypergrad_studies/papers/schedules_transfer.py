@@ -1,11 +1,11 @@
 """schedules-transfer: schedules learned on a small network, for one four times as wide, trained ten times as long.
 
-The survey of Feurer and Hutter 2019 names it as the hope of such searches: tune a small prototype, train the large
-network. The schedules are those of `schedules` (the runs in the folder beside this study's, which it makes where they
-are not there yet): each entry lasts for ten steps, and the initial scales of weights are divided by two where their
-fan-in is four times as large. Beside them one rate, one decay and one initial scale: what TPE found for the small
-network in 200 runs, carried over in the same way, and what it found for the large one in 20 runs of that network. What
-counts is the loss from initial weights and on batches that no search has seen.
+It would pay for such searches: tune a small prototype, train the large network. The schedules are those of `schedules`
+(the runs in the folder beside this study's, which it makes where they are not there yet): each entry lasts for ten
+steps, and the initial scales of weights are divided by two where their fan-in is four times as large. Beside them one
+rate, one decay and one initial scale: what TPE found for the small network in 200 runs, carried over in the same way,
+and what it found for the large one in 20 runs of that network. What counts is the loss from initial weights and on
+batches that no search has seen.
 """
 
 from collections.abc import Mapping
