@@ -1,0 +1,22 @@
+"""The cost model: what an evaluation costs, in minibatch training gradients.
+
+A training step takes one gradient. A step of the reverse pass takes one gradient to step back, and a Hessian-vector
+product, which is worth two. All methods and the search count in these units, so that a budget means the same for all.
+"""
+
+from dataclasses import dataclass
+
+TRAINING_STEP = 1
+HESSIAN_VECTOR_PRODUCT = 2
+REVERSE_STEP = TRAINING_STEP + HESSIAN_VECTOR_PRODUCT
+
+#: what a value with its gradient costs, where a value alone costs 1
+VALUE_AND_GRADIENT = TRAINING_STEP + REVERSE_STEP
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an evaluation took: minibatch training gradients, or what is worth as many, and wall seconds."""
+
+    gradient_evaluations: float
+    seconds: float

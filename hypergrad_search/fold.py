@@ -1,0 +1,39 @@
+"""Folds: parts of the validation set that a hypergradient can leave out."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hypergrad_search.checks import whole_number
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of several equal parts of the validation set, held back from a hypergradient.
+
+    The gradient is that of the mean loss over all other examples. It needs a `valid_loss` that returns one loss for
+    each example; where `valid_loss` returns a scalar, nothing is held back.
+
+    - `index`: which part is held back, from 0.
+    - `of`: into how many parts the examples are split, at least 2. Each example's part is drawn once by a fixed seed,
+      so that sorted data do no harm.
+    - `below`: the evaluation's status is "overfitted" unless the mean loss on the part comes out below this.
+
+    Raises `ValueError` where the numbers do not fit.
+    """
+
+    index: int
+    of: int
+    below: float = math.inf
+
+    def __post_init__(self) -> None:
+        of = whole_number("Fold: of", self.of, 2)
+        whole_number("Fold: index", self.index, 0, of - 1)
+        if math.isnan(self.below):
+            raise ValueError("Fold: below must be a number, got nan; leave it out to accept any loss")
+
+
+def parts(examples: int, of: int) -> np.ndarray:
+    """The part of each example, shape `(examples,)`, from 0 to `of - 1`; their sizes differ by at most one."""
+    return np.random.default_rng(0).permutation(examples) % of
