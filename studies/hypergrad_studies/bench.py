@@ -1,17 +1,16 @@
 """The costs of a hypergradient, measured side by side: every way differentiates the same function.
 
-The function is the validation loss of a tanh network on scikit-learn's digits, after training, of a rate, the decays,
-a penalty for each layer and an initial scale for each layer. The ways are `jax.grad` through `jax.lax.scan`, the same
-with `jax.checkpoint` around a step, equinox's binomially checkpointed scan, and reversible training; plain training is
-what their times are ratios to.
+The function maps hyperparameters (a learning rate, the decays, and a penalty and an initial scale for each layer) to
+the validation loss of a tanh network that is trained with them on scikit-learn's digits. The ways are `jax.grad`
+through `jax.lax.scan`, the same with `jax.checkpoint` around a step, equinox's binomially checkpointed scan, and
+reversible training. Their times are ratios to that of plain training.
 
-Memory and compile time are measured in a process for each way, since the peak of a process never falls again; times
-in one process for all, in turns, so that what else the machine does hits all of them alike.
+Memory and compile time are measured in a process for each way, since the peak of a process never falls again. Times
+are measured in one process, in which the ways take turns, so that what else the machine does hits all of them alike.
 """
 
 import dataclasses
 import itertools
-import json
 import math
 import multiprocessing
 import os
@@ -29,21 +28,24 @@ import equinox.internal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hypergrad_search import TrainingProblem, adam, sgd, train
-from hypergrad_search.training.unrolled import Body, FloatState, Scanned, float_training
+from hypergrad_search.training.floats import Body, FloatState, Scanned, float_training
+from hypergrad_studies import json_lines
+from hypergrad_studies.networks import Layers, Split, cross_entropy, network
 from hypergrad_studies.problems import digits
 
 T = TypeVar("T")
 
-ROUNDS_SECONDS = 60.0  # no new round of a case begins after this long; the one after the warm-up always does
+ROUNDS_SECONDS = 60.0  # after so many seconds no new round of a case begins; the first round always does
 B2 = 0.999  # Adam's; its b1 is the decay of the case
 
 
 class Way(NamedTuple):
-    """An optimizer, and how its training is differentiated; "plain" is not at all."""
+    """An optimizer, and how its training is differentiated; the way "plain" trains without a gradient."""
 
     optimizer: str
     name: str
@@ -62,14 +64,14 @@ WAYS = (
     Way("adam", "checkpointed"),
     Way("adam", "reversible"),
 )
-"""All of them, each optimizer's plain training first."""
+"""All ways; each optimizer's plain training comes first."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training run to differentiate: its length, decay and size, and in which ways.
+    """A training run to differentiate: its number of steps, its decay, its hidden layers' width, and in which ways.
 
-    The ways of a `long` one are compiled for their memory, and none is run.
+    A `long` case is compiled in each way to learn how much memory it needs, and never run.
     """
 
     steps: int
@@ -80,12 +82,12 @@ class Case:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of the layers."""
+        """How many inputs, hidden units and outputs the network has, layer by layer."""
         return (64, self.width, self.width, 10)
 
     @property
     def weights(self) -> int:
-        """How many, biases included."""
+        """How many weights the network has, biases included."""
         return sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(self.sizes))
 
     def __str__(self) -> str:
@@ -94,7 +96,11 @@ class Case:
 
 @dataclass
 class Record:
-    """What is known of one way in one case; sizes in bytes. `status` is "ok", "not run" or "failed"."""
+    """What is known of one way in one case; sizes are in bytes. `status` is "ok", "not run" or "failed".
+
+    `seconds` are those of each round, `ratios` these seconds over those of plain training in the same round, and
+    `difference` is how far the gradient is from that of the optimizer's first way, relative to its norm.
+    """
 
     steps: int
     decay: float
@@ -108,29 +114,29 @@ class Record:
     xla_bytes: int | None = None
     rss_before: int | None = None
     rss_after: int | None = None
-    seconds: list[float] = field(default_factory=list)  # of each round
-    ratios: list[float] = field(default_factory=list)  # to plain training in the same round
-    difference: float | None = None  # of the gradient from that of the first way that has one, relative
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    difference: float | None = None
 
     @classmethod
     def of(cls, case: Case, way: Way, **known: Any) -> "Record":
-        """With `known` fields beside those of the case."""
+        """A record of a way in a case, with the fields in `known`."""
         return cls(case.steps, case.decay, case.width, case.weights, *way, **known)
 
     @property
     def ratio(self) -> float | None:
-        """The median."""
+        """The median of the ratios; None where no time was measured."""
         return statistics.median(self.ratios) if self.ratios else None
 
     @property
     def quartiles(self) -> tuple[float, float] | None:
-        """The lower and upper ones of the ratios."""
+        """The lower and the upper quartile of the ratios; None where no time was measured."""
         low, high = np.quantile(self.ratios or [math.nan], [0.25, 0.75]).tolist()
         return (low, high) if self.ratios else None
 
 
 def with_plain(ways: Iterable[Way]) -> tuple[Way, ...]:
-    """These, in the order of `WAYS`, and the plain training of their optimizers."""
+    """The ways, and the plain training of their optimizers, in the order of `WAYS`."""
     chosen = set(ways)
     return tuple(w for w in WAYS if w in chosen or (w.name == "plain" and w.optimizer in {x.optimizer for x in chosen}))
 
@@ -138,11 +144,11 @@ def with_plain(ways: Iterable[Way]) -> tuple[Way, ...]:
 def cases(
     steps: Sequence[int], decays: Sequence[float], widths: Sequence[int], ways: Sequence[Way], *, long: bool
 ) -> list[Case]:
-    """The base case first, then variations of one thing at a time, last the long one.
+    """The base case, then cases that vary one thing at a time, and last the long case if `long` is true.
 
     The base has 300 steps, decay 0.9 and width 512 where these are among the choices. Steps vary on the smallest
     network and sizes at the fewest steps, or the bench would take hours. A decay matters to reversible training
-    alone, so the others are left out there.
+    alone, so cases with another decay leave out all other ways but plain training.
     """
     usual, decay, width = _base(300, steps), _base(0.9, decays), _base(512, widths)
     wanted = [(usual, decay, width)]
@@ -162,12 +168,12 @@ def problem(case: Case, optimizer: str) -> tuple[TrainingProblem, dict[str, jax.
     """The training run of a case, and the hyperparameters at which it is differentiated."""
     layers = range(1, len(case.sizes))
 
-    def init(key: jax.Array, h: dict[str, Any]) -> list[dict[str, jax.Array]]:
-        return digits.network(key, case.sizes, [h[f"init_scale_{i}"] for i in layers])
+    def init(key: jax.Array, h: dict[str, Any]) -> Layers:
+        return network(key, case.sizes, [h[f"init_scale_{i}"] for i in layers])
 
-    def train_loss(params: list[dict[str, jax.Array]], h: dict[str, Any], batch: digits.Split, key: Any) -> jax.Array:
+    def train_loss(params: Layers, h: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
         penalties = [h[f"l2_{i}"] * jnp.sum(x["weights"] ** 2) for i, x in zip(layers, params, strict=True)]
-        return digits.cross_entropy(params, batch) + sum(penalties)
+        return jnp.mean(cross_entropy(params, batch)) + sum(penalties)
 
     hyperparameters = {
         **{f"l2_{i}": 1e-4 for i in layers},
@@ -189,7 +195,7 @@ def _checkpointed(body: Body, state: FloatState, scanned: Scanned) -> FloatState
 
 
 def _binomial(body: Body, state: FloatState, scanned: Scanned) -> FloatState:
-    """With equinox's own number of checkpoints, about sqrt(2 * steps): no step is computed more than three times."""
+    """Scan with equinox's own number of checkpoints, about sqrt(2 * steps): it computes a step at most three times."""
     return equinox.internal.scan(body, state, scanned, kind="checkpointed")[0]
 
 
@@ -206,27 +212,30 @@ LOOPS: dict[str, Callable[[Body, FloatState, Scanned], FloatState]] = {
 
 
 def program(case: Case, way: Way) -> tuple[jax.stages.Wrapped, dict[str, jax.Array]]:
-    """The validation loss, with its gradient unless the way is plain, as one jitted function; and its argument."""
+    """A jitted function that returns the validation loss, with its gradient unless the way is plain; its argument."""
     run, hyperparameters = problem(case, way.optimizer)
     key = jax.random.key(0)
-    # below the true decays by float32's error
+    # below the true decays by float32's rounding error
     decays = {"velocity": case.decay} if way.optimizer == "sgd" else {"mu": case.decay, "nu": B2}
     smallest = {name: decay * (1 - 1e-6) for name, decay in decays.items()}
 
     def reversibly(h: dict[str, jax.Array]) -> jax.Array:
-        return run.valid_loss(train(run, h, key, smallest_decays=smallest))
+        return jnp.mean(run.valid_loss(train(run, h, key, smallest_decays=smallest), h))
 
     def in_floats(h: dict[str, jax.Array]) -> jax.Array:
         weights = LOOPS[way.name](*float_training(run, h, key)).weights
         structure = jax.tree.structure(jax.eval_shape(lambda: run.init(key, h)))
-        return run.valid_loss(jax.tree.unflatten(structure, weights))
+        return jnp.mean(run.valid_loss(jax.tree.unflatten(structure, weights), h))
 
     loss = reversibly if way.name == "reversible" else in_floats
     return jax.jit(loss if way.name == "plain" else jax.value_and_grad(loss)), hyperparameters
 
 
 def alone(case: Case, way: Way, limit: float) -> Record:
-    """Compile, read XLA's memory, and run once where that is at most `limit` bytes; for a process of its own."""
+    """Compile a way, read how much memory XLA needs, and run it once if that is at most `limit` bytes.
+
+    Call it in a process of its own, or the peaks of memory are those of all that ran before.
+    """
     jitted, hyperparameters = program(case, way)
     jax.block_until_ready(jax.jit(jnp.sin)(1.0))  # JAX starts up at the first program
     started = time.perf_counter()
@@ -248,7 +257,10 @@ def alone(case: Case, way: Way, limit: float) -> Record:
 
 
 def together(case: Case, ways: Sequence[Way], repeats: int) -> dict[Way, tuple[list[float], float | None]]:
-    """Seconds of each way, in turns, and how far its gradient is from the optimizer's first, relatively."""
+    """For each way the seconds of each round, and how far its gradient is from that of the optimizer's first way.
+
+    The distance is relative to the norm of the first way's gradient; None for a way without one.
+    """
     programs = {}
     for way in ways:
         jitted, hyperparameters = program(case, way)
@@ -271,23 +283,23 @@ def together(case: Case, ways: Sequence[Way], repeats: int) -> dict[Way, tuple[l
     }
 
 
-def _vector(gradient: dict[str, jax.Array]) -> np.ndarray:
+def _vector(gradient: dict[str, jax.Array]) -> NDArray[np.float64]:
     return np.array([float(gradient[name]) for name in sorted(gradient)])
 
 
-def _difference(gradient: np.ndarray, reference: np.ndarray) -> float:
+def _difference(gradient: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
     return float(np.linalg.norm(gradient - reference) / np.linalg.norm(reference))
 
 
 def peak_rss() -> int:
-    """Of this process so far, in bytes."""
+    """The largest memory that this process has had so far, in bytes."""
     import resource  # Windows has none
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def half_of_memory() -> float:
-    """Of the machine, in bytes; infinite where it does not say."""
+    """Half of the machine's memory, in bytes; infinite where the machine does not say how much it has."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
     except (AttributeError, ValueError):
@@ -295,36 +307,33 @@ def half_of_memory() -> float:
 
 
 def run(out: Path, plan: Sequence[Case], *, repeats: int, limit: float, console: Console) -> list[Record]:
-    """Measure every case; its records are added to `out/records.jsonl` as soon as it is done."""
+    """Measure every case, and return the records; `out/records.jsonl` gets those of a case as soon as it is done."""
     out.mkdir(parents=True, exist_ok=True)
+    json_lines.replace(out / "records.jsonl", [])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     records: list[Record] = []
-    with (
-        (out / "records.jsonl").open("w", encoding="utf-8") as file,
-        Progress(*columns, console=console, transient=True) as progress,
-    ):
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=sum(len(case.ways) + (not case.long) for case in plan))
         for case in plan:
             progress.update(task, description=str(case))
-            done = []
-            for record in _measure(case, repeats, limit):
-                done += record
+            done: list[Record] = []
+            for measured in _measure(case, repeats, limit):
+                done += measured
                 progress.advance(task)
-            file.writelines(json.dumps(dataclasses.asdict(record)) + "\n" for record in done)
-            file.flush()
+            json_lines.append(out / "records.jsonl", *done)
             records += done
     return records
 
 
 def _measure(case: Case, repeats: int, limit: float) -> Iterator[list[Record]]:
-    """The records of one case: nothing after each process but the last, then all."""
+    """Measure one case, and yield after each process: an empty list, or after the last process all records."""
     records: dict[Way, Record] = {}
     for way in case.ways:
         if records:
             yield []
         try:
             records[way] = _in_a_process(partial(alone, case, way, limit))
-        except Exception as error:  # whatever a way runs into, the others go on
+        except Exception as error:  # whatever goes wrong in one way, the others go on
             records[way] = Record.of(case, way, status="failed", reason=_one_line(error))
     fit = [way for way, record in records.items() if record.status == "ok"]
     if not case.long:
@@ -345,7 +354,7 @@ def _add_times(records: dict[Way, Record], times: dict[Way, tuple[list[float], f
 
 
 def _in_a_process(function: Callable[[], T]) -> T:
-    """What `function` returns in a new process, which takes its memory with it; raises what it raises."""
+    """Return what `function` returns in a new process, or raise what it raises there."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function).result()
 

@@ -1,7 +1,6 @@
-"""What `hypergrad bench` found: a table for the terminal, a plot, and a section of the README."""
+"""What `hypergrad bench` measured, as tables for the terminal, as a plot, and as a section of the README."""
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from itertools import groupby
@@ -33,7 +32,6 @@ NAMES = {
     "binomial": "equinox, binomial checkpoints",
     "reversible": "**reversible**",
 }
-_SECTION = re.compile(r"(?<=<!-- bench -->\n).*?(?=<!-- /bench -->)", re.DOTALL)
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -59,22 +57,12 @@ def _table(group: Sequence[Record]) -> Table:
 
 
 def by_case(records: Iterable[Record]) -> list[list[Record]]:
-    """The records of each case, in order: the base case is the first."""
+    """The records of each case, in the order of the cases: the base case is the first."""
     return [list(group) for _, group in groupby(records, key=lambda r: (r.steps, r.decay, r.width))]
 
 
-def has_section(page: str) -> bool:
-    """Whether `rewritten` finds where to write."""
-    return _SECTION.search(page) is not None
-
-
-def rewritten(page: str, records: Sequence[Record]) -> str:
-    """The page with these records between its markers."""
-    return _SECTION.sub(lambda _: markdown(records), page, count=1)
-
-
 def markdown(records: Sequence[Record]) -> str:
-    """The base case, the one that needs the most memory, all of them in short, and the plot."""
+    """The text for the README: the base case, the case that needs most memory, all cases in short, and the plot."""
     groups = by_case(records)
     base = groups[0]
     largest = max(groups, key=lambda group: max(record.xla_bytes or 0 for record in group))
@@ -96,7 +84,7 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def _rows(group: Sequence[Record]) -> str:
-    """A Markdown table, without the columns that would be empty."""
+    """A Markdown table of a case, without the columns that would be empty."""
     timed = _timed(group)
     headings = ["", "time / training", "compiling", "memory", "peak RSS"] if timed else ["", "compiling", "memory"]
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1)]
@@ -131,7 +119,7 @@ def _short(record: Record) -> str:
 
 
 def _verdicts(groups: Sequence[Sequence[Record]]) -> list[str]:
-    """How often reversible training takes longer than the scan that keeps each step's weights."""
+    """A sentence on how often reversible training takes longer than the scan that keeps each step's weights."""
     texts = []
     for optimizer in ("sgd", "adam"):
         ratios = [{record.way: record.ratio for record in group if record.optimizer == optimizer} for group in groups]
@@ -148,7 +136,7 @@ def _case(record: Record) -> str:
 
 
 def _cells(record: Record) -> tuple[str, ...]:
-    """A text for each of `HEADINGS` but the first."""
+    """The texts of a row, one for each of `HEADINGS` but the first."""
     ratio = record.status
     if record.ratio is not None and record.quartiles is not None:
         ratio = f"{record.ratio:.2f} ({record.quartiles[0]:.2f}{DASH}{record.quartiles[1]:.2f})"
@@ -174,7 +162,7 @@ def _bytes(size: float | None) -> str:
 
 
 def write_plot(records: Sequence[Record], path: Path) -> Path:
-    """Times in the base case among those in all others, and memory by steps."""
+    """Plot the times of the base case among those of all other cases, and memory against steps; return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(11.5, 4.0), layout="constrained")
     times, memory = figure.subplots(1, 2)
@@ -205,7 +193,7 @@ def _draw_times(axes: Axes, records: Sequence[Record]) -> None:
 
 
 def _draw_memory(axes: Axes, records: Sequence[Record]) -> None:
-    """Of the network and decay for which most numbers of steps were measured."""
+    """Draw the network and decay for which most numbers of steps were measured."""
     kinds = [(record.width, record.decay) for record in records]
     width, decay = max(kinds, key=lambda kind: len({r.steps for r in records if (r.width, r.decay) == kind}))
     chosen = [r for r in records if (r.width, r.decay) == (width, decay) and r.xla_bytes]

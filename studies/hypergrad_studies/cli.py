@@ -10,18 +10,20 @@ import click
 import optuna
 from rich.console import Console
 
+from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP
 from hypergrad_studies import bench as measuring
-from hypergrad_studies import bench_report, data, records
+from hypergrad_studies import bench_report, data, json_lines, records
 from hypergrad_studies.compare import compare as run_comparison
 from hypergrad_studies.methods import BACKENDS, obstacle
 from hypergrad_studies.overhead import measure as measure_overhead
 from hypergrad_studies.papers import STUDIES, page, results
 from hypergrad_studies.problems import PROBLEMS
+from hypergrad_studies.readme_sections import has_section, rewritten
 from hypergrad_studies.report import table, write_report
 
 
 class Names(click.ParamType):
-    """Names separated by commas, each of them known."""
+    """Names separated by commas."""
 
     name = "NAME,..."
 
@@ -30,7 +32,7 @@ class Names(click.ParamType):
 
 
 class Numbers(click.ParamType):
-    """Numbers separated by commas, each of them as `each` wants it."""
+    """Numbers separated by commas, each converted by `each`; repetitions count once."""
 
     name = "NUMBER,..."
 
@@ -74,9 +76,10 @@ def cli() -> None:
     type=click.IntRange(min=1),
     default=5000,
     show_default=True,
-    help="Of each run, in gradient evaluations: a training step is 1, a step of the reverse pass 3.",
+    help=f"Gradient evaluations that each run may spend: a training step costs {TRAINING_STEP}, a step of the reverse pass "
+    f"{REVERSE_STEP}.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds.")
 @click.option("--backend", type=click.Choice(list(BACKENDS)), default="optuna", show_default=True)
 @click.option(
     "--out",
@@ -123,7 +126,7 @@ def report(out: Path) -> None:
 
 
 @cli.command()
-@click.option("--steps", type=Numbers(click.IntRange(min=1)), help="Of training. [default: 100,300,1000,3000,10000]")
+@click.option("--steps", type=Numbers(click.IntRange(min=1)), help="Training steps. [default: 100,300,1000,3000,10000]")
 @click.option(
     "--decays",
     type=Numbers(click.FloatRange(1 / 256, 1, max_open=True)),
@@ -132,21 +135,27 @@ def report(out: Path) -> None:
 @click.option(
     "--widths",
     type=Numbers(click.IntRange(min=1)),
-    help="Of the network's two hidden layers. [default: 50,512,1700: 6,000, 300,000 and 3 million weights]",
+    help="Widths of the two hidden layers. [default: 50,512,1700: 6,000, 300,000 and 3 million weights]",
 )
 @click.option(
     "--ways",
     type=Names(),
-    help="Beside plain training, by default all: "
+    help="What to measure beside plain training, by default all of: "
     + ", ".join(str(way) for way in measuring.WAYS if way.name != "plain")
     + ".",
 )
 @click.option("--quick", is_flag=True, help="Other defaults: 100,300 steps, decay 0.9, widths 50,512; no long case.")
-@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds of all ways in turn.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Rounds, in each of which every way runs once.",
+)
 @click.option(
     "--memory-limit",
     type=click.FloatRange(min=0, min_open=True),
-    help="In GB: what needs more is compiled, not run. [default: half of the machine's]",
+    help="GB of memory; what needs more is compiled, not run. [default: half of the machine's]",
 )
 @click.option(
     "--out",
@@ -178,9 +187,7 @@ def bench(
     """
     known = {str(way): way for way in measuring.WAYS if way.name != "plain"}
     _known(ways or (), known, "--ways")
-    page = readme.read_text(encoding="utf-8") if readme else None
-    if page is not None and not bench_report.has_section(page):
-        raise click.BadParameter("the file has no <!-- bench --> ... <!-- /bench -->", param_hint="--readme")
+    _check_section(readme, "bench")
     plan = measuring.cases(
         steps or ([100, 300] if quick else [100, 300, 1000, 3000, 10_000]),
         decays or ([0.9] if quick else [0.5, 0.9, 0.98, 0.999]),
@@ -194,18 +201,20 @@ def bench(
     console.width = max(console.width, 100)
     console.print(*bench_report.tables(measured))
     console.print(f"plot: {bench_report.write_plot(measured, out / 'bench.svg')}")
-    if readme is not None and page is not None:
-        readme.write_text(bench_report.rewritten(page, measured), encoding="utf-8")
+    if readme is not None:
+        _rewrite(readme, "bench", bench_report.markdown(measured))
         bench_report.write_plot(measured, readme.parent / "docs" / "bench.svg")
 
 
 @cli.command()
-@click.option("--trials", type=click.IntRange(min=10), default=1000, show_default=True, help="Of each study.")
+@click.option(
+    "--trials", type=click.IntRange(min=10), default=1000, show_default=True, help="How many trials each study has."
+)
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Pairs of studies beside TPE."
 )
 def overhead(trials: int, repeats: int) -> None:
-    """Measure what HypergradSampler itself takes for a trial, beside TPE and with an array of 10,000."""
+    """Measure the time that HypergradSampler itself takes for a trial, beside TPE and with an array of 10,000."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console()
     console.width = max(console.width, 100)
@@ -221,12 +230,12 @@ def overhead(trials: int, repeats: int) -> None:
     show_default=True,
     help="small: scikit-learn's digits, a few minutes at most; paper: the paper's own data and sizes.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many seeds.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for records, figures and results.json; of several studies each has one of its own in it.  "
-    "[default: out/reproduce/SCALE, and of one study out/reproduce/SCALE/NAME]",
+    help="Folder for records, figures and results.json; of several studies, each gets a folder of its own in it.  "
+    "[default: out/reproduce/SCALE, and for one study out/reproduce/SCALE/NAME]",
 )
 @click.option(
     "--readme",
@@ -239,8 +248,7 @@ def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Pat
     Outer loops and chaos go on where they were cut off, the others begin again. Of several studies, those that are
     finished are not run again.
     """
-    if readme is not None and not page.has_section(readme.read_text(encoding="utf-8")):
-        raise click.BadParameter("the file has no <!-- reproduce --> ... <!-- /reproduce -->", param_hint="--readme")
+    _check_section(readme, "reproduce")
     chosen = list(STUDIES) if "all" in names else list(dict.fromkeys(names))
     several = len(chosen) > 1
     whole = out or Path("out", "reproduce", scale)
@@ -266,8 +274,16 @@ def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Pat
     else:
         console.print(f"results: {path}")
     if readme is not None:
-        text = page.rewritten(readme.read_text(encoding="utf-8"), found, shlex.join(command))
-        readme.write_text(text, encoding="utf-8")
+        _rewrite(readme, "reproduce", page.markdown(found, shlex.join(command)))
+
+
+def _check_section(readme: Path | None, name: str) -> None:
+    if readme is not None and not has_section(readme.read_text(encoding="utf-8"), name):
+        raise click.BadParameter(f"the file has no <!-- {name} --> ... <!-- /{name} -->", param_hint="--readme")
+
+
+def _rewrite(readme: Path, section: str, content: str) -> None:
+    readme.write_text(rewritten(readme.read_text(encoding="utf-8"), section, content), encoding="utf-8")
 
 
 def _show(out: Path, console: Console) -> None:
@@ -284,7 +300,7 @@ def main(command: Callable[..., object] = cli) -> None:
         return
     except click.ClickException as error:
         message, code = error.format_message(), error.exit_code
-    except (data.MissingData, records.BrokenRecords, records.OtherStudy) as error:
+    except (data.MissingData, json_lines.BrokenRecords, records.OtherStudy) as error:
         message, code = str(error), 1
     except (click.Abort, KeyboardInterrupt):
         message, code = "stopped", 130

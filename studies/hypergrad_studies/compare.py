@@ -1,6 +1,7 @@
 """A comparison: problems x methods x seeds, run one after another into records, so that it can be cut off."""
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,15 +37,16 @@ def compare(
     backend: str,
     console: Console,
 ) -> None:
-    """Run what is missing of the comparison into folder `out`: for each problem of `rivals`, its methods.
+    """Compare the methods in `rivals`, which it lists for each problem, and write records into folder `out`.
 
-    `budget` is in gradient evaluations a run.
+    `budget` is how many gradient evaluations a run may spend. Runs that `out` already holds are not run again. A run
+    that was cut off starts again from its seed, so that a study that was continued has the records of one that was not.
 
-    A run that had been cut off starts again from its seed, so that a study that was continued has the records of one
-    that was not. Raises `OtherStudy` and `BrokenRecords`.
+    Raises `OtherStudy` and `BrokenRecords`.
     """
     done = records.begin(out, Plan(backend=backend, budget=budget))
     plan = [key for key in _plan(rivals, seeds) if key not in done]
+    warm: list[tuple[str, Method, bool]] = []
     if done:
         console.print(f"{len(done)} finished runs found in {out}, {len(plan)} to go")
     with Progress(
@@ -64,13 +66,15 @@ def compare(
             seen: list[Record] = []
 
             def on_record(record: Record, seen: list[Record] = seen, task: TaskID = task, limit: int = limit) -> None:
-                records.append(out / "records.jsonl", record)
+                records.add(out, record)
                 seen.append(record)
                 progress.update(task, completed=min(record.gradient_evaluations, limit))
 
             if backend == "optuna":
-                for how in dict.fromkeys([EXACT, method.how]):  # what is refined may be trained anew
-                    warm_up(problem, how, lifts=method.lifts)
+                for how in (EXACT, method.how):  # what is refined may be trained anew
+                    if (problem, how, method.lifts) not in warm:
+                        warm_up(problem, how, lifts=method.lifts)
+                        warm.append((problem, how, method.lifts))
             started = time.perf_counter()
             RUNNERS[backend](problem, name, seed, limit, on_record)
             wall_seconds = time.perf_counter() - started
@@ -82,22 +86,16 @@ def compare(
 
 
 def warm_up(problem_name: str, how: Method, *, lifts: bool) -> None:
-    """Compile a problem, so that the seconds of the first method do not hold what all share.
+    """Compile a problem beforehand, so that the first method's seconds do not include what all methods share.
 
-    Integers and categoricals have their first values: other programs are compiled in the trials that need them.
+    Integers and categoricals have their first values: programs for others are compiled in the trials that need them.
     """
-    if (problem_name, how, lifts) in _warm:
-        return
     problem, space = posed(problem_name, lifts=lifts)
     for point in [middle(unlifted(space))] + ([middle(lifted(space))] if lifts else []):
-        for below in (float("inf"), -float("inf")):
+        for below in (math.inf, -math.inf):
             first = evaluate(problem, point, method=how, key=jax.random.key(0), gradient_below=below, space=space)
         if first.checkpoint is not None:
             evaluate(problem, point, method=how, key=jax.random.key(0), space=space, checkpoint=first.checkpoint)
-    _warm.add((problem_name, how, lifts))
-
-
-_warm: set[tuple[str, Method, bool]] = set()
 
 
 def _plan(rivals: Mapping[str, Sequence[str]], seeds: int) -> Iterator[Key]:

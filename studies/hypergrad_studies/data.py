@@ -1,4 +1,4 @@
-"""Data sets that do not come with scikit-learn: from a folder of npz files, MNIST else from OpenML."""
+"""Data sets that do not come with scikit-learn, read from a folder of npz files; MNIST may come from OpenML instead."""
 
 import functools
 import os
@@ -14,15 +14,15 @@ Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 class MissingData(RuntimeError):
-    """A data set is neither here nor to be had. The message is one line and says both ways to get it."""
+    """A data set is not here and cannot be fetched. The message is one line and says how to get it."""
 
 
 @functools.cache
 def mnist() -> tuple[Arrays, Arrays]:
     """Training and test sets: float32 images of shape `(n, 784)` in [0, 1], and int32 labels.
 
-    From `mnist.npz` (`x_train`, `y_train`, `x_test`, `y_test`) in the folder that `HYPERGRAD_DATA` names, else from
-    OpenML, which scikit-learn keeps for the next time. Raises `MissingData`.
+    They are read from `mnist.npz` (`x_train`, `y_train`, `x_test`, `y_test`) in the folder that `HYPERGRAD_DATA` names,
+    or else fetched from OpenML, and scikit-learn keeps them for the next time. Raises `MissingData`.
     """
     path = Path(os.environ.get("HYPERGRAD_DATA", "")) / "mnist.npz"
     if "HYPERGRAD_DATA" in os.environ and path.exists():
@@ -40,9 +40,9 @@ def mnist() -> tuple[Arrays, Arrays]:
 
 
 class Drawings(NamedTuple):
-    """Omniglot: images of shape `(n, 28, 28)`, ink 1 and paper 0, with what each is of.
+    """Omniglot: images of shape `(n, 28, 28)`, ink 1 and paper 0, and what each of them shows.
 
-    `alphabet` indexes `names`, `character` counts within its alphabet from 0, `drawer` from 1 to 20.
+    `alphabet` indexes `names`, `character` counts from 0 within its alphabet, `drawer` from 1 to 20; shapes `(n,)`.
     """
 
     images: np.ndarray[Any, Any]
@@ -56,8 +56,9 @@ class Drawings(NamedTuple):
 def omniglot() -> Drawings:
     """All 32,460 drawings of Omniglot, at 28 x 28.
 
-    From `omniglot_28.npz` in the folder that `HYPERGRAD_DATA` names: `images` of shape `(n, 98)`, eight pixels a byte,
-    `alphabet`, `character`, `drawer` of shape `(n,)`, and the names of `alphabets`. Raises `MissingData`.
+    They are read from `omniglot_28.npz` in the folder that `HYPERGRAD_DATA` names. It holds `images` of shape
+    `(n, 98)`, eight pixels a byte, `alphabet`, `character` and `drawer` of shape `(n,)`, and the names of `alphabets`.
+    Raises `MissingData`.
     """
     path = Path(os.environ.get("HYPERGRAD_DATA", "")) / "omniglot_28.npz"
     if "HYPERGRAD_DATA" not in os.environ or not path.exists():

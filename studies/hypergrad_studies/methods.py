@@ -1,4 +1,8 @@
-"""The registries of methods: name -> what searches, for each host. All get the same budget but where it says so."""
+"""The registries of methods: name -> what searches, for each host. All get the same budget unless it says otherwise.
+
+A search by hypergradients with another `Strategy` or `Method` is one entry in `GRADIENT_METHODS`, for both hosts; a
+rival is one entry in `OPTUNA` or `RAY`.
+"""
 
 import importlib.util
 from collections.abc import Callable
@@ -14,7 +18,10 @@ from ray.tune.search.optuna import OptunaSearch
 from hypergrad_optuna import HypergradSampler
 from hypergrad_ray import HypergradSearch
 from hypergrad_search import Hypernet, Method, Reversible, Space, Unrolled
+from hypergrad_search.search import Strategy
+from hypergrad_search.space import dimension
 from hypergrad_studies.problems import NOISY, can_lift, middle, posed
+from hypergrad_studies.tied import has_array, tied
 
 EXACT = Reversible(fallback=Unrolled())
 HYPERNET = Hypernet()
@@ -25,11 +32,19 @@ FULL_COVARIANCE = 100  # dimensions; beyond, CMA-ES does better to learn the dia
 
 @dataclass(frozen=True)
 class OptunaMethod:
-    """A sampler (from a seed and the number of dimensions) and a pruner (from the number of training steps).
+    """A method in Optuna.
 
-    `lifts` tells that it gets the space with its lifts, and the problem with its fitted and held-back losses. `how` is
-    the way to a value; with `retrains` the value is that of training anew at the hyperparameters that it refined, which
-    is paid for too.
+    - `sampler`: makes the sampler from a seed and the number of dimensions.
+    - `pruner`: makes the pruner from the number of training steps.
+    - `budget_factor`: how many times the budget of the comparison it gets.
+    - `report_every`: from the number of training steps, after how many of them the pruner hears of the loss; None for
+      never.
+    - `lifts`: whether it gets the space with its lifts.
+    - `tied`: whether it searches one number for each array, which the problem then has everywhere in the array.
+    - `least`: how many numbers the sampler needs to do what its name says.
+    - `how`: how the problem is trained, and differentiated where the sampler wants a gradient.
+    - `retrains`: whether a trial's value is that of training anew, from the start, at the hyperparameters that the
+      trial refined; this is paid for too.
     """
 
     sampler: Callable[[int, int], BaseSampler]
@@ -37,16 +52,24 @@ class OptunaMethod:
     budget_factor: int = 1
     report_every: Callable[[int], int | None] = lambda steps: None
     lifts: bool = False
+    tied: bool = False
+    least: int = 1
     how: Method = EXACT
     retrains: bool = False
+
+    def searched(self, space: Space) -> Space:
+        """The space that the sampler sees."""
+        return tied(space) if self.tied else space
 
 
 @dataclass(frozen=True)
 class RayMethod:
-    """A searcher (from a space and a seed) and a scheduler (from the number of training steps).
+    """A method in Ray Tune.
 
-    `own_space` tells that the searcher knows the space, and Ray is not to give it one; `lifts` and `how` are as in
-    `OptunaMethod`.
+    - `searcher`: makes the searcher from a space and a seed.
+    - `own_space`: whether the searcher knows the space, so that Ray must not give it one.
+    - `scheduler`: makes the scheduler from the number of training steps.
+    - The others are as in `OptunaMethod`; `report_every` is for the scheduler.
     """
 
     searcher: Callable[[Space, int], Any]
@@ -58,13 +81,70 @@ class RayMethod:
     how: Method = EXACT
 
 
+@dataclass(frozen=True)
+class GradientMethod:
+    """A search by hypergradients: its strategy, and the rest as in `OptunaMethod`."""
+
+    strategy: Strategy = Strategy()  # noqa: RUF009 (frozen)
+    how: Method = EXACT
+    lifts: bool = False
+    retrains: bool = False
+
+    def in_optuna(self) -> OptunaMethod:
+        """The method as Optuna runs it."""
+        return OptunaMethod(
+            lambda seed, dimensions: HypergradSampler(seed=seed, strategy=self.strategy),
+            lifts=self.lifts,
+            how=self.how,
+            retrains=self.retrains,
+        )
+
+    def in_ray(self) -> RayMethod:
+        """The method as Ray Tune runs it, where nothing can be retrained."""
+        return RayMethod(
+            lambda space, seed: HypergradSearch(space, seed=seed, strategy=self.strategy),
+            own_space=True,
+            lifts=self.lifts,
+            how=self.how,
+        )
+
+
+GRADIENT_METHODS: dict[str, GradientMethod] = {
+    "hypergrad": GradientMethod(),
+    "hypergrad-lifted": GradientMethod(lifts=True),
+    "hypernet": GradientMethod(how=HYPERNET),
+    "hypernet-retrained": GradientMethod(how=HYPERNET, retrains=True),
+}
+
+
 def shortest(steps: int) -> int:
     """The first rung: how many steps every training run gets before one can be stopped early."""
     return max(steps // REDUCTION_FACTOR**RUNGS, 1)
 
 
+def _random(seed: int, dimensions: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+def _tpe(seed: int, dimensions: int) -> BaseSampler:
+    return TPESampler(seed=seed)  # multivariate, as it is by default since Optuna 5.0
+
+
+def _cmaes(seed: int, dimensions: int) -> BaseSampler:
+    # it would warn of every categorical, which it leaves to random search
+    return CmaEsSampler(seed=seed, use_separable_cma=dimensions > FULL_COVARIANCE, warn_independent_sampling=False)
+
+
+def _gp(seed: int, dimensions: int) -> BaseSampler:
+    return GPSampler(seed=seed)
+
+
 def _hyperband(steps: int) -> BasePruner:
     return HyperbandPruner(min_resource=shortest(steps), max_resource=steps, reduction_factor=REDUCTION_FACTOR)
+
+
+def _ray_random(space: Space, seed: int) -> BasicVariantGenerator:
+    return BasicVariantGenerator(random_state=seed)
 
 
 def _asha(steps: int) -> TrialScheduler:
@@ -77,34 +157,25 @@ def _asha(steps: int) -> TrialScheduler:
 
 
 OPTUNA: dict[str, OptunaMethod] = {
-    "random": OptunaMethod(lambda seed, n: RandomSampler(seed=seed)),
-    "random-2x": OptunaMethod(lambda seed, n: RandomSampler(seed=seed), budget_factor=2),
-    # multivariate, as it is by default since Optuna 5.0
-    "tpe": OptunaMethod(lambda seed, n: TPESampler(seed=seed)),
-    "tpe-2x": OptunaMethod(lambda seed, n: TPESampler(seed=seed), budget_factor=2),
-    "cmaes": OptunaMethod(
-        lambda seed, n: CmaEsSampler(
-            seed=seed, use_separable_cma=n > FULL_COVARIANCE, warn_independent_sampling=False
-        )  # it would warn of every categorical, which it leaves to random search
-    ),
-    "gp": OptunaMethod(lambda seed, n: GPSampler(seed=seed)),
-    "hyperband": OptunaMethod(lambda seed, n: TPESampler(seed=seed), pruner=_hyperband, report_every=shortest),
-    "hypergrad": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed)),
-    "hypergrad-lifted": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed), lifts=True),
-    "hypernet": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed), how=HYPERNET),
-    "hypernet-retrained": OptunaMethod(lambda seed, n: HypergradSampler(seed=seed), how=HYPERNET, retrains=True),
+    "random": OptunaMethod(_random),
+    "random-2x": OptunaMethod(_random, budget_factor=2),
+    "random-tied": OptunaMethod(_random, tied=True),
+    "tpe": OptunaMethod(_tpe),
+    "tpe-2x": OptunaMethod(_tpe, budget_factor=2),
+    "tpe-tied": OptunaMethod(_tpe, tied=True),
+    "cmaes": OptunaMethod(_cmaes, least=2),
+    "cmaes-tied": OptunaMethod(_cmaes, tied=True, least=2),
+    "gp": OptunaMethod(_gp),
+    "hyperband": OptunaMethod(_tpe, pruner=_hyperband, report_every=shortest),
+    **{name: method.in_optuna() for name, method in GRADIENT_METHODS.items()},
 }
 
 RAY: dict[str, RayMethod] = {
-    "random": RayMethod(lambda space, seed: BasicVariantGenerator(random_state=seed)),
-    "random-2x": RayMethod(lambda space, seed: BasicVariantGenerator(random_state=seed), budget_factor=2),
-    "asha": RayMethod(
-        lambda space, seed: BasicVariantGenerator(random_state=seed), scheduler=_asha, report_every=shortest
-    ),
+    "random": RayMethod(_ray_random),
+    "random-2x": RayMethod(_ray_random, budget_factor=2),
+    "asha": RayMethod(_ray_random, scheduler=_asha, report_every=shortest),
     "optuna": RayMethod(lambda space, seed: OptunaSearch(seed=seed)),
-    "hypergrad": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed), own_space=True),
-    "hypergrad-lifted": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed), own_space=True, lifts=True),
-    "hypernet": RayMethod(lambda space, seed: HypergradSearch(space, seed=seed), own_space=True, how=HYPERNET),
+    **{name: method.in_ray() for name, method in GRADIENT_METHODS.items() if not method.retrains},
 }
 
 BACKENDS: dict[str, list[str]] = {"optuna": list(OPTUNA), "ray": list(RAY)}
@@ -119,14 +190,20 @@ def obstacle(backend: str, name: str, problem: str) -> str | None:
     """Why a method cannot run on a problem here, and what to do instead; None where it can."""
     if name == "gp" and importlib.util.find_spec("torch") is None:
         return "gp needs torch: pip install 'hypergrad-search[gp]'"
-    if method(backend, name).lifts and not can_lift(problem):
-        return f"{name} finds nothing to lift in {problem}; leave out one of them"
-    if isinstance(how := method(backend, name).how, Hypernet):
-        training, space = posed(problem)
-        try:
-            how.check(training, middle(space), space=space)
-        except ValueError as refusal:
-            return f"on {problem}, {refusal}"
     if backend == "ray" and problem in NOISY:
         return f"{problem} needs a new seed each trial; choose --backend optuna"
+    chosen = method(backend, name)
+    if chosen.lifts and not can_lift(problem):
+        return f"{name} finds nothing to lift in {problem}; leave out one of them"
+    training, space = posed(problem)
+    if isinstance(chosen, OptunaMethod):
+        if chosen.tied and not has_array(space):
+            return f"tied methods find no array in {problem}; leave out one of them"
+        if dimension(chosen.searched(space)) < chosen.least:
+            return f"{name} needs at least {chosen.least} numbers, and {problem} has fewer; leave out one of them"
+    if isinstance(chosen.how, Hypernet):
+        try:
+            chosen.how.check(training, middle(space), space=space)
+        except ValueError as refusal:
+            return f"on {problem}, {refusal}"
     return None

@@ -46,8 +46,8 @@ def logits(params: Layers, x: jax.Array, activation: Callable[[jax.Array], jax.A
     """The outputs of a network, shape `(n, classes)`, for inputs of shape `(n, features)`."""
     *hidden, last = params
     for layer in hidden:
-        x = activation(x @ layer["weights"] + layer["biases"])
-    return x @ last["weights"] + last["biases"]
+        x = activation(x @ layer["weights"] + layer["biases"][None])
+    return x @ last["weights"] + last["biases"][None]
 
 
 def cross_entropy(params: Layers, data: Split, activation: Callable[[jax.Array], jax.Array] = jnp.tanh) -> jax.Array:

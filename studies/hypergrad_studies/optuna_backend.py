@@ -3,29 +3,32 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from hypergrad_optuna import Objective, refined
-from hypergrad_optuna.attributes import COST
-from hypergrad_search import evaluate
+from hypergrad_optuna import Objective, attributes, hyperparameters_of
+from hypergrad_search import Status, evaluate
 from hypergrad_search.space import dimension
 from hypergrad_studies.methods import EXACT, OPTUNA
 from hypergrad_studies.problems import NOISY, posed
-from hypergrad_studies.records import Record
+from hypergrad_studies.records import FAILED, PRUNED, Record
+from hypergrad_studies.tied import spread
 
 
 def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]) -> None:
     """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done."""
     method = OPTUNA[method_name]
     problem, space = posed(problem_name, lifts=method.lifts)
+    searched = method.searched(space)
     study = optuna.create_study(
         study_name=f"{problem_name} {method_name} {seed}",  # Hyperband draws brackets by it
-        sampler=method.sampler(seed, dimension(space)),
+        sampler=method.sampler(seed, dimension(searched)),
         pruner=method.pruner(problem.steps),
     )
+    suggest = Objective(problem, searched).suggest
     objective = Objective(
         problem,
         space,
@@ -34,11 +37,13 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
         reseed=problem_name in NOISY,
         report_every=method.report_every(problem.steps),
     )
+    most = method.how.cost(problem, problem.steps)  # what a trial that failed may have spent
     spent = 0
     while spent < budget:
         asked = time.perf_counter()
         trial = study.ask()
-        hyperparameters = objective.suggest(trial)
+        suggested = suggest(trial)
+        hyperparameters = spread(space, suggested) if method.tied else suggested
         evaluated = time.perf_counter()
         value, state, error = None, TrialState.COMPLETE, None
         try:
@@ -47,35 +52,51 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
             state = TrialState.PRUNED
         except ArithmeticError as failure:
             state, error = TrialState.FAIL, str(failure)
-        retrained, found = None, refined.hyperparameters(trial, None)
-        if method.retrains and found is not None:
-            retrained = evaluate(problem, found, method=EXACT, key=objective.key, gradient_below=-math.inf)
         told = time.perf_counter()
-        frozen = study.tell(trial, value, state=state)
-        finished = time.perf_counter()
-        attributes = frozen.user_attrs
-        spent += int(attributes.get(COST, problem.steps))  # a failure has spent its training at the most
-        loss = math.inf if frozen.value is None or state != TrialState.COMPLETE else frozen.value
-        test_loss = attributes.get("hypergrad:test_loss")
-        if retrained is not None:
-            spent += int(retrained.cost.gradient_evaluations)
-            loss, test_loss = retrained.value, retrained.diagnostics["test_loss"]
-            attributes = {f"hypergrad:{name}": retrained.diagnostics[name] for name in ("status", "message")}
-        on_record(
-            Record(
-                problem=problem_name,
-                method=method_name,
-                seed=seed,
-                trial=trial.number,
-                value=loss,
-                test_value=test_loss,
-                gradient_evaluations=spent,
-                seconds=told - evaluated,
-                ask_seconds=evaluated - asked,
-                tell_seconds=finished - told,
-                status={TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}.get(
-                    state, attributes.get("hypergrad:status", "ok")
-                ),
-                error=error or attributes.get("hypergrad:message"),
-            )
+        ended = study.tell(trial, value, state=state)
+        done = time.perf_counter()
+        record = Record(
+            problem=problem_name,
+            method=method_name,
+            seed=seed,
+            trial=trial.number,
+            value=_loss(ended),
+            test_value=ended.user_attrs.get(attributes.TEST_LOSS),
+            gradient_evaluations=spent + int(ended.user_attrs.get(attributes.COST, most)),
+            seconds=told - evaluated,
+            ask_seconds=evaluated - asked,
+            tell_seconds=done - told,
+            status=_status(ended),
+            error=error or ended.user_attrs.get(attributes.MESSAGE),
         )
+        if method.retrains and math.isfinite(record.value):
+            record = _retrained(record, objective, ended)
+        spent = record.gradient_evaluations
+        on_record(record)
+
+
+def _loss(trial: FrozenTrial) -> float:
+    # the value of a pruned trial is that of its last report
+    return math.inf if trial.state is not TrialState.COMPLETE or trial.value is None else trial.value
+
+
+def _status(trial: FrozenTrial) -> str:
+    unfinished = {TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
+    return unfinished.get(trial.state) or str(trial.user_attrs.get(attributes.STATUS, Status.OK))
+
+
+def _retrained(record: Record, objective: Objective, trial: FrozenTrial) -> Record:
+    """The record with the result of training from the start at the hyperparameters that the trial refined."""
+    started = time.perf_counter()
+    evaluation = evaluate(
+        objective.problem, hyperparameters_of(trial), method=EXACT, key=objective.key, gradient_below=-math.inf
+    )
+    return replace(
+        record,
+        value=evaluation.value,
+        test_value=evaluation.test_loss,
+        gradient_evaluations=record.gradient_evaluations + int(evaluation.cost.gradient_evaluations),
+        seconds=record.seconds + time.perf_counter() - started,
+        status=str(evaluation.status),
+        error=evaluation.message or None,
+    )

@@ -1,4 +1,4 @@
-"""What a sampler itself takes: the time of a trial whose objective takes none."""
+"""The time that a sampler itself takes for a trial, measured with objectives that take no time."""
 
 import math
 import statistics
@@ -19,7 +19,7 @@ OPTIMUM = np.random.default_rng(0).uniform(-2, 2, MANY)
 
 
 def measure(trials: int, repeats: int) -> Table:
-    """Milliseconds a trial: beside TPE with 10 parameters, and alone with 10,000 in one array."""
+    """A table of milliseconds a trial: with 10 parameters beside TPE, and with an array of 10,000 numbers alone."""
     table = Table("parameters", "storage", "sampler", "trials", "ms a trial", "of TPE's", title="A sampler's own time")
     pairs = [
         (_seconds(_few, TPESampler(seed=seed), trials), _seconds(_few, HypergradSampler(seed=seed), trials))
@@ -51,7 +51,7 @@ def _seconds(
 
 def _few(trial: optuna.Trial) -> float:
     x = np.array([trial.suggest_float(f"x{i}", -5, 5) for i in range(FEW)]) - OPTIMUM[:FEW]
-    value = float(np.sum(x**2 + 1 - np.cos(2 * math.pi * x)))  # many minima, so that chains end and start
+    value = float(np.sum(x**2 + 1 - np.cos(2 * math.pi * x)))  # has many minima, so that chains end and new ones begin
     if wants_gradient(trial, value):
         slope = 2 * x + 2 * math.pi * np.sin(2 * math.pi * x)
         report_gradient(trial, {f"x{i}": g for i, g in enumerate(slope)})

@@ -1,4 +1,4 @@
-"""Pages from the templates of this package."""
+"""Pages made from the templates of this package."""
 
 from importlib import metadata
 from typing import Any
@@ -9,7 +9,7 @@ _PACKAGES = ("hypergrad-search", "jax", "optuna", "ray", "numpy", "scipy", "matp
 
 
 def render(template: str, **values: Any) -> str:
-    """The page of a template, which needs no network and no script."""
+    """The page that a template and its values make; it needs no network and no script."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hypergrad_studies", "."),
         autoescape=True,
@@ -21,7 +21,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def _versions() -> str:
-    """Of the packages that are installed."""
+    """The versions of those packages that are installed."""
     installed = []
     for name in _PACKAGES:
         try:

@@ -34,16 +34,20 @@ _COLOURS = {
     "hypergrad-lifted": "#882255",
     "tpe": "#0072b2",
     "tpe-2x": "#0072b2",
+    "tpe-tied": "#0072b2",
     "gp": "#009e73",
     "cmaes": "#cc79a7",
+    "cmaes-tied": "#cc79a7",
     "hyperband": "#e69f00",
     "random": "#8c8c8c",
     "random-2x": "#8c8c8c",
+    "random-tied": "#8c8c8c",
     # Ray's names for the nearest of Optuna's methods; the two hosts never share a figure.
     "asha": "#e69f00",
     "optuna": "#0072b2",
 }
 _SPARE = ("#56b4e9", "#aa4499", "#999933", "#44aa99")
+_DASHES = {"2x": "--", "tied": ":"}  # by the end of a method's name; its colour is that of the plain method
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,16 @@ class Style:
 
 
 def styles(methods: Iterable[str]) -> dict[str, Style]:
-    """A style for each method: fixed for the methods of this package, by turns and dashed for others."""
+    """A style for each method.
+
+    The methods of `_COLOURS` always look the same; others are dashed or dotted and take the spare colours in turn.
+    """
     names = sorted(set(methods))
     others = [name for name in names if name not in _COLOURS]
     spare = {name: Style(_SPARE[i % len(_SPARE)], "--" if i < len(_SPARE) else ":") for i, name in enumerate(others)}
-    known = {name: Style(_COLOURS[name], "--" if name.endswith("-2x") else "-") for name in names if name in _COLOURS}
+    known = {
+        name: Style(_COLOURS[name], _DASHES.get(name.rpartition("-")[2], "-")) for name in names if name in _COLOURS
+    }
     return known | spare
 
 

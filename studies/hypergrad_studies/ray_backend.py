@@ -16,11 +16,12 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from hypergrad_ray import param_space, trainable
+from hypergrad_ray.trainable import RUNNING
 from hypergrad_studies.methods import RAY
 from hypergrad_studies.problems import posed
-from hypergrad_studies.records import Record
+from hypergrad_studies.records import FAILED, PRUNED, Record
 
-CPUS = 2  # so many trials at once; the same on every machine, or asynchronous methods could not be compared
+CPUS = 2  # how many trials run at once; the same on every machine, or asynchronous methods could not be compared
 
 
 def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]) -> None:
@@ -66,33 +67,33 @@ class Timed(Searcher):
         self.telling: dict[str, float] = {}
         self._searcher = searcher
 
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
-        """Passed on."""
-        return self._searcher.set_search_properties(metric, mode, config, **spec)
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Pass it on."""
+        return bool(self._searcher.set_search_properties(metric, mode, config, **spec))
 
-    def suggest(self, trial_id: str) -> dict | None:
-        """Passed on, and timed."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Pass it on, and time it."""
         started = time.perf_counter()
-        suggestion = self._searcher.suggest(trial_id)
+        suggestion: dict[str, Any] | None = self._searcher.suggest(trial_id)
         self.asking[trial_id] = time.perf_counter() - started
         return suggestion
 
-    def on_trial_result(self, trial_id: str, result: dict) -> None:
-        """Passed on."""
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass it on."""
         self._searcher.on_trial_result(trial_id, result)
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Passed on, and timed."""
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Pass it on, and time it."""
         started = time.perf_counter()
         self._searcher.on_trial_complete(trial_id, result=result, error=error)
         self.telling[trial_id] = time.perf_counter() - started
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a study's runs are never restored."""
+        """Do nothing: a study's runs are never restored."""
 
 
 class Recorder(tune.Callback):
-    """Turns Ray's trials into records, in the order in which they end."""
+    """Turns Ray's trials into records, in the order in which they end; `spent` counts their gradient evaluations."""
 
     def __init__(
         self,
@@ -112,14 +113,14 @@ class Recorder(tune.Callback):
         return {}  # Ray pickles it to restore a run, which a study never does
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ray calls it when a trial ends, by itself or because a scheduler stopped it."""
+        """Record a trial that ended, by itself or because a scheduler stopped it."""
         status = trial.last_result.get("status")
         if status is not None:
-            self._record(trial, "pruned" if status == "running" else status, trial.last_result.get("message"))
+            self._record(trial, PRUNED if status == RUNNING else status, trial.last_result.get("message"))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ray calls it when a trial raised an error."""
-        self._record(trial, "failed", f"see {trial.error_file}")
+        """Record a trial that raised an error."""
+        self._record(trial, FAILED, f"see {trial.error_file}")
 
     def _record(self, trial: Trial, status: str, error: str | None) -> None:
         result = trial.last_result
@@ -130,7 +131,7 @@ class Recorder(tune.Callback):
                 method=self._method,
                 seed=self._seed,
                 trial=self._trials,
-                value=math.inf if status in ("pruned", "failed") else float(result["loss"]),
+                value=math.inf if status in (PRUNED, FAILED) else float(result["loss"]),
                 test_value=result.get("test_loss"),
                 gradient_evaluations=self.spent,
                 seconds=float(result.get("seconds", result.get("time_total_s", 0.0))),
@@ -150,7 +151,7 @@ class BudgetStopper(tune.Stopper):
         self._recorder, self._budget = recorder, budget
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """No trial is stopped alone."""
+        """Never stop a single trial."""
         return False
 
     def stop_all(self) -> bool:

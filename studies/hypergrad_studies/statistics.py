@@ -1,9 +1,8 @@
 """Each number of a report, defined as a pure function of records.
 
-A trial *counts* when it finished with a sound status ("ok", or "exploded": its gradient alone was useless), a finite
-validation loss, and within the run's budget.
-What else was tried costs but does not count: a pruned trial stopped early, a failed one has no loss. A run in
-which no trial counts has the validation and test loss +inf: it ranks last, and is never dropped.
+A trial *counts* when its value is sound (`Record.sound`) and finite, and it ended within the run's budget. What else
+was tried costs but does not count: a pruned trial stopped early, a failed one has no loss. A run in which no trial
+counts has the validation and test loss +inf: it ranks last, and is never dropped.
 """
 
 import math
@@ -19,8 +18,6 @@ from scipy.stats import mannwhitneyu
 from hypergrad_studies.records import Key, Record, Run
 
 Array = NDArray[np.float64]
-
-SOUND = ("ok", "exploded")
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class Summary:
 
 
 def histories(records: Iterable[Record], runs: Sequence[Run] | None = None) -> list[History]:
-    """The finished runs, sorted by key; all of them where `runs` is None. A run may have no trials at all."""
+    """The finished runs, sorted by key; all runs where `runs` is None. A run may have no trials at all."""
     trials: dict[Key, list[Record]] = defaultdict(list)
     for record in records:
         trials[record.key].append(record)
@@ -110,13 +107,13 @@ def histories(records: Iterable[Record], runs: Sequence[Run] | None = None) -> l
 
 
 def unfinished(records: Iterable[Record], runs: Sequence[Run] | None = None) -> list[Key]:
-    """Runs that have trials but did not finish: left out of every number, and listed."""
+    """Runs that have trials but did not finish; reports list them and leave them out of every number."""
     done = None if runs is None else {run.key for run in runs}
     return sorted({record.key for record in records if done is not None and record.key not in done})
 
 
 def without_result(runs: Iterable[History]) -> list[Key]:
-    """Runs in which no trial counts: ranked last with a loss of +inf, and listed."""
+    """Runs in which no trial counts; reports list them and rank them last, with a loss of +inf."""
     return [run.key for run in runs if chosen(run) is None]
 
 
@@ -125,7 +122,7 @@ def losses(run: History) -> Array:
     limit = math.inf if run.budget is None else run.budget
     return np.array(
         [
-            t.value if t.status in SOUND and math.isfinite(t.value) and t.gradient_evaluations <= limit else math.inf
+            t.value if t.sound and math.isfinite(t.value) and t.gradient_evaluations <= limit else math.inf
             for t in run.trials
         ],
         dtype=np.float64,
@@ -237,7 +234,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def win_rate(first: Mapping[int, float], second: Mapping[int, float]) -> WinRate:
-    """How often `first` beats `second`, both from seed to loss, on the seeds that they share."""
+    """How often `first` has a lower loss than `second` on the seeds that they share; both map seeds to losses."""
     seeds = first.keys() & second.keys()
     points = sum((first[s] < second[s]) + 0.5 * (first[s] == second[s]) for s in seeds)
     return WinRate(points / len(seeds) if seeds else math.nan, len(seeds))
@@ -249,8 +246,8 @@ def statuses(records: Iterable[Record]) -> Counter[str]:
 
 
 def failures(records: Iterable[Record]) -> int:
-    """How many trials failed: neither sound nor "pruned"."""
-    return sum(n for status, n in statuses(records).items() if status not in (*SOUND, "pruned"))
+    """How many trials failed; see `Record.failed`."""
+    return sum(record.failed for record in records)
 
 
 def summaries(runs: Iterable[History]) -> list[Summary]:
@@ -288,7 +285,7 @@ def _summary(runs: list[History], validation: Mapping[int, float], test: Mapping
 
 
 def _quantiles(values: Array) -> tuple[Array, Array, Array]:
-    """Quartiles over the first axis. np.quantile would make NaN of infinities."""
+    """Quartiles over the first axis. np.quantile would turn infinities into NaN."""
     ordered = np.sort(values, axis=0)
 
     def at(fraction: float) -> Array:

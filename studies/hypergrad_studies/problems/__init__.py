@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,33 +37,27 @@ PROBLEMS: dict[str, Callable[[], tuple[TrainingProblem, Space]]] = {
     },
 }
 
-#: problems whose trials have a seed each
+#: problems of which each trial has a seed of its own
 NOISY = frozenset({"digits-noisy"})
 
 
 def can_lift(name: str) -> bool:
-    """Whether a number of the problem's space may be lifted as an array."""
+    """Whether an array may take the place of a number in the problem's space."""
     _, space = PROBLEMS[name]()
     return lifted(space) != unlifted(space)
 
 
-@functools.cache
 def posed(name: str, *, lifts: bool = False) -> tuple[TrainingProblem, Space]:
-    """A problem and its space as a method gets them: with `lifts` whole, else without these and nothing held back.
+    """A problem and its space as a method gets them; a space without its lifts unless `lifts` is true.
 
-    The same objects each time, so that the problem compiles once.
+    The problem is the same object each time, so that it compiles once.
     """
     problem, space = PROBLEMS[name]()
-    return (problem, space) if lifts else (_of_one_part(problem), unlifted(space))
-
-
-@functools.cache
-def _of_one_part(problem: TrainingProblem) -> TrainingProblem:
-    return replace(problem, fitted_loss=None, held_back_loss=None)
+    return problem, space if lifts else unlifted(space)
 
 
 def middle(space: Space) -> dict[str, Any]:
-    """The middle of a space's box, with the lowest of each integer and the first of each categorical."""
+    """The middle of a space's box; integers have their lowest value, and categoricals their first choice."""
     point = from_unit(space, np.full(dimension(space), 0.5))
     for name, parameter in space.items():
         if isinstance(parameter, Int):

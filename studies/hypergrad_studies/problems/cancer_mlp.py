@@ -4,17 +4,17 @@ Rates and momentum may be lifted to schedules, penalties to one for each weight.
 """
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 
 from hypergrad_search import Space, TrainingProblem
-from hypergrad_studies.problems import digits, tuned_mlp
-from hypergrad_studies.problems.digits import Split
+from hypergrad_studies.networks import Layers, Split, cross_entropy
+from hypergrad_studies.problems import tuned_mlp
 
 TRAIN, VALID = 300, 136  # the other 133 are for the test
-FITTED = 102  # of the validation rows, for gradients; these never see the others
 BATCH = 100
 SIZES = (30, 20, 2)
 STEPS = 100
@@ -23,41 +23,33 @@ SPACE = tuned_mlp.space(SIZES, STEPS)
 
 
 @functools.cache
-def splits() -> tuple[Split, ...]:
-    """Training, validation and test sets, shuffled by a fixed seed, and the second's parts: fitted and held back.
+def splits() -> tuple[Split, Split, Split]:
+    """Training, validation and test sets, shuffled by a fixed seed.
 
-    Features have the mean 0 and the standard deviation 1 in training.
+    Each feature is scaled to the mean 0 and the standard deviation 1 on the training set.
     """
     features, labels = load_breast_cancer(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(features))
     features, labels = features[order], labels[order].astype(np.int32)
     features = (features - features[:TRAIN].mean(axis=0)) / features[:TRAIN].std(axis=0)
     features = features.astype(np.float32)
-    valid = TRAIN + VALID
-    parts = [slice(0, TRAIN), slice(TRAIN, valid), slice(valid, None)]
-    parts += [slice(TRAIN, TRAIN + FITTED), slice(TRAIN + FITTED, valid)]
-    return tuple(Split(features[p], labels[p]) for p in parts)
+    parts = [slice(0, TRAIN), slice(TRAIN, TRAIN + VALID), slice(TRAIN + VALID, None)]
+    train, valid, test = (Split(features[p], labels[p]) for p in parts)
+    return train, valid, test
 
 
 def batches(step: jax.Array) -> Split:
     """The training set in turn, `BATCH` rows a step."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % TRAIN, BATCH), splits()[0])
+    batch: Split = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % TRAIN, BATCH), splits()[0])
+    return batch
 
 
-def valid_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
-    return digits.cross_entropy(params, splits()[1])
+def valid_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
+    return cross_entropy(params, splits()[1])
 
 
-def test_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
-    return digits.cross_entropy(params, splits()[2])
-
-
-def fitted_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
-    return digits.cross_entropy(params, splits()[3])
-
-
-def held_back_loss(params: list[dict[str, jax.Array]]) -> jax.Array:
-    return digits.cross_entropy(params, splits()[4])
+def test_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
+    return cross_entropy(params, splits()[2])
 
 
 def problem() -> tuple[TrainingProblem, Space]:
@@ -67,8 +59,6 @@ def problem() -> tuple[TrainingProblem, Space]:
             init=functools.partial(tuned_mlp.init, SIZES),
             train_loss=tuned_mlp.train_loss,
             valid_loss=valid_loss,
-            fitted_loss=fitted_loss,
-            held_back_loss=held_back_loss,
             test_loss=test_loss,
             batches=batches,
             optimizer=tuned_mlp.optimizer(SIZES),

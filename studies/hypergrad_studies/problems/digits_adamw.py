@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search import Float, Space, TrainingProblem, adamw
+from hypergrad_studies.networks import Layers, Split, cross_entropy, network
 from hypergrad_studies.problems import digits
 
 SIZES = (64, 50, 10)
@@ -25,14 +26,12 @@ SPACE: Space = {
 }
 
 
-def init(key: jax.Array, hyperparameters: dict[str, Any]) -> list[dict[str, jax.Array]]:
-    return digits.network(key, SIZES, [hyperparameters[f"init_scale_{i}"] for i in LAYERS])
+def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
+    return network(key, SIZES, [hyperparameters[f"init_scale_{i}"] for i in LAYERS])
 
 
-def train_loss(
-    params: list[dict[str, jax.Array]], hyperparameters: dict[str, Any], batch: digits.Split, key: jax.Array
-) -> jax.Array:
-    return digits.cross_entropy(params, batch)
+def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
+    return jnp.mean(cross_entropy(params, batch))
 
 
 def b2(hyperparameters: Any, step: jax.Array) -> jax.Array:
@@ -51,8 +50,6 @@ def problem() -> tuple[TrainingProblem, Space]:
             init=init,
             train_loss=train_loss,
             valid_loss=digits.valid_loss,
-            fitted_loss=digits.fitted_loss,
-            held_back_loss=digits.held_back_loss,
             test_loss=digits.test_loss,
             batches=digits.batches,
             optimizer=adamw("learning_rate", "b1", b2, "eps", weight_decay=weight_decay),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search import Float, Space, TrainingProblem, sgd
+from hypergrad_studies.networks import Layers, Split, cross_entropy, network
 from hypergrad_studies.problems import digits
 
 SPACE: Space = {
@@ -14,16 +15,14 @@ SPACE: Space = {
 }
 
 
-def init(key: jax.Array, hyperparameters: dict[str, Any]) -> list[dict[str, jax.Array]]:
-    return digits.network(key, (64, 10), [jnp.exp(-4.0)])
+def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
+    return network(key, (64, 10), [jnp.exp(-4.0)])
 
 
-def train_loss(
-    params: list[dict[str, jax.Array]], hyperparameters: dict[str, Any], batch: digits.Split, key: jax.Array
-) -> jax.Array:
+def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
     (layer,) = params
     penalty = sum(jnp.sum(hyperparameters[f"l2_{name}"] * layer[name] ** 2) for name in ("weights", "biases"))
-    return digits.cross_entropy(params, batch) + penalty
+    return jnp.mean(cross_entropy(params, batch)) + penalty
 
 
 def problem() -> tuple[TrainingProblem, Space]:

@@ -1,7 +1,6 @@
 """digits-mixed: digits-mlp, and the network's activation and width: 12 hyperparameters, 10 of which have a gradient.
 
-Rates and momentum may be lifted to schedules; not the penalties, as the number of weights varies. The parameters are
-`{activation: layers}`: losses, which get the parameters alone, know the activation by it.
+Rates and momentum may be lifted to schedules; penalties may not, as the number of weights varies.
 """
 
 from typing import Any
@@ -9,16 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hypergrad_search import Categorical, Float, Int, Space, TrainingProblem, sgd
+from hypergrad_search import Categorical, Float, Int, Space, TrainingProblem
 from hypergrad_search.space import floats
-from hypergrad_studies.problems import digits, digits_mlp
+from hypergrad_studies.networks import Layers, Split, cross_entropy, network
+from hypergrad_studies.problems import digits, digits_mlp, tuned_mlp
 from hypergrad_studies.problems.digits_mlp import SIZES, STEPS
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "softplus": jax.nn.softplus}
 LAYERS = range(1, len(SIZES))
-UNITS = 16  # of which a layer has 1, 2 or 3 times as many: each width is a program to compile
-
-Params = dict[str, list[dict[str, jax.Array]]]
+UNITS = 16  # a hidden layer has this times `width` units: each width is a program to compile
 
 
 def _without_lift(parameter: Float) -> Float:
@@ -32,45 +30,26 @@ SPACE: Space = {
 }
 
 
-def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Params:
+def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
     width = UNITS * hyperparameters["width"]
-    scales = [hyperparameters[f"init_scale_{i}"] for i in LAYERS]
-    return {hyperparameters["activation"]: digits.network(key, (64, width, width, 10), scales)}
+    return network(key, (64, width, width, 10), [hyperparameters[f"init_scale_{i}"] for i in LAYERS])
 
 
-def cross_entropy(params: Params, data: digits.Split) -> jax.Array:
-    """As `digits.cross_entropy`, with the activation that the parameters name."""
-    ((activation, layers),) = params.items()
-    return digits.cross_entropy(layers, data, ACTIVATIONS[activation])
+def losses(params: Layers, hyperparameters: dict[str, Any], data: Split) -> jax.Array:
+    """The cross-entropy of each example, with the activation that the hyperparameters name."""
+    return cross_entropy(params, data, ACTIVATIONS[hyperparameters["activation"]])
 
 
-def train_loss(params: Params, hyperparameters: dict[str, Any], batch: digits.Split, key: jax.Array) -> jax.Array:
-    (layers,) = params.values()
-    penalties = [
-        jnp.sum(hyperparameters[f"l2_{i}"] * layer["weights"] ** 2) for i, layer in zip(LAYERS, layers, strict=True)
-    ]
-    return cross_entropy(params, batch) + sum(penalties)
+def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
+    return jnp.mean(losses(params, hyperparameters, batch)) + tuned_mlp.penalty(params, hyperparameters)
 
 
-def valid_loss(params: Params) -> jax.Array:
-    return cross_entropy(params, digits.splits()[1])
+def valid_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
+    return losses(params, hyperparameters, digits.splits()[1])
 
 
-def fitted_loss(params: Params) -> jax.Array:
-    return cross_entropy(params, digits.parts()[0])
-
-
-def held_back_loss(params: Params) -> jax.Array:
-    return cross_entropy(params, digits.parts()[1])
-
-
-def test_loss(params: Params) -> jax.Array:
-    return cross_entropy(params, digits.splits()[2])
-
-
-def learning_rate(hyperparameters: Any, step: jax.Array) -> dict[str, list[jax.Array]]:
-    rates = [jnp.broadcast_to(hyperparameters[f"learning_rate_{i}"], (STEPS,))[step] for i in LAYERS]
-    return {hyperparameters["activation"]: rates}
+def test_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
+    return losses(params, hyperparameters, digits.splits()[2])
 
 
 def problem() -> tuple[TrainingProblem, Space]:
@@ -80,11 +59,9 @@ def problem() -> tuple[TrainingProblem, Space]:
             init=init,
             train_loss=train_loss,
             valid_loss=valid_loss,
-            fitted_loss=fitted_loss,
-            held_back_loss=held_back_loss,
             test_loss=test_loss,
             batches=digits.batches,
-            optimizer=sgd(learning_rate, "momentum", dampening=True),
+            optimizer=tuned_mlp.optimizer(SIZES),
             steps=STEPS,
         ),
         SPACE,

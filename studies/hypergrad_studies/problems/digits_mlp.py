@@ -22,8 +22,6 @@ def problem() -> tuple[TrainingProblem, Space]:
             init=functools.partial(tuned_mlp.init, SIZES),
             train_loss=tuned_mlp.train_loss,
             valid_loss=digits.valid_loss,
-            fitted_loss=digits.fitted_loss,
-            held_back_loss=digits.held_back_loss,
             test_loss=digits.test_loss,
             batches=digits.batches,
             optimizer=tuned_mlp.optimizer(SIZES),

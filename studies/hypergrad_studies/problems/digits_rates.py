@@ -3,8 +3,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from hypergrad_search import Float, Space, TrainingProblem, sgd
+from hypergrad_studies.networks import Layers, Split, cross_entropy, network
 from hypergrad_studies.problems import digits
 
 SIZES = (64, 50, 50, 10)
@@ -14,14 +16,12 @@ STEPS = 100
 SPACE: Space = {"learning_rate": Float(1e-2, 10.0, log=True, shape=(STEPS,))}
 
 
-def init(key: jax.Array, hyperparameters: dict[str, Any]) -> list[dict[str, jax.Array]]:
-    return digits.network(key, SIZES, [INIT_SCALE] * (len(SIZES) - 1))
+def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
+    return network(key, SIZES, [INIT_SCALE] * (len(SIZES) - 1))
 
 
-def train_loss(
-    params: list[dict[str, jax.Array]], hyperparameters: dict[str, Any], batch: digits.Split, key: jax.Array
-) -> jax.Array:
-    return digits.cross_entropy(params, batch)
+def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
+    return jnp.mean(cross_entropy(params, batch))
 
 
 def problem() -> tuple[TrainingProblem, Space]:

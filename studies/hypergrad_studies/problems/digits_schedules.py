@@ -7,8 +7,10 @@ momentum at each step, as in Maclaurin et al. (2015).
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from hypergrad_search import Float, Space, TrainingProblem, sgd
+from hypergrad_studies.networks import Layers, Split, cross_entropy, network
 from hypergrad_studies.problems import digits
 
 SIZES = (64, 50, 50, 50, 10)
@@ -23,17 +25,15 @@ SPACE: Space = {
 }
 
 
-def init(key: jax.Array, hyperparameters: dict[str, Any]) -> list[dict[str, jax.Array]]:
-    shapes = jax.tree.leaves(jax.eval_shape(lambda: digits.network(key, SIZES, [1.0] * (len(SIZES) - 1))))
+def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
+    shapes = jax.tree.leaves(jax.eval_shape(lambda: network(key, SIZES, [1.0] * (len(SIZES) - 1))))
     scales, keys = hyperparameters["init_scale"], jax.random.split(key, LEAVES)
     leaves = [scales[i] * jax.random.normal(keys[i], leaf.shape) for i, leaf in enumerate(shapes)]
     return jax.tree.unflatten(STRUCTURE, leaves)
 
 
-def train_loss(
-    params: list[dict[str, jax.Array]], hyperparameters: dict[str, Any], batch: digits.Split, key: jax.Array
-) -> jax.Array:
-    return digits.cross_entropy(params, batch)
+def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
+    return jnp.mean(cross_entropy(params, batch))
 
 
 def learning_rate(hyperparameters: Any, step: jax.Array) -> list[dict[str, jax.Array]]:

@@ -105,11 +105,15 @@ def batches(step: jax.Array) -> None:
 def problem(name: str) -> tuple[TrainingProblem, Space]:
     """The problem and its space, by its name in `FUNCTIONS`."""
     function, low, high, best = FUNCTIONS[name]
+
+    def valid_loss(params: jax.Array, hyperparameters: dict[str, Any]) -> jax.Array:
+        return function(params)
+
     return (
         TrainingProblem(
             init=init,
             train_loss=train_loss,
-            valid_loss=function,
+            valid_loss=valid_loss,
             batches=batches,
             optimizer=sgd(0.0, 0.5),
             steps=1,

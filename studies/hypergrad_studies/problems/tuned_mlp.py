@@ -11,10 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search import Float, Optimizer, Space, sgd
-from hypergrad_studies.problems import digits
-from hypergrad_studies.problems.digits import Split
-
-Params = list[dict[str, jax.Array]]
+from hypergrad_studies.networks import Layers, Split, cross_entropy, network
 
 
 def space(sizes: Sequence[int], steps: int) -> Space:
@@ -33,12 +30,17 @@ def optimizer(sizes: Sequence[int]) -> Optimizer:
     return sgd([f"learning_rate_{i}" for i in range(1, len(sizes))], "momentum", dampening=True)
 
 
-def init(sizes: tuple[int, ...], key: jax.Array, hyperparameters: dict[str, Any]) -> Params:
+def init(sizes: tuple[int, ...], key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
     """Layers of `sizes`, at the initial scales."""
-    return digits.network(key, sizes, [hyperparameters[f"init_scale_{i}"] for i in range(1, len(sizes))])
+    return network(key, sizes, [hyperparameters[f"init_scale_{i}"] for i in range(1, len(sizes))])
 
 
-def train_loss(params: Params, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
-    """Cross-entropy and penalties."""
-    penalties = [jnp.sum(hyperparameters[f"l2_{i}"] * layer["weights"] ** 2) for i, layer in enumerate(params, 1)]
-    return digits.cross_entropy(params, batch) + sum(penalties)
+def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
+    """The mean cross-entropy of the batch, and the penalties."""
+    return jnp.mean(cross_entropy(params, batch)) + penalty(params, hyperparameters)
+
+
+def penalty(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array | int:
+    """The sum of all squared weights, each times its penalty; biases have none."""
+    terms = [jnp.sum(hyperparameters[f"l2_{i}"] * layer["weights"] ** 2) for i, layer in enumerate(params, 1)]
+    return sum(terms)
