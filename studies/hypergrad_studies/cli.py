@@ -76,8 +76,8 @@ def cli() -> None:
     type=click.IntRange(min=1),
     default=5000,
     show_default=True,
-    help=f"Gradient evaluations that each run may spend: a training step costs {TRAINING_STEP}, a step of the reverse pass "
-    f"{REVERSE_STEP}.",
+    help="Gradient evaluations that each run may spend: "
+    f"a training step costs {TRAINING_STEP}, a step of the reverse pass {REVERSE_STEP}.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds.")
 @click.option("--backend", type=click.Choice(list(BACKENDS)), default="optuna", show_default=True)

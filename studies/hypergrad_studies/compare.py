@@ -19,9 +19,9 @@ from rich.progress import (
 )
 
 from hypergrad_search import Method, evaluate
+from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.space import lifted, unlifted
 from hypergrad_studies import methods, optuna_backend, ray_backend, records
-from hypergrad_studies.methods import EXACT
 from hypergrad_studies.problems import middle, posed
 from hypergrad_studies.records import Key, Plan, Record, Run
 
@@ -71,7 +71,7 @@ def compare(
                 progress.update(task, completed=min(record.gradient_evaluations, limit))
 
             if backend == "optuna":
-                for how in (EXACT, method.how):  # what is refined may be trained anew
+                for how in (DEFAULT_METHOD, method.how):  # what is refined may be trained anew
                     if (problem, how, method.lifts) not in warm:
                         warm_up(problem, how, lifts=method.lifts)
                         warm.append((problem, how, method.lifts))

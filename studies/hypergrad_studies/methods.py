@@ -17,13 +17,13 @@ from ray.tune.search.optuna import OptunaSearch
 
 from hypergrad_optuna import HypergradSampler
 from hypergrad_ray import HypergradSearch
-from hypergrad_search import Hypernet, Method, Reversible, Space, Unrolled
-from hypergrad_search.search import Strategy
-from hypergrad_search.space import dimension
+from hypergrad_search import Hypernet, Method, Space
+from hypergrad_search.hosting import DEFAULT_METHOD
+from hypergrad_search.search import ExploreDescend, Strategy
+from hypergrad_search.search.ask_tell import levels
+from hypergrad_search.space import dimension, floats
 from hypergrad_studies.problems import NOISY, can_lift, middle, posed
-from hypergrad_studies.tied import has_array, tied
 
-EXACT = Reversible(fallback=Unrolled())
 HYPERNET = Hypernet()
 REDUCTION_FACTOR = 3  # of Hyperband and ASHA, their authors' default
 RUNGS = 3
@@ -54,12 +54,12 @@ class OptunaMethod:
     lifts: bool = False
     tied: bool = False
     least: int = 1
-    how: Method = EXACT
+    how: Method = DEFAULT_METHOD
     retrains: bool = False
 
     def searched(self, space: Space) -> Space:
         """The space that the sampler sees."""
-        return tied(space) if self.tied else space
+        return levels(space) if self.tied else space
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ class RayMethod:
     budget_factor: int = 1
     report_every: Callable[[int], int | None] = lambda steps: None
     lifts: bool = False
-    how: Method = EXACT
+    how: Method = DEFAULT_METHOD
 
 
 @dataclass(frozen=True)
 class GradientMethod:
     """A search by hypergradients: its strategy, and the rest as in `OptunaMethod`."""
 
-    strategy: Strategy = Strategy()  # noqa: RUF009 (frozen)
-    how: Method = EXACT
+    strategy: Strategy[Any] = ExploreDescend()  # noqa: RUF009 (frozen)
+    how: Method = DEFAULT_METHOD
     lifts: bool = False
     retrains: bool = False
 
@@ -197,7 +197,7 @@ def obstacle(backend: str, name: str, problem: str) -> str | None:
         return f"{name} finds nothing to lift in {problem}; leave out one of them"
     training, space = posed(problem)
     if isinstance(chosen, OptunaMethod):
-        if chosen.tied and not has_array(space):
+        if chosen.tied and not any(parameter.shape for parameter in floats(space).values()):
             return f"tied methods find no array in {problem}; leave out one of them"
         if dimension(chosen.searched(space)) < chosen.least:
             return f"{name} needs at least {chosen.least} numbers, and {problem} has fewer; leave out one of them"

@@ -10,12 +10,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import Objective, attributes, hyperparameters_of
-from hypergrad_search import Status, evaluate
+from hypergrad_search import Status, TrainingProblem, evaluate
+from hypergrad_search.hosting import DEFAULT_METHOD
+from hypergrad_search.search.ask_tell import spread
 from hypergrad_search.space import dimension
-from hypergrad_studies.methods import EXACT, OPTUNA
+from hypergrad_studies.methods import OPTUNA
 from hypergrad_studies.problems import NOISY, posed
 from hypergrad_studies.records import FAILED, PRUNED, Record
-from hypergrad_studies.tied import spread
 
 
 def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]) -> None:
@@ -28,12 +29,13 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
         sampler=method.sampler(seed, dimension(searched)),
         pruner=method.pruner(problem.steps),
     )
+    key = jax.random.key(seed)
     suggest = Objective(problem, searched).suggest
     objective = Objective(
         problem,
         space,
         method=method.how,
-        key=jax.random.key(seed),
+        key=key,
         reseed=problem_name in NOISY,
         report_every=method.report_every(problem.steps),
     )
@@ -70,7 +72,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
             error=error or ended.user_attrs.get(attributes.MESSAGE),
         )
         if method.retrains and math.isfinite(record.value):
-            record = _retrained(record, objective, ended)
+            record = _retrained(record, problem, ended, key)
         spent = record.gradient_evaluations
         on_record(record)
 
@@ -85,12 +87,10 @@ def _status(trial: FrozenTrial) -> str:
     return unfinished.get(trial.state) or str(trial.user_attrs.get(attributes.STATUS, Status.OK))
 
 
-def _retrained(record: Record, objective: Objective, trial: FrozenTrial) -> Record:
+def _retrained(record: Record, problem: TrainingProblem, trial: FrozenTrial, key: jax.Array) -> Record:
     """The record with the result of training from the start at the hyperparameters that the trial refined."""
     started = time.perf_counter()
-    evaluation = evaluate(
-        objective.problem, hyperparameters_of(trial), method=EXACT, key=objective.key, gradient_below=-math.inf
-    )
+    evaluation = evaluate(problem, hyperparameters_of(trial), method=DEFAULT_METHOD, key=key, gradient_below=-math.inf)
     return replace(
         record,
         value=evaluation.value,
