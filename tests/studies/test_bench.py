@@ -1,6 +1,5 @@
 """The bench: its ways differentiate the same thing, and what it measures arrives in records, tables, plot and page."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hypergrad_studies import bench, bench_report
+from hypergrad_studies import bench, bench_report, json_lines
 from hypergrad_studies.bench import Case, Record, Way
 from hypergrad_studies.cli import cli
 
@@ -43,8 +42,7 @@ def test_a_small_bench_ends_with_records_tables_plot_and_page(tmp_path: Path) ->
     arguments = [*TINY, "--ways", "sgd-reversible", "--out", str(tmp_path / "out"), "--readme", str(readme)]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
-    plain, reversible = (Record(**json.loads(line)) for line in lines)
+    plain, reversible = json_lines.read(tmp_path / "out" / "records.jsonl", Record)
     for record in (plain, reversible):
         assert record.status == "ok"
         assert record.compile_seconds
@@ -137,9 +135,8 @@ def test_a_wrong_option_is_named(arguments: list[str], option: str) -> None:
     assert option in result.output
 
 
-def test_only_the_section_of_a_page_is_replaced() -> None:
-    record = Record.of(SMALL, Way("sgd", "plain"), ratios=[1.0], xla_bytes=np.int64(1_500_000))
-    once = bench_report.rewritten(PAGE, [record])
-    assert "1.5 MB" in once
-    assert bench_report.rewritten(once, [record]) == once
-    assert not bench_report.has_section("no markers")
+def test_numbers_of_numpy_are_recorded_and_shown(tmp_path: Path) -> None:
+    record = Record.of(SMALL, Way("sgd", "plain"), ratios=[np.float64(1.0)], xla_bytes=np.int64(1_500_000))
+    json_lines.append(tmp_path / "records.jsonl", record)
+    assert json_lines.read(tmp_path / "records.jsonl", Record) == [record]
+    assert "1.5 MB" in bench_report.markdown([record])

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from hypergrad_studies import plots
-from hypergrad_studies.records import BrokenRecords, Plan, Record, Run, Study, append, begin, finish
+from hypergrad_studies.json_lines import BrokenRecords
+from hypergrad_studies.records import Plan, Record, Run, Study, add, begin, finish
 from hypergrad_studies.report import COLUMNS, table, write_report
 from hypergrad_studies.statistics import final_tests, finals, histories, summaries
 
@@ -28,7 +29,7 @@ def save(out: Path, records: list[Record], unfinished: frozenset[int] = frozense
     """The study in `out`; runs of `unfinished` seeds get no mark that they finished."""
     begin(out, Plan("optuna", 2))
     for record in records:
-        append(out / "records.jsonl", record)
+        add(out, record)
     for key in dict.fromkeys(record.key for record in records):
         if key[2] not in unfinished:
             finish(out, Run(*key, budget=2000, trials=sum(r.key == key for r in records), wall_seconds=1.0))
