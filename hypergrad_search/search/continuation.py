@@ -6,17 +6,33 @@ from typing import Self
 
 import numpy as np
 
-PATIENCE = 3  # evaluations in a row that bring nothing before a chain is given up
-FAILURES = 2  # in a row: a worker may have died once; an evaluation that failed twice would fail again
+from hypergrad_search.checks import whole_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When a chain of evaluations that move the hyperparameters themselves is given up.
+
+    - `stalls`: after so many evaluations in a row that do not lower the value. Joint optimisation is stochastic, so one
+      or two mean little.
+    - `failures`: after so many evaluations in a row that fail. A worker may die once, but an evaluation that has failed
+      twice would fail again.
+    """
+
+    stalls: int = 3
+    failures: int = 2
+
+    def __post_init__(self) -> None:
+        whole_number("Limits: stalls", self.stalls, 1)
+        whole_number("Limits: failures", self.failures, 1)
 
 
 @dataclass(frozen=True)
 class Continuation:
     """Where the last evaluation of a chain ended, with the lowest value of the chain.
 
-    `point` has shape `(n,)`, in the unit box; `stalls` counts the evaluations since the value was last lowered,
-    `failures` those in a row that failed; `held_back` is the loss, at the point, on what of the validation set no
-    gradient sees.
+    `point` has shape `(n,)`, in the unit box. `stalls` counts the evaluations since the value last fell, and `failures`
+    those in a row that failed. `held_back` is the loss at the point on the fold that is held back from gradients.
     """
 
     point: np.ndarray
@@ -24,21 +40,22 @@ class Continuation:
     stalls: int = 0
     failures: int = 0
     held_back: float = math.inf
+    limits: Limits = Limits()
 
     def step(self) -> np.ndarray:
-        """Where the next evaluation starts."""
+        """Return where the next evaluation starts."""
         return self.point
 
     def follow(self, point: np.ndarray, value: float, held_back: float) -> Self:
-        """After an evaluation that ended at `point`; it may be worse, since joint optimisation is stochastic."""
+        """Return the chain after an evaluation that ended at `point`, with a value that may be higher than before."""
         stalls = 0 if value < self.value else self.stalls + 1
-        return type(self)(point, min(value, self.value), stalls, held_back=held_back)
+        return replace(self, point=point, value=min(value, self.value), stalls=stalls, failures=0, held_back=held_back)
 
     def fail(self) -> Self:
-        """After an evaluation that failed, or fitted what is held back no better: once more from the same point."""
+        """Return the chain after an evaluation that failed; the next one starts from the same point."""
         return replace(self, failures=self.failures + 1)
 
     @property
     def spent(self) -> bool:
-        """Whether the chain has arrived."""
-        return self.stalls >= PATIENCE or self.failures >= FAILURES
+        """Whether the chain is to be given up."""
+        return self.stalls >= self.limits.stalls or self.failures >= self.limits.failures

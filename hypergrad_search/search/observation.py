@@ -12,38 +12,51 @@ import numpy as np
 class Observation:
     """What was tried, why, and what came of it.
 
-    `trial` identifies it; `parent` is the trial whose gradient it followed, None where a global sampler chose it.
-    `hyperparameters` and `gradient` (None where there is none) are in natural units and hold the floats of the
-    space alone. `value` is minimised, and infinite where the trial failed or was pruned. `cost` is in any unit, the
-    same for all. `held_back` is the loss on what of the validation set no gradient sees, None where nothing is held
-    back. `refined` are hyperparameters that the evaluation itself moved to, and that `value` is the loss at; None where
-    it moved nowhere.
+    - `trial`: the name by which the host knows the trial.
+    - `parent`: the trial whose chain this one extends; None where the host's explorer chose the point.
+    - `hyperparameters`: all that the trial had, in natural units. A strategy reads only those that its space holds.
+    - `value`: the loss to be minimised; infinite where the trial failed or was pruned.
+    - `gradient`: the finite derivatives of the value, one for each float of the space, in natural units; or None.
+    - `cost`: in any unit that is the same for all trials.
+    - `held_back`: the loss on each fold of the validation set, where one was held back; else None.
+    - `refined`: hyperparameters that the evaluation itself moved to, and that `value` is the loss at; None where it
+      moved none.
+    - `again`: whether the trial evaluated its parent's own hyperparameters once more.
     """
 
     trial: str
     parent: str | None
     hyperparameters: Mapping[str, Any]
-    value: float
-    gradient: Mapping[str, Any] | None
-    cost: float
-    held_back: float | None = None
+    value: float = math.inf
+    gradient: Mapping[str, Any] | None = None
+    cost: float = 1.0
+    held_back: tuple[float, ...] | None = None
     refined: Mapping[str, Any] | None = None
+    again: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON: arrays as lists; an infinite value, or a gradient that is not finite, as None."""
-        result = asdict(self)
-        result["hyperparameters"] = _lists(self.hyperparameters)
-        result["refined"] = None if self.refined is None else _lists(self.refined)
-        usable = self.gradient is not None and all(np.isfinite(g).all() for g in self.gradient.values())
-        result["gradient"] = _lists(self.gradient) if self.gradient is not None and usable else None
-        result["value"] = self.value if math.isfinite(self.value) else None
-        return result
+        """Return strict JSON, with arrays as lists."""
+        return {
+            **asdict(self),
+            "hyperparameters": _lists(self.hyperparameters),
+            "value": number_to_json(self.value),
+            "gradient": None if self.gradient is None else _lists(self.gradient),
+            "held_back": None if self.held_back is None else [number_to_json(loss) for loss in self.held_back],
+            "refined": None if self.refined is None else _lists(self.refined),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        return cls(**{**data, "value": math.inf if data["value"] is None else data["value"]})
+        """Return what `to_json` was called on; arrays stay lists."""
+        held_back = data["held_back"]
+        held_back = None if held_back is None else tuple(float(loss) for loss in held_back)
+        return cls(**{**data, "value": float(data["value"]), "held_back": held_back})
+
+
+def number_to_json(number: float) -> float | str:
+    """Return a number that `float` reads back; an infinite one is text, since JSON has no infinity."""
+    return number if math.isfinite(number) else str(number)
 
 
 def _lists(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: np.asarray(value, dtype=float).tolist() for name, value in values.items()}
+    return {name: np.asarray(value).tolist() for name, value in values.items()}

@@ -5,32 +5,73 @@ sections 4.1 and 18.3). Radii change boldly: a step that fails costs a value, on
 validation losses are rugged, so that small careful steps only find the nearest dent.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
 from scipy.optimize import minimize
 
-from hypergrad_search.search.trust_region import LARGEST, START, TrustRegion
-
-GROWTH = 2.0
-REJECTION = 0.7
-AGREEMENT = 0.25  # of the decrease that the model promised: what a step must have brought for the region to grow
-DAMPING = 0.2
-CURVATURES = 1e-3, 1e3  # within which the first guess is kept
+from hypergrad_search.search.trust_region import LocalStep, Radii, TrustRegion
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuasiNewton(TrustRegion):
+class QuasiNewton(LocalStep):
+    """Steps to the minimum of a quadratic model within a box, whose sides have one length.
+
+    Not for many hundreds of dimensions: a matrix of shape `(n, n)` is kept for each chain.
+
+    - `radii`: how large the box may be.
+    - `growth`: the factor by which the radius grows after a good step. Doubling loses few steps where the first radius
+      was too small.
+    - `rejection`: the factor by which it shrinks after a failed step. It is near 1 because a failed step costs only a
+      value.
+    - `agreement`: the radius grows where a step brings at least this share of the decrease that the model promised.
+      Below a quarter the model does not describe the loss there.
+    - `damping`: Powell's share of the model's own curvature, below which what a step has measured is mixed with it.
+      0.2 is his choice.
+    - `curvatures`: the lowest and highest curvature of the first guess, in units of the box. One step is a poor measure
+      of scale, so the guess stays within three orders of magnitude of 1.
+    """
+
+    radii: Radii = field(default_factory=Radii)
+    growth: float = 2.0
+    rejection: float = 0.7
+    agreement: float = 0.25
+    damping: float = 0.2
+    curvatures: tuple[float, float] = (1e-3, 1e3)
+
+    def __post_init__(self) -> None:
+        if not self.growth >= 1 or not 0 < self.rejection < 1:
+            raise ValueError(f"QuasiNewton: growth must be at least 1 and rejection between 0 and 1, got {self}")
+        if not 0 < self.damping < 1 or not 0 < self.curvatures[0] <= self.curvatures[1]:
+            raise ValueError(
+                f"QuasiNewton: damping must be between 0 and 1 and curvatures (lowest, highest) above 0, got {self}"
+            )
+
+    def around(self, point: np.ndarray, value: float, gradient: np.ndarray) -> "QuasiNewtonRegion":
+        """See `LocalStep`."""
+        return QuasiNewtonRegion(point, value, gradient, how=self, radius=self.radii.start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuasiNewtonRegion(TrustRegion):
     """A trust region with one radius, and a matrix `curvature` of shape `(n, n)`, None before the first step."""
 
+    how: QuasiNewton
     radius: float
     curvature: np.ndarray | None = None
-    rejection = REJECTION
 
     @property
     def reach(self) -> float:
         return self.radius
+
+    @property
+    def rejection(self) -> float:
+        return self.how.rejection
+
+    @property
+    def radii_allowed(self) -> Radii:
+        return self.how.radii
 
     def step(self) -> np.ndarray:
         low, high = np.maximum(self.point - self.radius, 0.0), np.minimum(self.point + self.radius, 1.0)
@@ -51,40 +92,37 @@ class QuasiNewton(TrustRegion):
 
     def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:
         agreement = (self.value - value) / max(-self._change(point), 1e-300)
-        radius = self.radius * GROWTH if agreement > AGREEMENT else self.radius
+        radius = self.radius * self.how.growth if agreement > self.how.agreement else self.radius
+        # Where steps get short, the minimum is near, so the radius follows the length of the step.
+        near = self.how.growth * self.length(point) * self.radius
         return type(self)(
             point,
             value,
             gradient,
-            # where steps get short, it is because the minimum is near
-            radius=min(radius, GROWTH * self.length(point) * self.radius, LARGEST),
-            curvature=_updated(self.curvature, point - self.point, gradient - self.gradient),
+            how=self.how,
+            radius=min(radius, near, self.how.radii.largest),
+            curvature=self._updated(point - self.point, gradient - self.gradient),
         )
 
     def resize(self, factor: float) -> Self:
-        return replace(self, radius=min(self.radius * factor, LARGEST))
+        return replace(self, radius=min(self.radius * factor, self.how.radii.largest))
 
     def _change(self, point: np.ndarray) -> float:
-        """By how much the value changes on the way to `point`, as the model has it."""
+        """Return by how much the model expects the value to change on the way to `point`."""
         step = point - self.point
         quadratic = 0.0 if self.curvature is None else 0.5 * step @ self.curvature @ step
         return float(self.gradient @ step + quadratic)
 
-
-def start(point: np.ndarray, value: float, gradient: np.ndarray) -> QuasiNewton:
-    """A region around a first point."""
-    return QuasiNewton(point, value, gradient, radius=START)
-
-
-def _updated(curvature: np.ndarray | None, step: np.ndarray, change: np.ndarray) -> np.ndarray | None:
-    """The BFGS matrix after a step along which the gradient changed by `change`."""
-    length = step @ step
-    if not length:
-        return curvature
-    if curvature is None:
-        curvature = np.eye(len(step)) * np.clip(abs(step @ change) / length, *CURVATURES)
-    along = curvature @ step
-    expected = step @ along
-    share = 1.0 if step @ change >= DAMPING * expected else (1 - DAMPING) * expected / (expected - step @ change)
-    damped = share * change + (1 - share) * along
-    return curvature - np.outer(along, along) / expected + np.outer(damped, damped) / (step @ damped)
+    def _updated(self, step: np.ndarray, change: np.ndarray) -> np.ndarray | None:
+        """Return the BFGS matrix after a step along which the gradient changed by `change`."""
+        curvature, damping = self.curvature, self.how.damping
+        length = step @ step
+        if not length:
+            return curvature
+        if curvature is None:
+            curvature = np.eye(len(step)) * np.clip(abs(step @ change) / length, *self.how.curvatures)
+        along = curvature @ step
+        expected = step @ along
+        share = 1.0 if step @ change >= damping * expected else (1 - damping) * expected / (expected - step @ change)
+        damped = share * change + (1 - share) * along
+        return curvature - np.outer(along, along) / expected + np.outer(damped, damped) / (step @ damped)

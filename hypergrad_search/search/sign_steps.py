@@ -2,33 +2,68 @@
 
 In a box, the linear model has its minimum at the corner that the gradient points away from, so a step needs no
 length from the gradient, only its signs: hypergradients differ by orders of magnitude between coordinates and along
-a path. But a sign says as much of a gradient of next to nothing, and thousands of those are a step at random. So signs
-are soft: where the gradient has its median size a step is half of the radius, and less where it is smaller. The radii
-follow the signs as in Rprop (Riedmiller and Braun 1993): they grow where a sign stays and shrink where it flips. As in
-any trust region, a step that did not lower the value is taken back and all radii shrink.
+a path. But the sign of a gradient of next to nothing counts as much as any other, and thousands of those make a step
+at random. So signs are soft: where the gradient has its median size a step is half of the radius, and less where it is
+smaller. The radii follow the signs as in Rprop (Riedmiller and Braun 1993): they grow where a sign stays and shrink
+where it flips. As in any trust region, a step that did not lower the value is taken back and all radii shrink.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
 
-from hypergrad_search.search.trust_region import LARGEST, START, TrustRegion
-
-GROWTH, SHRINKAGE = 1.3, 0.5
-REJECTION = 0.4
+from hypergrad_search.search.trust_region import LocalStep, Radii, TrustRegion
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignSteps(TrustRegion):
+class SignSteps(LocalStep):
+    """Steps whose lengths come from radii, one for each coordinate, and not from the size of the gradient.
+
+    - `radii`: how large each radius may be.
+    - `growth`: the factor by which a radius grows where the gradient's sign stays. It is Rprop's 1.2, a little bolder
+      since training runs are dear.
+    - `shrinkage`: the factor by which it shrinks where the sign flips, as in Rprop: the minimum was stepped over, so
+      the next step should go half as far.
+    - `rejection`: the factor by which all radii shrink after a failed step. It is bold, since in many dimensions a step
+      that fails has mostly gone much too far.
+    """
+
+    radii: Radii = field(default_factory=Radii)
+    growth: float = 1.3
+    shrinkage: float = 0.5
+    rejection: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not self.growth >= 1 or not 0 < self.shrinkage <= 1 or not 0 < self.rejection < 1:
+            raise ValueError(
+                "SignSteps: growth must be at least 1, shrinkage above 0 and at most 1, rejection between 0 and 1, "
+                f"got {self}"
+            )
+
+    def around(self, point: np.ndarray, value: float, gradient: np.ndarray) -> "SignRegion":
+        """See `LocalStep`."""
+        return SignRegion(point, value, gradient, how=self, radii=np.full(point.shape, self.radii.start))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignRegion(TrustRegion):
     """A trust region with `radii` of shape `(n,)`."""
 
+    how: SignSteps
     radii: np.ndarray
-    rejection = REJECTION
 
     @property
     def reach(self) -> float:
         return float(self.radii.max(initial=0.0))
+
+    @property
+    def rejection(self) -> float:
+        return self.how.rejection
+
+    @property
+    def radii_allowed(self) -> Radii:
+        return self.how.radii
 
     def step(self) -> np.ndarray:
         return np.clip(self.point - self.radii * np.sign(self.gradient) * self._shares, 0.0, 1.0)
@@ -38,19 +73,15 @@ class SignSteps(TrustRegion):
 
     @property
     def _shares(self) -> np.ndarray:
-        """Of its radius, that each coordinate's step has; what the box leaves no room for does not count."""
+        """The share of its radius that each coordinate steps; coordinates that the box blocks have no share."""
         size = np.abs(self.downhill)
         return size / (size + np.median(size[size > 0])) if size.any() else size
 
     def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:
         agreement = np.sign(self.gradient) * np.sign(gradient)
-        factor = np.where(agreement > 0, GROWTH, np.where(agreement < 0, SHRINKAGE, 1.0))
-        return type(self)(point, value, gradient, radii=np.minimum(self.radii * factor, LARGEST))
+        factor = np.where(agreement > 0, self.how.growth, np.where(agreement < 0, self.how.shrinkage, 1.0))
+        radii = np.minimum(self.radii * factor, self.how.radii.largest)
+        return type(self)(point, value, gradient, how=self.how, radii=radii)
 
     def resize(self, factor: float) -> Self:
-        return replace(self, radii=np.minimum(self.radii * factor, LARGEST))
-
-
-def start(point: np.ndarray, value: float, gradient: np.ndarray) -> SignSteps:
-    """A region around a first point."""
-    return SignSteps(point, value, gradient, radii=np.full(point.shape, START))
+        return replace(self, radii=np.minimum(self.radii * factor, self.how.radii.largest))

@@ -1,7 +1,7 @@
 """The local step: around the head of a chain, a region of the unit box within which a model of the value is trusted.
 
-The model fits the dimension: a quadratic whose curvature is learned from the gradients (`quasi_newton`) where a matrix
-is cheap, and one radius a coordinate that follows the gradient's signs (`sign_steps`) where it is not.
+The model fits the dimension. Where a matrix is cheap it is a quadratic whose curvature is learned from the gradients
+(`quasi_newton`); where it is not, each coordinate has a radius that follows the gradient's signs (`sign_steps`).
 """
 
 import abc
@@ -11,17 +11,44 @@ from typing import Self
 
 import numpy as np
 
-START = 0.1  # radius, in units of the box
-LARGEST = 0.5
-SMALLEST = 1e-3
+from hypergrad_search.checks import whole_number
+
+
+class LocalStep(abc.ABC):
+    """How a chain moves on from a point whose gradient is known: what makes the first region around the point."""
+
+    @abc.abstractmethod
+    def around(self, point: np.ndarray, value: float, gradient: np.ndarray) -> "TrustRegion":
+        """Return the region around a first point of the unit box, given its value and gradient, of shape `(n,)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Radii:
+    """How large a trust region may be, in units of the box.
+
+    - `start`: the radius of a new region. What exploring finds is good to about a tenth of the box.
+    - `largest`: no radius grows beyond this, with which a step reaches half of the box.
+    - `smallest`: a region whose radius falls below this is spent, since a step that short is not worth a training run.
+
+    Raises `ValueError` unless 0 < smallest <= start <= largest.
+    """
+
+    start: float = 0.1
+    largest: float = 0.5
+    smallest: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest <= self.start <= self.largest:
+            raise ValueError(f"Radii: 0 < smallest <= start <= largest must hold, got {self}")
 
 
 @dataclass(frozen=True)
 class TrustRegion(abc.ABC):
     """A point of the unit box, with its value and gradient: arrays of shape `(n,)`.
 
-    `looks` tells how often the point was evaluated (value and gradient are the means), `rejections` how many steps from
-    it failed since it was last looked at, and `held_back` the loss on what of the validation set no gradient sees.
+    `looks` counts how often the point was evaluated (value and gradient are the means), and `rejections` how many steps
+    from it have failed since it was last looked at. `held_back` is the loss at the point on the fold that is held back
+    from gradients.
     """
 
     point: np.ndarray
@@ -36,34 +63,42 @@ class TrustRegion(abc.ABC):
     def reach(self) -> float:
         """How far the next step may go, in units of the box."""
 
-    @abc.abstractmethod
-    def step(self) -> np.ndarray:
-        """The next point to try, in the unit box."""
-
-    @abc.abstractmethod
-    def length(self, point: np.ndarray) -> float:
-        """How long the step to `point` is, in radii."""
-
-    @abc.abstractmethod
-    def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:
-        """Move to a better point."""
-
-    @abc.abstractmethod
-    def resize(self, factor: float) -> Self:
-        """The same region, with radii that many times as large."""
-
     @property
     @abc.abstractmethod
     def rejection(self) -> float:
         """The factor by which radii shrink after a step that failed."""
 
+    @property
+    @abc.abstractmethod
+    def radii_allowed(self) -> Radii:
+        """How large the region may be."""
+
+    @abc.abstractmethod
+    def step(self) -> np.ndarray:
+        """Return the next point to try, in the unit box."""
+
+    @abc.abstractmethod
+    def length(self, point: np.ndarray) -> float:
+        """Return how long the step to `point` is, in radii."""
+
+    @abc.abstractmethod
+    def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:
+        """Return the region around a better point."""
+
+    @abc.abstractmethod
+    def resize(self, factor: float) -> Self:
+        """Return the same region with radii that are `factor` times as large."""
+
     def reject(self, point: np.ndarray) -> Self:
-        """Stay, and try nearer than `point`, the step that failed."""
+        """Return the region after the step to `point` has failed, so that the next step goes less far."""
         nearer = min(self.rejection * self.length(point), 1.0)
         return replace(self.resize(nearer), rejections=self.rejections + 1)
 
     def look(self, value: float, gradient: np.ndarray | None, held_back: float = math.inf) -> Self:
-        """What another evaluation of the same point gave: the steps that failed may have been judged too harshly."""
+        """Return the region after another evaluation of its point, which is averaged with those before.
+
+        The radii are again as large as before the steps that failed, which may have been judged too harshly.
+        """
         weight = 1 / (self.looks + 1)
         return replace(
             self.resize(self.rejection**-self.rejections),
@@ -85,4 +120,25 @@ class TrustRegion(abc.ABC):
     @property
     def spent(self) -> bool:
         """Whether no step is left that would be worth its cost."""
-        return self.reach < SMALLEST or not self.downhill.any()
+        return self.reach < self.radii_allowed.smallest or not self.downhill.any()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByDimension(LocalStep):
+    """One local step for few dimensions, another for many.
+
+    - `few`, `many`: the two.
+    - `most`: how many dimensions count as few. A step in 200 dimensions costs milliseconds with a matrix, which is
+      nothing beside training; the cost grows with the cube of the dimension.
+    """
+
+    few: LocalStep
+    many: LocalStep
+    most: int = 200
+
+    def __post_init__(self) -> None:
+        whole_number("ByDimension: most", self.most, 0)
+
+    def around(self, point: np.ndarray, value: float, gradient: np.ndarray) -> TrustRegion:
+        """See `LocalStep`."""
+        return (self.few if len(point) <= self.most else self.many).around(point, value, gradient)

@@ -1,5 +1,6 @@
 import json
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -8,12 +9,26 @@ import numpy as np
 import pytest
 
 from hypergrad_search import Float
-from hypergrad_search.search.observation import Observation
-from hypergrad_search.search.quasi_newton import QuasiNewton
-from hypergrad_search.search.sign_steps import SignSteps
-from hypergrad_search.search.strategy import DOUBTS, FEW, STARTUP_TRIALS, Proposal, State, fold, propose
+from hypergrad_search.fold import Fold
+from hypergrad_search.search import (
+    ByDimension,
+    ExploreDescend,
+    Limits,
+    Observation,
+    Proposal,
+    QuasiNewton,
+    Radii,
+    SignSteps,
+    TrustRegion,
+)
+from hypergrad_search.search.continuation import Continuation
+from hypergrad_search.search.explore_descend import Account, State
+from hypergrad_search.search.quasi_newton import QuasiNewtonRegion
+from hypergrad_search.search.sign_steps import SignRegion
 from hypergrad_search.space import dimension, from_unit
 
+STRATEGY = ExploreDescend()
+fold, propose = STRATEGY.fold, STRATEGY.propose
 SPACE = {"x": Float(-1.0, 3.0), "rate": Float(1e-4, 1.0, log=True), "array": Float(0.0, 1.0, shape=(3,))}
 
 
@@ -38,12 +53,16 @@ def observe(trial: int, proposal: Proposal, rng: np.random.Generator, **changes:
         "value": value,
         "gradient": slope(h) if wanted else None,
         "cost": 4.0 if wanted else 1.0,
+        "again": proposal.again,
     }
     return Observation(**{**fields, **changes})
 
 
-def search(trials: int, seed: int = 0, spoil: Callable[[int], dict[str, Any]] = lambda n: {}) -> tuple:
-    rng, state, history = np.random.default_rng(seed), State(SPACE), []
+def search(
+    trials: int, seed: int = 0, spoil: Callable[[int], dict[str, Any]] = lambda n: {}
+) -> tuple[State, list[Observation]]:
+    rng, state = np.random.default_rng(seed), State(SPACE)
+    history: list[Observation] = []
     for n in range(trials):
         history.append(observe(n, propose(state, []), rng, **spoil(n)))
         state = fold(state, history[-1])
@@ -62,7 +81,7 @@ def test_the_first_trial_wants_its_gradient_whatever_its_value() -> None:
 
 
 def test_exploring_trials_want_a_gradient_only_where_they_are_the_best_yet() -> None:
-    state, _ = search(STARTUP_TRIALS - 1)
+    state, _ = search(STRATEGY.startup_trials - 1)
     proposal = propose(state, [])
     assert proposal.point is None
     assert proposal.gradient_below == state.best_value
@@ -134,7 +153,7 @@ def test_a_wrong_gradient_shrinks_the_region_and_ends_the_chain() -> None:
 
 def test_a_busy_chain_is_left_to_its_worker() -> None:
     proposals = []
-    for trials in range(STARTUP_TRIALS, 30):
+    for trials in range(STRATEGY.startup_trials, 30):
         state, _ = search(trials)
         proposals.append((propose(state, []), state))
     steps = [(proposal, state) for proposal, state in proposals if proposal.parent is not None]
@@ -177,29 +196,33 @@ def test_a_worse_step_is_taken_back_even_with_a_gradient() -> None:
 
 def test_a_head_that_turns_every_step_down_is_looked_at_again() -> None:
     start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
-    state, head = fold(State(SPACE, trials=STARTUP_TRIALS), Observation("0", None, start, 1.0, slope(start), 4.0)), "0"
+    state, head = (
+        fold(State(SPACE, trials=STRATEGY.startup_trials), Observation("0", None, start, 1.0, slope(start), 4.0)),
+        "0",
+    )
     region = state.chains[head]
-    for n in range(DOUBTS):
+    for n in range(STRATEGY.doubts):
         h = from_unit(SPACE, state.chains[head].step())
         state = fold(state, Observation(f"failed {n}", head, h, math.inf, None, 1.0))
     state = replace(state, descending=replace(state.descending, gain=1.0))
     proposal = propose(state, [])
     assert (proposal.parent, proposal.gradient_below, proposal.again) == (head, math.inf, True)
 
-    same = fold(state, Observation("same", head, start, region.value, slope(start), 4.0))
+    look = Observation("same", head, start, region.value, slope(start), 4.0, again=True)
+    same = fold(state, look)
     assert same.noisy is False
     assert same.chains[head].reach == state.chains[head].reach
     assert not propose(same, []).again
     late = replace(state, noisy=False)  # another worker's second look, elsewhere, has settled it meanwhile
-    assert fold(late, Observation("late", head, start, region.value, slope(start), 4.0)).chains.keys() == {head}
-    other = fold(state, Observation("other", head, start, region.value + 0.2, slope(start), 4.0))
+    assert fold(late, look).chains.keys() == {head}
+    other = fold(state, replace(look, value=region.value + 0.2))
     assert other.noisy is True
     assert other.chains[head].value == pytest.approx(region.value + 0.1)
     assert other.chains[head].reach == pytest.approx(region.reach)
 
 
 def test_luck_with_what_is_held_back_does_not_last() -> None:
-    region = SignSteps(np.zeros(2), 1.0, np.ones(2), radii=np.ones(2))
+    region = SignRegion(np.zeros(2), 1.0, np.ones(2), how=SignSteps(), radii=np.ones(2))
     looked = replace(region, held_back=0.1).look(2.0, None, 0.5)
     assert (looked.value, looked.held_back) == (1.5, pytest.approx(0.3))
 
@@ -228,8 +251,8 @@ def test_a_step_that_does_not_lower_what_is_held_back_has_failed() -> None:
     while proposal.parent is None:  # not its turn
         state = fold(state, observe(state.trials, proposal, np.random.default_rng(1), value=9.0, gradient=None))
         proposal = propose(state, [])
-    assert (proposal.parent, proposal.held_back_below) == (head, 0.5)
-    step = observe(100, proposal, np.random.default_rng(0), held_back=0.4)
+    assert (proposal.parent, proposal.fold) == (head, Fold(0, 4, below=0.5))
+    step = observe(100, proposal, np.random.default_rng(0), held_back=(0.4, 9.0, 9.0, 9.0))
     assert fold(state, step).chains["100"].held_back == 0.4
     assert fold(state, replace(step, value=math.inf, gradient=None)).chains[head].held_back == 0.5
 
@@ -249,10 +272,84 @@ def test_no_chain_is_founded_beside_another_while_no_gradient_has_paid() -> None
 
 
 def test_the_model_fits_the_dimension() -> None:
-    for size, model in [(FEW, QuasiNewton), (FEW + 1, SignSteps)]:
-        space = {"x": Float(0.0, 1.0, shape=(size,))}
-        found = fold(State(space), Observation("0", None, {"x": np.full(size, 0.5)}, 1.0, {"x": np.ones(size)}, 4.0))
-        assert isinstance(found.chains["0"], model)
+    assert isinstance(STRATEGY.step, ByDimension)
+    for size, model in [(STRATEGY.step.most, QuasiNewtonRegion), (STRATEGY.step.most + 1, SignRegion)]:
+        assert isinstance(founded(STRATEGY, size), model)
+
+
+def founded(strategy: ExploreDescend, size: int) -> TrustRegion | Continuation:
+    """The chain that a first trial in so many dimensions founds."""
+    space = {"x": Float(0.0, 1.0, shape=(size,))}
+    first = Observation("0", None, {"x": np.full(size, 0.5)}, 1.0, {"x": np.ones(size)}, 4.0)
+    return strategy.fold(strategy.init(space), first).chains["0"]
+
+
+def test_the_step_is_chosen_by_a_field() -> None:
+    assert isinstance(founded(ExploreDescend(step=SignSteps()), 2), SignRegion)
+    assert isinstance(founded(ExploreDescend(step=QuasiNewton()), 300), QuasiNewtonRegion)
+    short = founded(ExploreDescend(step=SignSteps(radii=Radii(start=0.02))), 2)
+    np.testing.assert_allclose(short.step(), [0.49, 0.49])
+
+
+def test_every_setting_counts() -> None:
+    observations = [Observation(str(n), None, {"x": np.full(2, 0.5)}, 1.0, {"x": np.ones(2)}, 4.0) for n in range(3)]
+    space = {"x": Float(0.0, 1.0, shape=(2,))}
+
+    def after(trials: int, **settings: Any) -> tuple[ExploreDescend, State]:
+        strategy = ExploreDescend(**settings)
+        state = strategy.init(space)
+        for observation in observations[:trials]:
+            state = strategy.fold(state, observation)
+        return strategy, state
+
+    def parent(trials: int, **settings: Any) -> str | None:
+        strategy, state = after(trials, **settings)
+        return strategy.propose(state, []).parent
+
+    assert (parent(1), parent(1, startup_trials=1), parent(3)) == (None, "0", "0")
+    assert after(2)[1].exploring.cost == 4.0 + STRATEGY.memory * 4.0
+    assert after(2, memory=0.5)[1].exploring.cost == 6.0
+    assert STRATEGY.propose(State(space), []).fold == Fold(0, 4)
+    assert ExploreDescend(folds=3).propose(State(space), []).fold == Fold(0, 3)
+    assert ExploreDescend(folds=None).propose(State(space), []).fold is None
+    # while descending pays and exploring does not, exploring keeps the smallest share
+    state = replace(after(3)[1], exploring=Account(10.0, 3.0, 0.0), descending=Account(40.0, 3.0, 1.0))
+    assert propose(state, []).parent is not None
+    assert ExploreDescend(smallest_share=0.3).propose(state, []).parent is None
+    # a head is looked at again after as many failed steps as `doubts` says
+    tired = {head: replace(region, rejections=1) for head, region in state.chains.items()}
+    assert not propose(replace(state, chains=tired), []).again
+    assert ExploreDescend(doubts=1).propose(replace(state, chains=tired), []).again
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ExploreDescend(startup_trials=-1), "ExploreDescend: startup_trials must be a whole number from 0"),
+        (lambda: ExploreDescend(doubts=0), "ExploreDescend: doubts must be a whole number from 1, got 0"),
+        (lambda: ExploreDescend(folds=1), "ExploreDescend: folds must be a whole number from 2, got 1"),
+        (lambda: ExploreDescend(smallest_share=0.6), "smallest_share must be from 0 to 0.5, got 0.6"),
+        (lambda: ExploreDescend(memory=2.0), "memory must be from 0 to 1, got 2.0"),
+        (lambda: ExploreDescend(step=SignRegion), "step must be a LocalStep such as SignSteps"),
+        (lambda: Radii(start=0.6), "0 < smallest <= start <= largest must hold, got Radii"),
+        (lambda: SignSteps(growth=0.9), "growth must be at least 1"),
+        (lambda: QuasiNewton(rejection=1.0), "rejection between 0 and 1"),
+        (lambda: QuasiNewton(curvatures=(2.0, 1.0)), r"curvatures \(lowest, highest\) above 0"),
+        (lambda: Limits(stalls=0), "Limits: stalls must be a whole number from 1, got 0"),
+        (lambda: ByDimension(few=SignSteps(), many=SignSteps(), most=2.5), "ByDimension: most must be a whole number"),
+        (lambda: Proposal(np.zeros(1), None, 0.0), "a point needs a parent"),
+        (lambda: Proposal(None, "0", 0.0), "a parent needs a point"),
+    ],
+)
+def test_bad_settings_are_named(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_strategies_are_values() -> None:
+    assert ExploreDescend() == ExploreDescend() != ExploreDescend(doubts=2)
+    assert len({ExploreDescend(), ExploreDescend(), ExploreDescend(step=SignSteps())}) == 2
+    assert pickle.loads(pickle.dumps(ExploreDescend(folds=3))) == ExploreDescend(folds=3)
 
 
 def test_a_chain_that_has_arrived_ends() -> None:

@@ -3,49 +3,49 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from hypergrad_search.search import quasi_newton, sign_steps, trust_region
-from hypergrad_search.search.trust_region import TrustRegion
+from hypergrad_search.search import QuasiNewton, SignSteps, TrustRegion
 
 Start = Callable[[np.ndarray, float, np.ndarray], TrustRegion]
-BOTH = pytest.mark.parametrize("start", [quasi_newton.start, sign_steps.start])
+QUASI_NEWTON, SIGN_STEPS = QuasiNewton(), SignSteps()
+BOTH = pytest.mark.parametrize("start", [QUASI_NEWTON.around, SIGN_STEPS.around])
 
 
 def test_a_first_step_goes_against_every_sign_and_stays_in_the_box() -> None:
-    region = quasi_newton.start(np.array([0.5, 0.5, 0.05, 0.5]), 1.0, np.array([1e-9, -1e9, 1.0, 0.0]))
-    r = trust_region.START
+    region = QUASI_NEWTON.around(np.array([0.5, 0.5, 0.05, 0.5]), 1.0, np.array([1e-9, -1e9, 1.0, 0.0]))
+    r = QUASI_NEWTON.radii.start
     np.testing.assert_allclose(region.step(), [0.5 - r, 0.5 + r, 0.0, 0.5])
 
 
 def test_signs_are_soft_and_stay_in_the_box() -> None:
     """Half of the radius where the gradient has its median size, nearly all where it is large, little where small."""
     gradient = np.array([1e-9, -1e9, 1.0, 0.0, -1.0, 3.0])
-    region = sign_steps.start(np.array([0.5, 0.5, 0.02, 0.5, 0.5, 0.5]), 1.0, gradient)
-    r = trust_region.START
+    region = SIGN_STEPS.around(np.array([0.5, 0.5, 0.02, 0.5, 0.5, 0.5]), 1.0, gradient)
+    r = SIGN_STEPS.radii.start
     np.testing.assert_allclose(region.step(), [0.5, 0.5 + r, 0.0, 0.5, 0.5 + r / 2, 0.5 - 0.75 * r], rtol=1e-6)
-    np.testing.assert_array_equal(sign_steps.start(region.point, 1.0, np.zeros(6)).step(), region.point)
+    np.testing.assert_array_equal(SIGN_STEPS.around(region.point, 1.0, np.zeros(6)).step(), region.point)
 
 
 def test_what_is_stuck_at_a_bound_does_not_count() -> None:
     """However large its gradient: the others' steps are as long as without it, and so are they after a rejection."""
-    free = sign_steps.start(np.full(2, 0.5), 1.0, np.array([1.0, -1.0]))
-    among = sign_steps.start(np.array([0.5, 0.5, 0.0, 0.0, 1.0]), 1.0, np.array([1.0, -1.0, 1e3, 1e3, -1e3]))
+    free = SIGN_STEPS.around(np.full(2, 0.5), 1.0, np.array([1.0, -1.0]))
+    among = SIGN_STEPS.around(np.array([0.5, 0.5, 0.0, 0.0, 1.0]), 1.0, np.array([1.0, -1.0, 1e3, 1e3, -1e3]))
     np.testing.assert_array_equal(among.step(), [*free.step(), 0.0, 0.0, 1.0])
     assert among.length(among.step()) == pytest.approx(1)
     assert among.reject(among.step()).reach == pytest.approx(free.reject(free.step()).reach)
 
 
 def test_radii_grow_where_signs_stay_and_shrink_where_they_flip() -> None:
-    region = sign_steps.start(np.full(3, 0.5), 1.0, np.array([1.0, 1.0, 1.0]))
+    region = SIGN_STEPS.around(np.full(3, 0.5), 1.0, np.array([1.0, 1.0, 1.0]))
     moved = region.accept(np.full(3, 0.4), 0.9, np.array([2.0, -2.0, 0.0]))
-    np.testing.assert_allclose(moved.radii / region.radii, [sign_steps.GROWTH, sign_steps.SHRINKAGE, 1.0])
+    np.testing.assert_allclose(moved.radii / region.radii, [SIGN_STEPS.growth, SIGN_STEPS.shrinkage, 1.0])
     assert moved.value == 0.9
 
 
 @pytest.mark.parametrize(("value", "grows"), [(0.8, True), (0.99, False)])
 def test_the_radius_grows_where_the_model_was_right(value: float, grows: bool) -> None:
-    region = quasi_newton.start(np.full(2, 0.5), 1.0, np.array([1.0, -1.0]))  # the model promises 0.8
+    region = QUASI_NEWTON.around(np.full(2, 0.5), 1.0, np.array([1.0, -1.0]))  # the model promises 0.8
     moved = region.accept(region.step(), value, np.array([0.9, -1.1]))
-    assert moved.reach == pytest.approx((quasi_newton.GROWTH if grows else 1) * region.reach)
+    assert moved.reach == pytest.approx((QUASI_NEWTON.growth if grows else 1) * region.reach)
 
 
 def test_the_model_learns_a_quadratic() -> None:
@@ -57,7 +57,7 @@ def test_the_model_learns_a_quadratic() -> None:
     def slope(x: np.ndarray) -> np.ndarray:
         return matrix @ (x - optimum)
 
-    region = quasi_newton.start(np.full(4, 0.5), 1.0, slope(np.full(4, 0.5)))
+    region = QUASI_NEWTON.around(np.full(4, 0.5), 1.0, slope(np.full(4, 0.5)))
     for _ in range(30):
         point = region.step()
         region = region.accept(point, 0.0, slope(point))
@@ -77,7 +77,7 @@ def test_rejection_shrinks_until_the_region_is_spent(start: Start) -> None:
 
 
 def test_a_step_that_failed_inside_the_region_is_not_tried_again() -> None:
-    region = quasi_newton.start(np.full(2, 0.5), 1.0, np.array([1e-2, 1e-2]))
+    region = QUASI_NEWTON.around(np.full(2, 0.5), 1.0, np.array([1e-2, 1e-2]))
     region = region.accept(np.full(2, 0.4), 0.9, np.array([-1e-3, -1e-3]))
     inside = region.step()
     assert region.length(inside) < 1

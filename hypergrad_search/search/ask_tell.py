@@ -1,0 +1,264 @@
+"""Ask and tell: all that a host decides about a search, decided once for all hosts.
+
+A host's adapter stores what `AskTell.ask` wants of a trial (`Wanted`) and what the trial brought (`Outcome`), and
+fetches both again. An `AskTell` is a frozen value, so a host can rebuild it from storage at any time.
+"""
+
+import math
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from hypergrad_search.cost import VALUE_AND_GRADIENT
+from hypergrad_search.fold import Fold
+from hypergrad_search.search.explore_descend import ExploreDescend
+from hypergrad_search.search.observation import Observation, number_to_json
+from hypergrad_search.search.strategy import Proposal, Strategy
+from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_unit, level
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is wanted of a trial, as its host stores it.
+
+    - `parent`: the trial whose chain this one extends; None where the explorer or the user chose the point.
+    - `again`: whether the trial has its parent's own hyperparameters.
+    - `gradient_below`: the loss below which the gradient is wanted.
+    - `fold`: what is held back where the space has a `lift`.
+    - `maximise`: whether the objective's value is maximised; all thresholds are losses nevertheless.
+    - `checkpoint`: where the parent's checkpoint is, for hosts whose trials cannot look it up.
+    """
+
+    parent: str | None = None
+    again: bool = False
+    gradient_below: float = math.inf
+    fold: Fold | None = None
+    maximise: bool = False
+    checkpoint: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return strict JSON."""
+        held_back = None if self.fold is None else [self.fold.index, self.fold.of, number_to_json(self.fold.below)]
+        return {**vars(self), "gradient_below": number_to_json(self.gradient_below), "fold": held_back}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> Self:
+        """Return what `to_json` was called on; without data that nothing is wanted, as under another search."""
+        if data is None:
+            return cls(gradient_below=-math.inf)
+        fold = None if data["fold"] is None else Fold(*data["fold"][:2], float(data["fold"][2]))
+        return cls(**{**data, "gradient_below": float(data["gradient_below"]), "fold": fold})
+
+    def wants_gradient(self, value: float) -> bool:
+        """Return whether the search would use the gradient of a trial whose objective came out as `value`."""
+        return (-value if self.maximise else value) < self.gradient_below
+
+    def held_back(self, space: Space) -> Fold | None:
+        """Return the fold to hold back; none where no number of the user's space has a `lift`.
+
+        Without one there are too few hyperparameters to fit the validation set.
+        """
+        return self.fold if any(parameter.lift is not None for parameter in floats(space).values()) else None
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The next trial.
+
+    - `moved`: the floats that a step gives new values, as numbers and arrays in natural units. All other
+      hyperparameters are to be as the parent had them, to the bit; where the parent is evaluated again, that is every
+      one. None where the explorer is to choose everything.
+    - `levels`: one number for each of these floats, the level for an array.
+    """
+
+    moved: dict[str, Any] | None
+    levels: dict[str, float]
+    wanted: Wanted
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial brought, in the host's own terms; None for what did not come.
+
+    `gradient` is that of the objective itself, and may lack names. Numbers may be anything that a user reports.
+    """
+
+    value: Any = None
+    gradient: Mapping[str, Any] | None = None
+    cost: Any = None
+    held_back: Collection[Any] | None = None
+    refined: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class AskTell:
+    """A search whose history so far has come to `state`; made by `begin`.
+
+    `has_gradients` tells whether any trial has reported a usable gradient.
+    """
+
+    strategy: Strategy[Any]
+    space: Space
+    maximise: bool
+    state: Any
+    has_gradients: bool = False
+
+    @classmethod
+    def begin(cls, space: Space, strategy: Strategy[Any] | None = None, *, maximise: bool = False) -> Self:
+        """Return a search without a history; the strategy is `ExploreDescend()` by default.
+
+        Raises `ValueError` where `strategy` is not a `Strategy`.
+        """
+        if strategy is None:
+            strategy = ExploreDescend()
+        if not isinstance(strategy, Strategy):
+            raise ValueError(f"strategy must be a Strategy such as ExploreDescend(), got {strategy!r}")
+        return cls(strategy, space, maximise, strategy.init(space))
+
+    def ask(self, running: Collection[str | None]) -> Suggestion:
+        """Return what to try next.
+
+        `running` holds the parent of each trial under way, None for those that explore.
+        """
+        return self._suggest(self.strategy.propose(self.state, running))
+
+    def explore(self) -> Suggestion:
+        """Return what is wanted of a trial whose point the user has chosen."""
+        return self._suggest(self.strategy.explore(self.state))
+
+    def read(self, begun: Observation, outcome: Outcome) -> Observation:
+        """Return the observation of a trial that has brought `outcome`; a value that is not finite is a failed step.
+
+        A trial that does not say what it cost has cost 1, or 4 where it reported a gradient. The derivatives that a
+        gradient lacks are 0. A gradient that is not finite is dropped; one that does not fit the space too, with a
+        warning.
+        """
+        reported = {n: g for n, g in (outcome.gradient or {}).items() if g is not None and n in floats(self.space)}
+        cost = _number(outcome.cost)
+        if cost is None:
+            cost = float(VALUE_AND_GRADIENT) if reported else 1.0
+        return replace(
+            begun,
+            value=self.loss(outcome.value),
+            gradient=self._gradient(reported) if reported else None,
+            cost=cost,
+            held_back=None if outcome.held_back is None else tuple(map(_finite_or_infinite, outcome.held_back)),
+            refined=self._refined(outcome.refined),
+        )
+
+    def tell(self, observation: Observation) -> Self:
+        """Return the search after one more observation."""
+        return replace(
+            self,
+            state=self.strategy.fold(self.state, observation),
+            has_gradients=self.has_gradients or observation.gradient is not None,
+        )
+
+    def loss(self, value: Any) -> float:
+        """Return an objective's value as something to minimise; infinite where it is not a finite number."""
+        number = _number(value)
+        if number is None:
+            return math.inf
+        return -number if self.maximise else number
+
+    def _suggest(self, proposal: Proposal) -> Suggestion:
+        moved: dict[str, Any] | None = None
+        if proposal.point is not None:
+            moved = {} if proposal.again else from_unit(self.space, proposal.point)
+        wanted = Wanted(
+            parent=proposal.parent,
+            again=proposal.again,
+            gradient_below=proposal.gradient_below,
+            fold=proposal.fold,
+            maximise=self.maximise,
+        )
+        levels = {n: level(p, moved[n]) if p.shape else moved[n] for n, p in floats(self.space).items() if moved}
+        return Suggestion(moved, levels, wanted)
+
+    def _gradient(self, reported: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        gradient = {}
+        for name, parameter in floats(self.space).items():
+            derivative = _array(reported.get(name, np.zeros(parameter.shape)))
+            if derivative is None or derivative.shape != parameter.shape:
+                warnings.warn(
+                    f"a gradient was ignored: gradient[{name!r}] must be numbers of shape {parameter.shape}, "
+                    f"got {reported[name]!r}",
+                    stacklevel=2,
+                )
+                return None
+            gradient[name] = -derivative if self.maximise else derivative
+        return gradient if all(np.isfinite(derivative).all() for derivative in gradient.values()) else None
+
+    def _refined(self, reported: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        differentiable = floats(self.space)
+        if not reported or not differentiable or any(reported.get(name) is None for name in differentiable):
+            return None
+        return {name: np.asarray(reported[name]) for name in differentiable}
+
+
+class Silence:
+    """Warns once where a search gets no gradients, so that it is its explorer's alone; the user may not know."""
+
+    def __init__(self, search: str, subject: str, explorer: object, remedy: str) -> None:
+        alone = f"this search is {type(explorer).__name__}'s alone"
+        self._message = f"{search}: the {subject} reported no gradient, so {alone}; {remedy}"
+        self._warned = False
+
+    def listen(self, mind: AskTell, value: Any, *, reported: bool) -> None:
+        """Hear of a trial that has ended; `reported` tells whether it gave a gradient, or at least its cost."""
+        if reported or mind.has_gradients or self._warned or _number(value) is None:
+            return
+        self._warned = True
+        warnings.warn(self._message, stacklevel=3)
+
+
+def same_model(space: Space, some: Hyperparameters, others: Hyperparameters) -> bool:
+    """Return whether all integers and categoricals agree, so that a checkpoint of one fits the other."""
+    missing = object()
+    names = space.keys() - floats(space).keys()
+    return all(name in some and some[name] == others.get(name, missing) for name in names)
+
+
+def levels(space: Space) -> dict[str, Any]:
+    """Return the space that an explorer sees: one number, the level, for each array."""
+    return {name: replace(p, shape=(), lift=None) if isinstance(p, Float) else p for name, p in space.items()}
+
+
+def spread(space: Space, chosen: Hyperparameters) -> dict[str, Any]:
+    """Return what an explorer chose in `levels(space)`, each array having its number everywhere."""
+    return {
+        name: np.full(p.shape, chosen[name]) if isinstance(p, Float) and p.shape else chosen[name]
+        for name, p in space.items()
+    }
+
+
+def collect(space: Space, hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """Return what an explorer is told of hyperparameters: for each float its level, the mean in the unit box."""
+    return {
+        name: level(p, hyperparameters[name]) if isinstance(p, Float) else hyperparameters[name]
+        for name, p in space.items()
+    }
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number, or None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _finite_or_infinite(value: Any) -> float:
+    number = _number(value)
+    return math.inf if number is None else number
+
+
+def _array(values: Any) -> np.ndarray | None:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return None

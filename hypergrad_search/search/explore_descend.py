@@ -1,0 +1,196 @@
+"""The strategy that Optuna and Ray use by default: explore and descend in turns.
+
+Two arms share the budget. One *explores*: the host's explorer chooses, and a point that comes out as the best that the
+explorer has found yet gets its gradient and founds a chain. The other *descends*: it extends the best chain by
+trust-region steps. Each gets a share of the cost that follows what it has lately bought: how much it lowered the best
+value for what it spent.
+
+While it explores, an array is one number, the same everywhere; while it descends, it is an array. So thousands of
+hyperparameters are found in two stages: a good level for each array, and from there each number's own way.
+
+Where the value of one point varies (a new seed each trial), a head of a chain that was lucky would turn every step
+down. Before it is given up, a head is therefore evaluated again, and its value and gradient are averaged. Where the
+second evaluation gives the first value, values do not vary, and no head is evaluated again.
+
+`fold` is incremental: an observation costs the same however many came before.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from hypergrad_search.checks import whole_number
+from hypergrad_search.fold import Fold
+from hypergrad_search.search.continuation import Continuation, Limits
+from hypergrad_search.search.observation import Observation
+from hypergrad_search.search.quasi_newton import QuasiNewton
+from hypergrad_search.search.sign_steps import SignSteps
+from hypergrad_search.search.strategy import Proposal, Strategy
+from hypergrad_search.search.trust_region import ByDimension, LocalStep, TrustRegion
+from hypergrad_search.space import Space, dimension, gradient_to_unit, to_unit
+
+
+@dataclass(frozen=True)
+class Account:
+    """What an arm has lately spent, in how many trials, and by how much it lowered the best value for that."""
+
+    cost: float = 0.0
+    trials: float = 0.0
+    gain: float = 0.0
+
+
+@dataclass(frozen=True)
+class State:
+    """What the history comes to.
+
+    `chains` maps the trial at each chain's head to the trust region around it; or to where its evaluation ended, if
+    that moved the hyperparameters itself. `noisy` tells whether one point may have several values; it is None while no
+    point was evaluated twice.
+    """
+
+    space: Space
+    trials: int = 0
+    best_value: float = math.inf
+    best_explored: float = math.inf
+    has_gradients: bool = False
+    noisy: bool | None = None
+    exploring: Account = Account()
+    descending: Account = Account()
+    chains: Mapping[str, TrustRegion | Continuation] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreDescend(Strategy[State]):
+    """Explore and descend in turns; each gets the share of the cost that it has lately earned.
+
+    - `startup_trials`: so many points are explored before the first descent, since a chain from the first point that
+      comes along mostly descends into a poor valley.
+    - `smallest_share`: the share of the cost that either arm keeps, however poor, because what pays may change.
+    - `memory`: a trial's weight in an arm's account, for each trial that comes after it. With 0.9 the last ten trials
+      count most, which is about as long as a chain keeps paying.
+    - `doubts`: a head is evaluated again after so many steps from it have failed. Fewer happen to good heads too.
+    - `folds`: the validation set is split into so many parts, of which gradients leave out the first, so that
+      thousands of hyperparameters cannot fit the whole set. A quarter is enough to notice. None holds nothing back.
+    - `step`: the local step. By default it fits the dimension.
+    - `limits`: when a chain of evaluations that move the hyperparameters themselves is given up.
+
+    Raises `ValueError` where a setting is out of its range.
+    """
+
+    startup_trials: int = 3
+    smallest_share: float = 0.1
+    memory: float = 0.9
+    doubts: int = 3
+    folds: int | None = 4
+    step: LocalStep = field(default_factory=lambda: ByDimension(few=QuasiNewton(), many=SignSteps()))
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        whole_number("ExploreDescend: startup_trials", self.startup_trials, 0)
+        whole_number("ExploreDescend: doubts", self.doubts, 1)
+        if self.folds is not None:
+            whole_number("ExploreDescend: folds", self.folds, 2)
+        for name, most in (("smallest_share", 0.5), ("memory", 1.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"ExploreDescend: {name} must be from 0 to {most:g}, got {getattr(self, name)!r}")
+        if not isinstance(self.step, LocalStep):
+            raise ValueError(f"ExploreDescend: step must be a LocalStep such as SignSteps(), got {self.step!r}")
+
+    def init(self, space: Space) -> State:
+        """See `Strategy`."""
+        return State(space)
+
+    def fold(self, state: State, observation: Observation) -> State:
+        """See `Strategy`."""
+        value = observation.value if math.isfinite(observation.value) else math.inf
+        point, gradient = to_unit(state.space, observation.hyperparameters), None
+        if observation.gradient is not None and value < math.inf:
+            gradient = gradient_to_unit(state.space, observation.hyperparameters, observation.gradient)
+            gradient = gradient if np.isfinite(gradient).all() else None  # it may overflow on its way into the box
+        held_back = math.inf if observation.held_back is None else observation.held_back[0]
+        chains, noisy = dict(state.chains), state.noisy
+        region = chains.pop(observation.parent, None) if observation.parent is not None else None
+        if observation.refined and dimension(state.space) and value < math.inf:
+            end = to_unit(state.space, observation.refined)
+            chain = region if isinstance(region, Continuation) else Continuation(end, math.inf, limits=self.limits)
+            chains[observation.trial] = chain.follow(end, value, held_back)
+        elif isinstance(region, Continuation):
+            chains[str(observation.parent)] = region.fail()
+        elif region is None and gradient is not None:
+            chains[observation.trial] = replace(self.step.around(point, value, gradient), held_back=held_back)
+        elif region is not None and observation.parent is not None:
+            if observation.again and value < math.inf:
+                noisy = noisy or value != region.value
+                looked = region.look(value, gradient, held_back) if noisy else replace(region, rejections=0)
+                chains[observation.parent] = looked
+            elif gradient is not None and value < region.value:
+                chains[observation.trial] = replace(region.accept(point, value, gradient), held_back=held_back)
+            else:
+                chains[observation.parent] = region.reject(point if value < math.inf else region.step())
+
+        started = state.trials >= self.startup_trials and math.isfinite(state.best_value)
+        gain = max(state.best_value - value, 0.0) if started else 0.0  # the first points' are luck
+        descended = observation.parent is not None
+        return replace(
+            state,
+            trials=state.trials + 1,
+            best_value=min(state.best_value, value),
+            best_explored=state.best_explored if descended else min(state.best_explored, value),
+            has_gradients=state.has_gradients or gradient is not None,
+            noisy=noisy,
+            exploring=self._enter(state.exploring, None if descended else (observation.cost, gain)),
+            descending=self._enter(state.descending, (observation.cost, gain) if descended else None),
+            chains={trial: region for trial, region in chains.items() if not region.spent},
+        )
+
+    def propose(self, state: State, running: Collection[str | None]) -> Proposal:
+        """See `Strategy`."""
+        idle = [(region.value, trial) for trial, region in state.chains.items() if trial not in running]
+        starting = state.trials + len(running) < self.startup_trials
+        if starting or not idle or self._explored_too_little(state, running):
+            return self.explore(state)
+        value, trial = min(idle)
+        region = state.chains[trial]
+        if self._doubtful(state, region):
+            return Proposal(region.point, trial, math.inf, self._held_back(math.inf), again=True)
+        return Proposal(region.step(), trial, value, self._held_back(region.held_back))
+
+    def explore(self, state: State) -> Proposal:
+        """See `Strategy`."""
+        return Proposal(None, None, _worth_a_gradient(state), self._held_back(math.inf))
+
+    def _held_back(self, below: float) -> Fold | None:
+        return None if self.folds is None else Fold(0, self.folds, below)
+
+    def _doubtful(self, state: State, region: TrustRegion | Continuation) -> bool:
+        return isinstance(region, TrustRegion) and region.rejections >= self.doubts and state.noisy is not False
+
+    def _enter(self, account: Account, entry: tuple[float, float] | None) -> Account:
+        cost, gain = entry or (0.0, 0.0)
+        return Account(
+            self.memory * account.cost + cost,
+            self.memory * account.trials + (entry is not None),
+            self.memory * account.gain + gain,
+        )
+
+    def _explored_too_little(self, state: State, running: Collection[str | None]) -> bool:
+        exploring, descending = state.exploring, state.descending
+        if not descending.cost or not exploring.cost:
+            return not exploring.cost
+        per_cost = exploring.gain / exploring.cost, descending.gain / descending.cost
+        share = per_cost[0] / sum(per_cost) if sum(per_cost) else 0.5
+        share = min(max(share, self.smallest_share), 1 - self.smallest_share)
+        under_way = sum(parent is None for parent in running)
+        explored = exploring.cost * (1 + under_way / exploring.trials)  # those will cost what the others did
+        return explored < share * (explored + descending.cost)
+
+
+def _worth_a_gradient(state: State) -> float:
+    """Return the value below which an explored point gets its gradient."""
+    if not dimension(state.space):
+        return -math.inf if state.trials else math.inf  # before the first trial, a host may not know the space yet
+    if state.chains and state.descending.cost and not state.descending.gain:
+        return -math.inf  # gradients have not paid yet, and there is one left to try
+    return state.best_explored if state.has_gradients else math.inf
