@@ -19,5 +19,5 @@ def test_a_section_needs_both_of_its_markers() -> None:
     assert not has_section(PAGE, "c")
     assert not has_section("<!-- a -->\n<!-- /b -->", "a")
     assert not has_section("<!-- abc -->\n<!-- /abc -->", "a.c")
-    with pytest.raises(ValueError, match="no <!-- c --> ... <!-- /c -->; add these two lines"):
+    with pytest.raises(ValueError, match=r"no <!-- c --> \.\.\. <!-- /c -->; add these two lines"):
         rewritten(PAGE, "c", "new")
