@@ -1,12 +1,15 @@
 """The registry of reproductions: name -> a study of a figure or table of the papers."""
 
-from hypergrad_studies.papers import (
-    chaos,
+from hypergrad_studies.papers.hypernetworks import (
     hypernet_1d,
     hypernet_10,
     hypernet_7850,
     hypernet_depth,
     hypernet_predict,
+)
+from hypergrad_studies.papers.results import Study
+from hypergrad_studies.papers.reversible_learning import (
+    chaos,
     initial_gradient,
     initial_scales,
     l2_per_weight,
@@ -19,7 +22,6 @@ from hypergrad_studies.papers import (
     schedules_truncated,
     training_data,
 )
-from hypergrad_studies.papers.results import Study
 
 STUDIES: dict[str, Study] = {
     "schedules": schedules.study,

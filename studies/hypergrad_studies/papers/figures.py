@@ -1,4 +1,4 @@
-"""What the figures of the reversible-learning studies share."""
+"""What the figures of all studies share."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,36 +7,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hypergrad_studies.papers.outer import Reported, Runs
 
-
-def panels(rows: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """A figure of plain panels, row by row."""
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """A figure of panels without a frame above and to the right, row by row; each is `width` x `height` inches."""
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def outer_loop(axes: Axes, done: Runs, reported: Reported | None, ylabel: str) -> None:
-    """The outer loss at each iteration, a line for each seed; dashed the loss that the paper reports at the end."""
-    for i, (name, runs) in enumerate(done.items()):
-        for seed, mine in enumerate(runs):
-            label = name if seed == 0 else None
-            axes.plot([x.value for x in mine], color=f"C{i}", linewidth=1, label=label)
-    if reported:
-        axes.axhline(reported.end, color="0.5", linestyle="--", linewidth=1)
-    losses = [x.value for runs in done.values() for mine in runs for x in mine if np.isfinite(x.value)]
-    starts = [mine[0].value for runs in done.values() for mine in runs if np.isfinite(mine[0].value)]
-    axes.set(xlabel="outer iteration", ylabel=ylabel, yscale="log")
-    if starts:  # what explored far away would hide the rest
-        axes.set_ylim(0.9 * min(losses), 1.1 * max(starts))
-    axes.legend(frameon=False)
-
-
 def images(path: Path, rows: Mapping[str, np.ndarray], symmetric: bool) -> None:
-    """Rows of square images, of shape `(n, pixels)` each, on one grey scale a row; around 0 if `symmetric`."""
+    """Draw rows of square images, each of shape `(n, pixels)`, on one grey scale a row.
+
+    With `symmetric` the scale reaches as far below 0 as above it.
+    """
     count = len(next(iter(rows.values())))
     figure = Figure(figsize=(1.1 * count, 1.35 * len(rows)), layout="constrained")
     parts = np.ravel(figure.subfigures(len(rows), 1, squeeze=False))

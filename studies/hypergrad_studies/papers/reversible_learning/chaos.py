@@ -1,11 +1,11 @@
 """chaos: from which learning rate on the hypergradient is useless (Maclaurin, Duvenaud and Adams 2015, section 4).
 
-The loss after training and its gradient, as functions of one log learning rate. Beyond some rate training is
-chaotic: the gradient is still the right one, to the bit, but of a function so rugged that it says nothing about the
-next rate. There it disagrees with finite differences, and explodes. The paper's network is 784-200-50-10 on 1,000
-images of MNIST, batch 250, 50 steps, decay 0.9; from the authors' code are initial weights and biases of scale e^-2,
-and pixels in [0, 1] as they are: less their mean, as in the paper's other studies, chaos begins at higher rates. The
-paper has 1,000 rates, this 200. The small network is 64-50-20-10 on scikit-learn's digits.
+The study takes the loss after training and its gradient as functions of one log learning rate. Beyond some rate
+training is chaotic: the gradient is still the right one, to the bit, but of a function so rugged that it says nothing
+about the next rate. There it disagrees with finite differences, and explodes. The paper's network is 784-200-50-10 on
+1,000 images of MNIST, batch 250, 50 steps, decay 0.9. Initial weights and biases of scale e^-2 are from the authors'
+code, and so are pixels in [0, 1] as they are: less their mean, as in the paper's other studies, chaos begins at higher
+rates. The paper has 1,000 rates, this study 200. The small network is 64-50-20-10 on scikit-learn's digits.
 """
 
 import math
@@ -18,40 +18,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from sklearn.datasets import load_digits
 
 from hypergrad_search import InexactReversalError, TrainingProblem, evaluate, sgd
-from hypergrad_studies import data
-from hypergrad_studies.papers.results import Result, Row, Scale, known, line, medians, rewrite
-from hypergrad_studies.problems import digits
+from hypergrad_studies import data, json_lines
+from hypergrad_studies.networks import Split, cross_entropy, normal_network
+from hypergrad_studies.papers import figures
+from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
 STEPS, BATCH, IMAGES = 50, 250, 1000
 INITIAL_SCALE = math.exp(-2)
 
 STEP = 1e-3  # of the finite differences, in log rate
-IN_A_ROW = 3  # rates; a slope near zero may disagree by chance
+IN_A_ROW = 3  # rates must disagree one after another; a single slope near zero may disagree by chance
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a scale means: the network, its data, and the log rates that are looked at: from, to, how many."""
+    """What a scale means: the network, its data, and the log rates of the study (from, to, how many)."""
 
     sizes: tuple[int, ...]
-    images: Callable[[], digits.Split]
+    images: Callable[[], Split]
     rates: tuple[float, float, int]
 
 
-def _digits() -> digits.Split:
+def _digits() -> Split:
     images, labels = load_digits(return_X_y=True)
-    return digits.Split((images[:IMAGES] / 16).astype(np.float32), labels[:IMAGES].astype(np.int32))
+    return Split((images[:IMAGES] / 16).astype(np.float32), labels[:IMAGES].astype(np.int32))
 
 
-def _mnist() -> digits.Split:
+def _mnist() -> Split:
     (images, labels), _ = data.mnist()
-    return digits.Split(images[:IMAGES], labels[:IMAGES])
+    return Split(images[:IMAGES], labels[:IMAGES])
 
 
 SETUPS: dict[Scale, Setup] = {
@@ -61,11 +61,12 @@ SETUPS: dict[Scale, Setup] = {
 
 
 @dataclass(frozen=True)
-class Point:
-    """One evaluation. What there was none of is NaN; what left the range of float32 is infinite.
+class AtRate:
+    """The loss and its derivatives at one log rate.
 
-    `slope`: the finite difference of the loss. `growth`: how far the norm of the gradient with respect to the weights
-    rose above that with respect to the last weights, on the way back.
+    A number that could not be computed is NaN, and one that left the range of float32 is infinite. `slope` is the
+    finite difference of the loss. `growth` is how far the norm of the gradient with respect to the weights rose, on
+    the way back, above that with respect to the last weights.
     """
 
     seed: int
@@ -86,41 +87,39 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     rates = np.linspace(*setup.rates).tolist()
     pairs = [(seed, rate) for seed in range(seeds) for rate in rates]
     path = out / "records.jsonl"
-    before = {(point.seed, point.log_rate): point for point in known(path, Point)}
-    rewrite(path, before.values())  # without a line that was cut short
+    known = {(point.seed, point.log_rate): point for point in json_lines.read(path, AtRate, drop_cut=True)}
+    json_lines.replace(path, known.values())  # without a last line that was cut short
     points = []
-    with path.open("a") as file:
-        for seed, rate in track(pairs, "chaos", console=console):
-            if (seed, rate) not in before:
-                before[seed, rate] = look(training, seed, rate)
-                file.write(line(before[seed, rate]))
-                file.flush()
-            points.append(before[seed, rate])
+    for seed, rate in track(pairs, "chaos", console=console):
+        if (seed, rate) not in known:
+            known[seed, rate] = measure(training, seed, rate)
+            json_lines.append(path, known[seed, rate])
+        points.append(known[seed, rate])
     draw(points, out / "chaos.svg")
     return results(points, scale)
 
 
-def problem(sizes: tuple[int, ...], train: digits.Split) -> TrainingProblem:
-    """Training whose result is the loss on the training set, as in the paper's figure."""
+def problem(sizes: tuple[int, ...], train: Split) -> TrainingProblem:
+    """Training whose outer loss is the loss on the training set, as in the paper's figure."""
 
-    def batches(step: jax.Array) -> digits.Split:
+    def batches(step: jax.Array) -> Any:
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % len(x), BATCH), train)
 
     return TrainingProblem(
-        init=lambda key, hyperparameters: digits.normal_network(key, sizes, INITIAL_SCALE),
-        train_loss=lambda params, hyperparameters, batch, key: digits.cross_entropy(params, batch),
-        valid_loss=lambda params: digits.cross_entropy(params, train),
+        init=lambda key, hyperparameters: normal_network(key, sizes, INITIAL_SCALE),
+        train_loss=lambda params, hyperparameters, batch, key: jnp.mean(cross_entropy(params, batch)),
+        valid_loss=lambda params, hyperparameters: jnp.mean(cross_entropy(params, train)),
         batches=batches,
         optimizer=sgd(lambda hyperparameters, step: jnp.exp(hyperparameters["log_rate"]), 0.9, dampening=True),
         steps=STEPS,
     )
 
 
-def look(training: TrainingProblem, seed: int, log_rate: float) -> Point:
+def measure(training: TrainingProblem, seed: int, log_rate: float) -> AtRate:
     """Loss, gradient and finite difference at one rate."""
     started = time.perf_counter()
     key = jax.random.key(seed)
-    # as rounded to float32, or the difference would be taken over another distance than it is divided by
+    # rounded to float32 as in training, or the difference would be divided by another distance than it is taken over
     below, here, above = (float(np.float32(x)) for x in (log_rate - STEP, log_rate, log_rate + STEP))
 
     def value(at: float) -> float:
@@ -134,11 +133,12 @@ def look(training: TrainingProblem, seed: int, log_rate: float) -> Point:
         loss, status, exact = found.value, str(found.status), found.diagnostics["exact"]
         if exact:
             norms = np.array(found.diagnostics["adjoint_norms"])
-            growth = math.inf if np.isnan(norms).any() else float(norms.max() / norms[-1])  # NaN: of infinities
+            # a norm is NaN where infinities were added
+            growth = math.inf if np.isnan(norms).any() else float(norms.max() / norms[-1])
             gradient = math.inf if found.gradient is None else float(found.gradient["log_rate"])
     except InexactReversalError:
         loss, status, exact = value(here), "inexact", False
-    return Point(
+    return AtRate(
         seed=seed,
         log_rate=log_rate,
         loss=loss,
@@ -151,27 +151,27 @@ def look(training: TrainingProblem, seed: int, log_rate: float) -> Point:
     )
 
 
-def agrees(point: Point, tolerance: float) -> bool:
-    """Whether gradient and finite difference are the same to `tolerance`, relative."""
+def agrees(point: AtRate, tolerance: float) -> bool:
+    """Whether gradient and finite difference are the same to the relative `tolerance`."""
     return abs(point.gradient - point.slope) <= tolerance * abs(point.slope)
 
 
-def useful_below(points: Sequence[Point], tolerance: float) -> float:
-    """The first log rate of one seed's `points` from which on `IN_A_ROW` of them disagree; inf where none do."""
+def useful_below(points: Sequence[AtRate], tolerance: float) -> float:
+    """The first log rate of one seed's `points` from which on `IN_A_ROW` of them disagree; infinite where none do."""
     wrong = [not agrees(point, tolerance) for point in points]
     starts = (i for i in range(len(points) - IN_A_ROW + 1) if all(wrong[i : i + IN_A_ROW]))
     return next((points[i].log_rate for i in starts), math.inf)
 
 
-def results(points: Iterable[Point], scale: Scale) -> list[Result]:
-    """Every number as the median over seeds of what it is for a seed; the paper's beside those of its own scale."""
+def results(points: Iterable[AtRate], scale: Scale) -> list[Result]:
+    """Every number as the median over seeds, beside the paper's where the scale is the paper's."""
     seeds = _by_seed(points)
 
-    def growth(agree: bool, percent: float) -> Callable[[list[Point]], float]:
-        return lambda mine: _quantile([point.growth for point in mine if agrees(point, 0.1) is agree], percent)
+    def growth(agree: bool, percent: float) -> Callable[[list[AtRate]], float]:
+        return lambda mine: quantile([point.growth for point in mine if agrees(point, 0.1) is agree], percent)
 
     prefix = "growth of the adjoint where they"
-    quantities: list[tuple[str, float | None, Callable[[list[Point]], float]]] = [
+    quantities: list[tuple[str, float | None, Callable[[list[AtRate]], float]]] = [
         ("log rate from which gradient and finite difference differ by 1 %", 1.47, lambda p: useful_below(p, 0.01)),
         ("log rate from which they differ by 10 %", None, lambda p: useful_below(p, 0.1)),
         ("largest gradient", 1e33, lambda p: float(np.nanmax([abs(point.gradient) for point in p]))),
@@ -182,33 +182,27 @@ def results(points: Iterable[Point], scale: Scale) -> list[Result]:
     return medians("chaos", rows, sum(point.seconds for mine in seeds for point in mine), scale)
 
 
-def _by_seed(points: Iterable[Point]) -> list[list[Point]]:
-    found: dict[int, list[Point]] = {}
-    for point in points:
-        found.setdefault(point.seed, []).append(point)
-    return list(found.values())
-
-
-def _quantile(growths: list[float], percent: float) -> float:
+def quantile(growths: Iterable[float], percent: float) -> float:
+    """The quantile of those that are not NaN; NaN where all are."""
     known = [growth for growth in growths if not math.isnan(growth)]
-    # without interpolation, which has NaN between infinities
+    # by the nearest, as interpolation between infinities gives NaN
     return float(np.percentile(known, percent, method="nearest")) if known else math.nan
 
 
-def draw(points: Iterable[Point], path: Path) -> None:
-    """The paper's figure: the loss above, the size of its gradient below."""
+def draw(points: Iterable[AtRate], path: Path) -> None:
+    """Draw the paper's figure: the loss above, the size of its gradient below."""
     seeds = _by_seed(points)
-    figure = Figure(figsize=(7.5, 6), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    figure, (upper, lower) = figures.panels(2, 1, width=7.5, height=3)
+    upper.sharex(lower)
+    upper.tick_params(labelbottom=False)
     end = float(np.median([useful_below(mine, 0.1) for mine in seeds]))
     for i, mine in enumerate(seeds):
         x = [point.log_rate for point in mine]
-        look: dict[str, Any] = {"linewidth": 1, "color": f"C{i}", "label": f"seed {mine[0].seed}"}
-        upper.plot(x, [_drawable(point.loss) for point in mine], **look)
-        lower.plot(x, [_drawable(abs(point.gradient)) for point in mine], **look)
+        style: dict[str, Any] = {"linewidth": 1, "color": f"C{i}", "label": f"seed {mine[0].seed}"}
+        upper.plot(x, [_drawable(point.loss) for point in mine], **style)
+        lower.plot(x, [_drawable(abs(point.gradient)) for point in mine], **style)
         lower.plot(x, [_drawable(abs(point.slope)) for point in mine], ".", markersize=3, color=f"C{i}")
     for axes in (upper, lower):
-        axes.spines[["top", "right"]].set_visible(False)
         if math.isfinite(end):
             axes.axvline(end, color="0.5", linestyle="--", linewidth=1)
         axes.set_yscale("log")
@@ -217,6 +211,13 @@ def draw(points: Iterable[Point], path: Path) -> None:
     lower.set_ylabel("|gradient| (line),\n|finite difference| (dots)")
     lower.set_xlabel("log learning rate; dashed: from here on they differ by more than 10 %")
     figure.savefig(path)
+
+
+def _by_seed(points: Iterable[AtRate]) -> list[list[AtRate]]:
+    found: dict[int, list[AtRate]] = {}
+    for point in points:
+        found.setdefault(point.seed, []).append(point)
+    return list(found.values())
 
 
 def _drawable(value: float) -> float:

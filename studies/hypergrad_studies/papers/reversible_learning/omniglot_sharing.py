@@ -4,20 +4,17 @@ Maclaurin, Duvenaud and Adams 2015, section 3.4: five alphabets of Omniglot and 
 784-400-200-55 for each, trained for 50 steps on all of its images, rate 1, decay 0.9. In each layer the networks'
 weights are w = T z, where T is a matrix of 10 x 10 and z has the initial scale e^-2 and the penalty e^-4. T = I keeps
 the networks separate, T = 1/10 everywhere ties them. The 300 elements of the three matrices are the hyperparameters.
-Characters have 12 drawings to train and 3 to test; of the 12 the outer loop trains on 10 and validates on 2. Two outer
-loops: "paper", gradient descent with step 0.2, and "hypergrad", `HypergradSampler`, both from T = I/2 + 1/20.
+Characters have 12 drawings to train and 3 to test; of the 12 the outer loop trains on 10 and validates on 2. There are
+two outer loops: "paper", gradient descent with step 0.2, and "hypergrad", `HypergradSampler`, both from T = I/2 + 1/20.
 
-The paper does not name its alphabets; these are those that its figure shows. Which drawings are for what is drawn once
-for all seeds, where the authors' code draws anew each iteration. The small study has two alphabets, the digits below 5
-and the others, of scikit-learn's digits, and networks 64-40-20-5.
-
-The outer loss is of the weights T z, where a `valid_loss` sees parameters alone: so `init` puts the matrices among the
-parameters. Nothing in training depends on them there, so they stay as they are, to the bit.
+The paper does not name its alphabets; these are those that its figure shows. The drawings are assigned to training,
+validation and test once for all seeds, where the authors' code draws anew each iteration. The small study has two
+alphabets, the digits below 5 and the others, of scikit-learn's digits, and networks 64-40-20-5.
 """
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,11 +29,15 @@ from sklearn.datasets import load_digits
 
 from hypergrad_optuna import HypergradSampler
 from hypergrad_search import Float, TrainingProblem, Unrolled, evaluate, sgd
+from hypergrad_search.space import Hyperparameters
 from hypergrad_studies import data
-from hypergrad_studies.papers import figures, outer
-from hypergrad_studies.papers.outer import Descent, Runs, Sampled
+from hypergrad_studies.networks import Split, cross_entropy, normal_network
+from hypergrad_studies.papers import figures
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
-from hypergrad_studies.problems import digits
+from hypergrad_studies.papers.reversible_learning import comparison, outer
+from hypergrad_studies.papers.reversible_learning.descent import Descent
+from hypergrad_studies.papers.reversible_learning.outer import Histories, OuterLoop
+from hypergrad_studies.papers.reversible_learning.sampled import Sampled
 
 ALPHABETS = (
     "Aurek-Besh",
@@ -48,7 +49,7 @@ ALPHABETS = (
 DRAWINGS, TEST, VALID = 15, 3, 2  # of each character: in all, to test, and of the others to validate
 STEPS, ITERATIONS = 50, 20
 INITIAL_SCALE, L2 = math.exp(-2), math.exp(-4)
-OWN, SHARED = 0.5, 0.5  # at the start, of each network's weights: what is its own, and what is the mean of all
+OWN, SHARED = 0.5, 0.5  # the parts of a network's weights at the start that are its own, and the mean of all networks
 REPORTED = {"separate": (0.607, 1.342), "tied": (0.897, 1.246), "paper": (0.604, 1.130), "hypergrad": (0.604, 1.130)}
 
 Alphabet = tuple[np.ndarray, np.ndarray]  # images (characters, drawings, side, side), and a label for each character
@@ -56,7 +57,7 @@ Alphabet = tuple[np.ndarray, np.ndarray]  # images (characters, drawings, side, 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a scale means: the networks' layers and the alphabets."""
+    """What a scale means: the networks' layers, and the alphabets, which have at most as many labels as outputs."""
 
     sizes: tuple[int, ...]
     alphabets: Callable[[int], list[Alphabet]]
@@ -86,10 +87,11 @@ SETUPS: dict[Scale, Setup] = {
 }
 
 
-def parts(setup: Setup) -> dict[str, list[digits.Split]]:
-    """By name, "fitted", "valid", "train" (both of these) and "test": the images of each alphabet, turned ones last.
+def parts(setup: Setup) -> dict[str, list[Split]]:
+    """The images of each alphabet, turned ones last, in the parts "fitted", "valid", "train" and "test".
 
-    An alphabet that is turned keeps its labels. Images are less the mean of all.
+    "train" is "fitted" and "valid" together. An alphabet that is turned keeps its labels. The mean of all images is
+    subtracted from each.
     """
     random = np.random.default_rng(0)
     upright = setup.alphabets(setup.sizes[-1])
@@ -97,42 +99,42 @@ def parts(setup: Setup) -> dict[str, list[digits.Split]]:
     mean = np.concatenate([images.reshape(-1, setup.sizes[0]) for images, _ in upright + turned]).mean(axis=0)
     ends = {"fitted": (0, DRAWINGS - TEST - VALID), "valid": (DRAWINGS - TEST - VALID, DRAWINGS - TEST)}
     ends |= {"train": (0, DRAWINGS - TEST), "test": (DRAWINGS - TEST, DRAWINGS)}
-    result: dict[str, list[digits.Split]] = {name: [] for name in ends}
+    result: dict[str, list[Split]] = {name: [] for name in ends}
     for images, labels in upright + turned:
         flat = (images.reshape(len(images), DRAWINGS, -1) - mean).astype(np.float32)
         flat = np.stack([random.permutation(drawings) for drawings in flat])
         for name, (first, last) in ends.items():
             chosen = flat[:, first:last].reshape(-1, setup.sizes[0])
-            result[name].append(digits.Split(jnp.asarray(chosen), jnp.asarray(np.repeat(labels, last - first))))
+            result[name].append(Split(jnp.asarray(chosen), jnp.asarray(np.repeat(labels, last - first))))
     return result
 
 
-def problem(setup: Setup, data: dict[str, list[digits.Split]], train: str, valid: str) -> TrainingProblem:
-    """Training of all networks at once, on the sum of their losses; the outer loss is the mean."""
+def problem(setup: Setup, data: Mapping[str, list[Split]], train: str, valid: str) -> TrainingProblem:
+    """Training of all networks at once, on the sum of their losses. The outer loss is the mean.
+
+    `train` and `valid` name parts of `data`. The parameters are z, with the networks as their first axis.
+    """
     networks = len(data[train])
 
-    def init(key: jax.Array, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    def init(key: jax.Array, hyperparameters: Hyperparameters) -> Any:
         keys = jax.random.split(key, networks)
-        own = jax.vmap(lambda k: digits.normal_network(k, setup.sizes, INITIAL_SCALE))(keys)
-        return {"own": own, "matrices": matrices(hyperparameters)}
+        return jax.vmap(lambda k: normal_network(k, setup.sizes, INITIAL_SCALE))(keys)
 
-    def matrices(hyperparameters: dict[str, Any]) -> jax.Array:
-        return OWN * jnp.eye(networks) + hyperparameters["sharing"]
-
-    def loss(own: Any, matrices: jax.Array, images: list[digits.Split]) -> jax.Array:
+    def loss(params: Any, hyperparameters: Hyperparameters, images: list[Split]) -> jax.Array:
+        matrices = OWN * jnp.eye(networks) + hyperparameters["sharing"]
         mixed = [
             jax.tree.map(partial(jnp.tensordot, matrix, axes=1), layer)
-            for matrix, layer in zip(matrices, own, strict=True)
+            for matrix, layer in zip(matrices, params, strict=True)
         ]
-        networks = [jax.tree.map(operator.itemgetter(i), mixed) for i in range(len(images))]
-        return jnp.sum(jnp.stack([digits.cross_entropy(*pair) for pair in zip(networks, images, strict=True)]))
+        each = [jax.tree.map(operator.itemgetter(i), mixed) for i in range(len(images))]
+        return jnp.sum(jnp.stack([jnp.mean(cross_entropy(*pair)) for pair in zip(each, images, strict=True)]))
 
-    def train_loss(params: Any, hyperparameters: dict[str, Any], batch: None, key: jax.Array) -> jax.Array:
-        squares = sum(jnp.sum(z**2) for z in jax.tree.leaves(params["own"]))
-        return loss(params["own"], matrices(hyperparameters), data[train]) + L2 * squares
+    def train_loss(params: Any, hyperparameters: Hyperparameters, batch: None, key: jax.Array) -> jax.Array:
+        squares = sum(jnp.sum(z**2) for z in jax.tree.leaves(params))
+        return loss(params, hyperparameters, data[train]) + L2 * squares
 
-    def mean_loss(part: str) -> Callable[[Any], jax.Array]:
-        return lambda params: loss(params["own"], params["matrices"], data[part]) / networks
+    def mean_loss(part: str) -> Callable[[Any, Hyperparameters], jax.Array]:
+        return lambda params, hyperparameters: loss(params, hyperparameters, data[part]) / networks
 
     return TrainingProblem(
         init=init,
@@ -145,7 +147,7 @@ def problem(setup: Setup, data: dict[str, list[digits.Split]], train: str, valid
     )
 
 
-def searches(setup: Setup, data: dict[str, list[digits.Split]]) -> dict[str, outer.Search]:
+def outer_loops(setup: Setup, data: Mapping[str, list[Split]]) -> dict[str, OuterLoop]:
     """The paper's outer loop, and `HypergradSampler`."""
     training = problem(setup, data, "fitted", "valid")
     networks = len(data["train"])
@@ -166,7 +168,7 @@ def searches(setup: Setup, data: dict[str, list[digits.Split]]) -> dict[str, out
 
 
 def by_hand(networks: int, shared: Sequence[float]) -> np.ndarray:
-    """What `sharing` is where so much of each layer is the mean of all networks, and the rest their own."""
+    """`sharing` with which a part `shared` of each layer is the mean of all networks, and the rest is their own."""
     ones = np.full((networks, networks), 1 / networks)
     return np.stack([(1 - s - OWN) * np.eye(networks) + s * ones for s in shared]).astype(np.float32)
 
@@ -176,8 +178,8 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     setup = SETUPS[scale]
     data = parts(setup)
     networks = len(data["train"])
-    loops = searches(setup, data)
-    done = outer.run(loops, seeds, out, console)
+    loops = outer_loops(setup, data)
+    done = outer.record(loops, seeds, out, console)
     nothing = [0.0] * (len(setup.sizes) - 1)
     found = {
         "separate": [by_hand(networks, nothing)] * seeds,
@@ -185,9 +187,9 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
         **{name: [loop.found(name, seed, out)["sharing"] for seed in range(seeds)] for name, loop in loops.items()},
     }
     final = problem(setup, data, "train", "train")
-    rows = outer.ends(loops, done, "validation loss", None)
+    rows = comparison.rows(loops, done, "validation loss", None)
     for name, mine in found.items():
-        losses = [trained(final, sharing, seed) for seed, sharing in enumerate(mine)]
+        losses = [final_losses(final, sharing, seed) for seed, sharing in enumerate(mine)]
         rows.append(Row(f"{name}, final: training loss", REPORTED[name][0], [x for x, _ in losses]))
         rows.append(Row(f"{name}, final: test loss", REPORTED[name][1], [x for _, x in losses]))
     for name in loops:
@@ -197,22 +199,23 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
             rows.append(Row(f"{of}, an alphabet and the same turned", None, [turned for turned, _ in pairs]))
             rows.append(Row(f"{of}, other pairs", None, [others for _, others in pairs]))
     draw(done, {name: mine[0] for name, mine in found.items()}, out / "omniglot-sharing.svg")
-    return medians("omniglot-sharing", rows, outer.seconds(done), scale)
+    return medians("omniglot-sharing", rows, comparison.seconds(done), scale)
 
 
-def trained(final: TrainingProblem, sharing: np.ndarray, seed: int) -> tuple[float, float]:
-    """The losses on training set and test set after training with this sharing."""
+def final_losses(final: TrainingProblem, sharing: np.ndarray, seed: int) -> tuple[float, float]:
+    """The losses on the training set and on the test set after training with this sharing."""
     key = jax.random.key(seed)
     done = evaluate(final, {"sharing": sharing}, method=Unrolled(), key=key, gradient_below=-math.inf)
-    return done.value, math.nan if done.diagnostics["test_loss"] is None else done.diagnostics["test_loss"]
+    return done.value, math.nan if done.test_loss is None else done.test_loss
 
 
 def correlations(sharing: np.ndarray) -> np.ndarray:
-    """How the networks' weights in one layer correlate, z being independent: of shape `(networks, networks)`."""
+    """How the networks' weights in one layer correlate if z is independent, shape `(networks, networks)`."""
     matrix = OWN * np.eye(len(sharing)) + sharing
     covariance = matrix @ matrix.T
     deviation = np.sqrt(np.diag(covariance))
-    return covariance / np.outer(deviation, deviation)
+    correlation: np.ndarray = covariance / np.outer(deviation, deviation)
+    return correlation
 
 
 def turned_and_others(correlation: np.ndarray) -> tuple[float, float]:
@@ -223,8 +226,8 @@ def turned_and_others(correlation: np.ndarray) -> tuple[float, float]:
     return float(turned.mean()), float((upper.sum() - turned.sum()) / (pairs - len(turned)))
 
 
-def draw(done: Runs, found: dict[str, np.ndarray], path: Path) -> None:
-    """The correlations that each way has in each layer, and the outer loops."""
+def draw(done: Histories, found: Mapping[str, np.ndarray], path: Path) -> None:
+    """Draw the correlations that each way of sharing has in each layer, and the outer loops."""
     layers = len(next(iter(found.values())))
     figure, axes = figures.panels(len(found) + 1, layers)
     for row, (name, mine) in enumerate(found.items()):
@@ -232,8 +235,8 @@ def draw(done: Runs, found: dict[str, np.ndarray], path: Path) -> None:
             panel = axes[row * layers + layer]
             panel.imshow(correlations(sharing), cmap="gray_r", vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[], title=f"{name}, layer {layer + 1}")
-    *unused, loop = axes[-layers:]
+    *unused, losses = axes[-layers:]
     for panel in unused:
         panel.remove()
-    figures.outer_loop(loop, done, None, "validation loss")
+    comparison.draw(losses, done, None, "validation loss")
     figure.savefig(path)

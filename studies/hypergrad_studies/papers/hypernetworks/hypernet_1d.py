@@ -1,11 +1,11 @@
-"""hypernet-1d: one penalty, and the validation loss as a function of it: trained, and by two hypernetworks.
+"""hypernet-1d: the validation loss as a function of one penalty: by training, and by two hypernetworks.
 
 Lorraine and Duvenaud 2018, figure 3 and the following: a linear model, 10 training images of MNIST (of scikit-learn's
-digits at the small scale), 10,000 to validate. "trained" is the curve of many training runs; "global" is that of a
-hypernetwork with 50 hidden ReLUs trained over the whole box; "local" that of a linear one around the penalty where
-joint optimisation ended, which began at a log penalty of 3. The hypernetworks are this package's; the paper's global
-one drew log penalties from a normal distribution, this one uniformly from [-2, 4]. The penalty is on the weights, not
-on biases.
+digits at the small scale), 10,000 to validate. "trained" is the curve of many training runs. "global" is the curve of a
+hypernetwork with 50 hidden ReLUs, trained over the whole box. "local" is the curve of a linear hypernetwork around the
+penalty where joint optimisation ended, which began at a log penalty of 3. The hypernetworks are this package's; the
+paper's global one drew log penalties from a normal distribution, this one uniformly from [-2, 4]. The penalty is on the
+weights, not on biases.
 """
 
 import math
@@ -18,20 +18,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
-from hypergrad_search import Float, Hypernet, Linear, OneHidden, Space, evaluate, sgd
-from hypergrad_studies.papers import penalised
-from hypergrad_studies.papers.results import Result, Row, Scale, line, medians
+from hypergrad_search import Float, Hypernet, Space, evaluate, sgd
+from hypergrad_search.hypergradient import Global, Linear, OneHidden
+from hypergrad_studies import json_lines
+from hypergrad_studies.papers import figures
+from hypergrad_studies.papers.hypernetworks import penalised, searches, splits
+from hypergrad_studies.papers.hypernetworks.prediction import predicted
+from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
 LOW, HIGH = -2.0, 4.0  # of the log penalty
 SPACE: Space = {"l2_weights_0": Float(math.exp(LOW), math.exp(HIGH), log=True)}
 START = 3.0  # of joint optimisation
 IMAGES = 10
-NEAR = 0.75  # of the search's end: where the local curve is shown
-PAPER = 1.8  # the log penalty of the minimum, for both hypernetworks and in truth
+NEAR = 0.75  # how far from the end of joint optimisation the local curve is shown, in log penalties
+PAPER = 1.8  # the log penalty of the minimum, by both hypernetworks and by training
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ SETUPS: dict[Scale, Setup] = {"small": Setup(64, 61, 20_000), "paper": Setup(784
 
 
 @dataclass(frozen=True)
-class Point:
-    """The validation loss on a curve at a log penalty; "search" is where joint optimisation ended."""
+class CurvePoint:
+    """The validation loss on a curve at a log penalty; the curve "search" is where joint optimisation ended."""
 
     seed: int
     curve: str
@@ -61,7 +64,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     setup = SETUPS[scale]
     started = time.perf_counter()
     points = [point for seed in range(seeds) for point in curves(setup, scale, seed, console)]
-    (out / "records.jsonl").write_text("".join(map(line, points)))
+    json_lines.replace(out / "records.jsonl", points)
     draw(points, out / "hypernet-1d.svg")
     names = {"trained": "minimum of the trained losses", "global": "minimum of the global hypernetwork"}
     rows = [Row(f"log penalty: {name}", PAPER, lowest(points, curve, seeds)) for curve, name in names.items()]
@@ -69,10 +72,10 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     return medians("hypernet-1d", rows, time.perf_counter() - started, scale)
 
 
-def curves(setup: Setup, scale: Scale, seed: int, console: Console) -> list[Point]:
-    """All curves of a seed; a hypernetwork whose training failed has none."""
+def curves(setup: Setup, scale: Scale, seed: int, console: Console) -> list[CurvePoint]:
+    """The points of all curves of a seed; a hypernetwork whose training failed has no curve."""
     problem = penalised.problem(
-        penalised.small(IMAGES) if scale == "small" else penalised.mnist(IMAGES),
+        splits.load(scale, IMAGES),
         (setup.pixels, penalised.OUTPUTS),
         optimizer=sgd(0.01, 0.97, dampening=True),
         steps=3000,
@@ -81,15 +84,13 @@ def curves(setup: Setup, scale: Scale, seed: int, console: Console) -> list[Poin
     key = jax.random.key(seed)
     grid = np.linspace(LOW, HIGH, setup.points)
     found = [
-        Point(seed, "trained", float(at), penalised.train(problem, {"l2_weights_0": math.exp(at)}, seed).value)
+        CurvePoint(seed, "trained", float(at), searches.train(problem, {"l2_weights_0": math.exp(at)}, seed).value)
         for at in track(grid, f"hypernet-1d, seed {seed}", console=console)
     ]
     steps = setup.hypernet_steps
     fading = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     for curve, method in {
-        "global": Hypernet(
-            network=OneHidden(50), algorithm="global", centred=False, optimizer=fading, steps=steps + 1, hyper_steps=1
-        ),
+        "global": Hypernet(network=OneHidden(50), algorithm=Global(hyper_steps=1), optimizer=fading, steps=steps + 1),
         "local": Hypernet(network=Linear(), optimizer=fading, steps=steps),
     }.items():
         done = evaluate(problem, {"l2_weights_0": math.exp(START)}, method=method, key=key, space=SPACE)
@@ -97,15 +98,15 @@ def curves(setup: Setup, scale: Scale, seed: int, console: Console) -> list[Poin
             continue
         end = math.log(done.refined["l2_weights_0"])
         near = grid if curve == "global" else grid[np.abs(grid - end) <= NEAR]
-        losses = penalised.predicted(problem, SPACE, method, done.checkpoint, key)(jnp.asarray(near))
-        found += [Point(seed, curve, float(at), float(loss)) for at, loss in zip(near, losses, strict=True)]
+        losses = predicted(problem, SPACE, method, done.checkpoint, key)(jnp.asarray(near))
+        found += [CurvePoint(seed, curve, float(at), float(loss)) for at, loss in zip(near, losses, strict=True)]
         if curve == "local":
-            found.append(Point(seed, "search", end, done.value))
+            found.append(CurvePoint(seed, "search", end, done.value))
     return found
 
 
-def lowest(points: Iterable[Point], curve: str, seeds: int) -> list[float]:
-    """The log penalty of the lowest loss on a curve, for each seed; NaN where there is no curve."""
+def lowest(points: Iterable[CurvePoint], curve: str, seeds: int) -> list[float]:
+    """The log penalty of the lowest loss on a curve, for each seed; NaN where a seed has no such curve."""
     found = []
     for seed in range(seeds):
         mine = [point for point in points if (point.curve, point.seed) == (curve, seed)]
@@ -113,16 +114,14 @@ def lowest(points: Iterable[Point], curve: str, seeds: int) -> list[float]:
     return found
 
 
-def draw(points: Iterable[Point], path: Path) -> None:
-    """The paper's figure, for the first seed."""
-    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
-    axes = figure.subplots()
+def draw(points: Iterable[CurvePoint], path: Path) -> None:
+    """Draw the paper's figure for the first seed."""
+    figure, (axes,) = figures.panels(1, 1, width=7.5, height=4.4)
     looks = {"trained": ("kx", 4), "global": ("C0-", 1), "local": ("C1-", 1), "search": ("C1o", 6)}
     for curve, (look, size) in looks.items():
         mine = [point for point in points if (point.curve, point.seed) == (curve, 0)]
         x, y = [point.log_l2 for point in mine], [point.value for point in mine]
         axes.plot(x, y, look, markersize=size, label="end of joint optimisation" if curve == "search" else curve)
     axes.set(xlabel="log penalty", ylabel="squared error, validation")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path)

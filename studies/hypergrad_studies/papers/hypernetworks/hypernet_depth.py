@@ -1,11 +1,11 @@
-"""hypernet-depth: a penalty for each weight of deeper and deeper networks, beside one penalty tuned by hand.
+"""hypernet-depth: a penalty for each weight of ever deeper networks, beside one penalty tuned by hand.
 
 Lorraine and Duvenaud 2018, section 4 (comparison of depths): 784-10, 784-100-10 and 784-100-100-10 with ReLUs on MNIST,
 50,000 images to train, 10,000 to validate, batches of 100; hidden layers of 20 on scikit-learn's digits at the small
 scale. Joint optimisation is this package's, centred, and starts from log penalties of -6, a value of the grid:
-"rank 10" has the paper's bottleneck of 10 units, "diagonal" one number for each weight (`penalised.Diagonal`).
-"hand-tuned" is the best of a grid of single penalties for all weights; each of its runs has as many steps, with Adam at
-the same rate. A hypernetwork's final penalties are shown with a model that is trained from scratch too.
+"rank 10" has the paper's bottleneck of 10 units, "diagonal" one number for each weight (`Diagonal`). "hand-tuned" is
+the best of a grid of single penalties for all weights; each of its runs has as many steps, with Adam at the same rate.
+A hypernetwork's final penalties are also shown with a model that is trained from scratch.
 """
 
 import itertools
@@ -18,19 +18,21 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
-from hypergrad_search import Hypernet, LowRank, TrainingProblem, adam, evaluate
-from hypergrad_studies.papers import penalised
-from hypergrad_studies.papers.results import Result, Row, Scale, line, medians
+from hypergrad_search import Hypernet, TrainingProblem, adam, evaluate
+from hypergrad_search.hypergradient import Diagonal, LowRank
+from hypergrad_studies import json_lines
+from hypergrad_studies.papers import figures
+from hypergrad_studies.papers.hypernetworks import penalised, searches, splits
+from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
 LOW, HIGH = -12.0, 2.0  # of log penalties
 START = -6.0
 GRID = tuple(np.arange(-10.0, 1.0, 2.0).tolist())  # of single log penalties
 RATE = 1e-3
-NETWORKS = {"rank 10": LowRank(10), "diagonal": penalised.Diagonal()}
+NETWORKS = {"rank 10": LowRank(10), "diagonal": Diagonal()}
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,13 @@ SETUPS: dict[Scale, Setup] = {
     "paper": Setup(((784, 10), (784, 100, 10), (784, 100, 100, 10)), 20_000),
 }
 
-#: by the number of layers: the hypernetwork's validation loss, and that of hand-tuning; about
+#: about what the paper has for each number of layers: the hypernetwork's validation loss, and that of hand-tuning
 PAPER = {1: (0.039, 0.037), 2: (0.013, 0.0137), 3: (0.0105, 0.0129)}
 
 
 @dataclass(frozen=True)
-class Point:
-    """One training: of a network with a single penalty, with a hypernetwork, or with the penalties that this found."""
+class Trained:
+    """One training of a network: with a single penalty, by a hypernetwork, or with the penalties that this found."""
 
     seed: int
     network: str
@@ -67,10 +69,10 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     """Write `records.jsonl` and `hypernet-depth.svg` into the folder `out`, and return the numbers."""
     setup = SETUPS[scale]
     started = time.perf_counter()
-    points: list[Point] = []
+    points: list[Trained] = []
     for sizes in setup.sizes:
         problem = penalised.problem(
-            penalised.small() if scale == "small" else penalised.mnist(50_000),
+            splits.load(scale, 50_000),
             sizes,
             optimizer=adam(RATE),
             steps=setup.steps,
@@ -78,39 +80,40 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
         )
         network = "-".join(map(str, sizes))
         for seed in track(range(seeds), f"hypernet-depth, {network}", console=console):
-            points += trained(problem, sizes, network, seed)
-    (out / "records.jsonl").write_text("".join(map(line, points)))
+            points += train_all(problem, sizes, network, seed)
+    json_lines.replace(out / "records.jsonl", points)
     draw(points, out / "hypernet-depth.svg")
     rows = [row for sizes in setup.sizes for row in _rows(points, "-".join(map(str, sizes)), len(sizes) - 1, seeds)]
     return medians("hypernet-depth", rows, time.perf_counter() - started, scale)
 
 
-def trained(problem: TrainingProblem, sizes: tuple[int, ...], network: str, seed: int) -> list[Point]:
-    """The grid of single penalties, and each hypernetwork with what it found."""
+def train_all(problem: TrainingProblem, sizes: tuple[int, ...], network: str, seed: int) -> list[Trained]:
+    """Train with each single penalty of the grid, by each hypernetwork, and with the penalties that these find."""
     space = penalised.penalties(sizes, math.exp(LOW), math.exp(HIGH))
     points = []
     for log_l2 in GRID:
-        found = penalised.train(problem, penalised.alike(space, math.exp(log_l2)), seed)
-        points.append(Point(seed, network, "hand-tuned", log_l2, found.value, found.test, found.status))
+        found = searches.train(problem, penalised.alike(space, math.exp(log_l2)), seed)
+        points.append(Trained(seed, network, "hand-tuned", log_l2, found.value, found.test, found.status))
     for name, response in NETWORKS.items():
         method = Hypernet(network=response, optimizer=optax.adam(RATE), steps=problem.steps)
         start = penalised.alike(space, math.exp(START))
         done = evaluate(problem, start, method=method, key=jax.random.key(seed), space=space)
-        points.append(Point(seed, network, name, None, done.value, done.diagnostics["test_loss"], done.status))
+        own = searches.attempt(start, done)
+        points.append(Trained(seed, network, name, None, own.value, own.test, own.status))
         if done.refined is not None:
-            found = penalised.train(problem, done.refined, seed)
+            found = searches.train(problem, done.refined, seed)
             again = f"{name}, trained from scratch"
-            points.append(Point(seed, network, again, None, found.value, found.test, found.status))
+            points.append(Trained(seed, network, again, None, found.value, found.test, found.status))
     return points
 
 
-def chosen(points: Iterable[Point], network: str, method: str, seed: int) -> Point | None:
-    """The point of a method with the lowest validation loss; None where it has none."""
+def chosen(points: Iterable[Trained], network: str, method: str, seed: int) -> Trained | None:
+    """The training with a method that has the lowest validation loss; None where there is none."""
     mine = [point for point in points if (point.network, point.method, point.seed) == (network, method, seed)]
     return min(mine, key=lambda point: point.value, default=None)
 
 
-def _rows(points: list[Point], network: str, layers: int, seeds: int) -> list[Row]:
+def _rows(points: list[Trained], network: str, layers: int, seeds: int) -> list[Row]:
     hypernet, by_hand = PAPER[layers]
     papers = {**dict.fromkeys(NETWORKS, hypernet), "hand-tuned": by_hand}
     rows = []
@@ -122,10 +125,9 @@ def _rows(points: list[Point], network: str, layers: int, seeds: int) -> list[Ro
     return rows
 
 
-def draw(points: list[Point], path: Path) -> None:
-    """Validation losses by depth, a marker for each seed."""
-    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
-    axes = figure.subplots()
+def draw(points: list[Trained], path: Path) -> None:
+    """Draw the validation losses by depth, a marker for each seed."""
+    figure, (axes,) = figures.panels(1, 1, width=7.5, height=4.4)
     networks, methods = (
         list(dict.fromkeys(getattr(point, name) for point in points)) for name in ("network", "method")
     )
@@ -138,6 +140,5 @@ def draw(points: list[Point], path: Path) -> None:
     axes.set_xticks(range(len(networks)), networks)
     axes.set_yscale("log")
     axes.set_ylabel("squared error, validation")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path)

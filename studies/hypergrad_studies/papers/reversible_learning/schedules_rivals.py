@@ -15,13 +15,15 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
-from hypergrad_studies.papers import figures, outer, schedules
-from hypergrad_studies.papers.outer import Sampled
+from hypergrad_search.cost import VALUE_AND_GRADIENT
+from hypergrad_studies.papers import figures
 from hypergrad_studies.papers.results import Result, Scale, medians
-from hypergrad_studies.papers.schedules import Setup
+from hypergrad_studies.papers.reversible_learning import comparison, outer, scheduled_loops, scheduled_training, unseen
+from hypergrad_studies.papers.reversible_learning.outer import OuterLoop
+from hypergrad_studies.papers.reversible_learning.sampled import Sampled
+from hypergrad_studies.papers.reversible_learning.scheduled_training import Setup
 
 TRIALS = 200
-GRADIENT = 4  # training runs that one with its gradient costs
 BASELINE = (0.151, None, 0.0832)  # the paper's training loss and test error, by Bayesian optimisation
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
@@ -31,12 +33,12 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 }
 
 
-def rivals(setup: Setup) -> dict[str, outer.Search]:
+def rivals(setup: Setup) -> dict[str, OuterLoop]:
     """Searches of three numbers, in the box of the schedules."""
-    training = schedules.problem(setup)
-    numbers = {name: replace(array, shape=()) for name, array in schedules.space(setup.sizes).items()}
+    training = scheduled_training.problem(setup)
+    numbers = {name: replace(array, shape=()) for name, array in scheduled_training.space(setup.sizes).items()}
     return {
-        name: Sampled(training, numbers, schedules.START, TRIALS, sampler=sampler)
+        name: Sampled(training, numbers, scheduled_loops.START, TRIALS, sampler=sampler)
         for name, sampler in SAMPLERS.items()
         if name != "gp" or importlib.util.find_spec("torch")
     }
@@ -44,19 +46,19 @@ def rivals(setup: Setup) -> dict[str, outer.Search]:
 
 def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]:
     """Write `records.jsonl` and `schedules-rivals.svg` into the folder `out`, and return the numbers."""
-    setup, folder = schedules.SETUPS[scale], schedules.beside(out, scale)
-    within = TRIALS // (GRADIENT * schedules.NETWORKS)
-    searches = {**rivals(setup), "hypergrad": replace(schedules.hypergrad(setup), iterations=within)}
-    done = outer.run(searches, seeds, out, console)
-    paper = schedules.paper(setup)
-    outer.complete({"paper": paper}, seeds, folder, console)
-    losses = schedules.judge(setup)
+    setup, folder = scheduled_training.SETUPS[scale], scheduled_loops.folder_of_schedules(out, scale)
+    iterations = TRIALS // (VALUE_AND_GRADIENT * scheduled_loops.NETWORKS)
+    loops = {**rivals(setup), "hypergrad": replace(scheduled_loops.hypergrad(setup), iterations=iterations)}
+    done = outer.record(loops, seeds, out, console)
+    paper = scheduled_loops.paper(setup)
+    outer.finish({"paper": paper}, seeds, folder, console)
+    losses = unseen.judge(setup)
     rows = []
-    for name, search in searches.items():
-        found = [search.found(name, seed, out) for seed in range(seeds)]
-        rows += schedules.unseen(name, losses, found, (None, None, None) if name == "hypergrad" else BASELINE)
-    rows += schedules.unseen("paper", losses, [paper.found("paper", seed, folder) for seed in range(seeds)])
+    for name, loop in loops.items():
+        found = [loop.found(name, seed, out) for seed in range(seeds)]
+        rows += unseen.rows(name, losses, found, (None, None, None) if name == "hypergrad" else BASELINE)
+    rows += unseen.rows("paper", losses, [paper.found("paper", seed, folder) for seed in range(seeds)])
     figure, (axes,) = figures.panels(1, 1)
-    figures.outer_loop(axes, done, setup.reported, "training loss")
+    comparison.draw(axes, done, setup.reported, "training loss")
     figure.savefig(out / "schedules-rivals.svg")
-    return medians("schedules-rivals", rows, outer.seconds(done), scale)
+    return medians("schedules-rivals", rows, comparison.seconds(done), scale)

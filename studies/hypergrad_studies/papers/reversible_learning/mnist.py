@@ -1,18 +1,19 @@
-"""MNIST as the authors of reversible learning took it: in order, in thirds, less the mean of all training images."""
+"""MNIST as the authors of reversible learning used it: 10,000 images for each purpose, less the mean training image."""
 
 import functools
 from typing import NamedTuple
 
 from hypergrad_studies import data
-from hypergrad_studies.problems.digits import Split
+from hypergrad_studies.networks import Split
 
 EACH = 10_000
 
 
 class Parts(NamedTuple):
-    """10,000 images each of shape `(784,)`: the first and the next of the training set, and the test set.
+    """10,000 images each, of shape `(784,)`.
 
-    The authors tested on more of the training set, 10,000 images or 1,000, with losses a little higher.
+    `train` and `valid` are the first and the second 10,000 of MNIST's training set, and `test` is its test set. The
+    authors tested on other images of the training set, 10,000 or 1,000 of them, with losses that are a little higher.
     """
 
     train: Split
@@ -22,7 +23,7 @@ class Parts(NamedTuple):
 
 @functools.cache
 def parts() -> Parts:
-    """Raises `MissingData`."""
+    """Load the three parts. Raises `MissingData` where MNIST is not there."""
     (images, labels), (test_images, test_labels) = data.mnist()
     mean = images.mean(axis=0)
     first, second = slice(EACH), slice(EACH, 2 * EACH)

@@ -2,22 +2,22 @@
 
 Lorraine and Duvenaud 2018, section 4: 784-10 with biases, 10,000 images of MNIST to train, 10,000 to validate; on
 scikit-learn's digits 650 penalties. Log penalties lie between -8 and 4, and hypernetworks start at 0, far above the
-best single one of about -3 (the mean of random search is -2). Each search has the same time, compilation left out.
-Hypernetworks:
+best single one of about -3 (the mean of random search is -2). Each search has the same time, without compilation. There
+are four hypernetworks:
 
-- "hypernet" is this package's: centred, with one number for each weight (`penalised.Diagonal`).
+- "hypernet" is this package's: centred, with one number for each weight (`Diagonal`).
 - "hypernet, rank 10" is the same with the paper's network.
 - "hypernet, as printed" is the paper's text: not centred, rates of 1e-4, log penalties drawn with a variance of 1e-5.
 - "hypernet, as released" is the authors' code: not centred, nothing drawn, and a rate of 0.01 for log penalties.
 
 All share the loss (see `penalised`) and batches. "random" trains at random points, "reversible" is `HypergradSampler`
 with exact hypergradients of training runs; the paper's rival of this kind was unrolled. A hypernetwork's own loss is
-that of the weights it has, so that its final penalties are shown with a model that is trained from scratch too.
-Rates and steps of training runs were chosen for the validation loss with all penalties at 0.03.
+that of the weights it has, so its final penalties are also shown with a model that is trained from scratch. Rates and
+steps of training runs were chosen for the validation loss with all penalties at 0.03.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,30 +28,35 @@ import optuna
 from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler, Objective
-from hypergrad_search import Hypernet, LowRank, Optimizer, sgd
-from hypergrad_studies.papers import penalised
-from hypergrad_studies.papers.penalised import Point, Search, best
+from hypergrad_search import Hypernet, Optimizer, sgd
+from hypergrad_search.hypergradient import Diagonal, Joint, LowRank
+from hypergrad_studies.papers.hypernetworks import penalised, race, searches, splits
+from hypergrad_studies.papers.hypernetworks.race import Timed, best
+from hypergrad_studies.papers.hypernetworks.searches import Attempt
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
 LOW, HIGH = -8.0, 4.0  # of log penalties
 STRETCH = 200  # steps of a hypernetwork from one evaluation to the next
 
-_paper = partial(Hypernet, network=LowRank(10), optimizer=optax.adam(1e-4), centred=False, steps=STRETCH)
+_paper = partial(Hypernet, network=LowRank(10), optimizer=optax.adam(1e-4), steps=STRETCH)
 HYPERNETS = {
     "hypernet": Hypernet(
-        network=penalised.Diagonal(), optimizer=optax.adam(1e-3), hyper_optimizer=optax.adam(1e-2), steps=STRETCH
+        network=Diagonal(), optimizer=optax.adam(1e-3), hyper_optimizer=optax.adam(1e-2), steps=STRETCH
     ),
     "hypernet, rank 10": Hypernet(
         network=LowRank(10), optimizer=optax.adam(3e-4), hyper_optimizer=optax.adam(3e-3), steps=STRETCH
     ),
-    # in units of the box
+    # rates and scales are in units of the box
     "hypernet, as printed": _paper(
-        hyper_optimizer=optax.adam(1e-4 / (HIGH - LOW)), scale=math.sqrt(1e-5) / (HIGH - LOW)
+        algorithm=Joint(scale=math.sqrt(1e-5) / (HIGH - LOW), centred=False),
+        hyper_optimizer=optax.adam(1e-4 / (HIGH - LOW)),
     ),
-    "hypernet, as released": _paper(hyper_optimizer=optax.adam(0.01 / (HIGH - LOW)), scale=0),
+    "hypernet, as released": _paper(
+        algorithm=Joint(scale=0, centred=False), hyper_optimizer=optax.adam(0.01 / (HIGH - LOW))
+    ),
 }
 
-#: (validation, test) at the end, as squared errors
+#: the paper's validation and test loss at the end of each search, as squared errors
 PAPER = {
     **dict.fromkeys(HYPERNETS, (penalised.squared_error(0.54), penalised.squared_error(0.605))),
     "random": (penalised.squared_error(0.617), penalised.squared_error(0.683)),
@@ -61,7 +66,7 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What a scale means: how many pixels, how training runs, and the seconds that each search has."""
+    """What a scale means: how many pixels, how training runs, and how many seconds each search has."""
 
     pixels: int
     optimizer: Optimizer
@@ -83,20 +88,20 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     sizes = (setup.pixels, penalised.OUTPUTS)
     space = penalised.penalties(sizes, math.exp(LOW), math.exp(HIGH))
     problem = penalised.problem(
-        penalised.small() if scale == "small" else penalised.mnist(10_000),
+        splits.load(scale, 10_000),
         sizes,
         optimizer=setup.optimizer,
         steps=setup.steps,
         batch=setup.batch,
     )
 
-    def reversible(seed: int) -> Search:
-        return penalised.sampled(Objective(problem, space, key=jax.random.key(seed)), HypergradSampler(seed=seed))
+    def reversible(seed: int) -> Iterator[Attempt]:
+        return searches.sampled(Objective(problem, space, key=jax.random.key(seed)), HypergradSampler(seed=seed))
 
-    raced = penalised.race(
+    raced = race.race(
         {
-            **{name: partial(penalised.hypernet, problem, space, method) for name, method in HYPERNETS.items()},
-            "random": partial(penalised.random, problem, space),
+            **{name: partial(searches.hypernet, problem, space, method) for name, method in HYPERNETS.items()},
+            "random": partial(searches.random, problem, space),
             "reversible": reversible,
         },
         seeds,
@@ -104,18 +109,18 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
         out / "records.jsonl",
         console,
     )
-    points = [point for point, _ in raced]
-    penalised.draw(points, out / "hypernet-7850.svg")
-    rows = penalised.ends(raced, penalised.retrain(problem, raced, HYPERNETS, seeds), PAPER, seeds)
-    rows += [row for method in HYPERNETS for row in against(points, method, seeds)]
+    evaluations = [timed for timed, _ in raced]
+    race.draw(evaluations, out / "hypernet-7850.svg")
+    rows = race.rows(raced, race.retrained(problem, raced, HYPERNETS, seeds), PAPER, seeds)
+    rows += [row for method in HYPERNETS for row in against_rivals(evaluations, method, seeds)]
     return medians("hypernet-7850", rows, setup.seconds * seeds * len(PAPER), scale)
 
 
-def against(points: Sequence[Point], method: str, seeds: int) -> list[Row]:
+def against_rivals(evaluations: Sequence[Timed], method: str, seeds: int) -> list[Row]:
     """How a hypernetwork compares with random search and with exact gradients on the clock."""
     ratios, overtaken = [], []
     for seed in range(seeds):
-        own, random, reversible = (best(points, name, seed) for name in (method, "random", "reversible"))
+        own, random, reversible = (best(evaluations, name, seed) for name in (method, "random", "reversible"))
         ratios.append(reaches(own, random[-1].value) / random[-1].seconds)
         overtaken.append(overtakes(reversible, own))
     return [
@@ -124,18 +129,18 @@ def against(points: Sequence[Point], method: str, seeds: int) -> list[Row]:
     ]
 
 
-def reaches(curve: Sequence[Point], value: float) -> float:
-    """The second at which a best-so-far curve is at `value` or below; inf where it never is."""
-    return next((point.seconds for point in curve if point.value <= value), math.inf)
+def reaches(curve: Sequence[Timed], value: float) -> float:
+    """The second at which a best-so-far curve first is at `value` or below; infinite where it never is."""
+    return next((timed.seconds for timed in curve if timed.value <= value), math.inf)
 
 
-def overtakes(one: Sequence[Point], other: Sequence[Point]) -> float:
-    """The second from which on one best-so-far curve is below another to the end; inf where it ends above."""
+def overtakes(one: Sequence[Timed], other: Sequence[Timed]) -> float:
+    """The second from which on the best-so-far curve `one` stays below `other`; infinite where it does not."""
     if one[-1].value >= other[-1].value:
         return math.inf
     ahead = math.inf
-    for seconds in sorted((point.seconds for point in (*one, *other)), reverse=True):
-        values = [[point.value for point in curve if point.seconds <= seconds] for curve in (one, other)]
+    for seconds in sorted((timed.seconds for timed in (*one, *other)), reverse=True):
+        values = [[timed.value for timed in curve if timed.seconds <= seconds] for curve in (one, other)]
         if min(values[0], default=math.inf) >= min(values[1], default=math.inf):
             break
         ahead = seconds

@@ -1,0 +1,1 @@
+"""Studies of "Gradient-based Hyperparameter Optimization through Reversible Learning" (Maclaurin et al., 2015)."""
