@@ -6,25 +6,23 @@ from typing import Any
 import numpy as np
 
 
-def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """Return `value` as an int; numpy's integers count as whole numbers, and booleans do not.
 
     Args:
         name: how the error calls the argument, with its owner, such as `"Hypernet: steps"`.
         value: what the caller got.
-        least: the smallest value that is allowed.
+        least: the smallest value that is allowed; None for no limit.
         most: the largest value that is allowed; None for no limit.
 
     Raises:
         ValueError: `value` is not a whole number, or lies outside of the limits.
     """
-    limits = f"from {least}" if most is None else f"from {least} to {most}"
+    limits = ("" if least is None else f" from {least}") + ("" if most is None else f" to {most}")
     try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        number = operator.index(value)
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
-        raise ValueError(f"{name} must be a whole number {limits}, got {value!r}") from None
-    if number < least or (most is not None and number > most):
-        raise ValueError(f"{name} must be a whole number {limits}, got {value!r}")
+        number = None
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
+        raise ValueError(f"{name} must be a whole number{limits}, got {value!r}")
     return number

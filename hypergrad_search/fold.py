@@ -34,6 +34,12 @@ class Fold:
             raise ValueError("Fold: below must be a number, got nan; leave it out to accept any loss")
 
 
-def parts(examples: int, of: int) -> np.ndarray:
-    """The part of each example, shape `(examples,)`, from 0 to `of - 1`; their sizes differ by at most one."""
-    return np.random.default_rng(0).permutation(examples) % of
+def order(examples: int) -> np.ndarray:
+    """Return a random order of the examples, shape `(examples,)`; an example's part is its place modulo `of`."""
+    return np.random.default_rng(0).permutation(examples).astype(np.int32)
+
+
+def split(losses: np.ndarray, of: int) -> list[np.ndarray]:
+    """Return the losses of each part, whose sizes differ by at most one."""
+    part = order(len(losses)) % of
+    return [losses[part == index] for index in range(of)]

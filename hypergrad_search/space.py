@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hypergrad_search.checks import whole_number
+
 
 @dataclass(frozen=True)
 class Float:
@@ -60,8 +62,10 @@ class Int:
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"Int: {name} must be a whole number, got {getattr(self, name)!r}; is it a Float?")
+            try:
+                object.__setattr__(self, name, whole_number(f"Int: {name}", getattr(self, name)))
+            except ValueError as error:
+                raise ValueError(f"{error}; is it a Float?") from None
         _check_bounds(self)
 
 
@@ -95,10 +99,8 @@ def _check_bounds(parameter: Float | Int) -> None:
 
 
 def _checked_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
-    lengths = (shape,) if isinstance(shape, int) else tuple(shape)
-    if any(not isinstance(n, int) or n < 1 for n in lengths):
-        raise ValueError(f"Float: every length in {name} must be a whole number above 0, got {shape!r}")
-    return lengths
+    lengths = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    return tuple(whole_number(f"Float: every length in {name}", n, 1) for n in lengths)
 
 
 def check_space(space: Space) -> None:
@@ -143,30 +145,29 @@ def coordinates(name: str, shape: tuple[int, ...]) -> list[str]:
     return [f"{name}[{','.join(map(str, index))}]" if shape else name for index in np.ndindex(*shape)]
 
 
-def to_unit(space: Space, hyperparameters: Hyperparameters) -> np.ndarray:
+def to_unit(space: Space, hyperparameters: Hyperparameters) -> np.ndarray[Any, Any]:
     """The floats of `hyperparameters` as one float64 vector in the unit box: 0 at `low`, 1 at `high`."""
-    return _concatenate([_scale(p, _array(name, p, hyperparameters)) for name, p in floats(space).items()])
+    return _concatenate([scaled(p, _array(name, p, hyperparameters)) for name, p in floats(space).items()])
 
 
-def from_unit(space: Space, vector: np.ndarray) -> dict[str, Any]:
+def from_unit(space: Space, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
     """The inverse of `to_unit`, clipped to the bounds: a float for `shape=()`, else a float64 array."""
     result: dict[str, Any] = {}
     start = 0
     for name, p in floats(space).items():
-        values = _unscale(p, np.clip(vector[start : start + p.size], 0.0, 1.0)).reshape(p.shape)
+        values = _within_bounds(p, np.clip(vector[start : start + p.size], 0.0, 1.0)).reshape(p.shape)
         result[name] = values if p.shape else float(values)
         start += p.size
     return result
 
 
-def level(parameter: Float, array: np.ndarray) -> float:
+def level(parameter: Float, array: np.ndarray[Any, Any]) -> float:
     """The number that stands for an array: its mean in the unit box."""
-    values = parameter.low if parameter.low == parameter.high else array
-    mean = np.mean(_scale(parameter, np.asarray(values)), keepdims=True)
-    return float(_unscale(parameter, mean)[0])
+    mean = np.mean(scaled(parameter, np.asarray(array, np.float64)), keepdims=True)
+    return float(_within_bounds(parameter, mean)[0])
 
 
-def gradient_to_unit(space: Space, hyperparameters: Hyperparameters, gradient: Hyperparameters) -> np.ndarray:
+def gradient_to_unit(space: Space, hyperparameters: Hyperparameters, gradient: Hyperparameters) -> np.ndarray[Any, Any]:
     """A gradient in natural units, carried into the unit box by the chain rule; shape `(dimension(space),)`."""
     parts = []
     for name, p in floats(space).items():
@@ -175,7 +176,7 @@ def gradient_to_unit(space: Space, hyperparameters: Hyperparameters, gradient: H
     return _concatenate(parts)
 
 
-def _array(name: str, parameter: Float, values: Hyperparameters) -> np.ndarray:
+def _array(name: str, parameter: Float, values: Hyperparameters) -> np.ndarray[Any, Any]:
     if name not in values:
         raise ValueError(f"hyperparameter {name!r} is missing; got {sorted(values)}")
     array = np.asarray(values[name], dtype=np.float64)
@@ -184,19 +185,25 @@ def _array(name: str, parameter: Float, values: Hyperparameters) -> np.ndarray:
     return array
 
 
-def _scale(p: Float, values: np.ndarray) -> np.ndarray:
+def scaled(p: Float, values: Any, xp: Any = np) -> Any:
+    """Return values in natural units as a flat vector in the unit box, computed by `xp`, numpy or `jax.numpy`."""
+    flat = xp.ravel(values)
     if p.low == p.high:
-        return np.zeros(p.size)
-    flat = np.ravel(values)
+        return xp.zeros_like(flat)
     if p.log:
-        return np.log(flat / p.low) / math.log(p.high / p.low)
+        return xp.log(flat / p.low) / math.log(p.high / p.low)
     return (flat - p.low) / (p.high - p.low)
 
 
-def _unscale(p: Float, unit: np.ndarray) -> np.ndarray:
-    values = p.low * np.exp(unit * math.log(p.high / p.low)) if p.log else p.low + unit * (p.high - p.low)
-    return np.where(unit == 1.0, p.high, np.clip(values, p.low, p.high))  # the logarithm may miss the end
+def unscaled(p: Float, unit: Any, xp: Any = np) -> Any:
+    """Return the values in natural units, of the shape of `unit`; rounding may carry them past the bounds."""
+    return p.low * xp.exp(unit * math.log(p.high / p.low)) if p.log else p.low + unit * (p.high - p.low)
 
 
-def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
+def _within_bounds(p: Float, unit: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    # The logarithm may miss the upper end.
+    return np.where(unit == 1.0, p.high, np.clip(unscaled(p, unit), p.low, p.high))
+
+
+def _concatenate(parts: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     return np.concatenate(parts) if parts else np.zeros(0)

@@ -1,4 +1,4 @@
-"""What every way to a hypergradient has in common: its input, its result, and what it costs."""
+"""What all ways to a hypergradient have in common: the request, the result, and how a result is judged."""
 
 import abc
 import math
@@ -10,18 +10,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypergrad_search.problem import TrainingProblem
+from hypergrad_search import fold as folds
+from hypergrad_search.cost import Cost
+from hypergrad_search.fold import Fold
+from hypergrad_search.hyperparameters import split
+from hypergrad_search.losses import OuterLosses, mean_and_error
+from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space
+from hypergrad_search.training.floats import train_in_floats
 
 #: called with (steps done, validation loss) during training; it may raise to end the evaluation
 Report = Callable[[int, float], None]
 
 
 class Status(StrEnum):
-    """How an evaluation ended; anything but `OK` and `EXPLODED` comes with an infinite value.
+    """How an evaluation ended; the value is infinite unless the status is `OK` or `EXPLODED`.
 
-    `OVERFITTED`: the loss on the held-back part of the validation set is not below that of the point that the step set
-    out from.
+    `OVERFITTED`: the loss on the fold that was held back did not come out below `Fold.below`.
     `EXPLODED`: the value is sound, but a step along the gradient would be one in the dark. On its way back through
     training the adjoint grew by more than `MOST_GROWTH`, as it does where training is chaotic, or it is not finite.
     """
@@ -39,57 +44,56 @@ MESSAGES = {
     Status.NAN: "a gradient or loss was NaN",
     Status.OVERFLOW: "a number left the fixed-point range",
     Status.DIVERGED: "the validation loss is infinite; lower the learning rate or scales",
-    Status.OVERFITTED: "the held-back part of the validation set is fitted no better than before the step",
+    Status.OVERFITTED: "the part of the validation set that was held back is fitted no better than before the step",
     Status.EXPLODED: "the value is sound, but its gradient is useless: it is not finite",
 }
 
-#: largest norm of the adjoint on its way back, in units of that at the end, for a gradient to be of use (studies: the
-#: hypergradient agrees with finite differences up to a growth of about 100, and no longer from about 1,000 on)
+#: The largest norm of the adjoint on its way back, in units of that at the end, for a gradient to be of use. In studies
+#: the hypergradient agrees with finite differences up to a growth of about 100, and no longer from about 1,000 on.
 MOST_GROWTH = 1e3
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an evaluation took: minibatch training gradients, or their worth, and wall seconds.
-
-    A training step costs 1. A step of the reverse pass costs 3: one gradient to step back, and a Hessian-vector
-    product worth two.
-    """
-
-    gradient_evaluations: float
-    seconds: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The result of training once at given hyperparameters.
 
-    - `value`: the validation loss; infinite where training failed, and `status` says why.
-    - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units (of `fitted_loss`,
-      where the problem has one); None where none was asked for, or it is not finite. Do not step along it where the
-      status is `EXPLODED`.
+    - `value`: the validation loss, a mean over examples; infinite where training failed, and `status` says why.
+    - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units; None where none was
+      asked for, or it is not finite. Where a `Fold` was held back it is the gradient of the loss on the other examples.
+    - `status`, `message`: how the evaluation ended, and in words what to do about it; "" where all is well.
+    - `cost`: what the evaluation took.
     - `refined`: better hyperparameters that the evaluation itself found, and that `value` is the loss at; None for
       methods that find none.
     - `checkpoint`: what a method needs to go on from `refined`, for the argument of `evaluate` of this name; None for
       methods that start anew each time.
-    - `diagnostics`: JSON-able facts that no computation depends on: `status`, `message`, `steps` (trained), `exact`
-      (whether the reversal gave back the initial state bit for bit: False where a fallback had to take over, None where
-      nothing was reversed), `held_back_loss` and `test_loss` (None where the problem has none). `Reversible` adds
-      `adjoint_norms`, the norm of the gradient with respect to all weights before each step that it reversed, and last
-      with respect to the final ones.
+    - `test_loss`: the mean test loss; None where the problem has none, or training did not end.
+    - `standard_error`, `test_standard_error`: of the means above, where the problem gives losses of examples.
+    - `held_back`, `held_back_errors`: the mean loss on each fold, and their standard errors (None for a fold of one
+      example), shape `(of,)`; None where no fold was held back, or the validation loss is a scalar.
+    - `diagnostics`: JSON-able facts that no computation reads. The methods of this package give `steps` (trained) and
+      `exact` (whether the reversal gave back the initial state bit for bit: False where a fallback had to take over,
+      None where nothing was reversed). `Reversible` adds `adjoint_norms`, the norm of the gradient with respect to all
+      weights before each step that it reversed, and last with respect to the final ones.
     """
 
     value: float
     gradient: dict[str, Any] | None
+    status: Status
     cost: Cost
-    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    message: str = ""
     refined: dict[str, Any] | None = None
     checkpoint: bytes | None = None
+    test_loss: float | None = None
+    standard_error: float | None = None
+    test_standard_error: float | None = None
+    held_back: tuple[float, ...] | None = None
+    held_back_errors: tuple[float | None, ...] | None = None
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def status(self) -> Status:
-        """How the evaluation ended."""
-        return Status(self.diagnostics["status"])
+    def usable_gradient(self) -> dict[str, Any] | None:
+        """The gradient, or None where the status says that a step along it would be one in the dark."""
+        return None if self.status is Status.EXPLODED else self.gradient
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Request:
     """What is wanted of an evaluation: the keyword arguments of `hypergrad_search.evaluate`, which describes them."""
 
     gradient_below: float = math.inf
-    held_back_below: float = math.inf
+    fold: Fold | None = None
     report: Report | None = None
     report_every: int = 1
     space: Space | None = None
@@ -107,10 +111,12 @@ class Request:
 class Method(abc.ABC):
     """A way to the value and the hypergradient of a training problem.
 
-    `continues` tells that an evaluation leaves a checkpoint, from which another may go on.
+    A subclass needs `evaluate` alone; it may build on `outer_losses`, `fitted_loss` and `judge`, and gives what `judge`
+    returns its own gradient and cost with `dataclasses.replace`. `continues` tells that an evaluation leaves a
+    checkpoint, from which another may go on.
     """
 
-    continues = False
+    continues: bool = False
 
     @abc.abstractmethod
     def evaluate(
@@ -123,36 +129,62 @@ class Method(abc.ABC):
         """See `hypergrad_search.evaluate`, which has checked the arguments."""
 
     def cost(self, problem: TrainingProblem, steps: int) -> float:
-        """Gradient evaluations that the first steps of an evaluation take: what one has cost that a report ended."""
+        """Return what the first `steps` steps cost; it is charged when `report` ends an evaluation early."""
         return steps
 
+    def params(
+        self,
+        problem: TrainingProblem,
+        hyperparameters: Hyperparameters,
+        *,
+        key: jax.Array,
+        space: Space | None = None,
+        checkpoint: bytes | None = None,
+    ) -> Params:
+        """Return the trained parameters whose validation loss is the value of an evaluation.
 
-def judge(losses: Mapping[str, Any], held_back_below: float) -> tuple[Status, float]:
-    """The status and value that finished training has, by its validation loss and what was held back of that."""
-    value = float(losses["valid_loss"])
-    if math.isnan(value) or math.isnan(float(losses.get("held_back_loss", 0.0))):
-        return Status.NAN, math.inf
-    if math.isinf(value):
-        return Status.DIVERGED, math.inf
-    if "held_back_loss" in losses and not float(losses["held_back_loss"]) < held_back_below:
-        return Status.OVERFITTED, math.inf
-    return Status.OK, value
+        Here they are trained once more, in floats. The arguments are those of `hypergrad_search.evaluate`.
+        """
+        dynamic, static = split(hyperparameters)
+        return train_in_floats(problem, {**dynamic, **dict(static)}, key)
+
+
+def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
+    """Return the evaluation that finished training has by its losses, without a gradient and at no cost.
+
+    Its status is `NAN`, `DIVERGED`, `OVERFITTED` or `OK`. Raises `ValueError` where there are more folds than examples.
+    """
+    value = float(losses.value)
+    valid = np.asarray(losses.valid)
+    status, held_back, errors = Status.OK, None, None
+    if fold is not None and valid.ndim:
+        if valid.size < fold.of:
+            raise ValueError(
+                f"fold: {valid.size} validation examples cannot be split into of={fold.of} parts; use fewer parts"
+            )
+        parts = [mean_and_error(part) for part in folds.split(valid, fold.of)]
+        held_back, errors = tuple(mean for mean, _ in parts), tuple(error for _, error in parts)
+        if not held_back[fold.index] < fold.below:
+            status = Status.OVERFITTED
+    if math.isnan(value):
+        status = Status.NAN
+    elif math.isinf(value):
+        status = Status.DIVERGED
+    return Evaluation(
+        value=value if status is Status.OK else math.inf,
+        gradient=None,
+        status=status,
+        cost=Cost(0.0, 0.0),
+        message=MESSAGES[status],
+        test_loss=None if losses.test_value is None else float(losses.test_value),
+        standard_error=mean_and_error(valid)[1],
+        test_standard_error=None if losses.test is None else mean_and_error(losses.test)[1],
+        held_back=held_back,
+        held_back_errors=errors,
+    )
 
 
 def finite_or_none(gradient: dict[str, Any]) -> dict[str, Any] | None:
-    """A gradient as numpy arrays, or None where an element is not finite."""
+    """Return a gradient as numpy arrays, or None where an element is not finite."""
     arrays = jax.tree.map(np.asarray, gradient)
     return arrays if all(np.isfinite(x).all() for x in jax.tree.leaves(arrays)) else None
-
-
-def describe(
-    status: Status, *, steps: int, exact: bool | None, losses: Mapping[str, Any], message: str | None = None
-) -> dict[str, Any]:
-    """The diagnostics of an evaluation; the status has its usual message unless another is given."""
-    return {
-        "status": str(status),
-        "message": MESSAGES[status] if message is None else message,
-        "steps": steps,
-        "exact": exact,
-        **{name: float(losses[name]) if name in losses else None for name in ("held_back_loss", "test_loss")},
-    }

@@ -4,6 +4,8 @@ import math
 
 import jax
 
+from hypergrad_search.checks import whole_number
+from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request
 from hypergrad_search.hypergradient.reversible import Reversible
 from hypergrad_search.problem import TrainingProblem
@@ -17,7 +19,7 @@ def evaluate(
     method: Method = Reversible(),  # noqa: B008 (frozen and empty)
     key: jax.Array,
     gradient_below: float = math.inf,
-    held_back_below: float = math.inf,
+    fold: Fold | None = None,
     report: Report | None = None,
     report_every: int = 1,
     space: Space | None = None,
@@ -31,7 +33,9 @@ def evaluate(
         method: how to differentiate.
         key: decides the initial parameters and each step's randomness; the same key gives the same value.
         gradient_below: the gradient is computed only where the value comes out below this; `-math.inf` for never.
-        held_back_below: where the problem's `held_back_loss` does not come out below this, the value is infinite.
+        fold: a part of the validation set that the gradient leaves out; where the loss on this part does not come out
+            below `fold.below`, the value is infinite. Nothing is held back where `valid_loss` returns a scalar. All
+            folds share one compiled program.
         report: called with (steps done, validation loss) every `report_every` steps before the last; what it raises
             ends the evaluation, as Optuna's pruning does. Only methods that train step by step call it.
         report_every: in steps.
@@ -46,9 +50,11 @@ def evaluate(
         raise ValueError(f"evaluate: problem must be a TrainingProblem, got {problem!r}")
     if not isinstance(method, Method):
         raise ValueError(f"evaluate: method must be a Method such as Reversible(), got {method!r}")
-    if report_every < 1:
-        raise ValueError(f"evaluate: report_every must be a whole number above 0, got {report_every!r}")
+    if fold is not None and not isinstance(fold, Fold):
+        raise ValueError(f"evaluate: fold must be a Fold such as Fold(0, of=4) or None, got {fold!r}")
     if checkpoint is not None and not method.continues:
         raise ValueError(f"evaluate: {type(method).__name__} has no checkpoints to go on from; leave checkpoint out")
-    request = Request(gradient_below, held_back_below, report, report_every, space, checkpoint)
-    return method.evaluate(problem, hyperparameters, key, request)
+    every = whole_number("evaluate: report_every", report_every, 1)
+    return method.evaluate(
+        problem, hyperparameters, key, Request(gradient_below, fold, report, every, space, checkpoint)
+    )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from hypergrad_search.checks import whole_number
+
 Weights = dict[str, jax.Array]
 
 
@@ -20,11 +22,11 @@ class Response(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
-        """The network's own weights, with which it returns 0 for any input."""
+        """Return the network's own weights, with which its output is 0 for any input."""
 
     @abc.abstractmethod
     def __call__(self, weights: Weights, x: jax.Array) -> jax.Array:
-        """The change, shape `(outputs,)`, for hyperparameters of shape `(inputs,)`."""
+        """Return the change, shape `(outputs,)`, for hyperparameters of shape `(inputs,)`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class LowRank(Response):
     rank: int = 10
 
     def __post_init__(self) -> None:
-        _check_size("LowRank", "rank", self.rank)
+        object.__setattr__(self, "rank", whole_number("LowRank: rank", self.rank, 1))
 
     def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
         """See `Response`."""
@@ -67,7 +69,7 @@ class OneHidden(Response):
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
 
     def __post_init__(self) -> None:
-        _check_size("OneHidden", "width", self.width)
+        object.__setattr__(self, "width", whole_number("OneHidden: width", self.width, 1))
 
     def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
         """See `Response`."""
@@ -83,6 +85,24 @@ class OneHidden(Response):
         return weights["out"] @ self.activation(weights["into"] @ x + weights["biases"])
 
 
-def _check_size(kind: str, name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{kind}: {name} must be a whole number above 0, got {value!r}")
+@dataclass(frozen=True)
+class Diagonal(Response):
+    """One number for each weight: how much it changes with the hyperparameter that stands in the same place.
+
+    For a penalty for each weight: `inputs` must be `outputs`, and the hyperparameters, flattened in the order of the
+    space, must come in the order of the parameters, flattened as `jax.flatten_util.ravel_pytree` does. What a
+    hyperparameter does to the other weights is left out.
+    """
+
+    def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
+        """See `Response`. Raises `ValueError` unless there are as many hyperparameters as weights."""
+        if inputs != outputs:
+            raise ValueError(
+                f"Diagonal: needs one hyperparameter for each weight, got {inputs} for {outputs} weights; "
+                "use LowRank(10)"
+            )
+        return {"slopes": jnp.zeros(outputs)}
+
+    def __call__(self, weights: Weights, x: jax.Array) -> jax.Array:
+        """See `Response`."""
+        return weights["slopes"] * x

@@ -12,23 +12,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hypergrad_search.checks import whole_number
+from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP, Cost
 from hypergrad_search.hypergradient.base import (
     MESSAGES,
     MOST_GROWTH,
-    Cost,
     Evaluation,
     Method,
     Report,
     Request,
     Status,
-    describe,
     finite_or_none,
     judge,
 )
-from hypergrad_search.problem import TrainingProblem, losses, split
-from hypergrad_search.space import Hyperparameters
-from hypergrad_search.training import bit_buffer, reversible
-from hypergrad_search.training.reversible import Adjoint, Diagnosis, Numbers, Planes, Run, Schedule, State
+from hypergrad_search.hyperparameters import split
+from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
+from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.space import Hyperparameters, Space
+from hypergrad_search.training import bit_buffer, exact
+from hypergrad_search.training.exact import Adjoint, Diagnosis, Inputs, Numbers, Planes, Program, State
+from hypergrad_search.training.train import train
 
 
 class InexactReversalError(ArithmeticError):
@@ -60,11 +63,16 @@ class Reversible(Method):
     _: KW_ONLY
     fallback: Method | None = None
     last: int | None = None
-    fraction_bits: Mapping[str, int] | None = None
+    fraction_bits: Mapping[str, int] | tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.last is not None and (isinstance(self.last, bool) or not isinstance(self.last, int) or self.last < 1):
-            raise ValueError(f"Reversible: last must be a whole number above 0 or None, got {self.last!r}")
+        if self.fallback is not None and not isinstance(self.fallback, Method):
+            raise ValueError(f"Reversible: fallback must be a Method such as Unrolled(), got {self.fallback!r}")
+        if self.last is not None:
+            object.__setattr__(self, "last", whole_number("Reversible: last", self.last, 1))
+        # Pairs, so that a method can be hashed.
+        bits = exact.check_fraction_bits(dict(self.fraction_bits))
+        object.__setattr__(self, "fraction_bits", tuple(bits.items()))
 
     def evaluate(
         self,
@@ -76,43 +84,55 @@ class Reversible(Method):
         """See `hypergrad_search.evaluate`."""
         started = time.perf_counter()
         dynamic, static = split(hyperparameters)
-        bits = reversible.resolution(problem.optimizer, self.fraction_bits)
-        run = Run(problem, static, bits, isolated=problem in _ISOLATED)
+        isolated = problem in _ISOLATED
+        program = exact.bind(problem, static, dynamic, dict(self.fraction_bits), isolated=isolated)
         first = 0 if self.last is None else max(problem.steps - self.last, 0)
         reports = _Reports(request.report, request.report_every) if request.report else None
         kept_from = first if request.gradient_below > -math.inf else problem.steps
-        trained = _train(run, dynamic, key, kept_from, reports)
+        trained = _train(program, dynamic, key, kept_from, reports)
+        inputs, done = trained.inputs, int(trained.state.step)
 
-        def result(value: float, gradient: dict[str, Any] | None, spent: int, **described: Any) -> Evaluation:
-            cost = Cost(spent, time.perf_counter() - started)
-            return Evaluation(value, gradient, cost, described)
+        def cost(reversed_steps: int = 0) -> Cost:
+            a_step = REVERSE_STEP + (TRAINING_STEP if isolated else 0)
+            return Cost(TRAINING_STEP * done + a_step * reversed_steps, time.perf_counter() - started)
 
-        done = int(trained.state.step)
         if trained.state.outside:
-            diagnosis = _diagnose(run, trained.initial, trained.state, trained.schedule, dynamic, key)
-            status, why = _explain(diagnosis, run, done)
-            return result(math.inf, None, done, **describe(status, steps=done, exact=None, losses={}, message=why))
-        final = _losses(run, trained.state, trained.schedule, dynamic, key)
-        status, value = judge(final, request.held_back_below)
-        if not value < request.gradient_below:
-            return result(value, None, done, **describe(status, steps=done, exact=None, losses=final))
+            diagnosis = _diagnose(program, inputs, trained.initial, trained.state)
+            status, why = _explain(diagnosis, program, done)
+            return Evaluation(math.inf, None, status, cost(), why, diagnostics={"steps": done, "exact": None})
+        judged = judge(_losses(program, inputs, trained.state), request.fold)
+        if not judged.value < request.gradient_below:
+            return replace(judged, cost=cost(), diagnostics={"steps": done, "exact": None})
 
-        exact, adjoint = _run_back(run, trained, dynamic, key, first)
-        spent = done + (4 if run.isolated else 3) * (problem.steps - first)
-        if not exact:
-            retry: Method = self if not run.isolated else self._fallback()
+        is_exact, adjoint = _run_back(program, trained, first, left_out(request.fold))
+        spent = cost(problem.steps - first)
+        if not is_exact:
+            retry: Method = self._fallback() if isolated else self
             _ISOLATED.add(problem)
-            again = retry.evaluate(problem, hyperparameters, key, Request())
-            cost = Cost(spent + again.cost.gradient_evaluations, time.perf_counter() - started)
-            described = {**again.diagnostics, "exact": again.diagnostics["exact"] or False}
-            return replace(again, cost=cost, diagnostics=described)
-        gradient = finite_or_none(_finish(run, adjoint, dynamic, key, first == 0))
+            return _after_failure(retry.evaluate(problem, hyperparameters, key, Request(fold=request.fold)), spent)
+        gradient = finite_or_none(_finish(program, adjoint, dynamic, key, first == 0))
         norms = np.nan_to_num(adjoint.norms, nan=math.inf, posinf=math.inf)[first:].tolist()  # beyond float32
         why = _why_useless(gradient, norms)
-        described = describe(
-            Status.EXPLODED if why else status, steps=done, exact=exact, losses=final, message=why or None
+        return replace(
+            judged,
+            gradient=gradient,
+            status=Status.EXPLODED if why else judged.status,
+            message=why or judged.message,
+            cost=replace(spent, seconds=time.perf_counter() - started),
+            diagnostics={"steps": done, "exact": True, "adjoint_norms": norms},
         )
-        return result(value, gradient, spent, **described, adjoint_norms=norms)
+
+    def params(
+        self,
+        problem: TrainingProblem,
+        hyperparameters: Hyperparameters,
+        *,
+        key: jax.Array,
+        space: Space | None = None,
+        checkpoint: bytes | None = None,
+    ) -> Params:
+        """See `Method`; trained exactly, so that the bits are those of an evaluation that was not isolated."""
+        return train(problem, hyperparameters, key, fraction_bits=dict(self.fraction_bits))
 
     def _fallback(self) -> Method:
         if self.fallback is None:
@@ -127,6 +147,15 @@ class Reversible(Method):
 _ISOLATED: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
 
 
+def _after_failure(evaluation: Evaluation, spent: Cost) -> Evaluation:
+    """Charge an evaluation for the attempt before it, and note that its exactness is not that of a first attempt."""
+    cost = Cost(
+        spent.gradient_evaluations + evaluation.cost.gradient_evaluations, spent.seconds + evaluation.cost.seconds
+    )
+    is_exact = bool(evaluation.diagnostics.get("exact"))
+    return replace(evaluation, cost=cost, diagnostics={**evaluation.diagnostics, "exact": is_exact})
+
+
 class _Reports(NamedTuple):
     call: Report
     every: int
@@ -135,54 +164,57 @@ class _Reports(NamedTuple):
 class _Trained(NamedTuple):
     """Training that is done, and what the way back needs.
 
-    `spills` says, by name, at which step and in which group contents were shifted; `planes` has what that shifted out,
-    by step; `origin` the numbers at the step where the way back ends, None where that is the start.
+    `initial` are the initial weights as floats. `spills` says by name at which step and in which group contents were
+    shifted, and `planes` holds what that shifted out, by step. `origin` are the numbers at the step where the way back
+    ends; None where that is the start.
     """
 
+    inputs: Inputs
     initial: list[jax.Array]
     state: State
-    schedule: Schedule
-    spills: dict[str, np.ndarray]
+    spills: dict[str, np.ndarray[Any, Any]]
     planes: dict[int, Planes]
     origin: list[Numbers] | None
 
 
-def _train(run: Run, dynamic: dict[str, Any], key: jax.Array, kept_from: int, reports: _Reports | None) -> _Trained:
+def _train(
+    program: Program, dynamic: dict[str, Any], key: jax.Array, kept_from: int, reports: _Reports | None
+) -> _Trained:
     """Train, keeping what the way back to the step `kept_from` needs."""
-    steps = run.problem.steps
-    initial, state, schedule, extremes = _begin(run, dynamic, key)
+    steps = program.problem.steps
+    inputs, initial, state, extremes = _begin(program, dynamic, key)
     _check_decays(extremes)
-    spills = {name: np.asarray(plan.spill) for name, plan in schedule.plans.items()}
+    spills = {name: np.asarray(plan.spill) for name, plan in inputs.schedule.plans.items()}
     due = {name: set(np.flatnonzero(spill.any(axis=1)).tolist()) for name, spill in spills.items()}
     reported = set(range(reports.every, steps, reports.every)) if reports else set()
     planes: dict[int, Planes] = {}
     origin = None
     for stop in sorted(reported.union({kept_from, steps} - {0}, *due.values())):
-        state, filled = _advance(run, state, schedule, dynamic, key, stop, _shifted(spills, stop))
+        state, filled = _forward(program, inputs, state, stop, _shifted(spills, stop))
         if kept_from < stop < steps:
             planes[stop] = {name: filled[name] for name in spills if stop in due[name]}
         if 0 < stop == kept_from < steps:
             origin = jax.tree.map(jnp.copy, state.numbers)
         if reports and stop in reported and not state.outside:
-            reports.call(stop, float(_losses(run, state, schedule, dynamic, key)["valid_loss"]))
-    return _Trained(initial, state, schedule, spills, planes, origin)
+            reports.call(stop, float(_losses(program, inputs, state).value))
+    return _Trained(inputs, initial, state, spills, planes, origin)
 
 
-def _run_back(run: Run, trained: _Trained, dynamic: dict[str, Any], key: jax.Array, first: int) -> tuple[bool, Adjoint]:
-    """Whether the way back ended where training had come from, and the adjoint there."""
-    initial, state, schedule, spills, planes, origin = trained
-    adjoint = _start_adjoint(run, state, schedule, dynamic, key)
+def _run_back(program: Program, trained: _Trained, first: int, without: LeftOut) -> tuple[bool, Adjoint]:
+    """Return whether the way back ended where training had come from, and the adjoint there."""
+    inputs, initial, state, spills, planes, origin = trained
+    adjoint = _start_adjoint(program, inputs, state, without)
     none = [jnp.zeros(x.shape, jnp.uint8) for x in initial]
     for stop in sorted({*planes, first}, reverse=True):
         kept = planes.pop(stop, {})  # and so freed
         shifted = _shifted(spills, stop if kept else 0)
         filled = {name: kept.get(name, none) for name in spills}
-        state, adjoint = _retreat(run, state, adjoint, schedule, dynamic, key, stop, shifted, filled)
-    return bool(_is_start(run, state, initial) if origin is None else _equal(state.numbers, origin)), adjoint
+        state, adjoint = _backward(program, inputs, state, adjoint, stop, shifted, filled)
+    return bool(_is_start(program, state, initial) if origin is None else _equal(state.numbers, origin)), adjoint
 
 
-def _shifted(spills: dict[str, np.ndarray], stop: int) -> dict[str, np.ndarray]:
-    """By name and group, whether contents are shifted before the step `stop`: never at the start, nor at the end."""
+def _shifted(spills: dict[str, np.ndarray[Any, Any]], stop: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Return by name and group whether contents are shifted before the step `stop`; at the start and end none are."""
     return {name: spill[stop] if stop < len(spill) else np.zeros_like(spill[0]) for name, spill in spills.items()}
 
 
@@ -209,7 +241,7 @@ def _check_decays(extremes: dict[str, jax.Array]) -> None:
             )
 
 
-def _explain(diagnosis: Diagnosis, run: Run, step: int) -> tuple[Status, str]:
+def _explain(diagnosis: Diagnosis, program: Program, step: int) -> tuple[Status, str]:
     nan, outside, reach = jax.device_get(diagnosis)
     when = f"at step {step}" if step else "at the start"
     for path, found in jax.tree_util.tree_leaves_with_path(nan):
@@ -222,131 +254,108 @@ def _explain(diagnosis: Diagnosis, run: Run, step: int) -> tuple[Status, str]:
                 return Status.OVERFLOW, (
                     f"{name} of params{jax.tree_util.keystr(path)} left the range of +-{limit:g} {when}; lower the "
                     f"learning rate or scales, or widen the range: "
-                    f"Reversible(fraction_bits={{{name!r}: {run.bits[name] - 4}}})"
+                    f"Reversible(fraction_bits={{{name!r}: {program.bits[name] - 4}}})"
                 )
     raise AssertionError("training ended early for no reason")
 
 
-# The programs that evaluate() puts together. Their shapes do not depend on the values of hyperparameters, so that
-# each compiles once for a problem.
+# These are the programs that evaluate() puts together. Their shapes do not depend on the values of hyperparameters, so
+# that each compiles once for a problem.
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _begin(
-    run: Run, dynamic: dict[str, Any], key: jax.Array
-) -> tuple[list[jax.Array], State, Schedule, dict[str, jax.Array]]:
-    """The initial weights, exact and as floats; the schedule; and the smallest and largest of each decay."""
-    init_key, _ = jax.random.split(key)
-    params, settings, _ = reversible.prepare(run, dynamic, init_key)
-    initial = reversible.layout_of(run, dynamic, init_key).pack(params)
-    logs = reversible.log_decays(run.optimizer, settings)
+    program: Program, dynamic: dict[str, Any], key: jax.Array
+) -> tuple[Inputs, list[jax.Array], State, dict[str, jax.Array]]:
+    """Return the inputs, the initial weights as floats, the state, and the smallest and largest of each decay."""
+    init_key, step_key = jax.random.split(key)
+    optimizer = program.optimizer
+    params, settings, _ = exact.prepare(program.problem, program.static, dynamic, init_key)
+    initial = program.layout.pack(params)
+    logs = exact.log_decays(optimizer, settings)
     stretch = functools.reduce(jnp.minimum, map(bit_buffer.stretch, logs.values()))
-    schedule, _ = reversible.plan_schedule(run.optimizer, settings, stretch)
-    decays = {setting: settings[setting] for setting in run.optimizer.decays.values()}
-    weight_decay = run.optimizer.weight_decay(settings)
+    schedule, _ = exact.plan_schedule(optimizer, settings, stretch)
+    decays = {setting: settings[setting] for setting in optimizer.decays.values()}
+    weight_decay = optimizer.weight_decay(settings)
     if weight_decay is not None:
         decays["1 - learning_rate * weight_decay"] = 1 - weight_decay
     extremes = {name: jnp.stack([jnp.min(x), jnp.max(x)]) for name, x in decays.items()}
-    return initial, reversible.start(run, initial), schedule, extremes
+    return Inputs(dynamic, step_key, schedule), initial, exact.start(program, initial), extremes
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _advance(
-    run: Run,
-    state: State,
-    schedule: Schedule,
-    dynamic: dict[str, Any],
-    key: jax.Array,
-    stop: int,
-    shifted: dict[str, Any],
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _forward(
+    program: Program, inputs: Inputs, state: State, stop: int, shifted: dict[str, Any]
 ) -> tuple[State, Planes]:
     """Train until `stop`, and then spill what is due."""
-    init_key, step_key = jax.random.split(key)
-    layout = reversible.layout_of(run, dynamic, init_key)
-    state = reversible.run_forward(run, layout, state, schedule, dynamic, step_key, stop, early=True)
+    state = exact.run_forward(program, inputs, state, stop, early=True)
     planes = {}
     for name, now in shifted.items():
-        state, planes[name] = reversible.spill(layout, state, name, now & ~state.outside)
+        state, planes[name] = exact.spill(program, state, name, now & ~state.outside)
     return state, planes
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _losses(
-    run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array
-) -> dict[str, jax.Array]:
-    layout = reversible.layout_of(run, dynamic, key)
-    return losses(run.problem, layout.unpack(reversible.weights_of(run, layout, state, schedule)))
+def _losses(program: Program, inputs: Inputs, state: State) -> OuterLosses:
+    params = program.layout.unpack(exact.weights_of(program, inputs, state))
+    return outer_losses(program.problem, params, {**inputs.dynamic, **dict(program.static)})
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _diagnose(
-    run: Run,
-    initial: list[jax.Array],
-    state: State,
-    schedule: Schedule,
-    dynamic: dict[str, Any],
-    key: jax.Array,
-) -> Diagnosis:
-    init_key, step_key = jax.random.split(key)
-    layout = reversible.layout_of(run, dynamic, init_key)
-    diagnosis = reversible.diagnose(run, layout, state, schedule, dynamic, step_key)
-    start = jax.tree.map(lambda x: jnp.any(jnp.isnan(x)), layout.unpack(initial))
+def _diagnose(program: Program, inputs: Inputs, initial: list[jax.Array], state: State) -> Diagnosis:
+    diagnosis = exact.diagnose(program, inputs, state)
+    start = jax.tree.map(lambda x: jnp.any(jnp.isnan(x)), program.layout.unpack(initial))
     return diagnosis._replace(nan=jax.tree.map(lambda x, y: jnp.where(state.step > 0, x, y), diagnosis.nan, start))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _start_adjoint(run: Run, state: State, schedule: Schedule, dynamic: dict[str, Any], key: jax.Array) -> Adjoint:
-    layout = reversible.layout_of(run, dynamic, key)
+def _start_adjoint(program: Program, inputs: Inputs, state: State, without: LeftOut) -> Adjoint:
+    def fitted(weights: list[jax.Array], dynamic: dict[str, Any]) -> jax.Array:
+        hyperparameters = {**dynamic, **dict(program.static)}
+        return fitted_loss(program.problem, program.layout.unpack(weights), hyperparameters, without)
 
-    def valid_loss(weights: list[jax.Array]) -> jax.Array:
-        return losses(run.problem, layout.unpack(weights))["valid_loss"]
-
-    weights = reversible.weights_of(run, layout, state, schedule)
-    return reversible.start_adjoint(run, schedule, dynamic, jax.grad(valid_loss)(weights))
+    weights = exact.weights_of(program, inputs, state)
+    return exact.start_adjoint(program, inputs, *jax.grad(fitted, argnums=(0, 1))(weights, inputs.dynamic))
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def _retreat(
-    run: Run,
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
+def _backward(
+    program: Program,
+    inputs: Inputs,
     state: State,
     adjoint: Adjoint,
-    schedule: Schedule,
-    dynamic: dict[str, Any],
-    key: jax.Array,
     stop: int,
     shifted: dict[str, Any],
     planes: Planes,
 ) -> tuple[State, Adjoint]:
-    """Undo `_advance` until `stop`, and then what was spilled there."""
-    init_key, step_key = jax.random.split(key)
-    layout = reversible.layout_of(run, dynamic, init_key)
-    state, adjoint = reversible.run_backward(run, layout, state, adjoint, schedule, dynamic, step_key, stop)
+    """Undo `_forward` until `stop`, and then what was spilled there."""
+    state, adjoint = exact.run_backward(program, inputs, state, adjoint, stop)
     for name, now in shifted.items():
-        state = reversible.unspill(layout, state, name, now, planes[name])
+        state = exact.unspill(program, state, name, now, planes[name])
     return state, adjoint
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _is_start(run: Run, state: State, initial: list[jax.Array]) -> jax.Array:
-    return reversible.equal(state.numbers, reversible.start(run, initial).numbers)
+def _is_start(program: Program, state: State, initial: list[jax.Array]) -> jax.Array:
+    return exact.equal(state.numbers, exact.start(program, initial).numbers)
 
 
-_equal = jax.jit(reversible.equal)
+_equal = jax.jit(exact.equal)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _finish(
-    run: Run, adjoint: Adjoint, dynamic: dict[str, Any], key: jax.Array, from_start: bool
+    program: Program, adjoint: Adjoint, dynamic: dict[str, Any], key: jax.Array, from_start: bool
 ) -> dict[str, jax.Array]:
-    """The hypergradient: what came through training loss, settings and, if `from_start`, the initial weights."""
+    """Return the hypergradient: what came through losses, settings and, if `from_start`, the initial weights."""
     init_key, _ = jax.random.split(key)
-    layout = reversible.layout_of(run, dynamic, init_key)
 
     def act(dynamic: dict[str, Any]) -> tuple[list[jax.Array], dict[str, jax.Array]]:
-        params, settings, _ = reversible.prepare(run, dynamic, init_key)
-        return layout.pack(params), settings
+        params, settings, _ = exact.prepare(program.problem, program.static, dynamic, init_key)
+        return program.layout.pack(params), settings
 
     _, pull_back = jax.vjp(act, dynamic)
     weights = [jnp.where(from_start, x, 0) for x in adjoint.weights]
     (through_start,) = pull_back((weights, adjoint.settings))
-    return jax.tree.map(jnp.add, adjoint.hyperparameters, through_start)
+    gradient: dict[str, jax.Array] = jax.tree.map(jnp.add, adjoint.hyperparameters, through_start)
+    return gradient

@@ -3,35 +3,36 @@
 import functools
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 
+from hypergrad_search.cost import TRAINING_STEP, VALUE_AND_GRADIENT, Cost
 from hypergrad_search.hypergradient.base import (
-    Cost,
+    MESSAGES,
     Evaluation,
     Method,
     Request,
     Status,
-    describe,
     finite_or_none,
     judge,
 )
-from hypergrad_search.problem import TrainingProblem, losses, split
+from hypergrad_search.hyperparameters import Static, split
+from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
+from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.space import Hyperparameters
-from hypergrad_search.training.unrolled import train_unrolled
-
-Static = tuple[tuple[str, Any], ...]
+from hypergrad_search.training.floats import train_in_floats
 
 
 @dataclass(frozen=True)
 class Unrolled(Method):
     """Train in plain floats and let JAX differentiate the loop, checkpointed every sqrt(steps).
 
-    Works for any momentum, 0 included, and parameters of any floating-point type. Memory grows with sqrt(steps):
-    where that is too much, use `Reversible`. Training is one program, so `report` is never called. With a finite
-    `gradient_below` the value is computed first, and a gradient trains once more, at that cost.
+    Works for any optimizer, a momentum of 0 included, and parameters of any floating-point type. Memory grows with
+    sqrt(steps): where that is too much, use `Reversible`. Training is one program, so `report` is never called. Where
+    the request says that the gradient may not be needed, the value is computed first, and a gradient trains once more
+    at its own cost.
     """
 
     def evaluate(
@@ -44,43 +45,45 @@ class Unrolled(Method):
         """See `hypergrad_search.evaluate`."""
         started = time.perf_counter()
         dynamic, static = split(hyperparameters)
-        spent, gradient = 0, None
-        eager = min(request.gradient_below, request.held_back_below) == math.inf
-        if not eager:
-            final = _value(problem, static, dynamic, key)
-            spent += problem.steps
-        if eager or judge(final, request.held_back_below)[1] < request.gradient_below:
-            final, gradient = _value_and_gradient(problem, static, dynamic, key)
-            spent += 4 * problem.steps
-        status, value = judge(final, request.held_back_below)
-        if status is not Status.OK:
-            gradient = None
-        elif gradient is not None:
-            gradient = finite_or_none(gradient)
-            status = Status.EXPLODED if gradient is None else status
-        return Evaluation(
-            value=value,
-            gradient=gradient,
-            cost=Cost(spent, time.perf_counter() - started),
-            diagnostics=describe(status, steps=problem.steps, exact=None, losses=final),
+        needs_value_first = request.gradient_below < math.inf or (
+            request.fold is not None and request.fold.below < math.inf
         )
-
-
-def _losses(
-    dynamic: dict[str, Any], problem: TrainingProblem, static: Static, key: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    result = losses(problem, train_unrolled(problem, {**dynamic, **dict(static)}, key))
-    return result["valid_loss"], result
+        spent, gradient = 0, None
+        if needs_value_first:
+            judged = judge(_value(problem, static, dynamic, key), request.fold)
+            spent += TRAINING_STEP * problem.steps
+        if not needs_value_first or judged.value < request.gradient_below:
+            losses, gradient = _value_and_gradient(problem, static, dynamic, key, left_out(request.fold))
+            judged = judge(losses, request.fold)
+            spent += VALUE_AND_GRADIENT * problem.steps
+        judged = replace(
+            judged,
+            cost=Cost(spent, time.perf_counter() - started),
+            diagnostics={"steps": problem.steps, "exact": None},
+        )
+        if gradient is None or judged.status is not Status.OK:
+            return judged
+        gradient = finite_or_none(gradient)
+        if gradient is None:
+            return replace(judged, status=Status.EXPLODED, message=MESSAGES[Status.EXPLODED])
+        return replace(judged, gradient=gradient)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _value(problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array) -> dict[str, jax.Array]:
-    return _losses(dynamic, problem, static, key)[1]
+def _value(problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array) -> OuterLosses:
+    hyperparameters = {**dynamic, **dict(static)}
+    return outer_losses(problem, train_in_floats(problem, hyperparameters, key), hyperparameters)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _value_and_gradient(
-    problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    (_, result), gradient = jax.value_and_grad(_losses, has_aux=True)(dynamic, problem, static, key)
-    return result, gradient
+    problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array, without: LeftOut
+) -> tuple[OuterLosses, dict[str, jax.Array]]:
+    def fitted(dynamic: dict[str, Any]) -> tuple[jax.Array, OuterLosses]:
+        hyperparameters = {**dynamic, **dict(static)}
+        params = train_in_floats(problem, hyperparameters, key)
+        losses = outer_losses(problem, params, hyperparameters)
+        return fitted_loss(problem, params, hyperparameters, without), losses
+
+    gradient, losses = jax.grad(fitted, has_aux=True)(dynamic)
+    return losses, gradient

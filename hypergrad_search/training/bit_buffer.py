@@ -37,6 +37,10 @@ class Plan(NamedTuple):
     filled: jax.Array
 
 
+#: the bits lost and not yet in a plane, the rounding error in them (Kahan), and the planes filled
+Lost = tuple[jax.Array, jax.Array, jax.Array]
+
+
 def stretch(log_decay: jax.Array) -> jax.Array:
     """The most steps (int32) in which no array loses more than 4 bits, but at least 1; for any shape of decays."""
     most = jnp.max(_lost_bits(log_decay), initial=0.0)
@@ -50,8 +54,8 @@ def plan(log_decay: jax.Array, stretch: jax.Array | int) -> tuple[Plan, jax.Arra
     multiples of `stretch` steps only. Returns the plan and the number of planes that it fills.
     """
 
-    def one_step(state: tuple, now: tuple) -> tuple[tuple, Plan]:
-        lost, error, filled = state  # bits lost and not yet in a plane; the rounding error in them (Kahan)
+    def one_step(state: Lost, now: tuple[jax.Array, jax.Array]) -> tuple[Lost, Plan]:
+        lost, error, filled = state
         step, bits = now
         spill = (step % stretch == 0) & (lost >= PLANE_BITS)
         before = jnp.where(spill, lost - PLANE_BITS, lost)  # exact
@@ -67,26 +71,28 @@ def plan(log_decay: jax.Array, stretch: jax.Array | int) -> tuple[Plan, jax.Arra
     return planned, filled
 
 
-def spill(content: Fixed, really: jax.Array) -> tuple[Fixed, jax.Array]:
-    """Shift contents right, and the plane (uint8) of what was shifted out; unless `really`, contents stay."""
-    return fixed_point.shift_right(content, _bits(really)), content[-1].astype(jnp.uint8)
+def spill(content: Fixed, due: jax.Array) -> tuple[Fixed, jax.Array]:
+    """Return the contents shifted right, and the plane (uint8) of bits shifted out; unless `due`, contents stay."""
+    return fixed_point.shift_right(content, _bits(due)), content[-1].astype(jnp.uint8)
 
 
-def unspill(content: Fixed, plane: jax.Array, really: jax.Array) -> Fixed:
+def unspill(content: Fixed, plane: jax.Array, due: jax.Array) -> Fixed:
     """Undo `spill`."""
-    return fixed_point.shift_left(content, _bits(really), jnp.where(really, plane, 0).astype(jnp.uint32))
+    return fixed_point.shift_left(content, _bits(due), jnp.where(due, plane, 0).astype(jnp.uint32))
 
 
-def _bits(really: jax.Array) -> jax.Array:
-    return jnp.where(really, jnp.uint32(PLANE_BITS), jnp.uint32(0))
+def _bits(due: jax.Array) -> jax.Array:
+    return jnp.where(due, jnp.uint32(PLANE_BITS), jnp.uint32(0))
 
 
 def _lost_bits(log_decay: jax.Array) -> jax.Array:
-    return log_decay * jnp.float32(-1.4426950408889634)
+    bits: jax.Array = log_decay * jnp.float32(-1.4426950408889634)
+    return bits
 
 
 def _power(bits: jax.Array, error: jax.Array) -> jax.Array:
     """2**(error - bits) to the last bit or so: the exponential of no more than ln 2, halved exactly."""
     whole = jnp.floor(bits)
     halved = ((127 - whole).astype(jnp.int32) << 23).view(jnp.float32)
-    return jnp.exp(((whole - bits) + error) * jnp.float32(0.6931471805599453)) * halved
+    power: jax.Array = jnp.exp(((whole - bits) + error) * jnp.float32(0.6931471805599453)) * halved
+    return power

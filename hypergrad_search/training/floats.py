@@ -1,4 +1,4 @@
-"""The same training in plain floats: what `Unrolled` differentiates, and what exact training is held against."""
+"""Training in plain floats: what `Unrolled` differentiates, and what exact training is compared with."""
 
 import functools
 import math
@@ -8,13 +8,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hypergrad_search.problem import Params, TrainingProblem, initial_params, step_loss
+from hypergrad_search.losses import step_loss
+from hypergrad_search.optimizers import resolve
+from hypergrad_search.parameters import initial_params
+from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.space import Hyperparameters
-from hypergrad_search.training.optimizers import float_step, resolve
 
 
 class FloatState(NamedTuple):
-    """The weights' leaves, and one dict of slots for each."""
+    """The leaves of the weights, and for each of them its slots by name."""
 
     weights: list[jax.Array]
     slots: list[dict[str, jax.Array]]
@@ -27,10 +29,11 @@ Body = Callable[[FloatState, Scanned], tuple[FloatState, None]]
 def float_training(
     problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array
 ) -> tuple[Body, FloatState, Scanned]:
-    """One step, the state before the first, and what each step needs: the three arguments of `jax.lax.scan`."""
+    """Return one step, the state before the first step, and what each step needs: the arguments of `jax.lax.scan`."""
+    optimizer = problem.optimizer
     init_key, step_key = jax.random.split(key)
     params = initial_params(problem, hyperparameters, init_key)
-    settings, groups = resolve(problem.optimizer, hyperparameters, params, problem.steps)
+    settings, groups = resolve(optimizer, hyperparameters, params, problem.steps)
     leaves, treedef = jax.tree.flatten(params)
 
     def one_step(state: FloatState, scanned: Scanned) -> tuple[FloatState, None]:
@@ -40,20 +43,21 @@ def float_training(
             return step_loss(problem, jax.tree.unflatten(treedef, weights), hyperparameters, step_key, step)
 
         results = [
-            float_step(problem.optimizer, w, s, g, {name: value[group] for name, value in now.items()}, step + 1)
+            optimizer.float_step(w, s, g, {name: value[group] for name, value in now.items()}, step + 1)
             for w, s, g, group in zip(*state, jax.grad(loss)(state.weights), groups, strict=True)
         ]
         weights, slots = zip(*results, strict=True)
         return FloatState(list(weights), list(slots)), None
 
-    state = FloatState(leaves, [dict.fromkeys(problem.optimizer.decays, jnp.zeros_like(w)) for w in leaves])
+    state = FloatState(leaves, [dict.fromkeys(optimizer.slots, jnp.zeros_like(w)) for w in leaves])
     return one_step, state, (jnp.arange(problem.steps), settings)
 
 
-def train_unrolled(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> Params:
-    """Train in floats of the parameters' own type; differentiable by JAX, with checkpoints every sqrt(steps).
+def train_in_floats(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> Params:
+    """Train in floats of the parameters' own type, and return the final parameters.
 
-    Memory is of the order of sqrt(steps) copies of the weights and slots; time, one more training run.
+    JAX can differentiate it. Checkpoints are kept every sqrt(steps), so the memory of a gradient is of the order of
+    sqrt(steps) copies of the weights and slots, and its time includes one more training run.
     """
     one_step, state, scanned = float_training(problem, hyperparameters, key)
 

@@ -1,33 +1,33 @@
-"""Optimizers as what they add to each number: all that exact reversal, plain floats and the adjoint need to know.
+"""Inner optimizers: what plain floats need of them, and what exact reversal needs.
 
-An optimizer keeps slots (momentum's velocity, Adam's moments) beside the weights. One step, with gradient g and
-settings s:
+An additive optimizer keeps slots (momentum's velocity, Adam's moments) beside the weights. One step with the gradient g
+and the settings s is
 
     slot    <- decay(s) * slot + increment(g, s)                  for each slot
     weights <- (1 - weight_decay(s)) * weights + step(slots, s)
 
 Both lines can be undone in the opposite order: the weights' step depends on the slots alone, and once the weights
-are back the gradient can be computed again. So whatever has this form is exactly reversible:
+are back the gradient can be computed again. So every optimizer of this form is exactly reversible:
 
-- SGD with momentum: one slot, the velocity (Maclaurin et al. 2015).
-- Adam: two slots. Both moments are exponential averages, of g and of g**2, and their corrections for the bias depend
+- SGD with momentum has one slot, the velocity (Maclaurin et al. 2015).
+- Adam has two slots. Both moments are exponential averages, of g and of g**2, and their corrections for the bias depend
   on the number of steps alone.
-- AdamW: its decay multiplies the weights, whose bits are kept like those of the slots.
+- AdamW has a decay that multiplies the weights, whose bits are kept like those of the slots.
 
-Nesterov's momentum has not this form, and cannot be reversed to the bit. Its step `-rate * (momentum * v' + g)` uses
-the gradient itself; with `g = v' - momentum * v` that is a `lookahead(v)`, which is added before the slots change,
-and a step that depends on v' alone. To undo it one must solve `w = z - lookahead((v' - g(w)) / momentum)` for w: plain
-gradient descent is a part of it. Iterating gradient steps does solve it, where the rate is small for the curvature, but
-the solution is not unique: in finite arithmetic several w round to the same z and v', so the bits are gone.
+Nesterov's momentum does not have this form and cannot be reversed to the bit. Its step `-rate * (momentum * v' + g)`
+uses the gradient itself. With `g = v' - momentum * v` it is the sum of `rate * momentum * v`, which is added before the
+slots change, and of a step that depends on v' alone. To undo it one must solve `w = z - rate * (v' - g(w))` for w, of
+which plain gradient descent is a part. Iterating gradient steps solves it where the rate is small for the curvature,
+but the solution is not unique: in finite arithmetic several w round to the same z and v', so the bits are gone.
 
-`float_step` is the same in floats, for `Unrolled` and for the adjoint. None of these formulas adds a product to
-anything, but for exact ones: compilers would be free to round it once or twice, differently forwards and backwards.
+The formulas of additive optimizers add no product to anything, except where the product is exact. A compiler may round
+such a sum once or twice, and differently forwards and backwards.
 """
 
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -38,41 +38,39 @@ Scalars = Mapping[str, jax.Array]  # the settings of one leaf at one step
 
 
 class Optimizer(abc.ABC):
-    """What `sgd(...)`, `adam(...)` and `adamw(...)` return; its fields are its settings."""
+    """What every inner optimizer can do: name its settings, and take one step in plain floats.
 
-    #: slot -> the setting by which it decays
-    decays: ClassVar[Mapping[str, str]]
-    #: "weights" and each slot -> how many bits behind the binary point, unless the user chooses others
-    fraction_bits: ClassVar[Mapping[str, int]]
-    #: "weights" and each slot -> the decay that buffers are sized for where the true one is not known beforehand
-    smallest_decays: ClassVar[Mapping[str, float]]
+    `sgd(...)`, `adam(...)` and `adamw(...)` return one. Write a subclass to train with another rule; where its steps
+    are additions, make it an `AdditiveOptimizer`, which `Reversible` can run backwards.
+    """
 
     @property
-    def irreversible(self) -> str | None:
-        """Why its steps cannot be undone exactly; None where they can."""
-        return None
+    @abc.abstractmethod
+    def name(self) -> str:
+        """How error messages call the optimizer, such as `"sgd(nesterov=True)"`."""
 
     @property
     @abc.abstractmethod
     def settings(self) -> dict[str, Setting]:
         """The settings as the user gave them, by name."""
 
-    def weight_decay(self, settings: Scalars) -> jax.Array | None:
-        """The part of the weights that is taken away before the step; None for an optimizer that never does."""
-        return None
+    @property
+    @abc.abstractmethod
+    def slots(self) -> tuple[str, ...]:
+        """The names of the arrays, all 0 at the start, that the optimizer keeps beside each array of weights."""
 
     @abc.abstractmethod
-    def increments(self, gradient: jax.Array, settings: Scalars) -> dict[str, jax.Array]:
-        """What is added to each slot after it has decayed."""
+    def float_step(
+        self,
+        weights: jax.Array,
+        slots: Mapping[str, jax.Array],
+        gradient: jax.Array,
+        settings: Scalars,
+        count: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the weights and slots of one leaf after the step number `count`, which is 1 for the first step."""
 
-    def lookahead(self, slots: Mapping[str, jax.Array], settings: Scalars) -> jax.Array | None:
-        """What is added to the weights before the slots change, in floats only; None for nothing."""
-        return None
-
-    @abc.abstractmethod
-    def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
-        """What is added to the weights at the step number `count`, from 1."""
-
+    @final
     def check_names(self, hyperparameters: Mapping[str, Any]) -> None:
         """Raise `ValueError` where a setting names a hyperparameter that is not among `hyperparameters`."""
         for setting, value in self.settings.items():
@@ -84,14 +82,69 @@ class Optimizer(abc.ABC):
                     )
 
 
+class AdditiveOptimizer(Optimizer):
+    """An optimizer whose steps add to what decays, in the form that the module describes; it is exactly reversible."""
+
+    @property
+    @abc.abstractmethod
+    def decays(self) -> Mapping[str, str]:
+        """From each slot to the setting by which it decays."""
+
+    @property
+    @abc.abstractmethod
+    def fraction_bits(self) -> Mapping[str, int]:
+        """From "weights" and each slot to the bits behind the binary point, unless the user chooses others."""
+
+    @property
+    @abc.abstractmethod
+    def smallest_decays(self) -> Mapping[str, float]:
+        """From what decays to the decay that buffers are sized for where the true one is not known beforehand."""
+
+    @abc.abstractmethod
+    def weight_decay(self, settings: Scalars) -> jax.Array | None:
+        """Return the part of the weights that a step takes away first; None for an optimizer that never does."""
+
+    @abc.abstractmethod
+    def increments(self, gradient: jax.Array, settings: Scalars) -> dict[str, jax.Array]:
+        """Return what is added to each slot after it has decayed."""
+
+    @abc.abstractmethod
+    def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
+        """Return what the step number `count`, which is 1 for the first step, adds to the weights."""
+
+    @property
+    @final
+    def slots(self) -> tuple[str, ...]:
+        """See `Optimizer`."""
+        return tuple(self.decays)
+
+    @final
+    def float_step(
+        self,
+        weights: jax.Array,
+        slots: Mapping[str, jax.Array],
+        gradient: jax.Array,
+        settings: Scalars,
+        count: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """See `Optimizer`."""
+        increments = self.increments(gradient, settings)
+        slots = {name: settings[decay] * slots[name] + increments[name] for name, decay in self.decays.items()}
+        weight_decay = self.weight_decay(settings)
+        if weight_decay is not None:
+            weights = weights - weight_decay * weights
+        return weights + self.step(slots, settings, count), slots
+
+
+@final
 @dataclass(frozen=True, eq=False)
-class _Sgd(Optimizer):
+class _Sgd(AdditiveOptimizer):
     learning_rate: Setting
     momentum: Setting
     _: KW_ONLY
-    nesterov: bool
     dampening: bool
 
+    name = "sgd"
     decays = {"velocity": "momentum"}  # noqa: RUF012
     fraction_bits = {"weights": 48, "velocity": 44}  # noqa: RUF012
     smallest_decays = {"velocity": 0.5}  # noqa: RUF012
@@ -100,37 +153,84 @@ class _Sgd(Optimizer):
     def settings(self) -> dict[str, Setting]:
         return {"learning_rate": self.learning_rate, "momentum": self.momentum}
 
-    @property
-    def irreversible(self) -> str | None:
-        return "nesterov=True loses bits that no reverse pass can recover" if self.nesterov else None
+    def weight_decay(self, settings: Scalars) -> None:
+        return None
 
     def increments(self, gradient: jax.Array, settings: Scalars) -> dict[str, jax.Array]:
-        return {"velocity": (1 - settings["momentum"]) * gradient if self.dampening else gradient}
-
-    def lookahead(self, slots: Mapping[str, jax.Array], settings: Scalars) -> jax.Array | None:
-        return settings["learning_rate"] * settings["momentum"] * slots["velocity"] if self.nesterov else None
+        return {"velocity": _dampened(gradient, settings) if self.dampening else gradient}
 
     def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
-        rate = settings["learning_rate"]
-        return -(rate * (1 + settings["momentum"]) if self.nesterov else rate) * slots["velocity"]
+        return -settings["learning_rate"] * slots["velocity"]
 
 
+@final
 @dataclass(frozen=True, eq=False)
-class _Adam(Optimizer):
+class _Nesterov(Optimizer):
+    learning_rate: Setting
+    momentum: Setting
+    _: KW_ONLY
+    dampening: bool
+
+    name = "sgd(nesterov=True)"
+    slots = ("velocity",)
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        return {"learning_rate": self.learning_rate, "momentum": self.momentum}
+
+    def float_step(
+        self,
+        weights: jax.Array,
+        slots: Mapping[str, jax.Array],
+        gradient: jax.Array,
+        settings: Scalars,
+        count: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        rate, momentum = settings["learning_rate"], settings["momentum"]
+        ahead = weights + rate * momentum * slots["velocity"]
+        velocity = momentum * slots["velocity"] + (_dampened(gradient, settings) if self.dampening else gradient)
+        return ahead - rate * (1 + momentum) * velocity, {"velocity": velocity}
+
+
+def _dampened(gradient: jax.Array, settings: Scalars) -> jax.Array:
+    return (1 - settings["momentum"]) * gradient
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Adam(AdditiveOptimizer):
+    """Adam; AdamW where `decay_of_weights` is not None."""
+
     learning_rate: Setting
     b1: Setting
     b2: Setting
     eps: Setting
     eps_root: Setting
+    decay_of_weights: Setting | None = None
 
     decays = {"mu": "b1", "nu": "b2"}  # noqa: RUF012
-    # the square of a gradient far below eps must count, beside that of a large one: three limbs
-    fraction_bits = {"weights": 48, "mu": 46, "nu": 78}  # noqa: RUF012
-    smallest_decays = {"mu": 0.5, "nu": 0.9}  # noqa: RUF012
+
+    @property
+    def name(self) -> str:
+        return "adam" if self.decay_of_weights is None else "adamw"
+
+    @property
+    def fraction_bits(self) -> Mapping[str, int]:
+        # The square of a gradient far below eps must count beside that of a large one, which takes three limbs.
+        return {"weights": 48 if self.decay_of_weights is None else 46, "mu": 46, "nu": 78}
+
+    @property
+    def smallest_decays(self) -> Mapping[str, float]:
+        decays = {"mu": 0.5, "nu": 0.9}
+        return decays if self.decay_of_weights is None else {**decays, "weights": 0.99}
 
     @property
     def settings(self) -> dict[str, Setting]:
-        return {name: getattr(self, name) for name in ("learning_rate", "b1", "b2", "eps", "eps_root")}
+        settings = {name: getattr(self, name) for name in ("learning_rate", "b1", "b2", "eps", "eps_root")}
+        return settings if self.decay_of_weights is None else {**settings, "weight_decay": self.decay_of_weights}
+
+    def weight_decay(self, settings: Scalars) -> jax.Array | None:
+        return None if self.decay_of_weights is None else settings["learning_rate"] * settings["weight_decay"]
 
     def increments(self, gradient: jax.Array, settings: Scalars) -> dict[str, jax.Array]:
         return {"mu": (1 - settings["b1"]) * gradient, "nu": (1 - settings["b2"]) * gradient * gradient}
@@ -139,21 +239,6 @@ class _Adam(Optimizer):
         corrected = slots["nu"] / _one_minus_power(settings["b2"], count) + settings["eps_root"]
         size = settings["learning_rate"] / _one_minus_power(settings["b1"], count)
         return -size * slots["mu"] / (_root(corrected) + settings["eps"])
-
-
-@dataclass(frozen=True, eq=False)
-class _AdamW(_Adam):
-    decay_of_weights: Setting
-
-    fraction_bits = {**_Adam.fraction_bits, "weights": 46}  # noqa: RUF012
-    smallest_decays = {**_Adam.smallest_decays, "weights": 0.99}  # noqa: RUF012
-
-    @property
-    def settings(self) -> dict[str, Setting]:
-        return {**super().settings, "weight_decay": self.decay_of_weights}
-
-    def weight_decay(self, settings: Scalars) -> jax.Array:
-        return settings["learning_rate"] * settings["weight_decay"]
 
 
 def sgd(learning_rate: Setting, momentum: Setting, nesterov: bool = False, *, dampening: bool = False) -> Optimizer:
@@ -173,7 +258,8 @@ def sgd(learning_rate: Setting, momentum: Setting, nesterov: bool = False, *, da
 
     `Reversible` needs a momentum from 1/256 to 1. Use `Unrolled` for a momentum of 0.
     """
-    return _checked("sgd", _Sgd(learning_rate, momentum, nesterov=nesterov, dampening=dampening))
+    kind = _Nesterov if nesterov else _Sgd
+    return _checked(kind(learning_rate, momentum, dampening=dampening))
 
 
 def adam(
@@ -188,7 +274,7 @@ def adam(
     The hypergradient of a weight whose gradient is tiny but not 0 is huge, since Adam divides by it: an `eps` or
     `eps_root` nearer to the size of gradients calms it. `Reversible` needs b1 and b2 from 1/256 to below 1.
     """
-    return _checked("adam", _Adam(learning_rate, b1, b2, eps, eps_root))
+    return _checked(_Adam(learning_rate, b1, b2, eps, eps_root))
 
 
 def adamw(
@@ -205,15 +291,15 @@ def adamw(
     Before each step the weights lose `learning_rate * weight_decay` of themselves. For weights that should not decay,
     such as biases, give a pytree prefix of the parameters with 0 there: what `mask` is to optax.
     """
-    return _checked("adamw", _AdamW(learning_rate, b1, b2, eps, eps_root, weight_decay))
+    return _checked(_Adam(learning_rate, b1, b2, eps, eps_root, weight_decay))
 
 
-def _checked(function: str, optimizer: Optimizer) -> Optimizer:
+def _checked(optimizer: Optimizer) -> Optimizer:
     for name, setting in optimizer.settings.items():
         for leaf in jax.tree.leaves(setting) or [setting]:
             if not (isinstance(leaf, str) or callable(leaf) or _is_number(leaf)):
                 raise ValueError(
-                    f"{function}: {name} must be numbers, names of hyperparameters or functions of "
+                    f"{optimizer.name}: {name} must be numbers, names of hyperparameters or functions of "
                     f"(hyperparameters, step), got {leaf!r}"
                 )
     return optimizer
@@ -281,23 +367,3 @@ def _resolve(
                 f"got shape {jnp.shape(value)}"
             )
     return [jnp.broadcast_to(jnp.asarray(value), (steps,)) for value in values], sources
-
-
-def float_step(
-    optimizer: Optimizer,
-    weights: jax.Array,
-    slots: Mapping[str, jax.Array],
-    gradient: jax.Array,
-    settings: Scalars,
-    count: jax.Array,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """One step on one leaf in plain floats."""
-    lookahead = optimizer.lookahead(slots, settings)
-    if lookahead is not None:
-        weights = weights + lookahead
-    increments = optimizer.increments(gradient, settings)
-    slots = {name: settings[decay] * slots[name] + increments[name] for name, decay in optimizer.decays.items()}
-    weight_decay = optimizer.weight_decay(settings)
-    if weight_decay is not None:
-        weights = weights - weight_decay * weights
-    return weights + optimizer.step(slots, settings, count), slots

@@ -1,0 +1,271 @@
+"""How `Hypernet` takes turns: which hyperparameters its network is trained on, and when the hyperparameters move."""
+
+import abc
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from hypergrad_search.checks import whole_number
+from hypergrad_search.cost import HESSIAN_VECTOR_PRODUCT, TRAINING_STEP
+
+LARGEST_SCALE = 0.5  # a larger one would draw most points at the ends of the box
+REACH = 3.0  # so many scales from its start hyperparameters may move while the network, trained there, stands still
+VALIDATION_STEP = 1  # one gradient of the validation loss costs as much as one of the training loss
+
+_State = TypeVar("_State")
+
+
+class Moving(NamedTuple):
+    """The hyperparameters in the unit box, arrays of shape `(inputs,)`.
+
+    `point` is where they are, `origin` where the stretch began, `log_scales` the logarithms of the standard deviations
+    with which they are drawn.
+    """
+
+    point: jax.Array
+    origin: jax.Array
+    log_scales: jax.Array
+
+
+class Algorithm(abc.ABC):
+    """What differs between `Joint`, `Local` and `Global`."""
+
+    @property
+    @abc.abstractmethod
+    def centred(self) -> bool:
+        """Whether the network is learned from the training gradient linearised at the present hyperparameters."""
+
+    @property
+    @abc.abstractmethod
+    def entropy(self) -> float | None:
+        """The weight of an entropy bonus by which scales are learned; None where scales are kept."""
+
+    @property
+    @abc.abstractmethod
+    def first_log_scale(self) -> float:
+        """The logarithm of the standard deviation that each hyperparameter is drawn with at first."""
+
+    @abc.abstractmethod
+    def draw(self, moving: Moving, key: jax.Array) -> jax.Array:
+        """Return the hyperparameters that the network is trained on next."""
+
+    @abc.abstractmethod
+    def turn(
+        self,
+        state: _State,
+        steps_left: jax.Array,
+        train: Callable[[_State], _State],
+        move: Callable[[_State], _State],
+    ) -> _State:
+        """Take one step, by `train` (the network), `move` (the hyperparameters) or both."""
+
+    @abc.abstractmethod
+    def bound(self, point: jax.Array, moving: Moving) -> jax.Array:
+        """Return `point`, or the nearest point that a step of the hyperparameters may reach."""
+
+    @abc.abstractmethod
+    def next_centre(self, centre: jax.Array, point: jax.Array) -> jax.Array:
+        """Return the point from which the network's input is measured, after the hyperparameters moved to `point`."""
+
+    @abc.abstractmethod
+    def cost(self, done: int, steps: int) -> float:
+        """Return the gradient evaluations of the first `done` of `steps` steps."""
+
+    @abc.abstractmethod
+    def check(self, steps: int) -> None:
+        """Raise `ValueError` where a stretch of `steps` steps is too short."""
+
+    @property
+    def _training_step(self) -> int:
+        return TRAINING_STEP + (HESSIAN_VECTOR_PRODUCT if self.centred else 0)
+
+
+@dataclass(frozen=True)
+class Joint(Algorithm):
+    """Each step moves the network and then the hyperparameters (Lorraine and Duvenaud 2018, algorithm 3).
+
+    The network is trained on hyperparameters drawn around the present ones.
+
+    - `scale`: standard deviation of what is drawn, in units of the box, up to 0.5. With 0, nothing is drawn: the
+      network then learns a slope only as far as the hyperparameters happen to move, and none from the middle of the
+      box; this needs `centred=False` and `entropy=None`.
+    - `entropy`: the weight of an entropy bonus, set against the validation loss averaged over what is drawn, by which
+      the scale of each hyperparameter is learned (Self-Tuning Networks, MacKay et al. 2019). None keeps the scale.
+    - `centred`: the network outputs a change from weights that are trained at the present hyperparameters themselves.
+      It learns the change from the training gradient linearised there, in weights and hyperparameters, so that the
+      slope is learned however small the scale is (after Delta-STN, Bae and Grosse 2020, which linearise the model's
+      outputs). With `Linear()` and enough steps it is then the response of the implicit function theorem.
+
+    A step costs 2 gradient evaluations, one of them of the validation loss, or 4 where it is `centred`, with a
+    Hessian-vector product. Raises `ValueError` where the settings do not fit.
+    """
+
+    _: KW_ONLY
+    scale: float = 0.05
+    entropy: float | None = None
+    centred: bool = True
+
+    def __post_init__(self) -> None:
+        _check_scale("Joint", self.scale)
+        if self.entropy is not None and not (_is_number(self.entropy) and self.entropy >= 0):
+            raise ValueError(f"Joint: entropy must be a number from 0, or None, got {self.entropy!r}")
+        if self.scale == 0 and (self.centred or self.entropy is not None):
+            raise ValueError("Joint: scale=0 draws nothing, which needs centred=False and entropy=None")
+
+    @property
+    def first_log_scale(self) -> float:
+        """See `Algorithm`."""
+        return math.log(self.scale) if self.scale else -math.inf
+
+    def draw(self, moving: Moving, key: jax.Array) -> jax.Array:
+        """See `Algorithm`."""
+        return drawn_around(moving.point, moving.log_scales, key)
+
+    def turn(
+        self,
+        state: _State,
+        steps_left: jax.Array,
+        train: Callable[[_State], _State],
+        move: Callable[[_State], _State],
+    ) -> _State:
+        """See `Algorithm`."""
+        return move(train(state))
+
+    def bound(self, point: jax.Array, moving: Moving) -> jax.Array:
+        """See `Algorithm`."""
+        return point
+
+    def next_centre(self, centre: jax.Array, point: jax.Array) -> jax.Array:
+        """See `Algorithm`."""
+        return point if self.centred else centre
+
+    def cost(self, done: int, steps: int) -> float:
+        """See `Algorithm`."""
+        return done * (self._training_step + VALIDATION_STEP)
+
+    def check(self, steps: int) -> None:
+        """See `Algorithm`."""
+
+
+class _InTwoPhases(Algorithm):
+    """The hyperparameters move in the last `hyper_steps` steps alone, while the network stands still."""
+
+    hyper_steps: int
+    entropy = None
+
+    def turn(
+        self,
+        state: _State,
+        steps_left: jax.Array,
+        train: Callable[[_State], _State],
+        move: Callable[[_State], _State],
+    ) -> _State:
+        """See `Algorithm`."""
+        result: _State = jax.lax.cond(steps_left > self.hyper_steps, train, move, state)
+        return result
+
+    def next_centre(self, centre: jax.Array, point: jax.Array) -> jax.Array:
+        """See `Algorithm`."""
+        return centre
+
+    def cost(self, done: int, steps: int) -> float:
+        """See `Algorithm`."""
+        training = max(steps - self.hyper_steps, 0)
+        return min(done, training) * self._training_step + max(done - training, 0) * VALIDATION_STEP
+
+    def check(self, steps: int) -> None:
+        """See `Algorithm`."""
+        if steps <= self.hyper_steps:
+            raise ValueError(
+                f"Hypernet: of the {steps} steps of a stretch the last hyper_steps={self.hyper_steps} move the "
+                f"hyperparameters alone, with algorithm={self!r}; raise steps, or lower hyper_steps"
+            )
+
+
+@dataclass(frozen=True)
+class Local(_InTwoPhases):
+    """The network learns the neighbourhood of the start; then the hyperparameters move within it.
+
+    The network is trained on hyperparameters drawn around those at the start. In the last `hyper_steps` steps it
+    stands still, and the hyperparameters move, by at most 3 scales.
+
+    `scale` and `centred` are as in `Joint`, but `scale` must be above 0. A step of the network costs 1 gradient
+    evaluation, or 3 where it is `centred`; a step of the hyperparameters costs 1. Raises `ValueError` where the
+    settings do not fit.
+    """
+
+    _: KW_ONLY
+    scale: float = 0.05
+    centred: bool = True
+    hyper_steps: int = 100
+
+    def __post_init__(self) -> None:
+        _check_scale("Local", self.scale)
+        if self.scale == 0:
+            raise ValueError("Local: scale must be above 0, or nothing is learned of the neighbourhood; got 0")
+        object.__setattr__(self, "hyper_steps", whole_number("Local: hyper_steps", self.hyper_steps, 1))
+
+    @property
+    def first_log_scale(self) -> float:
+        """See `Algorithm`."""
+        return math.log(self.scale)
+
+    def draw(self, moving: Moving, key: jax.Array) -> jax.Array:
+        """See `Algorithm`."""
+        return drawn_around(moving.point, moving.log_scales, key)
+
+    def bound(self, point: jax.Array, moving: Moving) -> jax.Array:
+        """See `Algorithm`."""
+        reach = REACH * jnp.exp(moving.log_scales)
+        return jnp.clip(point, moving.origin - reach, moving.origin + reach)
+
+
+@dataclass(frozen=True)
+class Global(_InTwoPhases):
+    """The network learns the whole box; then the hyperparameters move (Lorraine and Duvenaud 2018, algorithm 2).
+
+    The network is trained on hyperparameters drawn uniformly from the box. In the last `hyper_steps` steps it stands
+    still, and the hyperparameters move. Each step costs 1 gradient evaluation. Not for more than a few hyperparameters,
+    since no network learns a large box. Raises `ValueError` where `hyper_steps` does not fit.
+    """
+
+    _: KW_ONLY
+    hyper_steps: int = 100
+    centred = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hyper_steps", whole_number("Global: hyper_steps", self.hyper_steps, 1))
+
+    @property
+    def first_log_scale(self) -> float:
+        """See `Algorithm`."""
+        return math.log(LARGEST_SCALE)
+
+    def draw(self, moving: Moving, key: jax.Array) -> jax.Array:
+        """See `Algorithm`."""
+        return jax.random.uniform(key, moving.point.shape)
+
+    def bound(self, point: jax.Array, moving: Moving) -> jax.Array:
+        """See `Algorithm`."""
+        return point
+
+
+def drawn_around(point: jax.Array, log_scales: jax.Array, key: jax.Array) -> jax.Array:
+    """Return a point of the box drawn from a normal distribution around `point`, clipped to the box."""
+    noise = jax.random.normal(key, point.shape) * jnp.exp(log_scales)
+    return jnp.clip(point + noise, 0.0, 1.0)
+
+
+def _check_scale(owner: str, scale: float) -> None:
+    if not _is_number(scale) or not 0 <= scale <= LARGEST_SCALE:
+        raise ValueError(
+            f"{owner}: scale must be a number from 0 to {LARGEST_SCALE}, in units of the box, got {scale!r}"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,220 @@
+"""A stretch of joint optimisation: the program of `Hypernet`, step by step."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from hypergrad_search.hypergradient.algorithms import LARGEST_SCALE, Algorithm, Moving, drawn_around
+from hypergrad_search.hypergradient.response import Response, Weights
+from hypergrad_search.hyperparameters import Static
+from hypergrad_search.losses import LeftOut, OuterLosses, descended_loss, outer_losses, step_loss
+from hypergrad_search.parameters import initial_params
+from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.space import Float, scaled, unscaled
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that is known when a stretch is compiled.
+
+    `parameters` are the names and boxes of the hyperparameters that move, `static` the others that are plain values.
+    `optimizer` is that of the network and the weights that it adds to, `hyper_optimizer` that of the hyperparameters.
+    """
+
+    problem: TrainingProblem
+    network: Response
+    algorithm: Algorithm
+    optimizer: optax.GradientTransformation
+    hyper_optimizer: optax.GradientTransformation
+    parameters: tuple[tuple[str, Float], ...]
+    static: Static
+
+    def hyperparameters(self, point: jax.Array, fixed: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """Return the hyperparameters at a point of the unit box, in natural units, with those that do not move."""
+        values, start = {}, 0
+        for name, p in self.parameters:
+            unit = jnp.clip(point[start : start + p.size], 0.0, 1.0).reshape(p.shape)
+            values[name] = unscaled(p, unit, jnp)
+            start += p.size
+        return {**values, **fixed, **dict(self.static)}
+
+    def point(self, hyperparameters: Mapping[str, Any]) -> jax.Array:
+        """Return the point of the unit box where hyperparameters are, which may be traced."""
+        values = [(p, jnp.asarray(hyperparameters[name], jnp.float32)) for name, p in self.parameters]
+        return jnp.concatenate([scaled(p, value, jnp) for p, value in values])
+
+
+class State(NamedTuple):
+    """A stretch as it stands: pytrees of arrays alone.
+
+    `base` are the model's weights, shape `(outputs,)`, to which `network` adds. `moving` are the hyperparameters.
+    `centre`, shape `(inputs,)`, is the point from which the network's input is measured.
+    """
+
+    base: jax.Array
+    network: Weights
+    moving: Moving
+    centre: jax.Array
+    network_slots: Any
+    moving_slots: Any
+    step: jax.Array
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def start(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array) -> State:
+    """Return the state before the first step."""
+    init_key, network_key, _ = jax.random.split(key, 3)
+    base, _ = _flat(setup, point, fixed, init_key)
+    network = setup.network.init(network_key, point.size, base.size)
+    moving = Moving(point, point, jnp.full_like(point, setup.algorithm.first_log_scale))
+    return State(
+        base,
+        network,
+        moving,
+        point if setup.algorithm.centred else jnp.full_like(point, 0.5),
+        setup.optimizer.init((base, network)),
+        setup.hyper_optimizer.init(_moved(setup, moving)),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def resume(setup: Setup, state: State, point: jax.Array) -> State:
+    """Return a stretch from `point` that goes on from where another ended, with its network's weights for the point."""
+    if setup.algorithm.centred:
+        base = state.base + _change(setup, state.network, point - state.centre)
+        state = state._replace(base=base, centre=point)
+    return state._replace(moving=state.moving._replace(point=point, origin=point))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def advance(
+    setup: Setup,
+    state: State,
+    fixed: dict[str, jax.Array],
+    key: jax.Array,
+    without: LeftOut | None,
+    last: int,
+    stop: int,
+) -> State:
+    """Step until `stop`, in the stretch that ends at `last`; the hyperparameters follow a loss `without` a fold."""
+    init_key, _, step_key = jax.random.split(key, 3)
+    algorithm = setup.algorithm
+    _, unravel = _flat(setup, state.moving.point, fixed, init_key)
+
+    def train_loss(weights: jax.Array, point: jax.Array, step: jax.Array) -> jax.Array:
+        return step_loss(setup.problem, unravel(weights), setup.hyperparameters(point, fixed), step_key, step)
+
+    def noise_key(state: State, purpose: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(step_key, state.step), purpose)
+
+    def plain_gradient(state: State, point: jax.Array) -> tuple[jax.Array, Weights]:
+        def loss(trained: tuple[jax.Array, Weights]) -> jax.Array:
+            base, network = trained
+            return train_loss(base + _change(setup, network, point - state.centre), point, state.step)
+
+        gradient: tuple[jax.Array, Weights] = jax.grad(loss)((state.base, state.network))
+        return gradient
+
+    def linear_gradient(state: State, point: jax.Array) -> tuple[jax.Array, Weights]:
+        """The gradient at the centre, for `base`; and for the network, how it changes towards `point`."""
+        difference = point - state.centre
+        change, pull_back = jax.vjp(lambda network: _change(setup, network, difference), state.network)
+        at_centre, towards = jax.jvp(
+            lambda weights, point: jax.grad(train_loss)(weights, point, state.step),
+            (state.base, state.centre),
+            (change, difference),
+        )
+        return at_centre, pull_back(towards)[0]
+
+    def train(state: State) -> State:
+        trained = state.base, state.network
+        point = algorithm.draw(state.moving, noise_key(state, 1))
+        gradient = (linear_gradient if algorithm.centred else plain_gradient)(state, point)
+        updates, slots = setup.optimizer.update(gradient, state.network_slots, trained)
+        base, network = optax.apply_updates(trained, updates)
+        return state._replace(base=base, network=network, network_slots=slots)
+
+    def move(state: State) -> State:
+        def loss(moved: dict[str, jax.Array]) -> jax.Array:
+            point, bonus = moved["point"], jnp.zeros(())
+            if algorithm.entropy is not None:
+                point = drawn_around(point, moved["log_scales"], noise_key(state, 2))
+                bonus = algorithm.entropy * jnp.sum(moved["log_scales"])
+            params = unravel(state.base + _change(setup, state.network, point - state.centre))
+            hyperparameters = setup.hyperparameters(point, fixed)
+            return descended_loss(setup.problem, params, hyperparameters, state.step, without) - bonus
+
+        moved = _moved(setup, state.moving)
+        updates, slots = setup.hyper_optimizer.update(jax.grad(loss)(moved), state.moving_slots, moved)
+        moved = optax.apply_updates(moved, updates)
+        moving = state.moving._replace(log_scales=moved.get("log_scales", state.moving.log_scales))
+        point = jnp.clip(algorithm.bound(moved["point"], moving), 0.0, 1.0)
+        log_scales = jnp.minimum(moving.log_scales, math.log(LARGEST_SCALE))
+        centre = algorithm.next_centre(state.centre, point)
+        moving = Moving(point, moving.origin, log_scales)
+        return state._replace(moving=moving, centre=centre, moving_slots=slots)
+
+    def step(state: State) -> State:
+        state = algorithm.turn(state, last - state.step, train, move)
+        return state._replace(step=state.step + 1)
+
+    return jax.lax.while_loop(lambda state: state.step < stop, step, state)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def trained(setup: Setup, state: State, fixed: dict[str, jax.Array], key: jax.Array, finetune: int) -> Params:
+    """Return the model's parameters for the present point, after `finetune` steps on these alone."""
+    init_key, _, step_key = jax.random.split(key, 3)
+    point = state.moving.point
+    hyperparameters = setup.hyperparameters(point, fixed)
+    _, unravel = _flat(setup, point, fixed, init_key)
+    weights = state.base + _change(setup, state.network, point - state.centre)
+
+    def train_loss(weights: jax.Array, step: jax.Array) -> jax.Array:
+        return step_loss(setup.problem, unravel(weights), hyperparameters, step_key, step)
+
+    def step(i: jax.Array, trained: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+        weights, slots = trained
+        updates, slots = setup.optimizer.update(jax.grad(train_loss)(weights, state.step + i), slots, weights)
+        return optax.apply_updates(weights, updates), slots
+
+    weights, _ = jax.lax.fori_loop(0, finetune, step, (weights, setup.optimizer.init(weights)))
+    return unravel(weights)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def finish(setup: Setup, state: State, fixed: dict[str, jax.Array], key: jax.Array, finetune: int) -> OuterLosses:
+    """Return the losses of the parameters that `trained` returns."""
+    params = trained(setup, state, fixed, key, finetune)
+    return outer_losses(setup.problem, params, setup.hyperparameters(state.moving.point, fixed))
+
+
+def _flat(
+    setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array
+) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
+    """The model's initial parameters as a float32 vector, and the way back to their structure and types."""
+    flat, unravel = ravel_pytree(initial_params(setup.problem, setup.hyperparameters(point, fixed), key))
+    return flat.astype(jnp.float32), lambda weights: unravel(weights.astype(flat.dtype))
+
+
+def _moved(setup: Setup, moving: Moving) -> dict[str, jax.Array]:
+    """What the steps of the hyperparameters change."""
+    if setup.algorithm.entropy is None:
+        return {"point": moving.point}
+    return {"point": moving.point, "log_scales": moving.log_scales}
+
+
+def _change(setup: Setup, network: Weights, difference: jax.Array) -> jax.Array:
+    """By how much the model's weights change for a point that is `difference` away from the centre."""
+    change = setup.network(network, difference)
+    if not setup.algorithm.centred:
+        return change
+    return change - setup.network(network, jnp.zeros_like(difference))

@@ -1,0 +1,131 @@
+"""The losses of a problem, checked: of one training step, and of trained parameters."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypergrad_search import fold
+from hypergrad_search.fold import Fold
+from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.space import Hyperparameters
+
+_STATISTICS = (
+    "if the rest are running statistics, which are overwritten at each step: the reverse pass cannot undo that, so use "
+    "layer or group normalisation, or the statistics of the current batch alone"
+)
+
+
+class OuterLosses(NamedTuple):
+    """The losses of trained parameters.
+
+    `valid` and `test` are as the problem returns them: a scalar, or one loss for each example, shape `(n,)`. `value`
+    and `test_value` are their means. Both of the test are None where the problem has no test loss.
+    """
+
+    value: jax.Array
+    valid: jax.Array
+    test_value: jax.Array | None
+    test: jax.Array | None
+
+
+class LeftOut(NamedTuple):
+    """A fold as a program sees it: numbers that it may trace, so that all folds share one compiled program.
+
+    `part` is the index of the fold, and -1 where nothing is left out.
+    """
+
+    part: jax.Array
+    of: jax.Array
+
+
+def left_out(held_back: Fold | None) -> LeftOut:
+    """Return what a gradient is to leave out."""
+    part, of = (-1, 1) if held_back is None else (held_back.index, held_back.of)
+    return LeftOut(jnp.int32(part), jnp.int32(of))
+
+
+def step_loss(
+    problem: TrainingProblem,
+    params: Params,
+    hyperparameters: Hyperparameters,
+    key: jax.Array,
+    step: jax.Array,
+) -> jax.Array:
+    """Return the training loss at one step, with that step's batch and key."""
+    value = problem.train_loss(params, hyperparameters, problem.batches(step), jax.random.fold_in(key, step))
+    loss = _floating("train_loss", value)
+    if loss.shape:
+        raise ValueError(
+            f"train_loss must return a floating-point scalar, got shape {loss.shape} and dtype {loss.dtype}; "
+            "take its mean or sum"
+        )
+    return loss
+
+
+def outer_losses(problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters) -> OuterLosses:
+    """Return all that the problem says of trained parameters. JAX can trace it."""
+    valid = _of_examples("valid_loss", problem.valid_loss(params, hyperparameters))
+    if problem.test_loss is None:
+        return OuterLosses(jnp.mean(valid), valid, None, None)
+    test = _of_examples("test_loss", problem.test_loss(params, hyperparameters))
+    return OuterLosses(jnp.mean(valid), valid, jnp.mean(test), test)
+
+
+def fitted_loss(
+    problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, without: LeftOut
+) -> jax.Array:
+    """Return the scalar whose gradient a search follows: the mean validation loss of all examples not left out."""
+    valid = _of_examples("valid_loss", problem.valid_loss(params, hyperparameters))
+    if not valid.shape:
+        return valid
+    part_of = jnp.asarray(fold.order(valid.size)) % without.of
+    # Losses in half precision are summed in float32, as a mean does it.
+    weights = (part_of != without.part).astype(jnp.promote_types(valid.dtype, jnp.float32))
+    return (jnp.sum(weights * valid.astype(weights.dtype)) / jnp.sum(weights)).astype(valid.dtype)
+
+
+def descended_loss(
+    problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, step: jax.Array, without: LeftOut | None
+) -> jax.Array:
+    """Return the scalar that a validation step descends: `valid_batch_loss` where there is one, else `fitted_loss`.
+
+    Where something is left out it is always `fitted_loss`, since a minibatch does not say which examples it holds.
+    """
+    if problem.valid_batch_loss is None or without is not None:
+        return fitted_loss(problem, params, hyperparameters, without or left_out(None))
+    return jnp.mean(_of_examples("valid_batch_loss", problem.valid_batch_loss(params, hyperparameters, step)))
+
+
+def mean_and_error(losses: Any) -> tuple[float, float | None]:
+    """Return the mean of losses of examples and its standard error; None for that of fewer than two."""
+    array = np.asarray(losses, np.float64)
+    if array.size < 2:
+        return float(array.mean()), None
+    return float(array.mean()), float(array.std(ddof=1) / np.sqrt(array.size))
+
+
+def _of_examples(name: str, value: Any) -> jax.Array:
+    """Return `value` where it is a floating-point scalar or one number for each example; else raise `ValueError`."""
+    losses = _floating(name, value)
+    if losses.ndim > 1 or not losses.size:
+        raise ValueError(
+            f"{name} must return a floating-point scalar or one loss for each example, shape (n,), got shape "
+            f"{losses.shape} and dtype {losses.dtype}; take the mean over all other axes"
+        )
+    return losses
+
+
+def _floating(name: str, value: Any) -> jax.Array:
+    if not jax.tree_util.all_leaves([value]):
+        raise ValueError(
+            f"{name} must return a floating-point array alone, got {jax.tree.structure(value)}; {_STATISTICS}"
+        )
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must return a floating-point array, got shape {array.shape} and dtype {array.dtype}; "
+            "take its mean or sum"
+        )
+    return array

@@ -1,0 +1,477 @@
+"""Training that can be run backwards to the bit, and the gradient that is computed on the way back.
+
+Forwards, each step adds to fixed-point numbers, and a decay keeps the bits that it would lose. Backwards, the same
+steps are undone in the opposite order, the gradient is computed again from the recovered weights, and the adjoint of
+the step is the ordinary one, taken at the recovered values (Maclaurin, Duvenaud and Adams 2015, algorithm 2). So the
+memory does not grow with the number of steps, but for log2(1 / decay) bits a weight and step.
+
+The functions here are the pieces: stretches of steps in either direction (`run_forward`, `run_backward`), and what
+happens to the bits between them (`spill`, `unspill`). Each takes a `Program`, which is known when it is compiled, and
+`Inputs`, which are arrays. `training.train` puts the pieces together as one program that JAX can transform;
+`hypergradient.reversible` does so stretch by stretch, with no more memory than a run needs.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypergrad_search.checks import whole_number
+from hypergrad_search.hyperparameters import Static
+from hypergrad_search.losses import step_loss
+from hypergrad_search.optimizers import AdditiveOptimizer, resolve
+from hypergrad_search.parameters import initial_params
+from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.training import bit_buffer, fixed_point
+from hypergrad_search.training.bit_buffer import Plan
+from hypergrad_search.training.fixed_point import Fixed
+from hypergrad_search.training.layout import Layout, arrange
+
+WEIGHTS = "weights"
+FEWEST_FRACTION_BITS = 16
+
+Numbers = dict[str, Fixed]  # the weights and the optimizer's slots of one array, by name
+Planes = dict[str, list[jax.Array]]  # what was spilled, by name and array
+
+
+@dataclass(frozen=True)
+class Program:
+    """All that is known when training is compiled, and that no input changes.
+
+    `static` are the hyperparameters that are plain values, `fraction_bits` the resolution of the weights and each slot,
+    `layout` how the parameters are kept. If `isolated`, the gradient is compiled by itself in both directions, at the
+    cost of one more gradient on the way back. Among other operations a compiler may round it differently in the two
+    directions: XLA does so for some losses, such as that of a layer normalisation.
+    """
+
+    problem: TrainingProblem
+    optimizer: AdditiveOptimizer
+    static: Static
+    fraction_bits: tuple[tuple[str, int], ...]
+    isolated: bool
+    layout: Layout
+
+    @functools.cached_property
+    def bits(self) -> dict[str, int]:
+        """The fraction bits of the weights and each slot."""
+        return dict(self.fraction_bits)
+
+
+class Schedule(NamedTuple):
+    """The settings, each of shape `(steps, groups)`, and by name the plan of what decays, of the same shape."""
+
+    settings: dict[str, jax.Array]
+    plans: dict[str, Plan]
+
+
+class Inputs(NamedTuple):
+    """All that steps read and never change: the traced hyperparameters, the key of the steps, and the schedule."""
+
+    dynamic: dict[str, Any]
+    key: jax.Array
+    schedule: Schedule
+
+
+class State(NamedTuple):
+    """Everything that a step changes.
+
+    `numbers` has an entry for each array of the layout, `step` counts the steps done, and `outside` tells whether a
+    number has left its range, which ends training.
+    """
+
+    numbers: list[Numbers]
+    step: jax.Array
+    outside: jax.Array
+
+
+class Adjoint(NamedTuple):
+    """Gradients of the loss at the end, as far as the way back has come.
+
+    They are with respect to the weights and slots of each array as they were at that step, to the settings, each of
+    shape `(steps, groups)`, and to the hyperparameters on which training and outer losses depend directly. `norms` has
+    for each step the norm of the gradient with respect to all weights before it, and last the norm of the gradient
+    with respect to the final weights.
+    """
+
+    weights: list[jax.Array]
+    slots: list[dict[str, jax.Array]]
+    settings: dict[str, jax.Array]
+    hyperparameters: dict[str, Any]
+    norms: jax.Array
+
+
+def bind(
+    problem: TrainingProblem,
+    static: Static,
+    dynamic: dict[str, Any],
+    fraction_bits: Mapping[str, int],
+    *,
+    isolated: bool = False,
+) -> Program:
+    """Return the program for hyperparameters like these, of which `dynamic` gives the shapes alone.
+
+    Raises `ValueError` where the optimizer cannot be reversed, the parameters are not float32, a setting does not fit,
+    or `fraction_bits` name what the optimizer does not keep.
+    """
+    optimizer = problem.optimizer
+    if not isinstance(optimizer, AdditiveOptimizer):
+        raise ValueError(
+            f"optimizer: {optimizer.name} loses bits that no reverse pass can recover; use method=Unrolled()"
+        )
+    bits = _resolution(optimizer, fraction_bits)
+    leaves, structure = jax.tree.flatten(dynamic)
+    shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return Program(problem, optimizer, static, bits, isolated, _layout(problem, static, shapes, structure))
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(problem: TrainingProblem, static: Static, shapes: tuple[Any, ...], structure: Any) -> Layout:
+    """Return the layout, which follows from shapes and from the structure of the settings alone."""
+    groups: list[tuple[int, ...]] = []
+
+    def trace(*leaves: jax.Array) -> Params:
+        dynamic = jax.tree.unflatten(structure, leaves)
+        params, _, of_leaves = prepare(problem, static, dynamic, jax.random.key(0))
+        groups.append(of_leaves)
+        return params
+
+    like = [np.broadcast_to(np.zeros((), dtype), shape) for shape, dtype in shapes]
+    return arrange(jax.eval_shape(trace, *like), groups[0])
+
+
+def prepare(
+    problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array
+) -> tuple[Params, dict[str, jax.Array], tuple[int, ...]]:
+    """Return the initial parameters and the settings, through which hyperparameters act, and the group of each leaf."""
+    hyperparameters = {**dynamic, **dict(static)}
+    params = initial_params(problem, hyperparameters, key)
+    for path, weights in jax.tree_util.tree_leaves_with_path(params):
+        if weights.dtype != jnp.float32:
+            raise ValueError(
+                f"init: params{jax.tree_util.keystr(path)} must be float32 to train reversibly, "
+                f"got {weights.dtype}; cast it, or use method=Unrolled()"
+            )
+    with jax.ensure_compile_time_eval():  # settings that do not depend on what is traced keep their values
+        return params, *resolve(problem.optimizer, hyperparameters, params, problem.steps)
+
+
+def _resolution(optimizer: AdditiveOptimizer, chosen: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Return the optimizer's fraction bits, except for those that the user chose."""
+    for name in chosen:
+        if name not in optimizer.fraction_bits:
+            raise ValueError(f"fraction_bits: {name!r} is not among {sorted(optimizer.fraction_bits)}")
+    return tuple({**optimizer.fraction_bits, **chosen}.items())
+
+
+def check_fraction_bits(chosen: Mapping[str, int]) -> dict[str, int]:
+    """Return the fraction bits as ints; raise `ValueError` where one is no whole number within the limits."""
+    return {
+        name: whole_number(f"fraction_bits: {name}", bits, FEWEST_FRACTION_BITS, fixed_point.MOST_FRACTION_BITS)
+        for name, bits in chosen.items()
+    }
+
+
+def log_decays(optimizer: AdditiveOptimizer, settings: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The logarithm of every decay, by the name of what decays, each of the settings' shape."""
+    logs = {slot: jnp.log(settings[setting]) for slot, setting in optimizer.decays.items()}
+    weight_decay = optimizer.weight_decay(settings)
+    return logs if weight_decay is None else {**logs, WEIGHTS: jnp.log1p(-weight_decay)}
+
+
+def plan_schedule(
+    optimizer: AdditiveOptimizer, settings: dict[str, jax.Array], stretch: jax.Array | int
+) -> tuple[Schedule, dict[str, jax.Array]]:
+    """The settings with the plan of what decays; also the number of planes that each name fills at most."""
+    plans, planes = plan_decays(log_decays(optimizer, jax.lax.stop_gradient(settings)), stretch)
+    return Schedule(settings, plans), planes
+
+
+def plan_decays(logs: dict[str, jax.Array], stretch: jax.Array | int) -> tuple[dict[str, Plan], dict[str, jax.Array]]:
+    """The plan of what decays, and the number of planes that it fills at most, by name."""
+    over_groups = jax.vmap(bit_buffer.plan, in_axes=(1, None), out_axes=(1, 0))
+    plans = {name: over_groups(log, stretch) for name, log in logs.items()}
+    return {name: plan for name, (plan, _) in plans.items()}, {name: jnp.max(n) for name, (_, n) in plans.items()}
+
+
+def start(program: Program, weights: list[jax.Array]) -> State:
+    """The state before the first step."""
+    numbers = [
+        {
+            WEIGHTS: fixed_point.from_float(x, program.bits[WEIGHTS]),
+            **{slot: fixed_point.zeros(x.shape, program.bits[slot]) for slot in program.optimizer.decays},
+        }
+        for x in weights
+    ]
+    return State(numbers, jnp.int32(0), _outside(numbers))
+
+
+def weights_of(program: Program, inputs: Inputs, state: State) -> list[jax.Array]:
+    """The weights as float32 arrays, after what was due to be spilled."""
+    weights = [fixed_point.to_float(numbers[WEIGHTS], program.bits[WEIGHTS]) for numbers in state.numbers]
+    plans = inputs.schedule.plans
+    if WEIGHTS not in plans:
+        return weights
+    plan = plans[WEIGHTS]
+    next_step = jnp.minimum(state.step, program.problem.steps - 1)
+    scales = jnp.where(state.step < program.problem.steps, plan.scale_before[next_step], plan.scale_after[-1])
+    return [scales[group] * x for group, x in zip(program.layout.groups, weights, strict=True)]
+
+
+def run_forward(program: Program, inputs: Inputs, state: State, stop: jax.Array | int, *, early: bool) -> State:
+    """Train until `stop` steps are done; if `early`, end where a number has left its range (as NaN does).
+
+    No spill may be due in between. Not to end early is for `jax.vmap`, under which each would wait for all, and
+    choosing between old and new state would copy both.
+    """
+
+    def going(state: State) -> jax.Array:
+        return (state.step < stop) & ~state.outside if early else state.step < stop
+
+    def forward(state: State) -> State:
+        nows = _at(program, inputs, state.step)
+        weights = [_weights(program, numbers, now) for numbers, now in zip(state.numbers, nows, strict=True)]
+        gradient_of = _isolated if program.isolated else _gradient
+        gradient = gradient_of(program, inputs.dynamic, inputs.key, weights, state.step)
+        numbers = [_advance(program, *array, state.step) for array in zip(state.numbers, gradient, nows, strict=True)]
+        return State(numbers, state.step + 1, state.outside | _outside(numbers))
+
+    return jax.lax.while_loop(going, forward, state)
+
+
+def run_backward(
+    program: Program, inputs: Inputs, state: State, adjoint: Adjoint, stop: jax.Array | int
+) -> tuple[State, Adjoint]:
+    """Undo the steps of `state` until `stop` of them are left, and carry `adjoint` back; no spill in between."""
+
+    def backward(carry: tuple[State, Adjoint]) -> tuple[State, Adjoint]:
+        (numbers, step, outside), adjoint = carry
+        step -= 1
+        nows = _at(program, inputs, step)
+        numbers = [_retreat_weights(program, *array, step) for array in zip(numbers, nows, strict=True)]
+        weights = [_weights(program, *array) for array in zip(numbers, nows, strict=True)]
+        # the gradient is that of the forward pass, and pulling back through it is the Hessian-vector product
+        gradient, pull_back = jax.vjp(
+            lambda weights, dynamic: _gradient(program, dynamic, inputs.key, weights, step), weights, inputs.dynamic
+        )
+        if program.isolated:
+            gradient = _isolated(program, inputs.dynamic, inputs.key, weights, step)
+        numbers = [_retreat_slots(program, *array) for array in zip(numbers, gradient, nows, strict=True)]
+        adjoints = [
+            _step_adjoint(program, x, w, g, now, dw, ds, step)
+            for x, w, g, now, dw, ds in zip(
+                numbers, weights, gradient, nows, adjoint.weights, adjoint.slots, strict=True
+            )
+        ]
+        for_weights, for_slots, for_gradient, for_settings = map(list, zip(*adjoints, strict=True))
+        through_gradient, for_dynamic = pull_back(for_gradient)
+        for_weights = jax.tree.map(jnp.add, for_weights, through_gradient)
+        settings = {
+            name: x.at[step, jnp.asarray(program.layout.groups)].add(
+                jnp.stack([settings[name] for settings in for_settings])
+            )
+            for name, x in adjoint.settings.items()
+        }
+        hyperparameters = jax.tree.map(jnp.add, adjoint.hyperparameters, for_dynamic)
+        norms = adjoint.norms.at[step].set(norm(for_weights))
+        return State(numbers, step, outside), Adjoint(for_weights, for_slots, settings, hyperparameters, norms)
+
+    return jax.lax.while_loop(lambda carry: carry[0].step > stop, backward, (state, adjoint))
+
+
+def spill(program: Program, state: State, name: str, due: jax.Array) -> tuple[State, list[jax.Array]]:
+    """Shift the contents of one name in the groups that are due; return the state, and the plane for each array."""
+    arrays = zip(state.numbers, program.layout.groups, strict=True)
+    spilled = [bit_buffer.spill(x[name], due[group]) for x, group in arrays]
+    return _replace(state, name, [content for content, _ in spilled]), [plane for _, plane in spilled]
+
+
+def unspill(program: Program, state: State, name: str, due: jax.Array, planes: list[jax.Array]) -> State:
+    """Undo `spill`."""
+    spilled = zip(state.numbers, planes, program.layout.groups, strict=True)
+    return _replace(state, name, [bit_buffer.unspill(x[name], plane, due[group]) for x, plane, group in spilled])
+
+
+def start_adjoint(
+    program: Program, inputs: Inputs, weights: list[jax.Array], hyperparameters: dict[str, Any]
+) -> Adjoint:
+    """Return the adjoint at the end of training, from the gradients of the outer loss.
+
+    `weights` is its gradient with respect to the final weights, `hyperparameters` the one with respect to the
+    hyperparameters on which it depends directly.
+    """
+    return Adjoint(
+        weights,
+        [{slot: jnp.zeros_like(w) for slot in program.optimizer.decays} for w in weights],
+        jax.tree.map(jnp.zeros_like, inputs.schedule.settings),
+        hyperparameters,
+        jnp.zeros(program.problem.steps + 1, jnp.float32).at[-1].set(norm(weights)),
+    )
+
+
+def equal(numbers: list[Numbers], others: list[Numbers]) -> jax.Array:
+    """Whether all weights and slots agree in every bit."""
+    pairs = zip(numbers, others, strict=True)
+    return jnp.all(jnp.stack([fixed_point.equal(x, other[name]) for leaf, other in pairs for name, x in leaf.items()]))
+
+
+def norm(arrays: list[jax.Array]) -> jax.Array:
+    """The Euclidean norm of all arrays together."""
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in arrays))
+
+
+def _loss(
+    program: Program, dynamic: dict[str, Any], key: jax.Array, weights: list[jax.Array], step: jax.Array
+) -> jax.Array:
+    hyperparameters = {**dynamic, **dict(program.static)}
+    return step_loss(program.problem, program.layout.unpack(weights), hyperparameters, key, step)
+
+
+def _gradient(
+    program: Program, dynamic: dict[str, Any], key: jax.Array, weights: list[jax.Array], step: jax.Array
+) -> list[jax.Array]:
+    gradient: list[jax.Array] = jax.grad(_loss, argnums=3)(program, dynamic, key, weights, step)
+    return gradient
+
+
+def _isolated(
+    program: Program, dynamic: dict[str, Any], key: jax.Array, weights: list[jax.Array], step: jax.Array
+) -> list[jax.Array]:
+    """The gradient as a branch, which compilers neither merge with what is around it nor know to be always taken."""
+    gradient: list[jax.Array] = jax.lax.cond(
+        step >= 0,
+        lambda weights: _gradient(program, dynamic, key, weights, step),
+        lambda weights: [jnp.zeros_like(x) for x in weights],
+        weights,
+    )
+    return gradient
+
+
+def _at(program: Program, inputs: Inputs, step: jax.Array) -> list[Schedule]:
+    """Return for each array the settings and plans that hold at one step."""
+    now = jax.tree.map(lambda x: x[step], inputs.schedule)
+    return [jax.tree.map(lambda x, group=group: x[group], now) for group in program.layout.groups]
+
+
+def _replace(state: State, name: str, contents: Any) -> State:
+    return state._replace(numbers=[{**x, name: content} for x, content in zip(state.numbers, contents, strict=True)])
+
+
+def _weights(program: Program, numbers: Numbers, now: Schedule) -> jax.Array:
+    """The weights before a step, in float32."""
+    weights = fixed_point.to_float(numbers[WEIGHTS], program.bits[WEIGHTS])
+    return now.plans[WEIGHTS].scale_before * weights if WEIGHTS in now.plans else weights
+
+
+def _advance(program: Program, numbers: Numbers, gradient: jax.Array, now: Schedule, step: jax.Array) -> Numbers:
+    """One exact step of one array."""
+    numbers = {**numbers}
+    for name, increment in _increments(program, gradient, now).items():
+        numbers[name] = fixed_point.add(numbers[name], increment)
+    numbers[WEIGHTS] = fixed_point.add(numbers[WEIGHTS], _weight_step(program, numbers, now, step))
+    return numbers
+
+
+def _retreat_weights(program: Program, numbers: Numbers, now: Schedule, step: jax.Array) -> Numbers:
+    return {**numbers, WEIGHTS: fixed_point.subtract(numbers[WEIGHTS], _weight_step(program, numbers, now, step))}
+
+
+def _slots(program: Program, numbers: Numbers, now: Schedule, *, after: bool) -> dict[str, jax.Array]:
+    """The slots in float32, before the step or after it."""
+    return {
+        name: (now.plans[name].scale_after if after else now.plans[name].scale_before)
+        * fixed_point.to_float(numbers[name], program.bits[name])
+        for name in program.optimizer.decays
+    }
+
+
+def _retreat_slots(program: Program, numbers: Numbers, gradient: jax.Array, now: Schedule) -> Numbers:
+    increments = _increments(program, gradient, now)
+    return {**numbers, **{name: fixed_point.subtract(numbers[name], x) for name, x in increments.items()}}
+
+
+def _increments(program: Program, gradient: jax.Array, now: Schedule) -> dict[str, Fixed]:
+    return {
+        name: fixed_point.from_float(increment * (1 / now.plans[name].scale_after), program.bits[name])
+        for name, increment in program.optimizer.increments(gradient, now.settings).items()
+    }
+
+
+def _weight_step(program: Program, numbers: Numbers, now: Schedule, step: jax.Array) -> Fixed:
+    change = _change(program, numbers, now, step)
+    if WEIGHTS in now.plans:
+        change = change * (1 / now.plans[WEIGHTS].scale_after)
+    return fixed_point.from_float(change, program.bits[WEIGHTS])
+
+
+def _change(program: Program, numbers: Numbers, now: Schedule, step: jax.Array) -> jax.Array:
+    return program.optimizer.step(_slots(program, numbers, now, after=True), now.settings, step + 1)
+
+
+def _step_adjoint(
+    program: Program,
+    numbers: Numbers,
+    weights: jax.Array,
+    gradient: jax.Array,
+    now: Schedule,
+    adjoint: jax.Array,
+    slot_adjoints: dict[str, jax.Array],
+    step: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array, dict[str, jax.Array]]:
+    """Through one step of one array: the adjoints of weights, slots, gradient and settings before it."""
+    slots = _slots(program, numbers, now, after=False)
+    # a setting for each weight, so that all of its uses are added up before they are summed over the weights
+    settings = {name: jnp.broadcast_to(value, weights.shape) for name, value in now.settings.items()}
+
+    def one_step(
+        weights: jax.Array, slots: dict[str, jax.Array], gradient: jax.Array, settings: dict[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return program.optimizer.float_step(weights, slots, gradient, settings, step + 1)
+
+    _, pull_back = jax.vjp(one_step, weights, slots, gradient, settings)
+    for_weights, for_slots, for_gradient, for_settings = pull_back((adjoint, slot_adjoints))
+    return for_weights, for_slots, for_gradient, jax.tree.map(jnp.sum, for_settings)
+
+
+def _outside(numbers: list[Numbers]) -> jax.Array:
+    return jnp.any(jnp.stack([fixed_point.outside(*leaf.values()) for leaf in numbers]))
+
+
+class Diagnosis(NamedTuple):
+    """What went wrong at the last step done, for each leaf of the parameters, as pytrees of their structure.
+
+    `nan`: whether its update has NaN. `outside`: by name, whether a number is out of range. `reach`: by name, the
+    magnitude from which on it is.
+    """
+
+    nan: Params
+    outside: dict[str, Params]
+    reach: dict[str, Params]
+
+
+def diagnose(program: Program, inputs: Inputs, state: State) -> Diagnosis:
+    """Find why training ended early: undo the weights' part of the last step, and take its gradient again."""
+    step = jnp.maximum(state.step - 1, 0)
+    nows = _at(program, inputs, step)
+    before = [_retreat_weights(program, *array, step) for array in zip(state.numbers, nows, strict=True)]
+    weights = [_weights(program, *array) for array in zip(before, nows, strict=True)]
+    gradient = _gradient(program, inputs.dynamic, inputs.key, weights, step)
+    nan = []
+    for numbers, g, now in zip(state.numbers, gradient, nows, strict=True):
+        added = [*program.optimizer.increments(g, now.settings).values(), _change(program, numbers, now, step)]
+        nan.append(functools.reduce(jnp.logical_or, map(jnp.isnan, added)))
+
+    def by_leaf(arrays: list[jax.Array]) -> Params:
+        return jax.tree.map(jnp.any, program.layout.unpack(arrays))
+
+    outside, reach = {}, {}
+    for name in state.numbers[0]:
+        outside[name] = by_leaf([fixed_point.is_outside(numbers[name]) for numbers in state.numbers])
+        scales = [now.plans[name].scale_after if name in now.plans else jnp.float32(1) for now in nows]
+        limit = fixed_point.limit(program.bits[name])
+        limits = [jnp.full_like(w, scale * limit) for w, scale in zip(weights, scales, strict=True)]
+        reach[name] = jax.tree.map(lambda x: jnp.max(x, initial=0.0), program.layout.unpack(limits))
+    return Diagnosis(by_leaf(nan), outside, reach)
