@@ -3,20 +3,27 @@
 import importlib.util
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
+import numpy as np
 import optuna
 import pytest
 from click.testing import CliRunner
 from optuna.samplers import GPSampler, TPESampler
 
-from hypergrad_optuna import Objective, best_refined
-from hypergrad_search import TrainingProblem, evaluate
+from hypergrad_optuna import HypergradSampler, Objective, best_hyperparameters
+from hypergrad_search import Cost, Evaluation, Float, Method, Space, TrainingProblem, evaluate
+from hypergrad_search.hosting import DEFAULT_METHOD
+from hypergrad_search.hypergradient import Request
+from hypergrad_search.search import ExploreDescend, LocalStep, SignSteps
+from hypergrad_search.space import floats
 from hypergrad_studies import cli as command
 from hypergrad_studies import optuna_backend
-from hypergrad_studies.methods import BACKENDS, OPTUNA, RAY, method, obstacle
-from hypergrad_studies.problems import posed
+from hypergrad_studies.methods import BACKENDS, GRADIENT_METHODS, OPTUNA, RAY, GradientMethod, method, obstacle
+from hypergrad_studies.problems import PROBLEMS, posed
 from hypergrad_studies.records import Record
 
 
@@ -53,7 +60,13 @@ def test_budgets_and_lifts() -> None:
             assert method(backend, name).budget_factor == (2 if name.endswith("-2x") else 1)
 
 
+TIED = {"random-tied", "tpe-tied", "cmaes-tied"}
+
+
 def test_rivals_are_what_they_are_called() -> None:
+    assert {name for name, m in OPTUNA.items() if m.tied} == TIED
+    for name in TIED:
+        assert OPTUNA[name].sampler is OPTUNA[name.removesuffix("-tied")].sampler
     tpe = OPTUNA["tpe"].sampler(0, 10)
     assert isinstance(tpe, TPESampler)
     assert tpe._is_multivariate(optuna.create_study())
@@ -69,6 +82,14 @@ def test_rivals_are_what_they_are_called() -> None:
             "hypergrad-lifted finds nothing to lift in digits-l2; leave out one of them",
         ),
         (["--problem", "digits-noisy", "--backend", "ray"], "a new seed each trial; choose --backend optuna"),
+        (
+            ["--problem", "digits-mlp", "--methods", "tpe,tpe-tied"],
+            "tied methods find no array in digits-mlp; leave out one of them",
+        ),
+        (
+            ["--problem", "digits-rates", "--methods", "tpe-tied,cmaes-tied"],
+            "cmaes-tied needs at least 2 numbers, and digits-rates has fewer; leave out one of them",
+        ),
         (
             ["--problem", "cancer-mlp", "--methods", "random,hypernet"],
             "on cancer-mlp, Hypernet cannot tune learning_rate_1, learning_rate_2, init_scale_1, init_scale_2,",
@@ -86,11 +107,14 @@ def test_by_default_what_cannot_run_is_left_out(no_torch: None, compared: list[d
     done = CliRunner().invoke(command.cli, ["compare", "--problem", "digits-mlp,digits-l2", "--out", "nowhere"])
     assert done.exit_code == 0, done.output
     (rivals,) = compared
-    assert rivals["digits-mlp"] == [name for name in OPTUNA if name != "gp" and "hypernet" not in name]
+    assert rivals["digits-mlp"] == [
+        name for name in OPTUNA if name != "gp" and name not in TIED and "hypernet" not in name
+    ]
     assert rivals["digits-l2"] == [name for name in OPTUNA if name not in ("gp", "hypergrad-lifted")]
     assert "left out: gp needs torch: pip install 'hypergrad-search[gp]'" in done.output
     assert done.output.count("left out: on digits-mlp, Hypernet cannot tune") == 1
     assert "left out: hypergrad-lifted finds nothing to lift in digits-l2" in done.output
+    assert done.output.count("left out: tied methods find no array in digits-mlp") == 1
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -99,7 +123,113 @@ def test_gp_needs_torch_alone(installed: bool, monkeypatch: pytest.MonkeyPatch) 
     assert (obstacle("optuna", "gp", "synthetic-quadratic") is None) == installed
 
 
-@pytest.mark.parametrize("name", [name for name in OPTUNA if name != "gp" and "hypernet" not in name])
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_tied_methods_are_offered_where_there_is_an_array(problem: str) -> None:
+    _, space = posed(problem)
+    has_array = any(parameter.shape for parameter in floats(space).values())
+    assert has_array == (problem in ("digits-l2", "digits-rates", "digits-schedules"))
+    for name in ("random-tied", "tpe-tied"):
+        assert (obstacle("optuna", name, problem) is None) == has_array
+
+
+@pytest.mark.parametrize("name", sorted(TIED))
+def test_tied_methods_search_one_number_an_array_and_train_with_it_everywhere(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[dict[str, float], dict[str, np.ndarray]]] = []
+    dimensions: list[int] = []
+
+    def evaluate(self: Objective, trial: optuna.Trial, hyperparameters: dict[str, np.ndarray]) -> float:
+        seen.append((trial.params, hyperparameters))
+        return float(len(seen))
+
+    def sampler(seed: int, n: int) -> optuna.samplers.BaseSampler:
+        dimensions.append(n)
+        return OPTUNA[name.removesuffix("-tied")].sampler(seed, n)
+
+    monkeypatch.setattr(Objective, "evaluate", evaluate)
+    monkeypatch.setitem(OPTUNA, name, replace(OPTUNA[name], sampler=sampler))
+    records: list[Record] = []
+    optuna_backend.run("digits-l2", name, 0, 50 * 12, records.append)
+    assert dimensions == [2]
+    assert len(records) == len(seen) == 12
+    _, space = posed("digits-l2")
+    for numbers, arrays in seen:
+        assert numbers.keys() == arrays.keys() == space.keys()
+        for parameter, array in arrays.items():
+            assert array.shape == floats(space)[parameter].shape
+            assert (array == numbers[parameter]).all()
+
+
+def test_a_tied_method_has_the_loss_of_the_array() -> None:
+    seen: list[Record] = []
+    optuna_backend.run("digits-l2", "tpe-tied", 0, 50, seen.append)
+    problem, space = posed("digits-l2")
+    study = optuna.create_study(sampler=TPESampler(seed=0))
+    numbers = Objective(problem, {n: replace(p, shape=()) for n, p in floats(space).items()}).suggest(study.ask())
+    arrays = {n: np.full(p.shape, numbers[n]) for n, p in floats(space).items()}
+    trained = evaluate(problem, arrays, key=jax.random.key(0), gradient_below=-math.inf)
+    assert [(r.value, r.test_value, r.gradient_evaluations) for r in seen] == [(trained.value, trained.test_loss, 50)]
+
+
+def test_methods_that_use_gradients_are_one_table_for_both_hosts() -> None:
+    for name, entry in GRADIENT_METHODS.items():
+        sampler = OPTUNA[name].sampler(0, 10)
+        assert isinstance(sampler, HypergradSampler)
+        assert (OPTUNA[name].how, OPTUNA[name].lifts, OPTUNA[name].retrains) == (
+            entry.how,
+            entry.lifts,
+            entry.retrains,
+        )
+        assert (name in RAY) == (not entry.retrains)
+        if name in RAY:
+            assert (RAY[name].how, RAY[name].lifts, RAY[name].own_space) == (entry.how, entry.lifts, True)
+
+
+class Halving(Method):
+    """A toy way to a value and a gradient: those of the default method, for a training run that costs 1."""
+
+    def evaluate(
+        self, problem: TrainingProblem, hyperparameters: Mapping[str, Any], key: jax.Array, request: Request
+    ) -> Evaluation:
+        found = DEFAULT_METHOD.evaluate(problem, hyperparameters, key, request)
+        return replace(found, value=found.value / 2, cost=Cost(1.0, 0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descending(ExploreDescend):
+    """A toy strategy: its steps have signs alone, and it descends from the first trial on."""
+
+    startup_trials: int = 1
+    step: LocalStep = SignSteps()  # noqa: RUF009 (frozen)
+
+
+def test_a_new_method_is_one_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = GradientMethod(how=Halving())
+    monkeypatch.setitem(OPTUNA, "toy", toy.in_optuna())
+    assert obstacle("optuna", "toy", "synthetic-quadratic") is None
+    plain: list[Record] = []
+    seen: list[Record] = []
+    optuna_backend.run("synthetic-quadratic", "hypergrad", 0, 1, plain.append)
+    optuna_backend.run("synthetic-quadratic", "toy", 0, 5, seen.append)
+    assert [record.gradient_evaluations for record in seen] == [1, 2, 3, 4, 5]
+    assert seen[0].value == plain[0].value / 2
+    assert toy.in_ray().how == Halving()
+
+
+def test_a_new_strategy_is_one_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = GradientMethod(strategy=Descending())
+    monkeypatch.setitem(OPTUNA, "toy", toy.in_optuna())
+    landed: list[Record] = []
+    seen: list[Record] = []
+    optuna_backend.run("synthetic-quadratic", "hypergrad", 0, 60, landed.append)
+    optuna_backend.run("synthetic-quadratic", "toy", 0, 60, seen.append)
+    assert seen[0].value == landed[0].value  # the explorer's
+    assert [r.value for r in seen] != [r.value for r in landed]
+    assert min(r.value for r in seen[1:4]) < seen[0].value
+
+
+@pytest.mark.parametrize("name", [n for n in OPTUNA if n != "gp" and n not in TIED and "hypernet" not in n])
 def test_every_method_searches_a_synthetic_problem(name: str) -> None:
     problem = "synthetic-quadratic"  # no lifts there, which the backend leaves to the command line to refuse
     seen: list[Record] = []
@@ -119,10 +249,10 @@ def test_a_hypernet_is_recorded_with_its_own_weights_and_retrained() -> None:
     study = optuna.create_study(sampler=OPTUNA["hypernet"].sampler(0, 650))
     study.optimize(Objective(problem, space, method=OPTUNA["hypernet"].how, key=jax.random.key(0)), n_trials=1)
     assert own[0].value == study.best_value
-    trained = evaluate(problem, best_refined(study).hyperparameters, key=jax.random.key(0), gradient_below=-math.inf)
+    trained = evaluate(problem, best_hyperparameters(study), key=jax.random.key(0), gradient_below=-math.inf)
     assert retrained[0].value == trained.value != own[0].value
     assert {(r.status, type(r.status)) for r in (*own, *retrained)} == {("ok", str)}
-    assert retrained[0].test_value == trained.diagnostics["test_loss"]
+    assert retrained[0].test_value == trained.test_loss
 
 
 def test_gp_searches_too() -> None:
@@ -133,18 +263,16 @@ def test_gp_searches_too() -> None:
 
 
 @pytest.mark.parametrize(("name", "lifts"), [("hypergrad", False), ("hypergrad-lifted", True)])
-def test_the_lifted_method_alone_gets_lifts_and_a_fitted_loss(
-    name: str, lifts: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lifted_method_alone_gets_lifts(name: str, lifts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     class Caught(Exception):
         pass
 
-    def catch(problem: TrainingProblem, space: dict, **_: object) -> None:
-        assert (problem.fitted_loss is not None) == lifts
+    def catch(self: Objective, problem: TrainingProblem, space: Space, **_: object) -> None:
+        assert isinstance(space["momentum"], Float)
         assert (space["momentum"].lift is not None) == lifts
         raise Caught
 
-    monkeypatch.setattr(optuna_backend, "Objective", catch)
+    monkeypatch.setattr(Objective, "__init__", catch)
     with pytest.raises(Caught):
         optuna_backend.run("digits-mlp", name, 0, 10, lambda record: None)
 
@@ -156,10 +284,10 @@ def test_trials_of_noisy_problems_have_seeds_of_their_own(
     class Caught(Exception):
         pass
 
-    def catch(*_: object, reseed: bool, **__: object) -> None:
-        assert reseed == noisy
+    def catch(self: Objective, *_: object) -> None:
+        assert self.reseed == noisy
         raise Caught
 
-    monkeypatch.setattr(optuna_backend, "Objective", catch)
+    monkeypatch.setattr(Objective, "evaluate", catch)
     with pytest.raises(Caught):
         optuna_backend.run(problem, "random", 0, 10, lambda record: None)

@@ -1,5 +1,7 @@
 """Every problem trains and has a gradient; what is known of one is so: its optimum, its lifts, its seeds."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,12 @@ import optuna
 import pytest
 
 from hypergrad_optuna import Objective
-from hypergrad_search import Float, Status, evaluate
+from hypergrad_search import Float, Fold, Status, evaluate
 from hypergrad_search.problem import check_problem
 from hypergrad_search.space import dimension, lifted, unlifted
 from hypergrad_studies.data import MissingData, mnist
-from hypergrad_studies.problems import NOISY, PROBLEMS, can_lift, cancer_mlp, digits, digits_mixed, middle, posed
+from hypergrad_studies.networks import Split, cross_entropy, network, normal_network
+from hypergrad_studies.problems import NOISY, PROBLEMS, can_lift, digits, digits_mixed, middle, posed
 from hypergrad_studies.problems.synthetic import FUNCTIONS
 
 DIMENSIONS = {
@@ -47,7 +50,9 @@ def test_the_table_of_dimensions_is_whole() -> None:
 
 def _needs_mnist() -> None:
     try:
-        mnist()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn warns that it tries again
+            mnist()
     except MissingData as missing:
         pytest.skip(f"trains on MNIST, which cannot be had here: {missing}")
 
@@ -64,25 +69,30 @@ def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
     assert result.status == Status.OK
     assert result.diagnostics["exact"] is True
     assert np.isfinite(result.value)
+    assert result.gradient is not None
     assert all((np.asarray(g) != 0).any() for g in result.gradient.values())
     if not name.startswith("synthetic"):
         assert result.value < CHANCE.get(name, np.log(10))
-        assert result.diagnostics["test_loss"] is not None
+        assert result.test_loss is not None
 
 
 @pytest.mark.parametrize("name", ["cancer-mlp", "digits-mixed", pytest.param("digits-adamw", marks=pytest.mark.slow)])
-def test_lifted_problems_train_alike_and_have_a_gradient_of_the_fitted_loss(name: str) -> None:
+def test_lifted_problems_train_alike_and_hold_back_a_fold(name: str) -> None:
     problem, space = posed(name, lifts=True)
     point, numbers = middle(lifted(space)), middle(unlifted(space))
-    result = evaluate(problem, point, key=jax.random.key(0))
+    fold = Fold(0, of=4)
+    result = evaluate(problem, point, key=jax.random.key(0), fold=fold)
     assert result.status == Status.OK
+    assert result.gradient is not None
     assert {n: g.shape for n, g in result.gradient.items()} == {
         n: p.shape for n, p in lifted(space).items() if isinstance(p, Float)
     }
-    plain = evaluate(posed(name)[0], numbers, key=jax.random.key(0))
+    plain = evaluate(problem, numbers, key=jax.random.key(0))
     assert result.value == pytest.approx(plain.value, rel=1e-4)
     sums = {n: g.sum() for n, g in result.gradient.items()}  # by the chain rule, as all are the same number
-    fitted = evaluate(problem, numbers, key=jax.random.key(0)).gradient
+    fitted = evaluate(problem, numbers, key=jax.random.key(0), fold=fold).gradient
+    assert fitted is not None
+    assert plain.gradient is not None
     assert sums == {n: pytest.approx(g, rel=2e-2, abs=1e-4) for n, g in fitted.items()}
     assert any(abs(plain.gradient[n] - g) > 0.02 * abs(g) for n, g in fitted.items())  # of all validation data
 
@@ -90,35 +100,68 @@ def test_lifted_problems_train_alike_and_have_a_gradient_of_the_fitted_loss(name
 def test_a_problem_is_posed_without_lifts_or_with_them() -> None:
     plain, space = posed("digits-mlp")
     whole, lifts = posed("digits-mlp", lifts=True)
-    assert (plain.fitted_loss, space) == (None, unlifted(lifts))
-    assert whole.fitted_loss is digits.fitted_loss
-    assert posed("digits-mlp")[0] is plain  # or it would compile anew
+    assert space == unlifted(lifts) != lifts
+    assert posed("digits-mlp")[0] is plain is whole  # or it would compile anew
     assert posed("digits-noisy")[0] is plain
 
 
-def _cancer_parts() -> tuple[digits.Split, ...]:
-    _, valid, _, fitted, held_back = cancer_mlp.splits()
-    return valid, fitted, held_back
+EXAMPLES = {"cancer-mlp": (136, 133), "mnist-mlp": (10_000, 10_000)}
+"""How many validation and test examples there are; on digits 400 and 397."""
 
 
-def test_gradients_see_a_part_of_the_validation_set() -> None:
-    for valid, fitted, held_back in [(digits.splits()[1], *digits.parts()), _cancer_parts()]:
-        assert len(fitted.labels) == 3 * len(valid.labels) // 4
-        np.testing.assert_array_equal(np.concatenate([fitted.images, held_back.images]), valid.images)
-        np.testing.assert_array_equal(np.concatenate([fitted.labels, held_back.labels]), valid.labels)
-
-
-def test_the_mixed_problem_takes_its_activation_from_the_parameters() -> None:
-    problem, space = posed("digits-mixed")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n.startswith("mnist") else n
+        for n in PROBLEMS
+        if not n.startswith("synthetic")
+    ],
+)
+def test_outer_losses_are_those_of_examples(name: str) -> None:
+    if name.startswith("mnist"):
+        _needs_mnist()
+    problem, space = posed(name)
     point = middle(space)
+    params = problem.init(jax.random.key(0), point)
+    assert problem.test_loss is not None
+    losses = problem.valid_loss(params, point), problem.test_loss(params, point)
+    assert tuple(x.shape for x in losses) == tuple((n,) for n in EXAMPLES.get(name, (400, 397)))
+    assert all((x > 0).all() for x in losses)
+
+
+def test_a_synthetic_problem_has_one_loss() -> None:
+    problem, space = posed("synthetic-quadratic")
+    point = middle(space)
+    assert problem.valid_loss(problem.init(jax.random.key(0), point), point).shape == ()
+
+
+def test_the_mixed_problem_takes_its_activation_and_width_from_the_hyperparameters() -> None:
+    problem, space = posed("digits-mixed")
     for activation, function in digits_mixed.ACTIVATIONS.items():
         for width in (1, 3):
-            params = problem.init(jax.random.key(0), point | {"activation": activation, "width": width})
-            (layers,) = params.values()
+            point = middle(space) | {"activation": activation, "width": width}
+            layers = problem.init(jax.random.key(0), point)
             assert [len(layer["biases"]) for layer in layers] == [16 * width, 16 * width, 10]
-            assert problem.valid_loss(params) == digits.cross_entropy(layers, digits.splits()[1], function)
-    relu = point | {"activation": "relu", "width": 2}
+            np.testing.assert_array_equal(
+                problem.valid_loss(layers, point), cross_entropy(layers, digits.splits()[1], function)
+            )
+    relu = middle(space) | {"activation": "relu", "width": 2}
     assert evaluate(problem, relu, key=jax.random.key(0), gradient_below=-np.inf).status == Status.OK
+
+
+def test_a_network_is_layers_of_its_sizes_and_scales() -> None:
+    layers = network(jax.random.key(0), (300, 200, 10), [0.5, 2.0])
+    assert [layer["weights"].shape for layer in layers] == [(300, 200), (200, 10)]
+    assert [float(layer["weights"].std()) for layer in layers] == pytest.approx([0.5, 2.0], rel=0.05)
+    assert all((layer["biases"] == 0).all() for layer in layers)
+    normal = normal_network(jax.random.key(0), (300, 200, 10), 0.5)
+    assert [float(layer["biases"].std()) for layer in normal] == pytest.approx([0.5, 0.5], rel=0.5)
+
+
+def test_cross_entropy_is_the_negative_log_likelihood_of_each_class() -> None:
+    layers = [{"weights": jnp.zeros((2, 3)), "biases": jnp.log(jnp.array([0.5, 0.3, 0.2]))}]
+    losses = cross_entropy(layers, Split(jnp.ones((4, 2)), jnp.array([0, 1, 2, 0])))
+    np.testing.assert_allclose(losses, -np.log([0.5, 0.3, 0.2, 0.5]), rtol=1e-6)
 
 
 def test_a_noisy_problem_differs_from_trial_to_trial() -> None:
