@@ -1,4 +1,4 @@
-"""Outer loops: what they do, and that one which was cut off goes on as if it had not been."""
+"""Outer loops: what they do, and that a loop which was cut off goes on as if it had not been."""
 
 import itertools
 import json
@@ -23,8 +23,11 @@ from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler
 from hypergrad_search import Float, TrainingProblem, evaluate, sgd
-from hypergrad_studies.papers import outer
-from hypergrad_studies.papers.outer import Descent, Iteration, Reported, Sampled
+from hypergrad_studies.papers.reversible_learning import comparison, outer
+from hypergrad_studies.papers.reversible_learning.comparison import Reported
+from hypergrad_studies.papers.reversible_learning.descent import Descent
+from hypergrad_studies.papers.reversible_learning.outer import Iteration, OuterLoop
+from hypergrad_studies.papers.reversible_learning.sampled import Sampled
 
 TARGET = jnp.array([1.0, -2.0, 0.5])
 SPACE = {"log_rate": Float(-4.0, 1.0), "aim": Float(-5.0, 5.0, shape=(3,))}
@@ -33,12 +36,12 @@ START = {"log_rate": -2.0, "aim": 0.0}
 
 @pytest.fixture(scope="module")
 def problem() -> TrainingProblem:
-    """Weights are drawn towards `aim`, and are to come to `TARGET`; those at the start are random."""
+    """Training draws the weights towards `aim` from a random start. The outer loss is their distance to `TARGET`."""
     return TrainingProblem(
         init=lambda key, h: 0.1 * jax.random.normal(key, (3,)),
         train_loss=lambda w, h, batch, key: jnp.sum((w - h["aim"]) ** 2),
-        valid_loss=lambda w: jnp.sum((w - TARGET) ** 2),
-        test_loss=lambda w: jnp.sum((w - 0.9 * TARGET) ** 2),
+        valid_loss=lambda w, h: jnp.sum((w - TARGET) ** 2),
+        test_loss=lambda w, h: jnp.sum((w - 0.9 * TARGET) ** 2),
         batches=lambda step: None,
         optimizer=sgd(lambda h, step: jnp.exp(h["log_rate"]), 0.5, dampening=True),
         steps=5,
@@ -64,8 +67,8 @@ def test_a_descent_is_the_optimizers_own(problem: TrainingProblem, tmp_path: Pat
     state = optimizer.init(here)
     for i in range(7):
         found = evaluate(problem, here, key=jax.random.fold_in(jax.random.key(3), i))
-        assert (done[i].value, done[i].test) == (found.value, found.diagnostics["test_loss"])
-        assert done[i].gradient_evaluations == (20 if i < 6 else 5)  # of the last point no gradient is needed
+        assert (done[i].value, done[i].test) == (found.value, found.test_loss)
+        assert done[i].gradient_evaluations == (20 if i < 6 else 5)  # the last point needs no gradient
         if i < 6:
             updates, state = optimizer.update(found.gradient, state, here)
             here = optax.apply_updates(here, updates)
@@ -88,18 +91,18 @@ def test_an_iteration_without_a_gradient_moves_nothing(tmp_path: Path) -> None:
     nowhere = TrainingProblem(
         init=lambda key, h: jnp.zeros(3),
         train_loss=lambda w, h, batch, key: jnp.sum(w * h["aim"]) / h["log_rate"] * jnp.inf,
-        valid_loss=jnp.sum,
+        valid_loss=lambda w, h: jnp.sum(w),
         batches=lambda step: None,
         optimizer=sgd(0.1, 0.5),
         steps=2,
     )
-    search = descent(nowhere)
-    done = list(search.run("paper", 0, tmp_path))
+    loop = descent(nowhere)
+    done = list(loop.run("paper", 0, tmp_path))
     assert {i.status for i in done} == {"nan"}
     assert {i.value for i in done} == {math.inf}
     assert math.isnan(done[0].test)
-    assert search.found("paper", 0, tmp_path)["log_rate"] == -2.0
-    assert list(map(str, search.run("paper", 0, tmp_path))) == list(map(str, done))  # NaN is not equal to itself
+    assert loop.found("paper", 0, tmp_path)["log_rate"] == -2.0
+    assert list(map(str, loop.run("paper", 0, tmp_path))) == list(map(str, done))  # NaN is not equal to itself
 
 
 @pytest.mark.parametrize("make", [descent, sampled])
@@ -110,7 +113,7 @@ def test_what_was_cut_off_goes_on(make: Any, problem: TrainingProblem, tmp_path:
     expected = list(make(problem).run("mine", 0, whole))
     first = list(itertools.islice(make(problem).run("mine", 0, cut), 4))
     assert without_seconds(first) == without_seconds(expected[:4])
-    if make is sampled:  # as a killed process leaves it: a step that is under way
+    if make is sampled:  # a killed process leaves a step under way
         make(problem)._study("mine", 0, cut).ask()
     again = list(make(problem).run("mine", 0, cut))
     assert again[:4] == first
@@ -119,7 +122,7 @@ def test_what_was_cut_off_goes_on(make: Any, problem: TrainingProblem, tmp_path:
         assert without_seconds(again) == without_seconds(expected)
         found = [make(problem).found("mine", 0, folder) for folder in (whole, cut)]
         assert all(np.array_equal(found[0][name], found[1][name]) for name in SPACE)
-    else:  # the step is taken again, and is the same; where the search explores, the draws are others
+    else:  # the step is taken again, and is the same; where the search explores, it draws other points
         trials = [make(problem)._study("mine", 0, folder).trials for folder in (whole, cut)]
         assert [t.number for t in trials[1]] == list(range(10))
         parents = [t[4].system_attrs["hypergrad:parent"] for t in trials]
@@ -128,47 +131,47 @@ def test_what_was_cut_off_goes_on(make: Any, problem: TrainingProblem, tmp_path:
 
 
 def test_a_study_killed_in_its_first_trial_begins_at_the_start(problem: TrainingProblem, tmp_path: Path) -> None:
-    search = sampled(problem)
-    study = search._study("mine", 0, tmp_path)
+    loop = sampled(problem)
+    study = loop._study("mine", 0, tmp_path)
     study.enqueue_trial(START)
     study.ask()
     study.enqueue_trial({**START, "aim": 3.0})
-    done = list(search.run("mine", 0, tmp_path))
-    assert [t.number for t in search._study("mine", 0, tmp_path).trials] == list(range(10))
-    assert without_seconds(done) == without_seconds(list(search.run("mine", 0, tmp_path)))
-    start = evaluate(problem, search.beginning(), key=jax.random.key(0))
+    done = list(loop.run("mine", 0, tmp_path))
+    assert [t.number for t in loop._study("mine", 0, tmp_path).trials] == list(range(10))
+    assert without_seconds(done) == without_seconds(list(loop.run("mine", 0, tmp_path)))
+    start = evaluate(problem, loop.start_arrays(), key=jax.random.key(0))
     assert done[0].value == start.value
 
 
 def test_nothing_is_computed_twice(problem: TrainingProblem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    searches = {"paper": descent(problem), "hypergrad": sampled(problem)}
-    done = outer.run(searches, 2, tmp_path, Console(quiet=True))
+    loops: dict[str, OuterLoop] = {"paper": descent(problem), "hypergrad": sampled(problem)}
+    done = outer.record(loops, 2, tmp_path, Console(quiet=True))
     records = (tmp_path / "records.jsonl").read_text()
     assert [json.loads(line)["search"] for line in records.splitlines()] == 2 * (7 * ["paper"] + 10 * ["hypergrad"])
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(outer, "evaluate", refuse)
+    monkeypatch.setattr("hypergrad_studies.papers.reversible_learning.descent.evaluate", refuse)
     monkeypatch.setattr(optuna.Study, "optimize", refuse)
-    assert outer.run(searches, 2, tmp_path, Console(quiet=True)) == done
+    assert outer.record(loops, 2, tmp_path, Console(quiet=True)) == done
     assert (tmp_path / "records.jsonl").read_text() == records
 
 
-def test_a_study_begins_at_the_start_and_comes_to_its_best(problem: TrainingProblem, tmp_path: Path) -> None:
-    search = sampled(problem)
-    done = list(search.run("hypergrad", 0, tmp_path))
+def test_a_study_begins_at_the_start_and_finds_its_best(problem: TrainingProblem, tmp_path: Path) -> None:
+    loop = sampled(problem)
+    done = list(loop.run("hypergrad", 0, tmp_path))
     start = {"log_rate": np.float32(-2.0), "aim": np.zeros(3, np.float32)}
     assert done[0].value == evaluate(problem, start, key=jax.random.key(0)).value
     assert done[0].gradient_evaluations == 20
-    best = search.found("hypergrad", 0, tmp_path)
-    assert search.end(done).value == min(i.value for i in done)
-    assert evaluate(problem, best, key=jax.random.key(0)).value == pytest.approx(search.end(done).value, rel=1e-5)
+    best = loop.found("hypergrad", 0, tmp_path)
+    assert loop.outcome(done).value == min(i.value for i in done)
+    assert evaluate(problem, best, key=jax.random.key(0)).value == pytest.approx(loop.outcome(done).value, rel=1e-5)
 
 
 @pytest.mark.slow
 def test_a_killed_process_loses_one_iteration_at_most(tmp_path: Path) -> None:
-    """Of the command itself; killed while both kinds of outer loops are under way."""
+    """The command itself is killed twice, while each kind of outer loop is under way."""
     command = [sys.executable, "-c", "from hypergrad_studies.cli import main; main()", "reproduce", "training-data"]
     arguments = ["--seeds", "1", "--out", str(tmp_path)]
     for lines in (10, 60):
@@ -184,7 +187,7 @@ def test_a_killed_process_loses_one_iteration_at_most(tmp_path: Path) -> None:
     assert (tmp_path / "results.json").exists()
 
 
-def wait_for(path: Path, lines: int, process: subprocess.Popen) -> None:
+def wait_for(path: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 300
     while not (path.exists() and path.read_text().count("\n") >= lines):
         assert process.poll() is None, "it ended before it could be killed"
@@ -197,12 +200,12 @@ def iterations(*values: float, search: str = "paper") -> list[Iteration]:
 
 
 def test_how_soon_a_search_is_where_the_paper_ends(problem: TrainingProblem) -> None:
-    searches = {"paper": descent(problem), "hypergrad": sampled(problem)}
+    loops: dict[str, OuterLoop] = {"paper": descent(problem), "hypergrad": sampled(problem)}
     done = {
         "paper": [iterations(5, 4, 3), iterations(5, 3, 2)],
         "hypergrad": [iterations(5, 1, 2, search="hypergrad"), iterations(5, 4, 2.5, search="hypergrad")],
     }
-    rows = {row.quantity: row for row in outer.ends(searches, done, "loss", Reported(6.0, 2.5, 9.0, 50))}
+    rows = {row.quantity: row for row in comparison.rows(loops, done, "loss", Reported(6.0, 2.5, 9.0, 50))}
     assert rows["paper: loss at the start"] == ("paper: loss at the start", 6.0, [5, 5])
     assert rows["paper: loss after 6 iterations"][1:] == (2.5, [3, 2])
     assert rows["paper: test loss there"][1:] == (9.0, [30, 20])
@@ -211,24 +214,26 @@ def test_how_soon_a_search_is_where_the_paper_ends(problem: TrainingProblem) -> 
     assert rows["hypergrad: the same, worst seed"].ours == [2.5, 2.5]
     assert rows["hypergrad: first iteration where paper ends"][1:] == (50, [1, math.inf])
     assert "paper: first iteration where paper ends" not in rows
-    spent = [row for row in outer.ends(searches, done, "loss", Reported(6.0, 2.5, 9.0, 50)) if "evaluations" in row[0]]
+    spent = [
+        row for row in comparison.rows(loops, done, "loss", Reported(6.0, 2.5, 9.0, 50)) if "evaluations" in row[0]
+    ]
     assert [row.ours for row in spent] == [[math.inf, 3], [2, 3], [2, math.inf]]
     assert rows["paper: iterations that failed"].ours == [0, 0]
-    assert all(row.paper is None for row in outer.ends(searches, done, "loss", None))
+    assert all(row.paper is None for row in comparison.rows(loops, done, "loss", None))
 
 
 def test_networks_at_once_are_charged_each(problem: TrainingProblem, tmp_path: Path) -> None:
-    four = [replace(make(problem), iterations=1, networks=4) for make in (descent, sampled)]
-    for search, name in zip(four, ("a", "b"), strict=True):
-        first, *_ = search.run(name, 0, tmp_path)
+    four: dict[str, OuterLoop] = {"a": descent(problem), "b": sampled(problem)}
+    for name, loop in four.items():
+        first, *_ = replace(loop, iterations=1, networks=4).run(name, 0, tmp_path)
         assert first.gradient_evaluations == 4 * 20
 
 
 def test_other_studies_leave_the_records_alone(problem: TrainingProblem, tmp_path: Path) -> None:
-    searches = {"paper": descent(problem), "hypergrad": sampled(problem)}
-    done = outer.run(searches, 1, tmp_path, Console(quiet=True))
+    loops: dict[str, OuterLoop] = {"paper": descent(problem), "hypergrad": sampled(problem)}
+    done = outer.record(loops, 1, tmp_path, Console(quiet=True))
     records = (tmp_path / "records.jsonl").read_text()
-    again = outer.complete({"paper": descent(problem)}, 1, tmp_path, Console(quiet=True))
+    again = outer.finish({"paper": descent(problem)}, 1, tmp_path, Console(quiet=True))
     assert again["paper"] == done["paper"]
     assert (tmp_path / "records.jsonl").read_text() == records
 

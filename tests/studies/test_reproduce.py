@@ -1,4 +1,4 @@
-"""`hypergrad reproduce`: what it writes, and how the numbers of the chaos study are made."""
+"""`hypergrad reproduce`: what it writes, and how the chaos study computes its numbers."""
 
 import json
 import math
@@ -10,23 +10,24 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hypergrad_studies import records
+from hypergrad_studies import json_lines, records
 from hypergrad_studies.cli import cli, main
-from hypergrad_studies.papers import STUDIES, chaos, results
+from hypergrad_studies.papers import STUDIES, results
+from hypergrad_studies.papers.reversible_learning import chaos
 
-POINT = chaos.Point(
+POINT = chaos.AtRate(
     seed=0, log_rate=0.0, loss=1.0, gradient=1.0, slope=1.0, status="ok", exact=True, growth=2.0, seconds=0.5
 )
 
 
-def points(slopes: Sequence[float], seed: int = 0) -> list[chaos.Point]:
-    """At log rates 0, 1, ..., with a gradient of 1."""
+def points(slopes: Sequence[float], seed: int = 0) -> list[chaos.AtRate]:
+    """Points at the log rates 0, 1, ..., with a gradient of 1."""
     return [replace(POINT, seed=seed, log_rate=float(i), slope=slope) for i, slope in enumerate(slopes)]
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run at three rates and two seeds."""
+    """The folder of a run at three rates with two seeds."""
     folder = tmp_path_factory.mktemp("reproduce")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(chaos.SETUPS, "small", replace(chaos.SETUPS["small"], rates=(0.5, 2.5, 3)))
@@ -52,7 +53,7 @@ def test_results_and_figure(out: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     assert {tuple(result) for result in results} == {("study", "quantity", "paper", "ours", "seeds", "seconds")}
     assert {(result["study"], result["seeds"]) for result in results} == {("chaos (small)", 2)}
-    assert {result["paper"] for result in results} == {None}  # which used other data
+    assert {result["paper"] for result in results} == {None}  # the paper used other data
     assert "</svg>" in (out / "chaos.svg").read_text()
 
 
@@ -61,24 +62,24 @@ def refuse(*_: object, **__: object) -> None:
 
 
 def test_what_was_cut_off_goes_on(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a line was cut short."""
+    """A study goes on even where a line was cut short."""
     monkeypatch.setitem(chaos.SETUPS, "small", replace(chaos.SETUPS["small"], rates=(0.5, 2.5, 3)))
-    records, looked = (out / "records.jsonl").read_text(), []
+    records, measured = (out / "records.jsonl").read_text(), []
     cut = tmp_path / "chaos"
     cut.mkdir()
     results.claim(cut, "chaos", "small")
     (cut / "records.jsonl").write_text(records[:-100])
 
-    def look(problem: object, seed: int, rate: float) -> chaos.Point:
-        looked.append((seed, rate))
-        return results.known(out / "records.jsonl", chaos.Point)[-1]
+    def measure(problem: object, seed: int, rate: float) -> chaos.AtRate:
+        measured.append((seed, rate))
+        return json_lines.read(out / "records.jsonl", chaos.AtRate)[-1]
 
-    monkeypatch.setattr(chaos, "look", look)
+    monkeypatch.setattr(chaos, "measure", measure)
     assert CliRunner().invoke(cli, ["reproduce", "chaos", "--seeds", "2", "--out", str(cut)]).exit_code == 0
-    assert looked == [(1, 2.5)]
+    assert measured == [(1, 2.5)]
     assert (cut / "records.jsonl").read_text() == records
     assert CliRunner().invoke(cli, ["reproduce", "chaos", "--seeds", "1", "--out", str(cut)]).exit_code == 0
-    assert (cut / "records.jsonl").read_text() == records  # of the other seed too
+    assert (cut / "records.jsonl").read_text() == records  # the other seed's are kept
 
 
 def test_a_folder_keeps_its_scale(out: Path) -> None:
@@ -89,18 +90,25 @@ def test_a_folder_keeps_its_scale(out: Path) -> None:
 
 def test_files_that_cannot_be_read_get_one_line(tmp_path: Path) -> None:
     (tmp_path / "records.jsonl").write_text('{"seed": 0}\n')
-    with pytest.raises(records.BrokenRecords, match=r"records\.jsonl: a line is not a record .* remove the file"):
-        results.known(tmp_path / "records.jsonl", chaos.Point)
+    with pytest.raises(json_lines.BrokenRecords, match=r"records\.jsonl, line 1: .*'log_rate' is missing; mend or"):
+        json_lines.read(tmp_path / "records.jsonl", chaos.AtRate)
     with pytest.raises(records.OtherStudy, match="holds records of another study"):
         results.claim(tmp_path, "chaos", "small")
     for name, read in (("study.json", results.claim), ("results.json", None)):
         (tmp_path / name).write_text('{"stu')
-        with pytest.raises(records.BrokenRecords, match=f"{name}: is not JSON"):
+        with pytest.raises(json_lines.BrokenRecords, match=f"{name}: is not JSON .* remove the file"):
             read(tmp_path, "chaos", "small") if read else results.read(tmp_path / name, "chaos", "small", 1)
 
 
+@pytest.mark.parametrize("text", ["[1]", "3", '[{"study": "chaos (small)"}]'])
+def test_results_of_another_form_get_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(json_lines.BrokenRecords, match=r"results\.json: .* remove the file to make it again"):
+        results.read(tmp_path / "results.json", "chaos", "small", 1)
+
+
 def test_several_make_a_page_and_a_table(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From what they have left: nothing is run again."""
+    """The page is made of what the studies left, and nothing is run again."""
 
     def found(scale: str, folder: Path, seeds: int, console: object) -> list[results.Result]:
         (folder / "memory.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'></svg>")
@@ -108,7 +116,7 @@ def test_several_make_a_page_and_a_table(out: Path, tmp_path: Path, monkeypatch:
         return [row, replace(row, quantity="reversals", paper=None, ours=math.inf)]
 
     monkeypatch.setitem(STUDIES, "memory", found)
-    monkeypatch.setattr(found, "__module__", "hypergrad_studies.papers.memory", raising=False)
+    monkeypatch.setattr(found, "__module__", "hypergrad_studies.papers.reversible_learning.memory", raising=False)
     (tmp_path / "chaos").symlink_to(out)
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- reproduce -->\nold\n<!-- /reproduce -->\nafter\n")
@@ -117,8 +125,8 @@ def test_several_make_a_page_and_a_table(out: Path, tmp_path: Path, monkeypatch:
         done = CliRunner().invoke(cli, arguments)
         assert done.exit_code == 0, done.output
         monkeypatch.setitem(STUDIES, "memory", refuse)
-        monkeypatch.setattr(refuse, "__module__", "hypergrad_studies.papers.memory")
-        monkeypatch.setattr(chaos, "look", refuse)
+        monkeypatch.setattr(refuse, "__module__", "hypergrad_studies.papers.reversible_learning.memory")
+        monkeypatch.setattr(chaos, "measure", refuse)
     text = readme.read_text()
     assert text.startswith("before\n<!-- reproduce -->\n`hypergrad reproduce memory chaos --scale small --seeds 2`, on")
     assert "| `memory` | bits | 0.152 | 0.155 | 2 | 1,234 |\n<!-- /reproduce -->\nafter\n" in text
@@ -192,5 +200,5 @@ def test_numbers_are_medians_over_seeds() -> None:
 
 
 def test_quantiles_of_infinite_growth() -> None:
-    assert chaos._quantile([1, math.inf, math.inf, math.nan], 50) == math.inf
-    assert math.isnan(chaos._quantile([math.nan], 50))
+    assert chaos.quantile([1, math.inf, math.inf, math.nan], 50) == math.inf
+    assert math.isnan(chaos.quantile([math.nan], 50))

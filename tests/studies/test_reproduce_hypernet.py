@@ -1,8 +1,8 @@
-"""The reproductions of the hypernetworks' paper, at tiny sizes, and the closed forms behind them."""
+"""The reproductions of the hypernetworks' paper at tiny sizes, and the closed forms behind them."""
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from jax.flatten_util import ravel_pytree
 from rich.console import Console
 
-from hypergrad_search import Linear, sgd
+from hypergrad_search import sgd
+from hypergrad_search.hypergradient import Linear
+from hypergrad_search.space import from_unit
 from hypergrad_studies.cli import cli
-from hypergrad_studies.papers import (
+from hypergrad_studies.networks import network
+from hypergrad_studies.papers.hypernetworks import (
     hypernet_1d,
     hypernet_10,
     hypernet_7850,
     hypernet_depth,
     hypernet_predict,
     penalised,
+    race,
+    searches,
+    splits,
 )
 
 Row = dict[str, Any]
-POINT = penalised.Point(seed=0, method="random", seconds=1.0, value=1.0, test=1.0, status="ok")
+TIMED = race.Timed(seed=0, method="random", seconds=1.0, value=1.0, test=1.0, status="ok")
 
 
 def run(name: str, folder: Path, seeds: int = 1) -> tuple[list[Row], dict[str, Row]]:
-    """The records, and the results by quantity, of a study that has left its figure too."""
+    """Run a study, and return its records and its results by quantity."""
     done = CliRunner().invoke(cli, ["reproduce", name, "--seeds", str(seeds), "--out", str(folder)])
     assert done.exit_code == 0, done.output
     assert "</svg>" in (folder / f"{name}.svg").read_text()
@@ -41,8 +48,8 @@ def run(name: str, folder: Path, seeds: int = 1) -> tuple[list[Row], dict[str, R
     }
 
 
-def curve(*values: float, seconds: Callable[[int], float] = float) -> list[penalised.Point]:
-    return [replace(POINT, seconds=seconds(i), value=value) for i, value in enumerate(values)]
+def curve(*values: float, seconds: Callable[[int], float] = float) -> list[race.Timed]:
+    return [replace(TIMED, seconds=seconds(i), value=value) for i, value in enumerate(values)]
 
 
 @pytest.mark.slow
@@ -103,19 +110,19 @@ def test_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_hypernetwork_on_one_setting_learns_what_training_finds_there() -> None:
     problem = penalised.problem(
-        penalised.small(), (64, 10), optimizer=sgd(0.1, 0.97, dampening=True), steps=2000, batch=1000
+        splits.small(), (64, 10), optimizer=sgd(0.1, 0.97, dampening=True), steps=2000, batch=1000
     )
     point = jnp.linspace(-1.0, 1.0, 10)
     predict = hypernet_predict.on_settings(problem, Linear(), point[None], steps=2000, seed=0)
-    true = penalised.train(problem, {"l2_weights_0": jnp.exp(point)}, seed=0).value
+    true = searches.train(problem, {"l2_weights_0": jnp.exp(point)}, seed=0).value
     assert float(predict(point[None])[0]) == pytest.approx(true, rel=1e-3)
 
 
 def test_the_best_response_of_a_linear_model_is_ridge_regression() -> None:
-    data = penalised.small()
+    data = splits.small()
     problem = penalised.problem(data, (64, 10), optimizer=sgd(0.1, 0.97, dampening=True), steps=3000, batch=1000)
     l2 = 0.5
-    found = penalised.train(problem, {"l2_weights_0": l2, "l2_biases_0": l2}, seed=0)
+    found = searches.train(problem, {"l2_weights_0": l2, "l2_biases_0": l2}, seed=0)
     inputs, valid = (np.c_[part.images, np.ones(len(part.images))] for part in (data.train, data.valid))
     normal = inputs.T @ inputs / len(inputs) + l2 * penalised.OUTPUTS / penalised.PRECISION * np.eye(65)
     weights = np.linalg.solve(normal, inputs.T @ np.eye(10)[data.train.labels] / len(inputs))
@@ -124,9 +131,9 @@ def test_the_best_response_of_a_linear_model_is_ridge_regression() -> None:
 
 def test_penalties_have_the_order_of_the_weights() -> None:
     space = penalised.penalties((3, 2, 4), 0.1, 1.0)
-    params = penalised.digits.network(jax.random.key(0), (3, 2, 4), [1.0, 1.0])
-    flat, _ = jax.flatten_util.ravel_pytree(params)
-    l2 = penalised.from_unit(space, np.linspace(0, 1, flat.size))
+    params = network(jax.random.key(0), (3, 2, 4), [1.0, 1.0])
+    flat, _ = ravel_pytree(params)
+    l2 = from_unit(space, np.linspace(0, 1, flat.size))
     by_hand = jnp.sum(0.1 * 10 ** jnp.linspace(0, 1, flat.size) * flat**2)
     assert float(penalised.penalty(params, l2)) == pytest.approx(float(by_hand), rel=1e-5)
 
@@ -138,24 +145,24 @@ def test_losses_of_the_paper_as_squared_errors() -> None:
 
 
 def test_a_race_ends_with_the_time_but_never_before_the_first_evaluation(tmp_path: Path) -> None:
-    def search(seed: int) -> penalised.Search:
+    def search(seed: int) -> Iterator[searches.Attempt]:
         for value in (math.nan, 1.0, 0.5):
-            yield penalised.Found({}, value, value, "ok")
+            yield searches.Attempt({}, value, value, "ok")
 
     for seconds, values in ((100.0, [math.nan, 1.0, 0.5]), (0.0, [math.nan])):
         path = tmp_path / "race" / "records.jsonl"
         path.parent.mkdir(exist_ok=True)
-        raced = penalised.race({"random": search}, 2, seconds, path, Console(quiet=True))
-        assert [(point.seed, found.value) for point, found in raced] == [
+        raced = race.race({"random": search}, 2, seconds, path, Console(quiet=True))
+        assert [(timed.seed, found.value) for timed, found in raced] == [
             (seed, pytest.approx(value, nan_ok=True)) for seed in (0, 1) for value in values
         ]
-        assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [p.seed for p, _ in raced]
+        assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [t.seed for t, _ in raced]
 
 
 def test_only_what_is_better_than_all_before() -> None:
-    points = curve(math.inf, 3, 2, math.nan, 4, 1)
-    assert [point.value for point in penalised.best(points, "random", 0)] == [3, 2, 1]
-    assert penalised.best(points[:1], "random", 0) == points[:1]
+    evaluations = curve(math.inf, 3, 2, math.nan, 4, 1)
+    assert [timed.value for timed in race.best(evaluations, "random", 0)] == [3, 2, 1]
+    assert race.best(evaluations[:1], "random", 0) == evaluations[:1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The reproductions of reversible learning: what is special in each, and all of them at the small scale."""
+"""The reproductions of reversible learning: what is special about each, and all of them at the small scale."""
 
 import json
 import math
@@ -12,31 +12,28 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hypergrad_search import Unrolled, evaluate
+from hypergrad_search import Reversible, Unrolled, evaluate
 from hypergrad_studies.cli import cli
-from hypergrad_studies.papers import (
+from hypergrad_studies.papers.reversible_learning import (
     initial_gradient,
     l2_per_weight,
     memory,
     omniglot_sharing,
-    schedules,
+    scheduled_loops,
+    scheduled_training,
     schedules_adam,
     schedules_rivals,
     schedules_transfer,
     training_data,
 )
-from hypergrad_studies.papers.outer import Search
+from hypergrad_studies.papers.reversible_learning.released_adam import released_adam
 
-SMALL = schedules.SETUPS["small"]
-
-
-def start(search: Search) -> dict[str, np.ndarray]:
-    return {name: np.full(p.shape, search.start[name], np.float32) for name, p in search.space.items()}
+SMALL = scheduled_training.SETUPS["small"]
 
 
-def test_adam_as_the_authors_have_it() -> None:
-    """By hand: m is 0.1 g at first and next to g from then on, but divided by 1 - 0.9**t all the same."""
-    optimizer = schedules.adam_as_released(0.5)
+def test_adam_as_the_authors_released_it() -> None:
+    """Computed by hand, m is 0.1 g at first and nearly g from then on, but is divided by 1 - 0.9**t all the same."""
+    optimizer = released_adam(0.5)
     gradients = [np.array([2.0, -1e-4]), np.array([1.0, 3e-4])]
     state = optimizer.init(np.zeros(2))
     mean, square = np.zeros(2), np.zeros(2)
@@ -51,9 +48,9 @@ def test_adam_as_the_authors_have_it() -> None:
 
 def test_a_schedule_is_stretched_and_a_number_is_one() -> None:
     longer = replace(SMALL, steps=10 * SMALL.steps)
-    schedule = np.arange(8 * schedules.STEPS, dtype=np.float32).reshape(8, schedules.STEPS)
+    schedule = np.arange(8 * scheduled_training.STEPS, dtype=np.float32).reshape(8, scheduled_training.STEPS)
     for setup, step, entry in ((SMALL, 7, 7), (longer, 79, 7), (longer, 999, 99)):
-        setting = schedules.at(setup, lambda x: 2 * x, "rate")
+        setting = scheduled_training.at(setup, lambda x: 2 * x, "rate")
         leaves = jax.tree.leaves(setting({"rate": schedule}, jnp.asarray(step)))
         np.testing.assert_array_equal(leaves, 2 * schedule[:, entry])
         assert jax.tree.leaves(setting({"rate": 3.0}, jnp.asarray(step))) == [6.0] * 8
@@ -61,7 +58,7 @@ def test_a_schedule_is_stretched_and_a_number_is_one() -> None:
 
 def test_networks_at_once_start_apart_and_biases_come_first() -> None:
     scales = np.log([0.1, 1, 0.1, 1, 0.1, 1, 0.1, 1]).astype(np.float32)
-    params = schedules.problem(SMALL, 3).init(jax.random.key(0), {"log_init_scale": scales})
+    params = jax.jit(scheduled_training.problem(SMALL, 3).init)(jax.random.key(0), {"log_init_scale": scales})
     for layer, (fan_in, fan_out) in zip(params, ((64, 50), (50, 50), (50, 50), (50, 10)), strict=True):
         assert layer["weights"].shape == (3, fan_in, fan_out)
         assert 0.9 < layer["weights"].std() < 1.1
@@ -73,10 +70,11 @@ def test_networks_at_once_start_apart_and_biases_come_first() -> None:
 @pytest.mark.parametrize("adam", [False, True])
 def test_the_schedules_gradient_is_that_of_floats(adam: bool) -> None:
     steps = 3
-    optimizer = schedules_adam.scheduled_adam if adam else schedules.momentum
-    problem = schedules.problem(replace(SMALL, steps=steps), 2, optimizer)
-    search = schedules_adam.searches(SMALL)["paper"] if adam else schedules.paper(SMALL)
-    exact, floats = (evaluate(problem, start(search), key=jax.random.key(0), **m) for m in ({}, {"method": Unrolled()}))
+    optimizer = schedules_adam.scheduled_adam if adam else scheduled_training.momentum
+    problem = scheduled_training.problem(replace(SMALL, steps=steps), 2, optimizer)
+    loop = schedules_adam.outer_loops(SMALL)["paper"] if adam else scheduled_loops.paper(SMALL)
+    start = loop.start_arrays()
+    exact, floats = (evaluate(problem, start, key=jax.random.key(0), method=m) for m in (Reversible(), Unrolled()))
     assert exact.gradient is not None
     assert floats.gradient is not None
     for name, gradient in exact.gradient.items():
@@ -86,16 +84,16 @@ def test_the_schedules_gradient_is_that_of_floats(adam: bool) -> None:
 
 
 def test_the_outer_loss_has_a_prior(monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.01 times the sum of the penalties' squares, and its derivative."""
+    """The prior is 0.01 times the sum of the penalties' squares, and the hypergradient contains its derivative."""
     setup = l2_per_weight.SETUPS["small"]
-    search = l2_per_weight.searches(setup)["paper"]
-    at = {**start(search), "log_l2_biases": np.linspace(-3, 1, 10, dtype=np.float32)}
-    found = evaluate(search.problem, at, key=jax.random.key(0))
+    loop = l2_per_weight.outer_loops(setup)["paper"]
+    at = {**loop.start_arrays(), "log_l2_biases": np.linspace(-3, 1, 10, dtype=np.float32)}
+    found = evaluate(loop.problem, at, key=jax.random.key(0))
     monkeypatch.setattr(l2_per_weight, "PRIOR", 0.0)
     without = evaluate(l2_per_weight.problem(setup), at, key=jax.random.key(0))
     prior = 0.01 * sum(np.sum(np.exp(2.0 * x)) for x in at.values())
     assert found.value - without.value == pytest.approx(prior, rel=1e-4)
-    assert found.diagnostics["test_loss"] == without.diagnostics["test_loss"]
+    assert found.test_loss == without.test_loss
     assert found.gradient is not None
     assert without.gradient is not None
     for name, x in at.items():
@@ -109,9 +107,9 @@ def test_training_images_begin_as_noise_and_are_what_is_learned() -> None:
     noise = training_data.noise(setup)
     assert noise.shape == (10, 64)
     assert 0.008 < noise.std() < 0.012
-    search = training_data.searches(setup)["paper"]
-    assert search.start["pixels"] == 0
-    found = evaluate(search.problem, start(search), key=jax.random.key(0))
+    loop = training_data.outer_loops(setup)["paper"]
+    assert loop.start["pixels"] == 0
+    found = evaluate(loop.problem, loop.start_arrays(), key=jax.random.key(0))
     assert found.value == pytest.approx(math.log(10), abs=0.1)  # nothing has been learned from noise
     assert found.gradient is not None
     assert (np.abs(found.gradient["pixels"]).max(axis=1) > 0).all()
@@ -142,16 +140,16 @@ def test_correlations_of_networks() -> None:
     expected = (2 * own * shared + 2 * shared**2) / (own**2 + 3 * shared**2)
     correlation = omniglot_sharing.correlations(half)
     np.testing.assert_allclose(correlation[~np.eye(4, dtype=bool)], expected, rtol=1e-6)
-    correlation[[0, 2], [2, 0]] = 0.9  # of the first alphabet and the same turned
+    correlation[[0, 2], [2, 0]] = 0.9  # the first alphabet and the same turned
     assert omniglot_sharing.turned_and_others(correlation) == pytest.approx(((0.9 + expected) / 2, expected))
 
 
 @pytest.mark.slow
 def test_the_gradient_of_sharing_is_that_of_floats() -> None:
     setup = omniglot_sharing.SETUPS["small"]
-    search = omniglot_sharing.searches(setup, omniglot_sharing.parts(setup))["paper"]
-    key = jax.random.key(0)
-    exact, floats = (evaluate(search.problem, start(search), key=key, **m) for m in ({}, {"method": Unrolled()}))
+    loop = omniglot_sharing.outer_loops(setup, omniglot_sharing.parts(setup))["paper"]
+    start, key = loop.start_arrays(), jax.random.key(0)
+    exact, floats = (evaluate(loop.problem, start, key=key, method=m) for m in (Reversible(), Unrolled()))
     assert exact.diagnostics["exact"] is True
     assert exact.gradient is not None
     assert floats.gradient is not None
@@ -161,7 +159,7 @@ def test_the_gradient_of_sharing_is_that_of_floats() -> None:
 def test_the_bits_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "BITS", 40.0)
     monkeypatch.setattr(memory, "REPORTS", 5)
-    found = memory.measure(memory.training((64, 10), 0.5), (64, 10), 0.5, 0)
+    found = memory.measure(memory.problem((64, 10), 0.5), (64, 10), 0.5, 0)
     assert found.weights == 650
     assert found.steps == [8, 16, 24, 32, 40]
     assert found.bits * (40 - 8) == pytest.approx(32, abs=8)  # a plane more or less
@@ -175,11 +173,10 @@ def test_agreement_of_means() -> None:
 
 
 def test_what_is_carried_over_to_a_wider_network() -> None:
-    setup = schedules.SETUPS["small"]
-    large = schedules_transfer.large(setup)
+    large = schedules_transfer.large(SMALL)
     assert (large.sizes, large.steps) == ((64, 200, 200, 200, 10), 1000)
     found: dict[str, Any] = {"log_learning_rate": np.float32(1), "log_init_scale": np.float32(-2)}
-    carried = schedules_transfer.carried(setup, found)
+    carried = schedules_transfer.carried(SMALL, found)
     half = -2 - math.log(2)
     np.testing.assert_allclose(carried["log_init_scale"], [-2, -2, -2, half, -2, half, -2, half], rtol=1e-6)
     assert carried["log_learning_rate"] == 1
@@ -224,7 +221,7 @@ def test_sharing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_schedules_and_what_builds_on_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedules, "ITERATIONS", 12)
+    monkeypatch.setattr(scheduled_loops, "ITERATIONS", 12)
     monkeypatch.setattr(schedules_rivals, "TRIALS", 16)
     monkeypatch.setattr(schedules_adam, "TRIALS", 16)
     monkeypatch.setattr(schedules_transfer, "TRIALS", 3)
@@ -240,14 +237,14 @@ def test_schedules_and_what_builds_on_them(tmp_path: Path, monkeypatch: pytest.M
     assert rivals[f"paper: {unseen}"] == found[f"paper: {unseen}"]
     transfer = run("schedules-transfer", tmp_path)
     assert all(0 < loss < 2.5 for quantity, loss in transfer.items() if "training loss" in quantity)
-    assert (tmp_path / "schedules" / "records.jsonl").read_text() == records  # nothing of that was run again
+    assert (tmp_path / "schedules" / "records.jsonl").read_text() == records  # these runs were not repeated
     adam = run("schedules-adam", tmp_path)
     assert adam["hypergrad: training loss after 12 iterations"] < adam["paper: training loss at the start"]
 
 
 @pytest.mark.slow
 def test_truncated_schedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedules, "ITERATIONS", 6)
+    monkeypatch.setattr(scheduled_loops, "ITERATIONS", 6)
     found = run("schedules-truncated", tmp_path)
     losses = [found[f"last-{last}: training loss, unseen seeds"] for last in (10, 100)]
     assert losses[1] < losses[0]
@@ -259,6 +256,6 @@ def test_memory_and_the_initial_gradient(tmp_path: Path, monkeypatch: pytest.Mon
     found = run("memory", tmp_path)
     for decay in memory.DECAYS:
         bits, limit = found[f"decay {decay}: bits a weight and step"], found[f"decay {decay}: entropy limit"]
-        assert bits == pytest.approx(limit, rel=8 / 70)  # of 70 bits between the reports, a plane more or less
+        assert bits == pytest.approx(limit, rel=8 / 70)  # 70 bits between the reports, a plane more or less
     gradient = run("initial-gradient", tmp_path)
-    assert gradient["log learning rate: share of the weights' elements below 0"] > 0.9  # too slow at first
+    assert gradient["log learning rate: share of the weights' elements below 0"] > 0.9  # rates are too low at first
