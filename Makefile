@@ -3,11 +3,13 @@
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 COMPARE_ARGS ?= --problem digits-mlp,digits-l2 --budget 2500 --seeds 5
 
+NEWEST ?= $(shell for v in 15 14 13 12; do python3.$$v -c '' 2>/dev/null && echo python3.$$v && break; done)
+
 VENV := .venv
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv compare test test-slow lint format constraints clean
+.PHONY: help venv compare test test-slow test-newest test-lowest lint format constraints clean
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +24,17 @@ test: venv  ## Run the fast tests
 
 test-slow: venv  ## Run the slow tests
 	$(VENV)/bin/pytest --numprocesses auto --dist loadfile -m slow
+
+test-newest: venv  ## Run the fast tests on the newest Python that is installed, with the newest dependencies
+	@test -n "$(NEWEST)" || { echo "no Python newer than 3.11 was found; name one with: make test-newest NEWEST=..."; exit 1; }
+	$(VENV)/bin/uv venv --quiet --clear --python $(NEWEST) build/newest
+	$(VENV)/bin/uv pip install --quiet --python build/newest/bin/python --editable '.[all]'
+	build/newest/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+
+test-lowest: venv  ## Run the fast tests with the lowest versions of the dependencies that pyproject.toml allows
+	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python build/lowest
+	$(VENV)/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable '.[all]'
+	build/lowest/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
 
 lint: venv  ## Check style and types
 	$(VENV)/bin/ruff check

@@ -15,16 +15,15 @@ import pytest
 
 
 def _server_programs() -> Path:
-    """The folder of PostgreSQL's server programs; Debian keeps them off the PATH."""
+    """Return the folder of PostgreSQL's server programs, which Debian keeps off the PATH; skip where there is none."""
     found = shutil.which("initdb")
     if found:
         return Path(found).parent
     versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if not versions:
-        pytest.fail(
+        pytest.skip(
             "initdb was not found: install the PostgreSQL server, for example with "
-            "`apt-get install postgresql`, or put the folder of initdb on the PATH",
-            pytrace=False,
+            "`apt-get install postgresql`, or put the folder of initdb on the PATH"
         )
     return max(versions, key=lambda path: float(path.parent.name))
 
