@@ -22,6 +22,7 @@ import pytest
 from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler
+from hypergrad_optuna.attributes import wanted
 from hypergrad_search import Float, TrainingProblem, evaluate, sgd
 from hypergrad_studies.papers.reversible_learning import comparison, outer
 from hypergrad_studies.papers.reversible_learning.comparison import Reported
@@ -125,7 +126,7 @@ def test_what_was_cut_off_goes_on(make: Any, problem: TrainingProblem, tmp_path:
     else:  # the step is taken again, and is the same; where the search explores, it draws other points
         trials = [make(problem)._study("mine", 0, folder).trials for folder in (whole, cut)]
         assert [t.number for t in trials[1]] == list(range(10))
-        parents = [t[4].system_attrs["hypergrad:parent"] for t in trials]
+        parents = [wanted(t[4]).parent for t in trials]
         assert parents[0] == parents[1] is not None
         assert again[4].value == expected[4].value
 

@@ -152,7 +152,12 @@ def test_results_are_read_back(tmp_path: Path) -> None:
     found = results.medians("chaos", rows, 2.5, "paper")
     results.write(tmp_path / "results.json", found)
     assert list(map(str, results.read(tmp_path / "results.json", "chaos", "paper", 3))) == list(map(str, found))
-    for study, scale, seeds in (("memory", "paper", 3), ("chaos", "small", 3), ("chaos", "paper", 2)):
+    others: list[tuple[str, results.Scale, int]] = [
+        ("memory", "paper", 3),
+        ("chaos", "small", 3),
+        ("chaos", "paper", 2),
+    ]
+    for study, scale, seeds in others:
         assert results.read(tmp_path / "results.json", study, scale, seeds) == []
     assert results.read(tmp_path / "nothing.json", "chaos", "paper", 3) == []
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.console import Console
 from rich.progress import track
 
@@ -26,7 +25,7 @@ from hypergrad_search.hypergradient import Global, Linear, OneHidden
 from hypergrad_studies import json_lines
 from hypergrad_studies.papers import figures
 from hypergrad_studies.papers.hypernetworks import penalised, searches, splits
-from hypergrad_studies.papers.hypernetworks.prediction import predicted
+from hypergrad_studies.papers.hypernetworks.prediction import fading_adam, predicted
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
 LOW, HIGH = -2.0, 4.0  # of the log penalty
@@ -88,7 +87,7 @@ def curves(setup: Setup, scale: Scale, seed: int, console: Console) -> list[Curv
         for at in track(grid, f"hypernet-1d, seed {seed}", console=console)
     ]
     steps = setup.hypernet_steps
-    fading = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+    fading = fading_adam(steps)
     for curve, method in {
         "global": Hypernet(network=OneHidden(50), algorithm=Global(hyper_steps=1), optimizer=fading, steps=steps + 1),
         "local": Hypernet(network=Linear(), optimizer=fading, steps=steps),

@@ -38,7 +38,7 @@ from hypergrad_studies.networks import Layers
 from hypergrad_studies.papers import figures
 from hypergrad_studies.papers.hypernetworks import penalised, searches, splits
 from hypergrad_studies.papers.hypernetworks.penalised import PRECISION
-from hypergrad_studies.papers.hypernetworks.prediction import predicted
+from hypergrad_studies.papers.hypernetworks.prediction import fading_adam, predicted
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
 REACH = 3.0  # log penalties lie between minus this and this
@@ -127,10 +127,6 @@ def gaussian_process(points: np.ndarray, losses: list[float], seed: int) -> Pred
     return predict
 
 
-def _adam(steps: int) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(3e-3, steps))
-
-
 def on_settings(problem: TrainingProblem, network: Response, points: jax.Array, steps: int, seed: int) -> Predict:
     """Predict by a hypernetwork that is trained at `points` alone, one of them drawn at each step.
 
@@ -139,7 +135,7 @@ def on_settings(problem: TrainingProblem, network: Response, points: jax.Array, 
     init_key, network_key, step_key = jax.random.split(jax.random.key(seed), 3)
     base, unravel = ravel_pytree(problem.init(init_key, {}))
     trained = base, network.init(network_key, points.shape[1], base.size)
-    optimizer = _adam(steps)
+    optimizer = fading_adam(steps)
 
     def params(trained: Any, log_l2: jax.Array) -> Layers:
         base, weights = trained
@@ -173,7 +169,7 @@ def penalties(log_l2: jax.Array) -> dict[str, jax.Array]:
 
 def stochastic(problem: TrainingProblem, network: Response, steps: int, seed: int) -> Predict:
     """Predict by a hypernetwork that is trained at settings drawn from the whole box."""
-    method = Hypernet(network=network, algorithm=Global(hyper_steps=1), optimizer=_adam(steps), steps=steps + 1)
+    method = Hypernet(network=network, algorithm=Global(hyper_steps=1), optimizer=fading_adam(steps), steps=steps + 1)
     key = jax.random.key(seed)
     done = evaluate(problem, penalised.alike(SPACE, 1.0), method=method, key=key, space=SPACE)
     if done.checkpoint is None:  # the hypernetwork's training failed

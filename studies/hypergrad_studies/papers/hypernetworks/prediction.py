@@ -1,11 +1,19 @@
-"""The validation loss that a hypernetwork predicts for settings that were never trained."""
+"""Hypernetworks that predict the validation loss of settings that were never trained."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from hypergrad_search import Hypernet, Space, TrainingProblem
+
+RATE = 3e-3
+
+
+def fading_adam(steps: int) -> optax.GradientTransformation:
+    """Adam for a hypernetwork that predicts: its rate falls to 0 within `steps` steps, along a cosine."""
+    return optax.adam(optax.cosine_decay_schedule(RATE, steps))
 
 
 def predicted(
