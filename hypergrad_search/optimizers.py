@@ -88,17 +88,17 @@ class AdditiveOptimizer(Optimizer):
     @property
     @abc.abstractmethod
     def decays(self) -> Mapping[str, str]:
-        """From each slot to the setting by which it decays."""
+        """The setting by which each slot decays."""
 
     @property
     @abc.abstractmethod
     def fraction_bits(self) -> Mapping[str, int]:
-        """From "weights" and each slot to the bits behind the binary point, unless the user chooses others."""
+        """The bits behind the binary point of "weights" and of each slot, unless the user chooses others."""
 
     @property
     @abc.abstractmethod
     def smallest_decays(self) -> Mapping[str, float]:
-        """From what decays to the decay that buffers are sized for where the true one is not known beforehand."""
+        """The decay that buffers have room for, by what decays, where the true one is not known when they are made."""
 
     @abc.abstractmethod
     def weight_decay(self, settings: Scalars) -> jax.Array | None:
@@ -306,11 +306,11 @@ def _checked(optimizer: Optimizer) -> Optimizer:
 
 
 def _one_minus_power(decay: jax.Array, count: jax.Array) -> jax.Array:
-    return -jnp.expm1(count * jnp.log(decay))
+    return -jnp.expm1(count.astype(decay.dtype) * jnp.log(decay))
 
 
 def _root(x: jax.Array) -> jax.Array:
-    """The square root, with slope 0 at 0: a weight that never had a gradient does not react to one's size."""
+    """Return the square root, with slope 0 at 0, since a weight that never had a gradient reacts to none."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 
@@ -321,9 +321,9 @@ def _is_number(leaf: Any) -> bool:
 def resolve(
     optimizer: Optimizer, hyperparameters: Mapping[str, Any], params: Any, steps: int
 ) -> tuple[dict[str, jax.Array], tuple[int, ...]]:
-    """Every setting as one array of shape `(steps, groups)`, and the group of each leaf of `params`.
+    """Return every setting as an array of shape `(steps, groups)`, and the group of each leaf of `params`.
 
-    Leaves for which all settings were given as one are a group.
+    Leaves that share all settings form a group.
     """
     optimizer.check_names(hyperparameters)
     leaves = jax.tree.leaves(params)
@@ -343,7 +343,7 @@ def resolve(
 def _resolve(
     name: str, setting: Setting, hyperparameters: Mapping[str, Any], params: Any, steps: int
 ) -> tuple[list[jax.Array], list[int]]:
-    """The schedules that a setting consists of, each of shape `(steps,)`, and for each leaf which one is its own."""
+    """Return the schedules of a setting, each of shape `(steps,)`, and for each leaf the index of its own."""
 
     def over_time(leaf: Any) -> Any:
         if isinstance(leaf, str):

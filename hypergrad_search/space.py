@@ -50,7 +50,7 @@ class Float:
 
 @dataclass(frozen=True)
 class Int:
-    """A whole-number hyperparameter from `low` to `high`, both included; chosen by a gradient-free sampler.
+    """A whole-number hyperparameter from `low` to `high`, both included. It has no gradient, so the explorer chooses it.
 
     Raises `ValueError` where the bounds are reversed, or `log=True` and `low` is below 1.
     """
@@ -71,7 +71,7 @@ class Int:
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of several values (None, bool, int, float or str); chosen by a gradient-free sampler.
+    """One of several values (None, bool, int, float or str). It has no gradient, so the explorer chooses it.
 
     Raises `ValueError` where there is no choice.
     """
@@ -115,12 +115,12 @@ def check_space(space: Space) -> None:
 
 
 def floats(space: Space) -> dict[str, Float]:
-    """The differentiable part of a space, in its own order."""
+    """Return the differentiable part of a space, in the order of the space."""
     return {name: parameter for name, parameter in space.items() if isinstance(parameter, Float)}
 
 
 def lifted(space: Space) -> dict[str, Float | Int | Categorical]:
-    """The space with every number that may be lifted as an array."""
+    """Return the space with an array in place of every number that has a `lift`."""
     return {
         name: replace(p, shape=p.lift, lift=None) if isinstance(p, Float) and p.lift is not None else p
         for name, p in space.items()
@@ -128,17 +128,17 @@ def lifted(space: Space) -> dict[str, Float | Int | Categorical]:
 
 
 def unlifted(space: Space) -> dict[str, Float | Int | Categorical]:
-    """The space without any `lift`."""
+    """Return the space without any `lift`."""
     return {name: replace(p, lift=None) if isinstance(p, Float) else p for name, p in space.items()}
 
 
 def dimension(space: Space) -> int:
-    """How many differentiable numbers a space holds: the length of a vector in its unit box."""
+    """Return how many differentiable numbers a space holds, the length of a vector in its unit box."""
     return sum(parameter.size for parameter in floats(space).values())
 
 
 def coordinates(name: str, shape: tuple[int, ...]) -> list[str]:
-    """The names under which hosts know an array's elements, in C order: `name[0,0]`, `name[0,1]`, ...
+    """Return the names under which hosts know an array's elements, in C order: `name[0,0]`, `name[0,1]`, ...
 
     For `shape=()` it is the name itself.
     """
@@ -146,12 +146,12 @@ def coordinates(name: str, shape: tuple[int, ...]) -> list[str]:
 
 
 def to_unit(space: Space, hyperparameters: Hyperparameters) -> np.ndarray[Any, Any]:
-    """The floats of `hyperparameters` as one float64 vector in the unit box: 0 at `low`, 1 at `high`."""
+    """Return the floats of `hyperparameters` as one float64 vector in the unit box, 0 at `low` and 1 at `high`."""
     return _concatenate([scaled(p, _array(name, p, hyperparameters)) for name, p in floats(space).items()])
 
 
 def from_unit(space: Space, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """The inverse of `to_unit`, clipped to the bounds: a float for `shape=()`, else a float64 array."""
+    """Return the inverse of `to_unit`, clipped to the bounds: a float for `shape=()`, else a float64 array."""
     result: dict[str, Any] = {}
     start = 0
     for name, p in floats(space).items():
@@ -162,13 +162,13 @@ def from_unit(space: Space, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def level(parameter: Float, array: np.ndarray[Any, Any]) -> float:
-    """The number that stands for an array: its mean in the unit box."""
+    """Return the number that stands for an array: its mean in the unit box, in natural units."""
     mean = np.mean(scaled(parameter, np.asarray(array, np.float64)), keepdims=True)
     return float(_within_bounds(parameter, mean)[0])
 
 
 def gradient_to_unit(space: Space, hyperparameters: Hyperparameters, gradient: Hyperparameters) -> np.ndarray[Any, Any]:
-    """A gradient in natural units, carried into the unit box by the chain rule; shape `(dimension(space),)`."""
+    """Carry a gradient in natural units into the unit box by the chain rule; shape `(dimension(space),)`."""
     parts = []
     for name, p in floats(space).items():
         slope = np.ravel(_array(name, p, hyperparameters)) * math.log(p.high / p.low) if p.log else p.high - p.low

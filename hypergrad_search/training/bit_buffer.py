@@ -24,7 +24,7 @@ STRETCH_BITS = 4  # how many more may be lost before the next chance to fill a p
 
 
 class Plan(NamedTuple):
-    """What happens at each step to an array that decays; all of shape `(steps,)`.
+    """What happens at each step to an array that decays. All fields have shape `(steps,)`.
 
     The array stands for `scale_before` times its content before the step, `scale_after` times it after. Where
     `spill`, contents are shifted, and a plane is filled, before the step; `filled` (int32) planes are full before that.
@@ -42,7 +42,7 @@ Lost = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def stretch(log_decay: jax.Array) -> jax.Array:
-    """The most steps (int32) in which no array loses more than 4 bits, but at least 1; for any shape of decays."""
+    """Return the most steps (int32), at least 1, in which no array loses more than 4 bits; decays have any shape."""
     most = jnp.max(_lost_bits(log_decay), initial=0.0)
     return jnp.clip(STRETCH_BITS / most, 1, 2.0**30).astype(jnp.int32)
 
@@ -63,7 +63,7 @@ def plan(log_decay: jax.Array, stretch: jax.Array | int) -> tuple[Plan, jax.Arra
         after = before + compensated
         error_after = (after - before) - compensated
         planned = Plan(_power(before, error), _power(after, error_after), spill, filled)
-        return (after, error_after, filled + spill), planned
+        return (after, error_after, filled + spill.astype(jnp.int32)), planned
 
     start = (jnp.float32(0), jnp.float32(0), jnp.int32(0))
     now = (jnp.arange(log_decay.shape[0]), _lost_bits(log_decay))
@@ -91,7 +91,7 @@ def _lost_bits(log_decay: jax.Array) -> jax.Array:
 
 
 def _power(bits: jax.Array, error: jax.Array) -> jax.Array:
-    """2**(error - bits) to the last bit or so: the exponential of no more than ln 2, halved exactly."""
+    """Return 2**(error - bits), right to about the last bit: an exponential of at most ln 2, halved exactly."""
     whole = jnp.floor(bits)
     halved = ((127 - whole).astype(jnp.int32) << 23).view(jnp.float32)
     power: jax.Array = jnp.exp(((whole - bits) + error) * jnp.float32(0.6931471805599453)) * halved

@@ -155,7 +155,7 @@ def prepare(
                 f"init: params{jax.tree_util.keystr(path)} must be float32 to train reversibly, "
                 f"got {weights.dtype}; cast it, or use method=Unrolled()"
             )
-    with jax.ensure_compile_time_eval():  # settings that do not depend on what is traced keep their values
+    with jax.ensure_compile_time_eval():  # so settings that do not depend on what is traced keep their values
         return params, *resolve(problem.optimizer, hyperparameters, params, problem.steps)
 
 
@@ -176,7 +176,7 @@ def check_fraction_bits(chosen: Mapping[str, int]) -> dict[str, int]:
 
 
 def log_decays(optimizer: AdditiveOptimizer, settings: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The logarithm of every decay, by the name of what decays, each of the settings' shape."""
+    """Return the logarithm of each decay, by the name of what decays; each has the shape of the settings."""
     logs = {slot: jnp.log(settings[setting]) for slot, setting in optimizer.decays.items()}
     weight_decay = optimizer.weight_decay(settings)
     return logs if weight_decay is None else {**logs, WEIGHTS: jnp.log1p(-weight_decay)}
@@ -185,20 +185,20 @@ def log_decays(optimizer: AdditiveOptimizer, settings: dict[str, jax.Array]) -> 
 def plan_schedule(
     optimizer: AdditiveOptimizer, settings: dict[str, jax.Array], stretch: jax.Array | int
 ) -> tuple[Schedule, dict[str, jax.Array]]:
-    """The settings with the plan of what decays; also the number of planes that each name fills at most."""
+    """Return the settings with the plan of what decays, and by name the most planes that an array fills."""
     plans, planes = plan_decays(log_decays(optimizer, jax.lax.stop_gradient(settings)), stretch)
     return Schedule(settings, plans), planes
 
 
 def plan_decays(logs: dict[str, jax.Array], stretch: jax.Array | int) -> tuple[dict[str, Plan], dict[str, jax.Array]]:
-    """The plan of what decays, and the number of planes that it fills at most, by name."""
+    """Return by name the plan of what decays, and the most planes that an array fills."""
     over_groups = jax.vmap(bit_buffer.plan, in_axes=(1, None), out_axes=(1, 0))
     plans = {name: over_groups(log, stretch) for name, log in logs.items()}
     return {name: plan for name, (plan, _) in plans.items()}, {name: jnp.max(n) for name, (_, n) in plans.items()}
 
 
 def start(program: Program, weights: list[jax.Array]) -> State:
-    """The state before the first step."""
+    """Return the state before the first step."""
     numbers = [
         {
             WEIGHTS: fixed_point.from_float(x, program.bits[WEIGHTS]),
@@ -210,7 +210,7 @@ def start(program: Program, weights: list[jax.Array]) -> State:
 
 
 def weights_of(program: Program, inputs: Inputs, state: State) -> list[jax.Array]:
-    """The weights as float32 arrays, after what was due to be spilled."""
+    """Return the weights as float32 arrays; call it after what was due has been spilled."""
     weights = [fixed_point.to_float(numbers[WEIGHTS], program.bits[WEIGHTS]) for numbers in state.numbers]
     plans = inputs.schedule.plans
     if WEIGHTS not in plans:
@@ -224,8 +224,8 @@ def weights_of(program: Program, inputs: Inputs, state: State) -> list[jax.Array
 def run_forward(program: Program, inputs: Inputs, state: State, stop: jax.Array | int, *, early: bool) -> State:
     """Train until `stop` steps are done; if `early`, end where a number has left its range (as NaN does).
 
-    No spill may be due in between. Not to end early is for `jax.vmap`, under which each would wait for all, and
-    choosing between old and new state would copy both.
+    No spill may be due in between. Under `jax.vmap` set `early` to False: there all runs would wait for the last one,
+    and choosing between old and new states would copy both.
     """
 
     def going(state: State) -> jax.Array:
@@ -245,7 +245,7 @@ def run_forward(program: Program, inputs: Inputs, state: State, stop: jax.Array 
 def run_backward(
     program: Program, inputs: Inputs, state: State, adjoint: Adjoint, stop: jax.Array | int
 ) -> tuple[State, Adjoint]:
-    """Undo the steps of `state` until `stop` of them are left, and carry `adjoint` back; no spill in between."""
+    """Undo steps until `stop` of them are left, and carry `adjoint` back; no spill may have been done in between."""
 
     def backward(carry: tuple[State, Adjoint]) -> tuple[State, Adjoint]:
         (numbers, step, outside), adjoint = carry
@@ -253,7 +253,7 @@ def run_backward(
         nows = _at(program, inputs, step)
         numbers = [_retreat_weights(program, *array, step) for array in zip(numbers, nows, strict=True)]
         weights = [_weights(program, *array) for array in zip(numbers, nows, strict=True)]
-        # the gradient is that of the forward pass, and pulling back through it is the Hessian-vector product
+        # The gradient is that of the forward pass. Pulling back through it gives the Hessian-vector product.
         gradient, pull_back = jax.vjp(
             lambda weights, dynamic: _gradient(program, dynamic, inputs.key, weights, step), weights, inputs.dynamic
         )
@@ -313,13 +313,13 @@ def start_adjoint(
 
 
 def equal(numbers: list[Numbers], others: list[Numbers]) -> jax.Array:
-    """Whether all weights and slots agree in every bit."""
+    """Return whether all weights and slots agree in every bit."""
     pairs = zip(numbers, others, strict=True)
     return jnp.all(jnp.stack([fixed_point.equal(x, other[name]) for leaf, other in pairs for name, x in leaf.items()]))
 
 
 def norm(arrays: list[jax.Array]) -> jax.Array:
-    """The Euclidean norm of all arrays together."""
+    """Return the Euclidean norm of all arrays together."""
     return jnp.sqrt(sum(jnp.vdot(x, x) for x in arrays))
 
 
@@ -340,7 +340,9 @@ def _gradient(
 def _isolated(
     program: Program, dynamic: dict[str, Any], key: jax.Array, weights: list[jax.Array], step: jax.Array
 ) -> list[jax.Array]:
-    """The gradient as a branch, which compilers neither merge with what is around it nor know to be always taken."""
+    """Return the gradient from a branch. Compilers do not merge a branch with the code around it, and do not know that
+    this one is always taken.
+    """
     gradient: list[jax.Array] = jax.lax.cond(
         step >= 0,
         lambda weights: _gradient(program, dynamic, key, weights, step),
@@ -361,13 +363,13 @@ def _replace(state: State, name: str, contents: Any) -> State:
 
 
 def _weights(program: Program, numbers: Numbers, now: Schedule) -> jax.Array:
-    """The weights before a step, in float32."""
+    """Return the weights before a step, in float32."""
     weights = fixed_point.to_float(numbers[WEIGHTS], program.bits[WEIGHTS])
     return now.plans[WEIGHTS].scale_before * weights if WEIGHTS in now.plans else weights
 
 
 def _advance(program: Program, numbers: Numbers, gradient: jax.Array, now: Schedule, step: jax.Array) -> Numbers:
-    """One exact step of one array."""
+    """Take one exact step of one array."""
     numbers = {**numbers}
     for name, increment in _increments(program, gradient, now).items():
         numbers[name] = fixed_point.add(numbers[name], increment)
@@ -380,7 +382,7 @@ def _retreat_weights(program: Program, numbers: Numbers, now: Schedule, step: ja
 
 
 def _slots(program: Program, numbers: Numbers, now: Schedule, *, after: bool) -> dict[str, jax.Array]:
-    """The slots in float32, before the step or after it."""
+    """Return the slots in float32, as they are before the step or after it."""
     return {
         name: (now.plans[name].scale_after if after else now.plans[name].scale_before)
         * fixed_point.to_float(numbers[name], program.bits[name])
@@ -421,9 +423,9 @@ def _step_adjoint(
     slot_adjoints: dict[str, jax.Array],
     step: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array, dict[str, jax.Array]]:
-    """Through one step of one array: the adjoints of weights, slots, gradient and settings before it."""
+    """Carry adjoints back through one step of one array: return those of weights, slots, gradient and settings."""
     slots = _slots(program, numbers, now, after=False)
-    # a setting for each weight, so that all of its uses are added up before they are summed over the weights
+    # Each weight gets a setting of its own, so that all uses of it are added up before the sum over the weights.
     settings = {name: jnp.broadcast_to(value, weights.shape) for name, value in now.settings.items()}
 
     def one_step(
@@ -443,8 +445,8 @@ def _outside(numbers: list[Numbers]) -> jax.Array:
 class Diagnosis(NamedTuple):
     """What went wrong at the last step done, for each leaf of the parameters, as pytrees of their structure.
 
-    `nan`: whether its update has NaN. `outside`: by name, whether a number is out of range. `reach`: by name, the
-    magnitude from which on it is.
+    `nan` tells whether the update has NaN, `outside` by name whether a number is out of range, and `reach` by name the
+    magnitude from which on a number is out of range.
     """
 
     nan: Params

@@ -23,22 +23,24 @@ _MOST_FRACTION_BITS_IN_TWO_LIMBS = 52
 
 
 def limbs(fraction_bits: int) -> int:
-    """How many limbs a number has: two where a range of 2**9 or more is left, else three."""
+    """Return how many limbs a number has: two where they leave a range of 2**9 or more, else three."""
     return 2 if fraction_bits <= _MOST_FRACTION_BITS_IN_TWO_LIMBS else 3
 
 
 def limit(fraction_bits: int) -> float:
-    """Numbers of this magnitude are out of range."""
+    """Return the smallest magnitude that is out of range."""
     return 2.0 ** (_RANGE_BITS - _first_fraction_bits(fraction_bits))
 
 
 def zeros(shape: tuple[int, ...], fraction_bits: int) -> Fixed:
-    """Fixed-point zeros."""
+    """Return zeros of this shape."""
     return jnp.zeros(shape, jnp.int32), *(jnp.zeros(shape, jnp.uint32) for _ in range(limbs(fraction_bits) - 1))
 
 
 def from_float(x: jax.Array, fraction_bits: int) -> Fixed:
-    """Round float32 to nearest. Where it is too large, or NaN, the result added to anything in range is `outside`."""
+    """Round float32 to nearest. Where it is too large, or NaN, the sum of the result and any number in range is
+    `outside`.
+    """
     saturated = 2.0 ** (_RANGE_BITS + 1)
     scaled = x * 2.0 ** _first_fraction_bits(fraction_bits)
     scaled = jnp.where(jnp.abs(scaled) < saturated, scaled, saturated)  # NaN too
@@ -49,7 +51,7 @@ def from_float(x: jax.Array, fraction_bits: int) -> Fixed:
         digits.append(jnp.round(rest))
         rest = rest - digits[-1]
     high, *lows = (digit.astype(jnp.int32) for digit in digits)
-    # signed digits to two's complement: a negative digit borrows one from the digit before
+    # The conversion from signed digits to two's complement: a negative digit borrows one from the digit before it.
     for i in reversed(range(len(lows))):
         borrowed = lows[i] >> (LIMB_BITS - 1)
         if i:
@@ -60,10 +62,10 @@ def from_float(x: jax.Array, fraction_bits: int) -> Fixed:
 
 
 def to_float(x: Fixed, fraction_bits: int) -> jax.Array:
-    """The float32 nearest to a number, up to one more rounding of the last bit."""
+    """Return the float32 nearest to each number, up to one more rounding of the last bit."""
     high, *lows = x
     unit = 2.0 ** -_first_fraction_bits(fraction_bits)
-    # two's complement to signed digits, so that small negative numbers do not cancel
+    # The conversion from two's complement to signed digits keeps small negative numbers from cancelling.
     digits, carry = [], jnp.zeros_like(lows[-1])
     for low in reversed(lows):
         digit = low + carry
@@ -78,7 +80,7 @@ def to_float(x: Fixed, fraction_bits: int) -> jax.Array:
 
 
 def add(x: Fixed, y: Fixed) -> Fixed:
-    """x + y, modulo the range; undone by `subtract(_, y)`."""
+    """Return x + y, modulo the range; `subtract(_, y)` undoes it."""
     total, carry = [], None
     for a, b in zip(reversed(x[1:]), reversed(y[1:]), strict=True):
         low = a + b
@@ -93,7 +95,7 @@ def add(x: Fixed, y: Fixed) -> Fixed:
 
 
 def subtract(x: Fixed, y: Fixed) -> Fixed:
-    """x - y, modulo the range; undone by `add(_, y)`."""
+    """Return x - y, modulo the range; `add(_, y)` undoes it."""
     total, borrow = [], None
     for a, b in zip(reversed(x[1:]), reversed(y[1:]), strict=True):
         low = a - b
@@ -108,10 +110,10 @@ def subtract(x: Fixed, y: Fixed) -> Fixed:
 
 
 def shift_right(x: Fixed, bits: jax.Array) -> Fixed:
-    """floor(x / 2**bits), for a uint32 scalar below 32; the last `bits` bits of the last limb are lost."""
+    """Return floor(x / 2**bits), for a uint32 scalar below 32; the last `bits` bits of the last limb are lost."""
     high, *lows = x
     above = [high.astype(jnp.uint32), *lows[:-1]]
-    # in XLA a shift by all 32 bits gives 0, as it must where `bits` is 0
+    # A shift by all 32 bits gives 0 in XLA, as it must where `bits` is 0.
     shifted = [low >> bits | before << (LIMB_BITS - bits) for low, before in zip(lows, above, strict=True)]
     return high >> bits.astype(jnp.int32), *shifted
 
@@ -127,20 +129,20 @@ def shift_left(x: Fixed, bits: jax.Array, lost: jax.Array) -> Fixed:
 
 
 def outside(*xs: Fixed) -> jax.Array:
-    """Whether any number of these arrays, of one shape, is out of range: one boolean."""
-    # the bitwise or of all magnitudes: unlike a maximum of floats, compilers vectorise it
+    """Return one boolean: whether any number of these arrays, which have one shape, is out of range."""
+    # This takes the bitwise or of all magnitudes, since compilers vectorise it, unlike a maximum of floats.
     either = functools.reduce(jax.lax.bitwise_or, map(_magnitude, xs))
     rows = jax.lax.reduce(either, 0, jax.lax.bitwise_or, range(either.ndim - 1))
     return jnp.any(rows >= 1 << _RANGE_BITS)
 
 
 def is_outside(x: Fixed) -> jax.Array:
-    """Whether each number is out of range."""
+    """Return for each number whether it is out of range."""
     return _magnitude(x) >= 1 << _RANGE_BITS
 
 
 def equal(x: Fixed, y: Fixed) -> jax.Array:
-    """Whether two arrays agree in every bit: one boolean."""
+    """Return one boolean: whether two arrays agree in every bit."""
     return jnp.all(jnp.stack([jnp.all(a == b) for a, b in zip(x, y, strict=True)]))
 
 

@@ -1,4 +1,4 @@
-"""How the leaves of the parameters are kept while they are trained: small ones together, for fewer and longer loops."""
+"""How parameters are kept while they are trained: small leaves share arrays, which makes fewer and longer loops."""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ import numpy as np
 
 from hypergrad_search.problem import Params
 
-_SMALL = 1 << 15  # a leaf of fewer weights shares an array with others that have the same settings
+_SMALL = 1 << 15  # weights; a smaller leaf shares an array with others of the same settings
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the leaves of the parameters are kept: `arrays` has the leaves that each array consists of.
+    """How the leaves of the parameters are kept; `arrays` lists the leaves that each array consists of.
 
-    An array of one leaf has its shape, one of several is flat. All leaves of an array have the same settings: those
-    of the group in `groups`.
+    An array of one leaf has the shape of this leaf, and an array of several leaves is flat. All leaves of an array have
+    the same settings, those of the array's group in `groups`.
     """
 
     treedef: Any
@@ -28,7 +28,7 @@ class Layout:
     groups: tuple[int, ...]
 
     def pack(self, params: Params) -> list[jax.Array]:
-        """Parameters to arrays."""
+        """Return the arrays that hold these parameters."""
         leaves = self.treedef.flatten_up_to(params)
         return [
             leaves[array[0]] if len(array) == 1 else jnp.concatenate([jnp.ravel(leaves[i]) for i in array])
@@ -36,7 +36,7 @@ class Layout:
         ]
 
     def unpack(self, arrays: list[jax.Array]) -> Params:
-        """Arrays to parameters."""
+        """Return the parameters that these arrays hold."""
         leaves: dict[int, jax.Array] = {}
         for array, indices in zip(arrays, self.arrays, strict=True):
             sizes = [math.prod(self.shapes[i]) for i in indices]
@@ -46,7 +46,7 @@ class Layout:
 
 
 def arrange(params: Params, groups: Sequence[int]) -> Layout:
-    """The layout for parameters, of which the shapes matter alone, with the group of settings of each leaf."""
+    """Return the layout for parameters of these shapes, where `groups` has the group of settings of each leaf."""
     leaves, treedef = jax.tree.flatten(params)
     arrays: dict[Any, list[int]] = {}
     for i, (leaf, group) in enumerate(zip(leaves, groups, strict=True)):
