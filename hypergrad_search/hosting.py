@@ -1,11 +1,13 @@
 """How hosts evaluate their trials: the defaults, and what a trial's search wants, in one place for all hosts."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from hypergrad_search.checks import whole_number
 from hypergrad_search.hypergradient.base import Evaluation, Method
@@ -14,6 +16,7 @@ from hypergrad_search.hypergradient.reversible import Reversible
 from hypergrad_search.hypergradient.unrolled import Unrolled
 from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.search.ask_tell import Wanted
+from hypergrad_search.search.observation import number_to_json
 from hypergrad_search.space import Hyperparameters, Space, floats, lifted
 
 #: differentiates exactly, and in floats where a reversal turns out inexact, so that a search does not end for it
@@ -65,10 +68,27 @@ class HostedProblem:
             checkpoint=checkpoint() if self.method.continues else None,
         )
 
-    def gradient(self, evaluation: Evaluation) -> dict[str, Any] | None:
-        """Return the derivatives that a search may step along; None where there are none."""
-        usable = evaluation.usable_gradient
-        return None if usable is None else {name: usable[name] for name in floats(self.space) if name in usable}
+    def facts(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Return what a host stores of an evaluation, beside its value and checkpoint, by name; nothing that is None.
+
+        `gradient` is there only if a search may step along it. It and `refined` hold floats as numbers and numpy
+        arrays; all else is plain JSON.
+        """
+        usable, refined, held_back = evaluation.usable_gradient, evaluation.refined, evaluation.held_back
+        differentiable = floats(self.space)
+        facts = {
+            "status": str(evaluation.status),
+            "message": evaluation.message,
+            "cost": evaluation.cost.gradient_evaluations,
+            "seconds": evaluation.cost.seconds,
+            "steps": evaluation.diagnostics.get("steps", self.problem.steps),
+            "exact": evaluation.diagnostics.get("exact"),
+            "test_loss": evaluation.test_loss,
+            "held_back": None if held_back is None else [number_to_json(loss) for loss in held_back],
+            "gradient": None if usable is None else _plain({n: usable[n] for n in differentiable if n in usable}),
+            "refined": None if refined is None else {**refined, **_plain({n: refined[n] for n in differentiable})},
+        }
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def host(
@@ -82,3 +102,24 @@ def host(
     if report_every is not None:
         report_every = whole_number(f"{owner}: report_every", report_every, 1)
     return HostedProblem(problem, space, method, jax.random.key(0) if key is None else key, report_every)
+
+
+def joined(values: Hyperparameters) -> dict[str, Any]:
+    """Return hyperparameters with arrays in place of their coordinates `name[i,j]`, where all of them are there."""
+    keys: dict[str, dict[tuple[int, ...], str]] = {}
+    for key in values:
+        if match := re.fullmatch(r"(.+)\[(\d+(?:,\d+)*)\]", key):
+            keys.setdefault(match[1], {})[tuple(map(int, match[2].split(",")))] = key
+    arrays: dict[str, tuple[str, Any]] = {}  # by the key of each element
+    for name, of_name in keys.items():
+        shape = tuple(max(axis) + 1 for axis in zip(*of_name, strict=False))
+        whole = math.prod(shape) == len(of_name) and all(index in of_name for index in np.ndindex(*shape))
+        if whole and name not in values:
+            array = np.reshape([values[of_name[index]] for index in np.ndindex(*shape)], shape)
+            arrays |= dict.fromkeys(of_name.values(), (name, array))
+    return dict(arrays.get(key, (key, value)) for key, value in values.items())
+
+
+def _plain(values: Hyperparameters) -> dict[str, Any]:
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    return {name: array if array.shape else float(array) for name, array in arrays.items()}

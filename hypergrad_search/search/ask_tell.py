@@ -49,7 +49,10 @@ class Wanted:
         """Return what `to_json` was called on; without data that nothing is wanted, as under another search."""
         if data is None:
             return cls(gradient_below=-math.inf)
-        fold = None if data["fold"] is None else Fold(*data["fold"][:2], float(data["fold"][2]))
+        fold = None
+        if data["fold"] is not None:
+            index, of, below = data["fold"]
+            fold = Fold(index, of, float(below))
         return cls(**{**data, "gradient_below": float(data["gradient_below"]), "fold": fold})
 
     def wants_gradient(self, value: float) -> bool:

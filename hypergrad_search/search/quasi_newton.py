@@ -85,7 +85,8 @@ class QuasiNewtonRegion(TrustRegion):
             method="L-BFGS-B",
             bounds=np.stack([low, high], axis=1),
         )
-        return np.clip(solution.x, low, high)
+        point: np.ndarray = np.clip(solution.x, low, high)
+        return point
 
     def length(self, point: np.ndarray) -> float:
         return float(np.abs(point - self.point).max() / self.radius)
@@ -125,4 +126,5 @@ class QuasiNewtonRegion(TrustRegion):
         expected = step @ along
         share = 1.0 if step @ change >= damping * expected else (1 - damping) * expected / (expected - step @ change)
         damped = share * change + (1 - share) * along
-        return curvature - np.outer(along, along) / expected + np.outer(damped, damped) / (step @ damped)
+        updated: np.ndarray = curvature - np.outer(along, along) / expected + np.outer(damped, damped) / (step @ damped)
+        return updated

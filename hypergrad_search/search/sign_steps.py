@@ -66,7 +66,8 @@ class SignRegion(TrustRegion):
         return self.how.radii
 
     def step(self) -> np.ndarray:
-        return np.clip(self.point - self.radii * np.sign(self.gradient) * self._shares, 0.0, 1.0)
+        point: np.ndarray = np.clip(self.point - self.radii * np.sign(self.gradient) * self._shares, 0.0, 1.0)
+        return point
 
     def length(self, point: np.ndarray) -> float:
         return float((np.abs(point - self.point) / self.radii).max() / (self._shares.max() or 1.0))
@@ -74,7 +75,7 @@ class SignRegion(TrustRegion):
     @property
     def _shares(self) -> np.ndarray:
         """The share of its radius that each coordinate steps; coordinates that the box blocks have no share."""
-        size = np.abs(self.downhill)
+        size: np.ndarray = np.abs(self.downhill)
         return size / (size + np.median(size[size > 0])) if size.any() else size
 
     def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:

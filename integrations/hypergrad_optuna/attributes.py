@@ -1,70 +1,38 @@
 """The attributes of a trial through which sampler and objective talk; they work in every storage."""
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from hypergrad_optuna import arrays
-from hypergrad_search.search.strategy import Proposal
+from hypergrad_search.search.ask_tell import Wanted
 
-PARENT = "hypergrad:parent"
-GRADIENT_BELOW = "hypergrad:gradient_below"
-HELD_BACK_BELOW = "hypergrad:held_back_below"
-HELD_BACK = "hypergrad:held_back_loss"
-GRADIENT = "hypergrad:gradient"
-COST = "hypergrad:cost"
-
-Trial = optuna.Trial | FrozenTrial
+PREFIX = "hypergrad:"
+#: what is kept of an evaluation, each in a user attribute of its own
+FACTS = ("cost", "status", "message", "test_loss", "exact", "held_back", "refined", "checkpoint")
+COST, STATUS, MESSAGE, TEST_LOSS, EXACT, HELD_BACK, REFINED, CHECKPOINT = (PREFIX + name for name in FACTS)
+GRADIENT = PREFIX + "gradient"
+WANTED = PREFIX + "wanted"  # a system attribute: what the sampler wants of the trial
 
 
-def propose(study: optuna.Study, trial: FrozenTrial, proposal: Proposal) -> None:
-    """Note what a trial is for, before it runs; an infinite threshold is stored as text, since JSON has no infinity."""
-    study._storage.set_trial_system_attr(trial._trial_id, PARENT, proposal.parent)
-    study._storage.set_trial_system_attr(trial._trial_id, GRADIENT_BELOW, _json(proposal.gradient_below))
-    study._storage.set_trial_system_attr(trial._trial_id, HELD_BACK_BELOW, _json(proposal.held_back_below))
+def want(study: optuna.Study, trial: FrozenTrial, wanted: Wanted) -> None:
+    """Note what a trial is for, before it runs."""
+    study._storage.set_trial_system_attr(trial._trial_id, WANTED, wanted.to_json())
+
+
+def wanted(trial: optuna.Trial | FrozenTrial) -> Wanted:
+    """Return what the sampler wants of a trial: nothing, if it is no `HypergradSampler`."""
+    attributes: dict[str, Any] = (
+        trial.system_attrs if isinstance(trial, FrozenTrial) else trial.storage.get_trial_system_attrs(trial._trial_id)
+    )
+    return Wanted.from_json(attributes.get(WANTED))
 
 
 def parent(trial: optuna.Trial) -> FrozenTrial | None:
-    """The trial whose chain this one extends; None where a global sampler chose it."""
-    number = _system_attributes(trial).get(PARENT)
+    """Return the trial whose chain this one extends; None where the explorer or the user chose it."""
+    number = wanted(trial).parent
     if number is None:
         return None
     return trial.storage.get_trial(
         trial.storage.get_trial_id_from_study_id_trial_number(trial.study._study_id, int(number))
     )
-
-
-def gradient_below(trial: Trial) -> float:
-    """The loss below which `HypergradSampler` wants this trial's gradient; -inf under any other sampler."""
-    attributes = _system_attributes(trial)
-    return float(attributes.get(GRADIENT_BELOW, -math.inf))
-
-
-def held_back_below(trial: Trial) -> float:
-    """The held-back loss from which on this trial has failed."""
-    return float(_system_attributes(trial).get(HELD_BACK_BELOW, math.inf))
-
-
-def gradient(trial: FrozenTrial, store: Any | None) -> dict[str, Any] | None:
-    """What `report_gradient` wrote: a number or an array for each name; None where it was not called."""
-    reported = trial.user_attrs.get(GRADIENT)
-    return None if reported is None else arrays.decode_all(reported, store)
-
-
-def loss(direction: StudyDirection, value: float) -> float:
-    """An objective value as something to minimise."""
-    return -value if direction == StudyDirection.MAXIMIZE else value
-
-
-def _json(threshold: float) -> float | str:
-    return threshold if math.isfinite(threshold) else str(threshold)
-
-
-def _system_attributes(trial: Trial) -> Mapping[str, Any]:
-    if isinstance(trial, FrozenTrial):
-        return trial.system_attrs
-    return trial.storage.get_trial_system_attrs(trial._trial_id)

@@ -11,12 +11,12 @@ from hypergrad_optuna.sampler import sampler_of
 
 
 def wants_gradient(trial: optuna.Trial, value: float) -> bool:
-    """Whether `HypergradSampler` would use the gradient of this trial, whose objective value came out as `value`.
+    """Return whether `HypergradSampler` would use the gradient of this trial, whose value came out as `value`.
 
     For objectives that compute gradients themselves: a gradient costs several times a value, and that of a step that
     failed is worth nothing. Always False under another sampler.
     """
-    return attributes.loss(trial.study.direction, value) < attributes.gradient_below(trial)
+    return attributes.wanted(trial).wants_gradient(value)
 
 
 def report_gradient(trial: optuna.Trial, gradient: Mapping[str, Any], *, cost: float | None = None) -> None:
@@ -25,8 +25,8 @@ def report_gradient(trial: optuna.Trial, gradient: Mapping[str, Any], *, cost: f
     Args:
         trial: the trial that the objective was called with.
         gradient: the derivative with respect to each float parameter, by its name and in its own units (not its
-            logarithm's); for an array of `suggest_array` an array of its shape. Of the objective itself, whether it is
-            minimised or maximised. 0 for what is left out.
+            logarithm's); for an array of `suggest_array` an array of its shape. It is that of the objective itself,
+            whether this is minimised or maximised. The derivative of a parameter that is left out counts as 0.
         cost: what the trial took in all, in any unit that is the same for all trials; by default 4 where there is a
             gradient and 1 where there is none.
 
@@ -35,12 +35,14 @@ def report_gradient(trial: optuna.Trial, gradient: Mapping[str, Any], *, cost: f
     """
     sampler = sampler_of(trial.study)
     store = None if sampler is None else sampler.artifact_store
-    trial.set_user_attr(attributes.GRADIENT, {n: _plain(trial, n, g, store) for n, g in gradient.items()})
+    shapes = arrays.shapes(trial)
+    derivatives = {name: _checked(trial, shapes, name, derivative) for name, derivative in gradient.items()}
+    trial.set_user_attr(attributes.GRADIENT, arrays.encode_all(derivatives, "<f4", trial, store))
     if cost is not None:
         trial.set_user_attr(attributes.COST, float(cost))
 
 
-def _plain(trial: optuna.Trial, name: str, derivative: Any, store: Any | None) -> Any:
+def _checked(trial: optuna.Trial, shapes: Mapping[str, tuple[int, ...]], name: str, derivative: Any) -> Any:
     if name not in trial.params:
         raise ValueError(
             f"report_gradient: {name!r} is no parameter of this trial, which has {sorted(trial.params)}; "
@@ -50,9 +52,8 @@ def _plain(trial: optuna.Trial, name: str, derivative: Any, store: Any | None) -
         values = np.asarray(derivative, dtype=float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"report_gradient: every derivative must be a number, got {derivative!r}") from error
-    held = trial.user_attrs.get(arrays.PREFIX + name, {"shape": []})
-    if list(values.shape) != held["shape"]:
+    if values.shape != shapes.get(name, ()):
         raise ValueError(
-            f"report_gradient: the derivative of {name!r} must have shape {tuple(held['shape'])}, got {values.shape}"
+            f"report_gradient: the derivative of {name!r} must have shape {shapes.get(name, ())}, got {values.shape}"
         )
-    return arrays.encode(values, "<f4", trial, store) if values.shape else float(values)
+    return values if values.shape else float(values)

@@ -14,11 +14,11 @@ from hypergrad_search.space import coordinates, level
 def suggest_array(
     trial: optuna.Trial, name: str, shape: int | Sequence[int], low: float, high: float, *, log: bool = False
 ) -> np.ndarray:
-    """An array hyperparameter: a float64 array whose elements are from `low` to `high`, both included.
+    """Suggest an array hyperparameter: a float64 array whose elements are from `low` to `high`, both included.
 
-    With `HypergradSampler` it is one parameter of the trial, the array's level, and one attribute, however large it is;
-    `best_arrays(study)` reads it back. With any other sampler it is one `suggest_float` for each coordinate, named
-    `name[i,j]`, so that the same objective runs under both; beyond some hundreds of coordinates that is slow.
+    With `HypergradSampler` it is one parameter of the trial, the array's level, and one attribute, however large it is.
+    With any other sampler it is one `suggest_float` for each coordinate, named `name[i,j]`, so that the same objective
+    runs under both; beyond some hundreds of coordinates that is slow. `best_hyperparameters(study)` reads it back.
 
     Args:
         trial: the trial that the objective was called with.

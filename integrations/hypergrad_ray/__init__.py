@@ -1,15 +1,15 @@
-"""Hypergradient search in Ray Tune: `tune.run(trainable(problem, space), search_alg=HypergradSearch(space),
-...)`.
+"""Hypergradient search in Ray Tune: `tune.run(trainable(problem, space), search_alg=HypergradSearch(space), ...)`.
 
 Importing it registers the searcher as `tune.create_searcher("hypergrad", space=space)`.
 """
 
 from ray.tune.search import SEARCH_ALG_IMPORT
 
+from hypergrad_ray.best import best_hyperparameters
 from hypergrad_ray.param_space import param_space
 from hypergrad_ray.search import HypergradSearch
 from hypergrad_ray.trainable import trainable, wants_gradient
 
-__all__ = ["HypergradSearch", "param_space", "trainable", "wants_gradient"]
+__all__ = ["HypergradSearch", "best_hyperparameters", "param_space", "trainable", "wants_gradient"]
 
 SEARCH_ALG_IMPORT["hypergrad"] = lambda: HypergradSearch

@@ -1,25 +1,25 @@
-"""A space in Ray Tune's terms, and the way back: an array is one number a coordinate, or one number in all."""
+"""A space in Ray Tune's terms, and the way back: an array is one number a coordinate, or one ndarray."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from ray import tune
 
 from hypergrad_search import Categorical, Float, Int, Space
-from hypergrad_search.space import check_space, coordinates, level
+from hypergrad_search.hosting import joined
+from hypergrad_search.space import check_space, coordinates
 
 RESERVED = "hypergrad"  # the key in a trial's config under which the searcher says what it wants
 
 
 def param_space(space: Space) -> dict[str, Any]:
-    """`space` as Ray's own domains, for `trainable` under another searcher: `Tuner(..., param_space=...)`.
+    """Return `space` as Ray's own domains, for `trainable` under another searcher: `Tuner(..., param_space=...)`.
 
     An array becomes one domain for each coordinate, named `name[i,j]`, in C order; a number with a `lift` stays a
     number. Not for `HypergradSearch`, which takes the space itself.
 
-    Raises `ValueError` as `check_names` does.
+    Raises `ValueError` where `space` is none, or a name does not fit Ray's configs and results.
     """
     check_names(space)
     domains: dict[str, Any] = {}
@@ -42,12 +42,13 @@ def check_names(space: Space) -> None:
 
 
 def join(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters in a trial's config, arrays put together where they come one number a coordinate.
+    """Return the hyperparameters in a trial's config, arrays put together where they come one number a coordinate.
 
     Raises `ValueError` where one is missing, or neither of its own shape nor of its `lift`.
     """
+    config = joined(config)
     try:
-        return {name: _value(name, parameter, config) for name, parameter in space.items()}
+        return {name: _value(name, parameter, config[name]) for name, parameter in space.items()}
     except KeyError as error:
         raise ValueError(
             f"the trial's config lacks {error}; search with HypergradSearch(space), or with "
@@ -55,48 +56,22 @@ def join(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def levels(space: Space) -> Space:
-    """The space that the explorer of `HypergradSearch` sees: a number for each array."""
-    return {name: replace(p, shape=()) if isinstance(p, Float) else p for name, p in space.items()}
-
-
-def spread(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the explorer chose in `levels(space)`, as plain values, each array having its number everywhere."""
-    chosen = join(levels(space), config)
-    return {name: _at_level(parameter, chosen[name]) for name, parameter in space.items()}
-
-
-def collect(space: Space, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The way back from `spread`: for each array, which may be any by now, its mean in the unit box."""
-    return {
-        name: level(parameter, hyperparameters[name]) if isinstance(parameter, Float) else hyperparameters[name]
-        for name, parameter in space.items()
-    }
-
-
-def _at_level(parameter: Float | Int | Categorical, value: Any) -> Any:
-    return np.full(parameter.shape, value) if isinstance(parameter, Float) and parameter.shape else value
-
-
 def _keys(name: str, parameter: Float | Int | Categorical) -> list[str]:
     return coordinates(name, parameter.shape if isinstance(parameter, Float) else ())
 
 
-def _value(name: str, parameter: Float | Int | Categorical, config: Mapping[str, Any]) -> Any:
-    if isinstance(parameter, Float):
-        apart = name not in config
-        values = np.reshape([config[k] for k in _keys(name, parameter)], parameter.shape) if apart else config[name]
-        array = np.asarray(values, dtype=np.float64)
-        if array.shape not in (parameter.shape, parameter.lift):
-            raise ValueError(
-                f"the trial's config has {name!r} of shape {array.shape}, the space has {parameter}; give "
-                "HypergradSearch and trainable the same space"
-            )
-        return array if array.shape else float(array)
+def _value(name: str, parameter: Float | Int | Categorical, value: Any) -> Any:
     if isinstance(parameter, Categorical):
-        choice = config[name]
-        return choice.item() if isinstance(choice, np.generic) else choice
-    return int(config[name])
+        return value.item() if isinstance(value, np.generic) else value
+    if isinstance(parameter, Int):
+        return int(value)
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape not in (parameter.shape, parameter.lift):
+        raise ValueError(
+            f"the trial's config has {name!r} of shape {array.shape}, the space has {parameter}; give "
+            "HypergradSearch and trainable the same space"
+        )
+    return array if array.shape else float(array)
 
 
 def _domain(parameter: Float | Int | Categorical) -> Any:

@@ -8,7 +8,8 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore
 
 from hypergrad_optuna import HypergradSampler, Objective
-from hypergrad_search import Float, Hypernet, Linear, TrainingProblem, sgd
+from hypergrad_search import Float, Hypernet, TrainingProblem, sgd
+from hypergrad_search.hypergradient import Linear
 
 SIZE = 6
 SPACE = {"penalty": Float(1e-3, 10.0, log=True, shape=(SIZE,))}
@@ -24,7 +25,7 @@ def problem() -> TrainingProblem:
     return TrainingProblem(
         init=lambda key, h: jnp.zeros(SIZE),
         train_loss=lambda p, h, batch, key: jnp.mean((x @ p - y) ** 2) + jnp.sum(h["penalty"] * p**2),
-        valid_loss=lambda p: jnp.mean((x_valid @ p - y_valid) ** 2),
+        valid_loss=lambda p, h: jnp.mean((x_valid @ p - y_valid) ** 2),
         batches=lambda step: None,
         optimizer=sgd(0.1, 0.9),
         steps=100,

@@ -7,7 +7,15 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 
-from hypergrad_optuna import HypergradSampler, attributes, best_arrays, report_gradient, suggest_array, wants_gradient
+from hypergrad_optuna import (
+    HypergradSampler,
+    attributes,
+    best_hyperparameters,
+    hyperparameters_of,
+    report_gradient,
+    suggest_array,
+    wants_gradient,
+)
 
 OPTIMUM = np.linspace(-2, 2, 300).reshape(3, 100)
 
@@ -28,12 +36,14 @@ def run(sampler: optuna.samplers.BaseSampler, n: int = 60, **kwargs: object) -> 
 
 
 def steps(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    return [t for t in study.trials if t.system_attrs[attributes.PARENT] is not None]
+    return [t for t in study.trials if attributes.wanted(t).parent is not None]
 
 
 def value_of(study: optuna.Study) -> float:
     """The objective at what can be read back."""
-    return float(np.sum((best_arrays(study)["array"] - OPTIMUM) ** 2)) + math.log(study.best_params["number"]) ** 2
+    found = best_hyperparameters(study)
+    assert list(found) == ["array", "number"]
+    return float(np.sum((found["array"] - OPTIMUM) ** 2)) + math.log(found["number"]) ** 2
 
 
 @pytest.mark.parametrize("storage", ["memory", "sqlite", "journal"])
@@ -49,12 +59,12 @@ def test_an_array_is_one_parameter_and_one_attribute(storage: str, tmp_path: Pat
     assert {frozenset(t.params) for t in study.trials} == {frozenset({"array", "number"})}
     assert study.best_value < 1.0
     assert value_of(study) == study.best_value
-    assert best_arrays(study)["array"].shape == (3, 100)
+    assert best_hyperparameters(study)["array"].shape == (3, 100)
 
 
 def test_exploring_an_array_is_a_number() -> None:
     study = run(HypergradSampler(seed=0))
-    explored = [t for t in study.trials if t.system_attrs[attributes.PARENT] is None]
+    explored = [t for t in study.trials if attributes.wanted(t).parent is None]
     assert explored
     for trial in explored:
         assert trial.value == pytest.approx(
@@ -76,10 +86,13 @@ def test_artifacts_hold_what_attributes_would(tmp_path: Path) -> None:
     assert [t.value for t in stored.trials] == [t.value for t in plain.trials]
     assert all("base64" not in str(t.user_attrs) for t in stored.trials)
     assert any(tmp_path.iterdir())
-    array = best_arrays(stored, artifact_store=store)["array"]
-    np.testing.assert_array_equal(array, best_arrays(plain)["array"])
-    with pytest.raises(ValueError, match="give the artifact_store that they were written to"):
-        best_arrays(stored)
+    expected = best_hyperparameters(plain)["array"]
+    np.testing.assert_array_equal(best_hyperparameters(stored)["array"], expected)
+    stored.sampler = RandomSampler()
+    np.testing.assert_array_equal(best_hyperparameters(stored, artifact_store=store)["array"], expected)
+    for read in (lambda: best_hyperparameters(stored), lambda: hyperparameters_of(stored.best_trial)):
+        with pytest.raises(ValueError, match="give the artifact_store that they were written to"):
+            read()
 
 
 def test_another_process_goes_on_from_the_storage(tmp_path: Path) -> None:
@@ -88,13 +101,13 @@ def test_another_process_goes_on_from_the_storage(tmp_path: Path) -> None:
     for swap in (False, True):
         storage = f"sqlite:///{tmp_path / str(swap)}.db"
         study = optuna.create_study(
-            sampler=HypergradSampler(independent_sampler=TPESampler(seed=0)), storage=storage, study_name="study"
+            sampler=HypergradSampler(explorer=TPESampler(seed=0)), storage=storage, study_name="study"
         )
         study.optimize(bowl, n_trials=20)
         if swap:
-            independent = study.sampler._independent_sampler
+            independent = study.sampler._explorer
             study = optuna.load_study(
-                study_name="study", storage=storage, sampler=HypergradSampler(independent_sampler=independent)
+                study_name="study", storage=storage, sampler=HypergradSampler(explorer=independent)
             )
         study.optimize(bowl, n_trials=20)
         studies.append([t.value for t in study.trials])

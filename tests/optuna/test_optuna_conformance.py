@@ -20,7 +20,7 @@ CONSTRUCTIONS: dict[str, Callable[[], BaseSampler]] = {
     "default": HypergradSampler,
     "seed": lambda: HypergradSampler(seed=1),
     "artifacts": lambda: HypergradSampler(artifact_store=FileSystemArtifactStore(tempfile.gettempdir())),
-    "random": lambda: HypergradSampler(independent_sampler=optuna.samplers.RandomSampler(seed=1)),
+    "random": lambda: HypergradSampler(explorer=optuna.samplers.RandomSampler(seed=1)),
 }
 
 

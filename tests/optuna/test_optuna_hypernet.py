@@ -15,9 +15,19 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.trial import FrozenTrial, TrialState
 
-from hypergrad_optuna import HypergradSampler, Objective, attributes, best_refined, refined
-from hypergrad_optuna.sampler import PATIENCE
-from hypergrad_search import Categorical, Float, Hypernet, Linear, TrainingProblem, evaluate, sgd
+from hypergrad_optuna import (
+    HypergradSampler,
+    Objective,
+    arrays,
+    attributes,
+    best_hyperparameters,
+    best_model,
+    hyperparameters_of,
+)
+from hypergrad_optuna.claims import PATIENCE
+from hypergrad_optuna.objective import read_checkpoint
+from hypergrad_search import Categorical, Float, Hypernet, TrainingProblem, evaluate, sgd
+from hypergrad_search.hypergradient import Linear
 
 KEY = jax.random.key(0)
 SCRIPT = Path(__file__).with_name("hypernet_problem.py")
@@ -39,7 +49,7 @@ def run(ridge: ModuleType, trials: int, **sampler: Any) -> optuna.Study:
 
 
 def parent_of(trial: FrozenTrial) -> int | None:
-    parent = trial.system_attrs[attributes.PARENT]
+    parent = attributes.wanted(trial).parent
     return None if parent is None else int(parent)
 
 
@@ -47,10 +57,10 @@ def test_a_chain_is_one_long_joint_optimisation(ridge: ModuleType) -> None:
     study = run(ridge, 12)
     first = next(t for t in study.trials if parent_of(t) is not None)
     founder = study.trials[parent_of(first)]
-    start = refined.hyperparameters(founder, None)
-    np.testing.assert_allclose(refined.arrays.read(first, "penalty", None), start["penalty"], rtol=1e-12)
+    start = hyperparameters_of(founder)
+    np.testing.assert_allclose(arrays.read(first, "penalty", None), start["penalty"], rtol=1e-12)
     # the same two stretches without a host
-    kept = refined.checkpoint(founder, None)
+    kept = read_checkpoint(founder, None)
     again = evaluate(ridge.problem(), start, method=ridge.METHOD, key=KEY, space=ridge.SPACE, checkpoint=kept)
     assert first.value == pytest.approx(again.value, rel=1e-6)
     assert first.value < founder.value
@@ -60,27 +70,31 @@ def test_a_chain_is_one_long_joint_optimisation(ridge: ModuleType) -> None:
 
 def test_the_best_can_be_read_back(ridge: ModuleType) -> None:
     study = run(ridge, 8)
-    best = best_refined(study)
-    params = ridge.METHOD.params(
-        ridge.problem(), best.hyperparameters, space=ridge.SPACE, key=KEY, checkpoint=best.checkpoint
-    )
-    assert float(ridge.problem().valid_loss(params)) == pytest.approx(study.best_value, rel=1e-5)
+    found, start = best_hyperparameters(study), arrays.read(study.best_trial, "penalty", None)
+    assert not np.array_equal(found["penalty"], start)
+    model = best_model(study, Objective(ridge.problem(), ridge.SPACE, method=ridge.METHOD))
+    assert float(ridge.problem().valid_loss(model, found)) == pytest.approx(study.best_value, rel=1e-5)
 
 
 def test_checkpoints_may_be_artifacts(ridge: ModuleType, tmp_path: Path) -> None:
     store = FileSystemArtifactStore(tmp_path)
     kept, plain = run(ridge, 6, artifact_store=store), run(ridge, 6)
     assert [t.value for t in kept.trials] == [t.value for t in plain.trials]
-    assert all("base64" not in t.user_attrs[refined.CHECKPOINT] for t in kept.trials)
-    assert best_refined(kept, artifact_store=store).checkpoint == best_refined(plain).checkpoint
-    with pytest.raises(ValueError, match="give the artifact_store"):
-        best_refined(kept)
+    assert all("base64" not in t.user_attrs[attributes.CHECKPOINT] for t in kept.trials)
+    assert read_checkpoint(kept.best_trial, store) == read_checkpoint(plain.best_trial, None)
+    objective = Objective(ridge.problem(), ridge.SPACE, method=ridge.METHOD)
+    np.testing.assert_array_equal(*(best_model(study, objective) for study in (kept, plain)))
+    kept.sampler = optuna.samplers.RandomSampler()
+    np.testing.assert_array_equal(*(best_model(kept, objective, artifact_store=store), best_model(plain, objective)))
+    for read in (lambda: best_hyperparameters(kept), lambda: best_model(kept, objective)):
+        with pytest.raises(ValueError, match="give the artifact_store"):
+            read()
 
 
 def test_other_samplers_choose_where_each_stretch_starts(ridge: ModuleType) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.optimize(Objective(ridge.problem(), ridge.SPACE, method=ridge.METHOD), n_trials=3)
-    assert best_refined(study).hyperparameters["penalty"].shape == (ridge.SIZE,)
+    assert best_hyperparameters(study)["penalty"].shape == (ridge.SIZE,)
 
 
 def test_pruners_see_the_validation_loss_on_the_way(ridge: ModuleType) -> None:
@@ -108,7 +122,7 @@ def test_another_architecture_does_not_take_over_a_network(ridge: ModuleType) ->
     problem = TrainingProblem(
         init=init,
         train_loss=lambda p, h, batch, key: sum(jnp.sum((x - 1) ** 2 + h["l2"] * x**2) for x in p.values()),
-        valid_loss=lambda p: sum(jnp.sum((x - 0.5) ** 2) for x in p.values()),
+        valid_loss=lambda p, h: sum(jnp.sum((x - 0.5) ** 2) for x in p.values()),
         batches=lambda step: None,
         optimizer=sgd(0.1, 0.9),
         steps=20,
@@ -125,11 +139,10 @@ def test_another_architecture_does_not_take_over_a_network(ridge: ModuleType) ->
     assert crossed
 
 
-def test_nothing_refined_gets_one_line() -> None:
+def test_where_nothing_is_refined_the_parameters_are_the_hyperparameters() -> None:
     study = optuna.create_study()
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
-    with pytest.raises(ValueError, match=r"trial 0 refined no hyperparameters; use Objective\(..., method=Hypernet"):
-        best_refined(study)
+    assert best_hyperparameters(study) == study.best_params
 
 
 def test_divergence_is_a_failed_stretch(ridge: ModuleType) -> None:
@@ -170,6 +183,6 @@ def test_a_killed_study_goes_on_from_its_last_finished_trial(tmp_path: Path) -> 
     assert lowest.number in {parent_of(t) for t in continued}, "the best chain was not taken over"
     store = FileSystemArtifactStore(tmp_path / "artifacts")
     for trial in continued:
-        start = refined.hyperparameters(before[parent_of(trial)], store)
-        np.testing.assert_allclose(refined.arrays.read(trial, "penalty", store), start["penalty"], rtol=1e-12)
+        start = hyperparameters_of(before[parent_of(trial)], artifact_store=store)
+        np.testing.assert_allclose(arrays.read(trial, "penalty", store), start["penalty"], rtol=1e-12)
     assert min(t.value for t in later) <= min(t.value for t in finished) * 1.01

@@ -7,8 +7,18 @@ import numpy as np
 import optuna
 import pytest
 
-from hypergrad_optuna import HypergradSampler, Objective, attributes, best_arrays
-from hypergrad_search import Categorical, Float, InexactReversalError, Int, Reversible, TrainingProblem, evaluate, sgd
+from hypergrad_optuna import HypergradSampler, Objective, attributes, best_hyperparameters, best_model
+from hypergrad_search import (
+    Categorical,
+    Float,
+    InexactReversalError,
+    Int,
+    Reversible,
+    TrainingProblem,
+    evaluate,
+    fold,
+    sgd,
+)
 
 KEY = jax.random.key(0)
 SPACE = {
@@ -22,8 +32,8 @@ def problem(**changes: Any) -> TrainingProblem:
     parts: dict[str, Any] = {
         "init": lambda key, h: jnp.zeros((2, 2)),
         "train_loss": lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2),
-        "valid_loss": lambda p: jnp.sum((p - 0.5) ** 2),
-        "test_loss": lambda p: jnp.sum((p - 0.4) ** 2),
+        "valid_loss": lambda p, h: jnp.sum((p - 0.5) ** 2),
+        "test_loss": lambda p, h: jnp.sum((p - 0.4) ** 2),
         "batches": lambda step: None,
         "optimizer": sgd("rate", "momentum", dampening=True),
         "steps": 20,
@@ -43,13 +53,15 @@ def test_gradients_reach_the_sampler_and_pay() -> None:
     assert with_gradient
     assert all(set(t.user_attrs[attributes.GRADIENT]) == names for t in with_gradient)
     assert set(ours.trials[0].params) == names
-    target = best_arrays(ours)["target"]
-    assert target.shape == (2, 2)
-    assert evaluate(problem(), {**ours.best_params, "target": target}, key=KEY).value == ours.best_value
+    assert best_hyperparameters(ours)["target"].shape == (2, 2)
+    for study in (ours, rival):
+        found = best_hyperparameters(study)
+        assert set(found) == names
+        assert evaluate(problem(), found, key=KEY).value == study.best_value
+        model = best_model(study, objective)
+        assert float(problem().valid_loss(model, found)) == pytest.approx(study.best_value, rel=1e-5)
     coordinates = {"target[0,0]", "target[0,1]", "target[1,0]", "target[1,1]"}
     assert set(rival.trials[0].params) == {"rate", "momentum"} | coordinates
-    target = best_arrays(rival)["target"]
-    assert evaluate(problem(), {**rival.best_params, "target": target}, key=KEY).value == rival.best_value
 
 
 def test_numbers_are_lifted_for_this_sampler_alone() -> None:
@@ -58,13 +70,14 @@ def test_numbers_are_lifted_for_this_sampler_alone() -> None:
     ours = optuna.create_study(sampler=HypergradSampler(seed=0))
     ours.optimize(objective, n_trials=30)
     assert set(ours.trials[0].params) == {"rate", "momentum", "target"}
-    rates = best_arrays(ours)["rate"]
+    rates = best_hyperparameters(ours)["rate"]
     assert rates.shape == (20,)
     assert len(set(rates)) > 1
     rival = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     rival.optimize(objective, n_trials=1)
     assert isinstance(rival.best_params["rate"], float)
-    assert set(best_arrays(rival)) == {"target"}
+    found = best_hyperparameters(rival)
+    assert (type(found["rate"]), found["target"].shape) == (float, (2, 2))
 
 
 def test_each_trial_may_have_its_own_seed() -> None:
@@ -105,17 +118,20 @@ def test_failed_training_is_an_infinite_value_with_a_reason() -> None:
 
 
 def test_a_step_that_fits_what_is_held_back_no_better_has_failed() -> None:
-    """The held-back part has its optimum elsewhere, so that no descent of the fitted part can go on for long."""
-    parts = {"fitted_loss": lambda p: jnp.sum((p - 0.5) ** 2), "held_back_loss": lambda p: jnp.sum((p - 0.3) ** 2)}
-    objective = Objective(problem(**parts), SPACE)
+    """The fold that is held back has its optimum elsewhere, so that no descent of the rest can go on for long."""
+    wishes = np.where(fold.order(8) % 4 == 0, 0.3, 0.5)
+    two_minds = problem(valid_loss=lambda p, h: jnp.stack([jnp.sum((p - wish) ** 2) for wish in wishes.tolist()]))
+    objective = Objective(two_minds, {**SPACE, "rate": Float(1e-3, 0.4, log=True, lift=(20,))})
     study = optuna.create_study(sampler=HypergradSampler(seed=0))
     study.optimize(objective, n_trials=30)
     overfitted = [t for t in study.trials if t.user_attrs["hypergrad:status"] == "overfitted"]
     assert overfitted
     for trial in overfitted:
-        parent = study.trials[int(trial.system_attrs[attributes.PARENT])]
+        parent = study.trials[int(attributes.wanted(trial).parent)]
         assert trial.value == math.inf
-        assert trial.user_attrs[attributes.HELD_BACK] >= parent.user_attrs[attributes.HELD_BACK]
+        ours, theirs = trial.user_attrs[attributes.HELD_BACK], parent.user_attrs[attributes.HELD_BACK]
+        assert len(ours) == len(theirs) == 4
+        assert ours[0] >= theirs[0]
     # a trial that the user has chosen a part of is no step, whatever the sampler had in mind
     for n in range(5):
         study.enqueue_trial({"rate": 0.01 * (n + 1)})
@@ -123,10 +139,18 @@ def test_a_step_that_fits_what_is_held_back_no_better_has_failed() -> None:
     assert all(t.user_attrs["hypergrad:status"] == "ok" for t in study.trials[30:])
 
 
+def test_nothing_is_held_back_without_a_lift() -> None:
+    examples = problem(valid_loss=lambda p, h: jnp.stack([jnp.sum((p - wish) ** 2) for wish in (0.3, 0.4, 0.5, 0.6)]))
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(Objective(examples, SPACE), n_trials=8)
+    assert any(attributes.wanted(t).parent for t in study.trials)
+    assert all(attributes.HELD_BACK not in t.user_attrs for t in study.trials)
+
+
 def test_an_inexact_reversal_does_not_end_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
     from hypergrad_search.hypergradient import reversible
 
-    monkeypatch.setattr(reversible, "_is_start", lambda run, state, initial: False)
+    monkeypatch.setattr(reversible, "_is_start", lambda program, state, initial: False)
     study = optuna.create_study(sampler=HypergradSampler(seed=0))
     study.optimize(Objective(problem(), SPACE), n_trials=1)
     assert study.trials[0].user_attrs["hypergrad:exact"] is False
@@ -189,6 +213,8 @@ def test_bad_input_is_named() -> None:
         Objective(None, SPACE)
     with pytest.raises(ValueError, match="report_every must be"):
         Objective(problem(), SPACE, report_every=0)
+    with pytest.raises(ValueError, match="Objective: report_every must be a whole number from 1, got 2.5"):
+        Objective(problem(), SPACE, report_every=2.5)
     study = optuna.create_study(direction="maximize", sampler=HypergradSampler())
     with pytest.raises(ValueError, match="create the study with direction='minimize'"):
         study.optimize(Objective(problem(), SPACE), n_trials=1)

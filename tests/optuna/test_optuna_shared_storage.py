@@ -39,10 +39,10 @@ def test_four_processes_share_a_study(storage: str) -> None:
     processes = [t.user_attrs["process"] for t in trials]
     assert {processes.count(p) for p in processes} == {TRIALS}
 
-    links = [(t, trials[int(t.system_attrs[attributes.PARENT])]) for t in trials if _is_step(t)]
+    links = [(t, trials[int(attributes.wanted(t).parent)]) for t in trials if _is_step(t)]
     handed_over = [1 for child, parent in links if _process(child) != _process(parent)]
     assert handed_over, "every chain was extended by the process that had started it"
-    taken = [(t.system_attrs[attributes.PARENT], *t.params.values()) for t in trials if _is_step(t)]
+    taken = [(attributes.wanted(t).parent, *t.params.values()) for t in trials if _is_step(t)]
     assert len(taken) - len(set(taken)) <= len(taken) // 10, "the same steps were taken twice"
     assert study.best_value < 1.0
 
@@ -67,7 +67,7 @@ def test_a_killed_worker_loses_nothing_but_its_trial(storage: str) -> None:
 
 
 def _is_step(trial: optuna.trial.FrozenTrial) -> bool:
-    return trial.system_attrs.get(attributes.PARENT) is not None
+    return attributes.wanted(trial).parent is not None
 
 
 def _process(trial: optuna.trial.FrozenTrial) -> int:

@@ -1,0 +1,62 @@
+"""What a study has found: hyperparameters that are ready for `evaluate`, and the parameters trained with them."""
+
+from typing import Any
+
+import optuna
+
+from hypergrad_optuna import arrays, attributes
+from hypergrad_optuna.objective import Objective, read_checkpoint
+from hypergrad_optuna.sampler import sampler_of
+from hypergrad_search.hosting import joined
+
+
+def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = None) -> dict[str, Any]:
+    """Return the hyperparameters of a study's best trial, ready for `hypergrad_search.evaluate`.
+
+    Use it in place of `study.best_params`, which holds one number in place of each array. See `hyperparameters_of` for
+    what it returns. `artifact_store` is that of the study's sampler by default.
+
+    Raises `ValueError` where no trial is complete, or a store is needed and missing.
+    """
+    return hyperparameters_of(study.best_trial, artifact_store=_store(study, artifact_store))
+
+
+def hyperparameters_of(trial: arrays.Trial, *, artifact_store: Any | None = None) -> dict[str, Any]:
+    """Return the hyperparameters whose loss is a trial's value: numbers, arrays and categoricals, by name.
+
+    Arrays are put together, whichever sampler chose them. Where the evaluation itself moved the hyperparameters, as
+    `Hypernet` does, they are those that it moved to.
+
+    Args:
+        trial: a finished trial, or one whose objective has been evaluated.
+        artifact_store: where the arrays are, if the study's sampler was given one.
+
+    Raises:
+        ValueError: the store is needed and missing.
+    """
+    own = {name: arrays.read(trial, name, artifact_store) for name in arrays.shapes(trial)}
+    refined = arrays.decode_all(trial.user_attrs.get(attributes.REFINED, {}), artifact_store)
+    return {**joined(trial.params), **own, **refined}
+
+
+def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any | None = None) -> Any:
+    """Return the parameters that the study's best trial trained, as a pytree like that of the problem's `init`.
+
+    They are trained once more, or taken from the trial's checkpoint where its method keeps one. `objective` must be
+    made with the same arguments as that of the study; `artifact_store` is that of the study's sampler by default.
+
+    Raises `ValueError` where no trial is complete, or a store is needed and missing.
+    """
+    trial, store, hosted = study.best_trial, _store(study, artifact_store), objective.hosted
+    return hosted.method.params(
+        hosted.problem,
+        hyperparameters_of(trial, artifact_store=store),
+        key=objective.key_of(trial),
+        space=hosted.searched(by_gradients=attributes.WANTED in trial.system_attrs),
+        checkpoint=read_checkpoint(trial, store) if hosted.method.continues else None,
+    )
+
+
+def _store(study: optuna.Study, given: Any | None) -> Any | None:
+    sampler = sampler_of(study)
+    return sampler.artifact_store if given is None and sampler is not None else given
