@@ -50,7 +50,9 @@ class Float:
 
 @dataclass(frozen=True)
 class Int:
-    """A whole-number hyperparameter from `low` to `high`, both included. It has no gradient, so the explorer chooses it.
+    """A whole-number hyperparameter from `low` to `high`, both included.
+
+    It has no gradient, so the explorer chooses it.
 
     Raises `ValueError` where the bounds are reversed, or `log=True` and `low` is below 1.
     """
