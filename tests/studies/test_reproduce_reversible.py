@@ -191,7 +191,7 @@ def test_what_is_carried_over_to_a_wider_network() -> None:
 
 
 def run(name: str, folder: Path, *options: str) -> dict[str, Any]:
-    """The results by quantity."""
+    """Run a study, and return its results by quantity."""
     done = CliRunner().invoke(cli, ["reproduce", name, "--seeds", "1", "--out", str(folder / name), *options])
     assert done.exit_code == 0, done.output
     assert (folder / name / f"{name}.svg").exists()

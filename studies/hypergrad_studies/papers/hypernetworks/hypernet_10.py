@@ -27,8 +27,8 @@ from hypergrad_studies.papers.hypernetworks import penalised, race, searches, sp
 from hypergrad_studies.papers.hypernetworks.searches import Attempt
 from hypergrad_studies.papers.results import Result, Scale, medians
 
-LOW, HIGH = -8.0, 4.0  # of log penalties
-STRETCH = 200  # steps of a hypernetwork from one evaluation to the next
+LOW, HIGH = -8.0, 4.0  # the range of log penalties
+STRETCH = 200  # an evaluation takes so many steps of a hypernetwork
 SPACE: Space = {"l2_weights_0": Float(math.exp(LOW), math.exp(HIGH), log=True, shape=(penalised.OUTPUTS,))}
 
 HYPERNETS = {
@@ -94,5 +94,5 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
         console,
     )
     race.draw([timed for timed, _ in raced], out / "hypernet-10.svg")
-    rows = race.rows(raced, race.retrained(problem, raced, HYPERNETS, seeds), PAPER, seeds)
+    rows = race.rows(raced, race.retrain(problem, raced, HYPERNETS, seeds), PAPER, seeds)
     return medians("hypernet-10", rows, setup.seconds * seeds * len(PAPER), scale)

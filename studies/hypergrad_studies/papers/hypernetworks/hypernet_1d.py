@@ -28,9 +28,9 @@ from hypergrad_studies.papers.hypernetworks import penalised, searches, splits
 from hypergrad_studies.papers.hypernetworks.prediction import fading_adam, predicted
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
-LOW, HIGH = -2.0, 4.0  # of the log penalty
+LOW, HIGH = -2.0, 4.0  # the range of the log penalty
 SPACE: Space = {"l2_weights_0": Float(math.exp(LOW), math.exp(HIGH), log=True)}
-START = 3.0  # of joint optimisation
+START = 3.0  # joint optimisation starts at this log penalty
 IMAGES = 10
 NEAR = 0.75  # how far from the end of joint optimisation the local curve is shown, in log penalties
 PAPER = 1.8  # the log penalty of the minimum, by both hypernetworks and by training

@@ -35,8 +35,8 @@ from hypergrad_studies.papers.hypernetworks.race import Timed, best
 from hypergrad_studies.papers.hypernetworks.searches import Attempt
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
-LOW, HIGH = -8.0, 4.0  # of log penalties
-STRETCH = 200  # steps of a hypernetwork from one evaluation to the next
+LOW, HIGH = -8.0, 4.0  # the range of log penalties
+STRETCH = 200  # an evaluation takes so many steps of a hypernetwork
 
 _paper = partial(Hypernet, network=LowRank(10), optimizer=optax.adam(1e-4), steps=STRETCH)
 HYPERNETS = {
@@ -111,7 +111,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     )
     evaluations = [timed for timed, _ in raced]
     race.draw(evaluations, out / "hypernet-7850.svg")
-    rows = race.rows(raced, race.retrained(problem, raced, HYPERNETS, seeds), PAPER, seeds)
+    rows = race.rows(raced, race.retrain(problem, raced, HYPERNETS, seeds), PAPER, seeds)
     rows += [row for method in HYPERNETS for row in against_rivals(evaluations, method, seeds)]
     return medians("hypernet-7850", rows, setup.seconds * seeds * len(PAPER), scale)
 

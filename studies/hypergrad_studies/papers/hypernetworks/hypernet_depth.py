@@ -28,9 +28,9 @@ from hypergrad_studies.papers import figures
 from hypergrad_studies.papers.hypernetworks import penalised, searches, splits
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
-LOW, HIGH = -12.0, 2.0  # of log penalties
+LOW, HIGH = -12.0, 2.0  # the range of log penalties
 START = -6.0
-GRID = tuple(np.arange(-10.0, 1.0, 2.0).tolist())  # of single log penalties
+GRID = tuple(np.arange(-10.0, 1.0, 2.0).tolist())  # the single log penalties that are tried by hand
 RATE = 1e-3
 NETWORKS = {"rank 10": LowRank(10), "diagonal": Diagonal()}
 

@@ -41,9 +41,9 @@ from hypergrad_studies.papers.hypernetworks.penalised import PRECISION
 from hypergrad_studies.papers.hypernetworks.prediction import fading_adam, predicted
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
-REACH = 3.0  # log penalties lie between minus this and this
+REACH = 3.0  # log penalties lie between -3 and 3
 SPACE: Space = {"l2_weights_0": Float(math.exp(-REACH), math.exp(REACH), log=True, shape=(penalised.OUTPUTS,))}
-TRAINED = 25  # settings
+TRAINED = 25  # a Gaussian process sees so many settings
 
 #: from log penalties, shape (n, 10), to losses, shape (n,)
 Predict = Callable[[jax.Array], np.ndarray | jax.Array]

@@ -71,7 +71,7 @@ def best(evaluations: Iterable[Timed], method: str, seed: int) -> list[Timed]:
     return found or mine[-1:]
 
 
-def retrained(
+def retrain(
     problem: TrainingProblem, raced: Sequence[tuple[Timed, Attempt]], methods: Iterable[str], seeds: int
 ) -> list[Timed]:
     """The best hyperparameters of each search, with the losses of a model that is trained from scratch."""

@@ -31,7 +31,7 @@ from hypergrad_studies.papers.results import Result, Row, Scale, medians
 STEPS, BATCH, IMAGES = 50, 250, 1000
 INITIAL_SCALE = math.exp(-2)
 
-STEP = 1e-3  # of the finite differences, in log rate
+STEP = 1e-3  # finite differences are taken over this much log rate to both sides
 IN_A_ROW = 3  # rates must disagree one after another; a single slope near zero may disagree by chance
 
 

@@ -21,7 +21,7 @@ from hypergrad_studies.papers import figures
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
 from hypergrad_studies.papers.reversible_learning import scheduled_loops, scheduled_training
 
-DRAWS = 20  # of initial weights and batches, for each seed
+DRAWS = 20  # each seed draws initial weights and batches so many times
 NAMES = {"log_learning_rate": "log learning rate", "logit_momentum": "logit of the decay"}
 
 

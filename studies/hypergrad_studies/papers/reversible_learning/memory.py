@@ -29,8 +29,8 @@ from hypergrad_studies.papers.results import Result, Row, Scale, medians
 from hypergrad_studies.problems import digits
 
 DECAYS = (0.5, 0.9, 0.98)
-BITS = 80.0  # that a weight loses in a run: ten bytes
-REPORTS = 8  # in a run
+BITS = 80.0  # each weight loses so many bits in a run, which are ten bytes
+REPORTS = 8  # each run reports its bytes so many times
 PAPER = {0.9: (0.152, 200.0), 0.98: (0.029, 1000.0)}  # bits a weight and step, and how many times less than float32
 
 SIZES: dict[Scale, tuple[int, ...]] = {"small": (64, 10), "paper": (64, 50, 50, 50, 10)}

@@ -46,7 +46,7 @@ ALPHABETS = (
     "N_Ko",
     "Ojibwe_(Canadian_Aboriginal_Syllabics)",
 )
-DRAWINGS, TEST, VALID = 15, 3, 2  # of each character: in all, to test, and of the others to validate
+DRAWINGS, TEST, VALID = 15, 3, 2  # drawings of each character: all, those to test, and those to validate
 STEPS, ITERATIONS = 50, 20
 INITIAL_SCALE, L2 = math.exp(-2), math.exp(-4)
 OWN, SHARED = 0.5, 0.5  # the parts of a network's weights at the start that are its own, and the mean of all networks

@@ -65,7 +65,7 @@ class Sampled(OuterLoop):
         )
 
     def _resumed(self, name: str, seed: int, folder: Path) -> optuna.Study:
-        """The study without a trial that was cut off, whose step would else count as taken or as failed."""
+        """The study without a trial that was cut off: the sampler would count its step as taken or as failed."""
         study = self._study(name, seed, folder)
         finished = _finished(study)
         if len(finished) < len(study.get_trials(deepcopy=False)):

@@ -12,7 +12,7 @@ from hypergrad_studies.papers.reversible_learning.sampled import Sampled
 from hypergrad_studies.papers.reversible_learning.scheduled_training import Setup, problem, space
 
 ITERATIONS = 50
-NETWORKS = 4  # that `hypergrad` trains at once
+NETWORKS = 4  # "hypergrad" trains so many at once
 
 START = {"log_learning_rate": -1.0, "logit_momentum": 0.0, "log_init_scale": -3.0}
 

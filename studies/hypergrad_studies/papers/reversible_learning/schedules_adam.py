@@ -24,7 +24,7 @@ from hypergrad_studies.papers.reversible_learning.scheduled_training import Setu
 from hypergrad_studies.papers.reversible_learning.schedules_rivals import TRIALS
 
 START = {"log_learning_rate": -5.0, "logit_momentum": 2.0, "log_init_scale": -3.0}
-LOW, HIGH = -9.0, -1.0  # of log learning rates
+LOW, HIGH = -9.0, -1.0  # the range of log learning rates
 
 
 def scheduled_adam(setup: Setup) -> Optimizer:

@@ -23,8 +23,8 @@ from hypergrad_studies.papers.reversible_learning.scheduled_training import Setu
 from hypergrad_studies.papers.reversible_learning.schedules_rivals import rivals
 
 WIDER, LONGER = 4, 10
-TRIALS = 20  # of TPE on the large network
-RUNS = 3  # training runs for each loss that counts
+TRIALS = 20  # TPE has so many on the large network
+RUNS = 3  # losses that count are means over so many training runs
 
 
 def large(setup: Setup) -> Setup:

@@ -13,7 +13,7 @@ from hypergrad_studies.networks import logits
 from hypergrad_studies.papers.results import Row
 from hypergrad_studies.papers.reversible_learning.scheduled_training import Setup, momentum, problem
 
-RUNS = 10  # training runs, of which the losses are means
+RUNS = 10  # losses are means over so many training runs
 
 
 class Losses(NamedTuple):
