@@ -128,7 +128,7 @@ class HypergradSearch(Searcher):
         result = result or {}
         trial = self._read(trial, result) if result else trial
         trial = replace(trial, value=math.inf, gradient=None) if error else trial
-        reported = any(key.startswith("gradient") for key in result)  # or at least its "gradient_evaluations"
+        reported = trial.gradient is not None or any(key.startswith("gradient") for key in result)
         self._silence.listen(self._mind, trial.value, reported=reported)
         self._observations[trial_id] = trial
         if trial.refined is not None and result.get("checkpoint_dir_name"):

@@ -1,14 +1,16 @@
 """A problem for the hypernetwork mode, and a worker on it: python hypernet_problem.py STORAGE STUDY FOLDER N_TRIALS."""
 
 import sys
+from datetime import timedelta
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optuna
 from optuna.artifacts import FileSystemArtifactStore
 
-from hypergrad_optuna import HypergradSampler, Objective
-from hypergrad_search import Float, Hypernet, TrainingProblem, sgd
+from hypergrad_optuna import HypergradSampler, Objective, claims
+from hypergrad_search import Float, Hypernet, TrainingProblem, evaluate, sgd
 from hypergrad_search.hypergradient import Linear
 
 SIZE = 6
@@ -35,6 +37,11 @@ def problem() -> TrainingProblem:
 if __name__ == "__main__":
     storage, name, folder, trials = sys.argv[1:]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    training = problem()
+    # compiled before the first trial, so that no trial takes long, and a dead one is noticed soon
+    middle = {"penalty": np.full(SIZE, 0.1)}
+    evaluate(training, middle, method=METHOD, key=jax.random.key(0), space=SPACE)
+    claims.PATIENCE = timedelta(seconds=0.5)
     sampler = HypergradSampler(seed=0, artifact_store=FileSystemArtifactStore(folder))
     study = optuna.create_study(study_name=name, storage=storage, sampler=sampler, load_if_exists=True)
-    study.optimize(Objective(problem(), SPACE, method=METHOD), n_trials=int(trials))
+    study.optimize(Objective(training, SPACE, method=METHOD), n_trials=int(trials))

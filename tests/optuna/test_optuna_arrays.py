@@ -114,6 +114,7 @@ def test_another_process_goes_on_from_the_storage(tmp_path: Path) -> None:
     assert studies[0] == studies[1]
 
 
+@pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
 def test_enqueued_and_fixed_levels_are_arrays_of_one_number() -> None:
     study = optuna.create_study(sampler=HypergradSampler(seed=0))
     study.optimize(bowl, n_trials=20)

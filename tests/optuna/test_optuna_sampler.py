@@ -138,6 +138,7 @@ def test_what_is_not_common_to_all_trials_is_held_along_a_chain() -> None:
             assert child.params[name] == parent.params[name]
 
 
+@pytest.mark.filterwarnings("ignore:`constraints_func` has been deprecated")
 @pytest.mark.parametrize("way", ["set_constraint", "constraints_func"])
 def test_a_step_out_of_constraints_has_failed(way: str) -> None:
     """The free minimum is at 1; feasible is the sum up to 4, where it is at 0.5."""
@@ -185,6 +186,7 @@ def test_failures_nans_and_pruning_are_failed_steps() -> None:
     assert study.best_value < 10
 
 
+@pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
 def test_enqueued_and_fixed_parameters_are_respected() -> None:
     study = optuna.create_study(sampler=HypergradSampler(seed=0))
     study.optimize(bowl, n_trials=20)

@@ -38,7 +38,7 @@ def problem() -> TrainingProblem:
     return TrainingProblem(
         init=lambda key, h: jnp.ones(2),
         train_loss=lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2),
-        valid_loss=lambda p: jnp.sum((p - 0.25) ** 2),
+        valid_loss=lambda p, h: jnp.sum((p - 0.25) ** 2),
         batches=lambda step: None,
         optimizer=sgd("rate", 0.5),
         steps=20,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -15,8 +16,9 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
-from hypergrad_search import Float, Hypernet, Linear, Space, TrainingProblem, sgd
+from hypergrad_ray import HypergradSearch, best_hyperparameters, param_space, trainable, wants_gradient
+from hypergrad_search import Float, Hypernet, Space, TrainingProblem, evaluate, sgd
+from hypergrad_search.hypergradient import Linear
 
 SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3, log=True)}
 
@@ -26,7 +28,7 @@ def problem() -> TrainingProblem:
     return TrainingProblem(
         init=lambda key, h: jnp.ones(2),
         train_loss=lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2),
-        valid_loss=lambda p: jnp.sum((p - 0.25) ** 2),
+        valid_loss=lambda p, h: jnp.sum((p - 0.25) ** 2),
         batches=lambda step: None,
         optimizer=sgd("rate", 0.5),
         steps=20,
@@ -51,7 +53,10 @@ def _small_ray() -> Iterator[None]:
 
 
 def plain(config: dict[str, Any] | None) -> str:
-    return json.dumps(config, default=np.ndarray.tolist)
+    """The config as text, without the parent's name, which Ray draws at random."""
+    assert config is not None
+    wanted = {**config["hypergrad"], "parent": None}
+    return json.dumps({**config, "hypergrad": wanted}, default=np.ndarray.tolist)
 
 
 def test_tune_run_descends(tmp_path: Path) -> None:
@@ -70,7 +75,9 @@ def test_tune_run_descends(tmp_path: Path) -> None:
     assert analysis.best_result["loss"] < 0.02
     assert {result["gradient_evaluations"] for result in results} == {20, 80}
     assert all(("gradient" in result) == (result["gradient_evaluations"] == 80) for result in results)
-    assert analysis.best_config["target"].shape == (2,)
+    found = best_hyperparameters(analysis, SPACE)
+    assert (list(found), found["target"].shape) == (["target", "rate"], (2,))
+    assert evaluate(problem(), found, key=jax.random.key(0)).value == analysis.best_result["loss"]
 
 
 def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
@@ -85,17 +92,20 @@ def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     )
     results = tuner.fit()
-    by_path = {result.checkpoint.path: result for result in results if result.checkpoint is not None}
-    assert len(by_path) == 8
-    continued = [r for r in results if r.config is not None and "checkpoint" in r.config["hypergrad"]]
+    by_trial = {result.metrics["trial_id"]: result for result in results if result.metrics is not None}
+    assert len(by_trial) == len(searcher._checkpoints) == 8
+    assert all(set(result.config or {}) == {"target"} for result in results)
+    continued = [trial for trial in searcher._observations.values() if trial.parent is not None]
     assert continued
-    for result in continued:
-        parent = by_path[result.config["hypergrad"]["checkpoint"]]
+    for trial in continued:
+        result, parent = by_trial[trial.trial], by_trial[trial.parent or ""]
         np.testing.assert_allclose(result.config["target"], parent.metrics["refined"]["target"], rtol=1e-12)
         assert result.metrics["loss"] != parent.metrics["loss"]
-    best = results.get_best_result()
+    best, found = results.get_best_result(), best_hyperparameters(results, space)
     assert best.metrics["loss"] < 1e-3
-    np.testing.assert_allclose(best.metrics["refined"]["target"], [0.25, 0.25], atol=0.05)
+    assert list(found) == ["target"]
+    np.testing.assert_array_equal(found["target"], best.metrics["refined"]["target"])
+    np.testing.assert_allclose(found["target"], [0.25, 0.25], atol=0.05)
     restored = HypergradSearch(space, seed=0)
     restored.set_state(json.loads(json.dumps(searcher.get_state())))
     assert restored.suggest("next") is not None
@@ -111,10 +121,14 @@ def test_other_searchers_train_without_gradients(tmp_path: Path) -> None:
         ),
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     )
-    for result in tuner.fit():
+    results = tuner.fit()
+    for result in results:
         assert result.metrics is not None
         assert result.metrics["gradient_evaluations"] == 20
         assert "gradient" not in result.metrics
+    found = best_hyperparameters(results, SPACE)
+    assert (list(found), found["target"].shape) == (["target", "rate"], (2,))
+    assert evaluate(problem(), found, key=jax.random.key(0)).value == results.get_best_result().metrics["loss"]
 
 
 def test_tuner_with_a_scheduler_that_stops_trials(tmp_path: Path) -> None:

@@ -16,10 +16,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 import hypergrad_ray
 from hypergrad_ray import HypergradSearch, param_space, wants_gradient
-from hypergrad_ray.param_space import collect
 from hypergrad_search import Categorical, Float, Int, Space
-from hypergrad_search.search import strategy
-from hypergrad_search.search.sign_steps import SignSteps
+from hypergrad_search.search.ask_tell import collect
+from hypergrad_search.search.sign_steps import SignRegion
 from hypergrad_search.space import level, lifted
 
 SPACE: Space = {
@@ -109,7 +108,7 @@ def second_looks(searcher: HypergradSearch, configs: list[Config]) -> list[int]:
 def until_second_look(searcher: HypergradSearch) -> list[Config]:
     """Play until a trial is about to be repeated."""
     configs: list[Config] = []
-    while not strategy.propose(searcher._state, []).again:
+    while not searcher._mind.ask([]).wanted.again:
         assert len(configs) < 200
         configs += play_grains(searcher, 1, start=len(configs))
     return configs
@@ -268,7 +267,7 @@ def test_exploring_gives_arrays_of_one_number() -> None:
 def test_chains_of_lifted_numbers_go_where_one_number_cannot() -> None:
     numbers = {name: replace(p, shape=(), lift=None) if isinstance(p, Float) else p for name, p in LIFTED.items()}
     best = min(slope(config)[0] for config in play(HypergradSearch(LIFTED, seed=0), 60, lambda c: result(*slope(c))))
-    alone = play(HypergradSearch(numbers, seed=0), 60, lambda config: result(slope(config)[0]))
+    alone = play(HypergradSearch(numbers, seed=0), 60, lambda c: result(slope(c)[0], gradient_evaluations=1.0))
     assert best < 1.0 < min(slope(config)[0] for config in alone)
 
 
@@ -313,7 +312,7 @@ def test_plain_values_come_of_an_explorer_that_works_in_numpy() -> None:
     assert config is not None
     assert [type(config[name]) for name in LIFTED] == [np.ndarray] * 3 + [int, str]
     assert {config[name].dtype for name in ("decay", "rate", "pull")} == {np.dtype(np.float64)}
-    json.dumps(searcher._held)
+    json.dumps(searcher._running["a"].to_json())
 
 
 # a second look at a point where every trial has its own luck
@@ -324,15 +323,15 @@ def test_second_look_is_at_the_same_hyperparameters_to_the_bit() -> None:
     configs = []
     looked_at = 0
     for number in range(80):
-        again = strategy.propose(searcher._state, []).again
+        again = searcher._mind.ask([]).wanted.again
         configs += play_grains(searcher, 1, start=number)
         if again:
             parent = parents(searcher)[-1]
             assert parent is not None
             assert bits(configs[number]) == bits(configs[int(parent)])
             assert wants_gradient(configs[number], 1e300)
-            assert searcher._state.noisy
-            assert searcher._state.chains[parent].looks > 1
+            assert searcher._mind.state.noisy
+            assert searcher._mind.state.chains[parent].looks > 1
             looked_at += 1
     assert looked_at > 1
 
@@ -345,14 +344,14 @@ def test_one_second_look_is_enough_where_values_do_not_vary() -> None:
     searcher = HypergradSearch(LIFTED, seed=0)
     configs = play(searcher, 80, uphill)
     assert len(second_looks(searcher, configs)) == 1
-    assert searcher._state.noisy is False
+    assert searcher._mind.state.noisy is False
 
 
 @pytest.mark.parametrize("under_way", [False, True])
 def test_restored_in_the_middle_of_a_second_look(under_way: bool, tmp_path: Path) -> None:
     original, killed = HypergradSearch(LIFTED, seed=3), HypergradSearch(LIFTED, seed=3)
     before, number = until_second_look(original), len(until_second_look(killed))
-    parent = strategy.propose(original._state, []).parent
+    parent = original._mind.ask([]).wanted.parent
     assert parent is not None
     restored = HypergradSearch(LIFTED, seed=99)
     if under_way:
@@ -368,8 +367,8 @@ def test_restored_in_the_middle_of_a_second_look(under_way: bool, tmp_path: Path
     assert bits(config) == bits(expected) == bits(before[int(parent)])
     for searcher in (original, restored):
         searcher.on_trial_complete(str(number), result=grains(config, number))
-        assert searcher._state.chains[parent].looks == 2
-        assert searcher._state.noisy
+        assert searcher._mind.state.chains[parent].looks == 2
+        assert searcher._mind.state.noisy
     some, others = (play_grains(searcher, 40, start=number + 1) for searcher in (original, restored))
     assert [bits(config) for config in some] == [bits(config) for config in others]
     assert any(second_look > number for second_look in second_looks(restored, [*before, config, *others]))
@@ -380,14 +379,14 @@ def test_second_look_that_fails_leaves_the_point_as_it_was(end: Config) -> None:
     explorer = OptunaSearch(seed=3)
     searcher = HypergradSearch(LIFTED, explorer=explorer)
     number = len(until_second_look(searcher))
-    parent = strategy.propose(searcher._state, []).parent
+    parent = searcher._mind.ask([]).wanted.parent
     assert parent is not None
-    before = searcher._state.chains[parent]
+    before = searcher._mind.state.chains[parent]
     searcher.suggest(trial_id=str(number))
     searcher.on_trial_complete(str(number), **end)
-    after = searcher._state.chains[parent]
+    after = searcher._mind.state.chains[parent]
     assert (after.value, after.looks, after.rejections) == (before.value, 1, before.rejections + 1)
-    assert searcher._state.noisy is None
+    assert searcher._mind.state.noisy is None
     assert explorer._ot_study.trials[-1].params["rate"] == pytest.approx(
         level(LIFTED["rate"], searcher._observations[parent].hyperparameters["rate"]), rel=1e-12
     )
@@ -406,8 +405,8 @@ def test_thousands_of_hyperparameters() -> None:
     searcher = HypergradSearch(space, explorer=explorer)
     play(searcher, 60, loss)
     assert {frozenset(trial.params) for trial in explorer._ot_study.trials} == {frozenset(space)}
-    assert all(isinstance(region, SignSteps) for region in searcher._state.chains.values())
-    assert searcher._state.best_value < 0.2 < searcher._state.best_explored
+    assert all(isinstance(region, SignRegion) for region in searcher._mind.state.chains.values())
+    assert searcher._mind.state.best_value < 0.2 < searcher._mind.state.best_explored
 
 
 # other explorers
@@ -460,8 +459,8 @@ def test_bad_values_are_failed_steps(bad: Any, mode: str) -> None:
     searcher = HypergradSearch(FLOATS, metric="loss", mode=mode, seed=0)
     play(searcher, 12, lambda config: result(bad, {"y": 1.0}))
     assert [trial.value for trial in searcher._observations.values()] == [math.inf] * 12
-    assert searcher._state.chains == {}
-    assert searcher._state.best_value == math.inf
+    assert searcher._mind.state.chains == {}
+    assert searcher._mind.state.best_value == math.inf
 
 
 def test_missing_metric_is_a_failed_step_with_a_warning() -> None:
@@ -543,7 +542,7 @@ def test_explorer_hears_how_its_trials_ended() -> None:
     searcher.on_trial_complete("a", result=None)
     searcher.on_trial_complete("b", error=True)
     searcher.on_trial_complete("c", result=result(math.nan))
-    searcher.on_trial_complete("d", result=result(0.5))
+    searcher.on_trial_complete("d", result=result(0.5, gradient_evaluations=1.0))
     told = [(trial.state.name, trial.value) for trial in explorer._ot_study.trials]
     assert told == [("PRUNED", 0.4), ("FAIL", None), ("COMPLETE", math.inf), ("COMPLETE", 0.5)]
 
@@ -682,7 +681,7 @@ def test_saved_file_is_strict_json(tmp_path: Path) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     state = json.loads(file.read_text(), parse_constant=refuse)
-    assert [trial["value"] for trial in state["observations"]] == [None] * 3
+    assert [trial["value"] for trial in state["observations"]] == ["inf"] * 3
     assert [trial["trial"] for trial in state["running"]] == ["running"]
 
 

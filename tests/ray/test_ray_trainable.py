@@ -16,18 +16,21 @@ from ray.tune.search.sample import Integer
 
 from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
 from hypergrad_ray.param_space import join
-from hypergrad_ray.trainable import want
 from hypergrad_search import (
     Categorical,
+    Cost,
     Evaluation,
     Float,
     Int,
     Space,
+    Status,
     TrainingProblem,
     Unrolled,
     evaluate,
+    hosting,
     sgd,
 )
+from hypergrad_search.search.ask_tell import Wanted
 
 SPACE: Space = {
     "target": Float(-1.0, 1.0, shape=(2,)),
@@ -44,8 +47,8 @@ def problem(**changes: Any) -> TrainingProblem:
     parts: dict[str, Any] = {
         "init": lambda key, h: 0.1 * jax.random.normal(key, (2,)),
         "train_loss": lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2) / h["scale"],
-        "valid_loss": lambda p: jnp.sum((p - 0.25) ** 2),
-        "test_loss": lambda p: jnp.sum((p - 0.2) ** 2),
+        "valid_loss": lambda p, h: jnp.sum((p - 0.25) ** 2),
+        "test_loss": lambda p, h: jnp.sum((p - 0.2) ** 2),
         "batches": lambda step: None,
         "optimizer": sgd("rate", 0.5),
         "steps": 20,
@@ -62,7 +65,7 @@ def results(monkeypatch: pytest.MonkeyPatch) -> Results:
 
 
 def wanting(gradient_below: float = math.inf, mode: str = "min") -> dict[str, Any]:
-    return {**CONFIG, "hypergrad": want(mode, gradient_below=gradient_below)}
+    return {**CONFIG, "hypergrad": Wanted(gradient_below=gradient_below, maximise=mode == "max").to_json()}
 
 
 # the trainable
@@ -75,7 +78,7 @@ def test_it_reports_what_evaluate_finds(results: Results) -> None:
     expected = evaluate(training, CONFIG, key=jax.random.key(0))
     assert expected.gradient is not None
     assert result["loss"] == expected.value
-    assert result["test_loss"] == expected.diagnostics["test_loss"]
+    assert result["test_loss"] == expected.test_loss
     assert (result["status"], result["steps"], result["gradient_evaluations"]) == ("ok", 20, 80)
     assert list(result["gradient"]) == ["target", "rate"]
     assert isinstance(result["gradient"]["target"], np.ndarray)
@@ -132,7 +135,7 @@ def test_lifted_rates_descend(results: Results) -> None:
 
 
 def test_failed_training_is_an_infinite_loss_that_says_why(results: Results) -> None:
-    trainable(problem(valid_loss=lambda p: jnp.sum(p) * jnp.nan), SPACE)(wanting())
+    trainable(problem(valid_loss=lambda p, h: jnp.sum(p) * jnp.nan), SPACE)(wanting())
     assert (results[0]["loss"], results[0]["status"]) == (math.inf, "nan")
     assert results[0]["message"]
     assert "gradient" not in results[0]
@@ -157,7 +160,7 @@ def test_results_are_plain_values_and_arrays(results: Results) -> None:
         ({"space": {"scale": Int(1, 3)}}, "rate"),
         ({"problem": lambda config: 1.0}, "problem must be a TrainingProblem"),
         ({"space": {**SPACE, "hypergrad": Int(1, 3)}}, "'hypergrad' is reserved"),
-        ({"report_every": 0}, "report_every must be None or a whole number above 0, got 0"),
+        ({"report_every": 0}, "trainable: report_every must be a whole number from 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], words: str) -> None:
@@ -188,13 +191,29 @@ def test_one_problem_compiles_once_a_process(results: Results, monkeypatch: pyte
 
     training = problem()
     train = trainable(training, SPACE)
-    monkeypatch.setattr(sys.modules["hypergrad_ray.trainable"], "evaluate", spy)
+    monkeypatch.setattr(hosting, "evaluate", spy)
     monkeypatch.setattr("ray.tune.registry._ParameterRegistry.get", copied)
     train(CONFIG)
     train(CONFIG)
     assert evaluated[0] is evaluated[1]
     trainable(training, SPACE)(CONFIG)
     assert evaluated[2] is not evaluated[0]
+
+
+def test_a_process_does_not_remember_all_problems(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["hypergrad_ray.trainable"]
+    monkeypatch.setattr(hosting, "evaluate", lambda *arguments, **others: Evaluation(1.0, None, Status.OK, Cost(1, 1)))
+    for _ in range(2 * module.KEPT):
+        trainable(problem(), SPACE)(dict(CONFIG))
+    assert len(module._problems) == module.KEPT
+
+
+def test_what_the_searcher_wants_is_not_in_the_config_of_a_result(results: Results) -> None:
+    """Ray reports the dict that the trainable was called with."""
+    config = wanting()
+    trainable(problem(), SPACE)(config)
+    assert set(config) == set(SPACE)
+    assert "gradient" in results[0]
 
 
 # what is wanted
@@ -216,7 +235,10 @@ def test_one_problem_compiles_once_a_process(results: Results, monkeypatch: pyte
     ],
 )
 def test_gradient_is_wanted_of_better_values(threshold: float, mode: str, value: float, wanted: bool) -> None:
-    assert wants_gradient({"hypergrad": want(mode, gradient_below=threshold)}, value) is wanted
+    assert (
+        wants_gradient({"hypergrad": Wanted(gradient_below=threshold, maximise=mode == "max").to_json()}, value)
+        is wanted
+    )
 
 
 def test_no_gradient_is_wanted_by_other_searchers() -> None:
