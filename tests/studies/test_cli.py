@@ -1,4 +1,4 @@
-"""The command line as a user has it: a process, its output and its exit status."""
+"""The command line: studies and one error as a user has them, in a process; the rest inside of the tests' process."""
 
 import json
 import os
@@ -6,19 +6,51 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from hypergrad_studies import records
+from hypergrad_studies.cli import main
 
 HYPERGRAD = [sys.executable, "-c", "from hypergrad_studies.cli import main; main()"]
 STUDY = ["compare", "--problem", "digits-l2", "--methods", "random,random-2x,tpe,hyperband,hypergrad"]
 
 
-def hypergrad(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+Outcome = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Lets the processes of these tests share what JAX compiles."""
+    cache = tmp_path_factory.mktemp("cache")
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def hypergrad(*arguments: object, environment: Mapping[str, str], timeout: float = 300) -> Outcome:
     command = [*HYPERGRAD, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs `hypergrad` in this process, which saves the seconds that it takes to import everything."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["hypergrad", *map(str, arguments)])
+        code: str | int | None = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        return subprocess.CompletedProcess(sys.argv, int(code or 0), *capsys.readouterr())
+
+    return run
 
 
 def lines_but_times(out: Path) -> list[dict[str, object]]:
@@ -28,9 +60,9 @@ def lines_but_times(out: Path) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Path:
     out = tmp_path_factory.mktemp("study") / "out"
-    done = hypergrad(*STUDY, "--budget", 600, "--seeds", 2, "--out", out)
+    done = hypergrad(*STUDY, "--budget", 600, "--seeds", 2, "--out", out, environment=environment)
     assert done.returncode == 0, done.stderr
     assert "hypergrad" in done.stdout
     assert "report.html" in done.stdout
@@ -59,23 +91,25 @@ def test_a_trial_costs_its_steps_and_three_times_as_much_for_a_gradient(study: P
     assert any(r.status == "pruned" for r in loaded.records if r.method == "hyperband")
 
 
-def test_the_report_can_be_made_again_from_the_records(study: Path) -> None:
+def test_the_report_can_be_made_again_from_the_records(study: Path, inside: Callable[..., Outcome]) -> None:
     first = (study / "report.html").read_text()
     (study / "report.html").unlink()
-    assert hypergrad("report", study).returncode == 0
+    assert inside("report", study).returncode == 0
     assert (study / "report.html").read_text() == first
 
 
-def test_a_finished_study_has_nothing_left_to_do(study: Path) -> None:
+def test_a_finished_study_has_nothing_left_to_do(study: Path, inside: Callable[..., Outcome]) -> None:
     before = (study / "records.jsonl").read_bytes()
-    assert hypergrad(*STUDY, "--budget", 600, "--seeds", 2, "--out", study).returncode == 0
+    assert inside(*STUDY, "--budget", 600, "--seeds", 2, "--out", study).returncode == 0
     assert (study / "records.jsonl").read_bytes() == before
 
 
-def test_a_killed_study_continues_to_the_same_records(study: Path, tmp_path: Path) -> None:
+def test_a_killed_study_continues_to_the_same_records(study: Path, environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "killed"
     arguments = [*STUDY, "--budget", 600, "--seeds", 2, "--out", out]
-    victim = subprocess.Popen([*HYPERGRAD, *map(str, arguments)], stdout=subprocess.DEVNULL, start_new_session=True)
+    victim = subprocess.Popen(
+        [*HYPERGRAD, *map(str, arguments)], stdout=subprocess.DEVNULL, start_new_session=True, env=environment
+    )
     deadline = time.monotonic() + 200
     # in the midst of a run, not between two
     while not (out / "records.jsonl").exists() or (out / "records.jsonl").read_bytes().count(b"\n") < 30:
@@ -84,16 +118,17 @@ def test_a_killed_study_continues_to_the_same_records(study: Path, tmp_path: Pat
         time.sleep(0.01)
     os.killpg(victim.pid, signal.SIGKILL)
     victim.wait()
-    done = hypergrad(*arguments)
+    done = hypergrad(*arguments, environment=environment)
     assert done.returncode == 0, done.stderr
     assert "finished runs found" in done.stdout
     assert lines_but_times(out) == lines_but_times(study)
 
 
 @pytest.mark.slow
-def test_ray_is_a_backend_too(tmp_path: Path) -> None:
+def test_ray_is_a_backend_too(environment: dict[str, str], tmp_path: Path) -> None:
     done = hypergrad(
         *("compare", "--problem", "digits-l2", "--backend", "ray", "--budget", 500, "--seeds", 1, "--out", tmp_path),
+        environment=environment,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
@@ -113,33 +148,43 @@ def test_ray_is_a_backend_too(tmp_path: Path) -> None:
         (["--seeds", "many"], "'many' is not a valid integer"),
     ],
 )
-def test_bad_arguments_get_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = hypergrad("compare", *arguments, "--out", tmp_path / "out")
+def test_bad_arguments_get_one_line(
+    tmp_path: Path, inside: Callable[..., Outcome], arguments: list[str], message: str
+) -> None:
+    done = inside("compare", *arguments, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_broken_records_get_one_line(study: Path, tmp_path: Path) -> None:
+def test_an_error_is_one_line_and_a_status_of_the_process(environment: dict[str, str], tmp_path: Path) -> None:
+    done = hypergrad("compare", "--budget", 0, "--out", tmp_path / "out", environment=environment)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "0 is not in the range x>=1" in done.stderr
+
+
+def test_broken_records_get_one_line(study: Path, inside: Callable[..., Outcome], tmp_path: Path) -> None:
     broken = tmp_path / "records.jsonl"
     broken.write_bytes((study / "records.jsonl").read_bytes()[:-20] + b'"}\n')
     for arguments in (["report", tmp_path], ["report", tmp_path / "nowhere"]):
-        done = hypergrad(*arguments)
+        done = inside(*arguments)
         assert done.returncode != 0
         assert done.stderr.count("\n") == 1
         assert str(tmp_path) in done.stderr
 
 
-def test_another_budget_in_the_same_folder_is_refused(study: Path) -> None:
-    done = hypergrad(*STUDY, "--budget", 700, "--seeds", 2, "--out", study)
+def test_another_budget_in_the_same_folder_is_refused(study: Path, inside: Callable[..., Outcome]) -> None:
+    done = inside(*STUDY, "--budget", 700, "--seeds", 2, "--out", study)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "choose another --out, or --budget 600" in done.stderr
 
 
-def test_overhead_of_the_sampler_is_a_table() -> None:
-    done = hypergrad("overhead", "--trials", 20, "--repeats", 1)
+def test_overhead_of_the_sampler_is_a_table(inside: Callable[..., Outcome]) -> None:
+    done = inside("overhead", "--trials", 20, "--repeats", 1)
     assert done.returncode == 0, done.stderr
     assert "TPESampler" in done.stdout
     assert "10,000, one array" in done.stdout

@@ -41,7 +41,8 @@ def losses(params: Layers, hyperparameters: dict[str, Any], data: Split) -> jax.
 
 
 def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
-    return jnp.mean(losses(params, hyperparameters, batch)) + tuned_mlp.penalty(params, hyperparameters)
+    penalties = tuned_mlp.penalty(params, hyperparameters)
+    return jnp.mean(losses(params, hyperparameters, batch)) + penalties
 
 
 def valid_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:

@@ -37,7 +37,8 @@ def init(sizes: tuple[int, ...], key: jax.Array, hyperparameters: dict[str, Any]
 
 def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
     """The mean cross-entropy of the batch, and the penalties."""
-    return jnp.mean(cross_entropy(params, batch)) + penalty(params, hyperparameters)
+    penalties = penalty(params, hyperparameters)
+    return jnp.mean(cross_entropy(params, batch)) + penalties
 
 
 def penalty(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array | int:
