@@ -15,6 +15,7 @@ paper's errors are of log likelihoods, and are divided by 50 here.
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from jax.flatten_util import ravel_pytree
 from rich.console import Console
 from rich.progress import track
 from scipy.stats import spearmanr
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
@@ -123,7 +125,9 @@ def gaussian_process(points: np.ndarray, losses: list[float], seed: int) -> Pred
     """Predict by the mean of a Gaussian process that is fitted to `losses`."""
     kernel = ConstantKernel() * Matern(nu=2.5, length_scale=REACH) + WhiteKernel()
     process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=10, random_state=seed)
-    predict: Predict = process.fit(points, losses).predict
+    with warnings.catch_warnings():  # losses have next to no noise, so that its estimate lies at the lower bound
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        predict: Predict = process.fit(points, losses).predict
     return predict
 
 
