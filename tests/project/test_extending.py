@@ -1,0 +1,98 @@
+"""A new method or strategy is one file and one entry in a table; nothing else needs to know of it."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hypergrad_search import Cost, Evaluation, Method, TrainingProblem
+from hypergrad_search.hypergradient import Request, judge, outer_losses, split
+from hypergrad_search.search import Observation, Proposal, Strategy
+from hypergrad_search.space import Hyperparameters, Space, dimension, gradient_to_unit, to_unit
+from hypergrad_search.training import train_in_floats
+from hypergrad_studies import methods, records
+from hypergrad_studies.compare import compare
+from hypergrad_studies.methods import GradientMethod
+
+
+@dataclass(frozen=True)
+class ForwardDifferences(Method):
+    """A toy: the gradient by one more training run for each hyperparameter."""
+
+    step: float = 1e-2
+
+    def evaluate(
+        self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, request: Request
+    ) -> Evaluation:
+        dynamic, static = split(hyperparameters)
+
+        def at(changed: Hyperparameters) -> Evaluation:
+            whole = {**changed, **dict(static)}
+            return judge(outer_losses(problem, train_in_floats(problem, whole, key), whole), request.fold)
+
+        here = at(dynamic)
+        if not here.value < request.gradient_below:
+            return replace(here, cost=Cost(problem.steps, 0.0))
+        moved = {name: at({**dynamic, name: value + self.step}) for name, value in dynamic.items()}
+        gradient = {name: np.asarray((there.value - here.value) / self.step) for name, there in moved.items()}
+        return replace(here, gradient=gradient, cost=Cost((1 + len(moved)) * problem.steps, 0.0))
+
+
+@dataclass(frozen=True)
+class Best:
+    """What the toy strategy knows: the best point with a gradient, and its value, gradient and trial."""
+
+    space: Space
+    value: float = math.inf
+    point: np.ndarray | None = None
+    gradient: np.ndarray | None = None
+    trial: str | None = None
+
+
+@dataclass(frozen=True)
+class SteepestDescent(Strategy[Best]):
+    """A toy: one explored point, and then fixed steps from the best point."""
+
+    length: float = 0.1
+
+    def init(self, space: Space) -> Best:
+        return Best(space)
+
+    def fold(self, state: Best, observation: Observation) -> Best:
+        if observation.gradient is None or not observation.value < state.value or not dimension(state.space):
+            return state
+        point = to_unit(state.space, observation.hyperparameters)
+        gradient = gradient_to_unit(state.space, observation.hyperparameters, observation.gradient)
+        return Best(state.space, observation.value, point, gradient, observation.trial)
+
+    def propose(self, state: Best, running: Collection[str | None]) -> Proposal:
+        if state.point is None or state.gradient is None or state.trial in running:
+            return self.explore(state)
+        step = self.length * state.gradient / (np.linalg.norm(state.gradient) or 1.0)
+        return Proposal(np.clip(state.point - step, 0.0, 1.0), state.trial, math.inf)
+
+    def explore(self, state: Best) -> Proposal:
+        return Proposal(None, None, math.inf)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [GradientMethod(how=ForwardDifferences()), GradientMethod(strategy=SteepestDescent())],
+    ids=["method", "strategy"],
+)
+def test_an_entry_in_the_table_is_all_that_a_comparison_needs(
+    entry: GradientMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(methods.OPTUNA, "toy", entry.in_optuna())
+    rivals = {"synthetic-quadratic": ["toy", "random"]}
+    compare(tmp_path, rivals, budget=60, seeds=1, backend="optuna", console=Console(quiet=True))
+    found = records.Study.load(tmp_path).records
+    toy, random = ([r.value for r in found if r.method == name] for name in ("toy", "random"))
+    assert {r.status for r in found} == {"ok"}
+    assert min(toy) < min(toy[:1])  # it descended
+    assert len(toy) < len(random)  # and paid for its gradients
