@@ -28,8 +28,8 @@ class Fold:
     below: float = math.inf
 
     def __post_init__(self) -> None:
-        of = whole_number("Fold: of", self.of, 2)
-        whole_number("Fold: index", self.index, 0, of - 1)
+        object.__setattr__(self, "of", whole_number("Fold: of", self.of, 2))
+        object.__setattr__(self, "index", whole_number("Fold: index", self.index, 0, self.of - 1))
         if math.isnan(self.below):
             raise ValueError("Fold: below must be a number, got nan; leave it out to accept any loss")
 

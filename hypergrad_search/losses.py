@@ -82,7 +82,7 @@ def fitted_loss(
         return valid
     part_of = jnp.asarray(fold.order(valid.size)) % without.of
     # Losses in half precision are summed in float32, as a mean does it.
-    weights = (part_of != without.part).astype(jnp.promote_types(valid.dtype, jnp.float32))
+    weights = (part_of != without.part).astype(valid.dtype if valid.dtype.itemsize > 4 else jnp.float32)
     return (jnp.sum(weights * valid.astype(weights.dtype)) / jnp.sum(weights)).astype(valid.dtype)
 
 
@@ -99,11 +99,16 @@ def descended_loss(
 
 
 def mean_and_error(losses: Any) -> tuple[float, float | None]:
-    """Return the mean of losses of examples and its standard error; None for that of fewer than two."""
+    """Return the mean of losses of examples and its standard error.
+
+    The error is None for fewer than two losses, and where one of them is not finite.
+    """
     array = np.asarray(losses, np.float64)
-    if array.size < 2:
-        return float(array.mean()), None
-    return float(array.mean()), float(array.std(ddof=1) / np.sqrt(array.size))
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        mean = float(array.mean())
+    if array.size < 2 or not np.isfinite(array).all():
+        return mean, None
+    return mean, float(array.std(ddof=1) / np.sqrt(array.size))
 
 
 def _of_examples(name: str, value: Any) -> jax.Array:

@@ -138,8 +138,7 @@ def advance(
         trained = state.base, state.network
         point = algorithm.draw(state.moving, noise_key(state, 1))
         gradient = (linear_gradient if algorithm.centred else plain_gradient)(state, point)
-        updates, slots = setup.optimizer.update(gradient, state.network_slots, trained)
-        base, network = optax.apply_updates(trained, updates)
+        (base, network), slots = _optax_step(setup.optimizer, gradient, state.network_slots, trained)
         return state._replace(base=base, network=network, network_slots=slots)
 
     def move(state: State) -> State:
@@ -150,11 +149,11 @@ def advance(
                 bonus = algorithm.entropy * jnp.sum(moved["log_scales"])
             params = unravel(state.base + _change(setup, state.network, point - state.centre))
             hyperparameters = setup.hyperparameters(point, fixed)
-            return descended_loss(setup.problem, params, hyperparameters, state.step, without) - bonus
+            descended = descended_loss(setup.problem, params, hyperparameters, state.step, without)
+            return descended.astype(jnp.float32) - bonus
 
         moved = _moved(setup, state.moving)
-        updates, slots = setup.hyper_optimizer.update(jax.grad(loss)(moved), state.moving_slots, moved)
-        moved = optax.apply_updates(moved, updates)
+        moved, slots = _optax_step(setup.hyper_optimizer, jax.grad(loss)(moved), state.moving_slots, moved)
         moving = state.moving._replace(log_scales=moved.get("log_scales", state.moving.log_scales))
         point = jnp.clip(algorithm.bound(moved["point"], moving), 0.0, 1.0)
         log_scales = jnp.minimum(moving.log_scales, math.log(LARGEST_SCALE))
@@ -183,8 +182,7 @@ def trained(setup: Setup, state: State, fixed: dict[str, jax.Array], key: jax.Ar
 
     def step(i: jax.Array, trained: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         weights, slots = trained
-        updates, slots = setup.optimizer.update(jax.grad(train_loss)(weights, state.step + i), slots, weights)
-        return optax.apply_updates(weights, updates), slots
+        return _optax_step(setup.optimizer, jax.grad(train_loss)(weights, state.step + i), slots, weights)
 
     weights, _ = jax.lax.fori_loop(0, finetune, step, (weights, setup.optimizer.init(weights)))
     return unravel(weights)
@@ -203,6 +201,16 @@ def _flat(
     """The model's initial parameters as a float32 vector, and the way back to their structure and types."""
     flat, unravel = ravel_pytree(initial_params(setup.problem, setup.hyperparameters(point, fixed), key))
     return flat.astype(jnp.float32), lambda weights: unravel(weights.astype(flat.dtype))
+
+
+def _optax_step(optimizer: optax.GradientTransformation, gradient: Any, slots: Any, trained: Any) -> tuple[Any, Any]:
+    """Return what is trained, and the optimizer's slots, after one step.
+
+    Optax mixes integers and floats, so strict promotion, which a user may have chosen, is off here.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        updates, slots = optimizer.update(gradient, slots, trained)
+        return optax.apply_updates(trained, updates), slots
 
 
 def _moved(setup: Setup, moving: Moving) -> dict[str, jax.Array]:

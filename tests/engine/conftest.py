@@ -1,8 +1,9 @@
-"""A small network on digits, in any floating-point type, with a hyperparameter of every kind."""
+"""What the engine's tests share: stricter rules than users have, and a small network on digits."""
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,16 +18,35 @@ SIZES = (64, 30, 10)
 LAYERS = len(SIZES) - 1
 
 
+Array = np.ndarray[Any, Any]
+Digits = tuple[Array, Array]
+Layers = list[dict[str, jax.Array]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make a warning an error in every test of this folder."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("error"), append=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _strict_promotion() -> Iterator[None]:
+    """Refuse what users may do: to mix types, and to add arrays of different ranks."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
 @pytest.fixture(scope="session")
-def digits() -> tuple[np.ndarray, np.ndarray]:
+def digits() -> Digits:
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     return images[order] / 16, labels[order]
 
 
 @pytest.fixture(scope="session")
-def make_problem(digits: tuple[np.ndarray, np.ndarray]) -> Callable[..., TrainingProblem]:
-    """A function (steps, optimizer, dtype, sizes) -> problem."""
+def make_problem(digits: Digits) -> Callable[..., TrainingProblem]:
+    """A function (steps, optimizer, dtype, sizes, batch) -> problem, with a hyperparameter of every kind."""
     images, labels = digits
 
     @functools.cache  # so that tests share compiled programs
@@ -37,7 +57,7 @@ def make_problem(digits: tuple[np.ndarray, np.ndarray]) -> Callable[..., Trainin
         sizes: tuple[int, ...] = SIZES,
         batch: int = 200,
     ) -> TrainingProblem:
-        def init(key: jax.Array, h: dict[str, Any]) -> list[dict[str, jax.Array]]:
+        def init(key: jax.Array, h: dict[str, Any]) -> Layers:
             keys = jax.random.split(key, len(sizes) - 1)
             # drawn in float32 so that every dtype starts at the same point
             normal = [
@@ -48,22 +68,22 @@ def make_problem(digits: tuple[np.ndarray, np.ndarray]) -> Callable[..., Trainin
                 {"w": h["scale"][i] * x.astype(dtype), "b": jnp.zeros(x.shape[1], dtype)} for i, x in enumerate(normal)
             ]
 
-        def cross_entropy(params: list[dict[str, jax.Array]], x: jax.Array, y: jax.Array) -> jax.Array:
+        def cross_entropy(params: Layers, x: jax.Array, y: jax.Array) -> jax.Array:
             for layer in params[:-1]:
-                x = jnp.tanh(x @ layer["w"] + layer["b"])
-            scores = jax.nn.log_softmax(x @ params[-1]["w"] + params[-1]["b"])
+                x = jnp.tanh(x @ layer["w"] + layer["b"][None, :])
+            scores = jax.nn.log_softmax(x @ params[-1]["w"] + params[-1]["b"][None, :])
             return -jnp.mean(jnp.take_along_axis(scores, y[:, None], axis=1))
 
-        def train_loss(params: Any, h: dict[str, Any], data: Any, key: jax.Array) -> jax.Array:
-            penalty = sum(h["l2"][i] * jnp.sum(layer["w"] ** 2) for i, layer in enumerate(params))
-            return cross_entropy(params, *data) + penalty
+        def train_loss(params: Layers, h: dict[str, Any], data: Any, key: jax.Array) -> jax.Array:
+            penalties = [h["l2"][i] * jnp.sum(layer["w"] ** 2) for i, layer in enumerate(params)]
+            return cross_entropy(params, *data) + jnp.stack(penalties).sum()
 
         def batches(step: jax.Array) -> tuple[jax.Array, jax.Array]:
             start = step * batch % 1000
             x = jax.lax.dynamic_slice_in_dim(images[:1000].astype(dtype), start, batch)
             return x, jax.lax.dynamic_slice_in_dim(labels[:1000], start, batch)
 
-        def valid_loss(params: Any) -> jax.Array:
+        def valid_loss(params: Layers, h: dict[str, Any]) -> jax.Array:
             return cross_entropy(params, jnp.asarray(images[1000:1400], dtype), jnp.asarray(labels[1000:1400]))
 
         return TrainingProblem(

@@ -4,6 +4,7 @@ import functools
 import io
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,19 +14,19 @@ import optax
 import pytest
 from scipy.optimize import minimize
 
-from hypergrad_search import (
-    Evaluation,
-    Float,
-    Hypernet,
+from hypergrad_search import Evaluation, Float, Hypernet, Space, Status, TrainingProblem, evaluate, sgd
+from hypergrad_search.hypergradient import (
+    Algorithm,
+    Diagonal,
+    Global,
+    Joint,
     Linear,
+    Local,
     LowRank,
     OneHidden,
-    Status,
-    TrainingProblem,
-    evaluate,
-    sgd,
+    Response,
 )
-from hypergrad_search.hypergradient import hypernet
+from hypergrad_search.hypergradient import stretch as program
 
 KEY = jax.random.key(0)
 FEATURES = 8
@@ -55,7 +56,7 @@ class Ridge:
         parts = {
             "init": lambda key, h: jnp.zeros(FEATURES),
             "train_loss": lambda p, h, b, k: jnp.mean((x @ p - y) ** 2) + jnp.sum(h["penalty"] * p**2),
-            "valid_loss": lambda p: jnp.mean((x_valid @ p - y_valid) ** 2),
+            "valid_loss": lambda p, h: jnp.mean((x_valid @ p - y_valid) ** 2),
             "batches": lambda step: None,
             "optimizer": sgd(0.1, 0.9),
             "steps": 20,
@@ -101,7 +102,7 @@ def test_joint_ends_at_the_optimum(ridge: Ridge, network: Any) -> None:
 
 @pytest.mark.parametrize("network", [Linear(), LowRank(FEATURES), OneHidden(50)])
 def test_the_local_response_has_the_true_slope(ridge: Ridge, network: Any) -> None:
-    method = Hypernet(network=network, algorithm="local", steps=4000, hyper_steps=1)
+    method = Hypernet(network=network, algorithm=Local(hyper_steps=1), steps=4000)
     problem = ridge.plain
     result = evaluate(problem, MIDDLE, method=method, key=KEY, space=SPACE)
 
@@ -115,14 +116,14 @@ def test_the_local_response_has_the_true_slope(ridge: Ridge, network: Any) -> No
 def test_the_global_response_follows_the_true_curve(ridge: Ridge) -> None:
     """One penalty for all features, over the whole box."""
     space, problem = {"penalty": Float(1e-2, 10.0, log=True)}, ridge.plain
-    method = Hypernet(network=OneHidden(50), algorithm="global", centred=False, steps=4000, hyper_steps=500)
+    method = Hypernet(network=OneHidden(50), algorithm=Global(hyper_steps=500), steps=4000)
     result = evaluate(problem, {"penalty": 5.0}, method=method, key=KEY, space=space)
     penalties = np.geomspace(2e-2, 5, 10)
     true = [ridge.valid_loss(np.full(FEATURES, penalty)) for penalty in penalties]
     curve = [
         float(
             problem.valid_loss(
-                method.params(problem, {"penalty": p}, space=space, key=KEY, checkpoint=result.checkpoint)
+                method.params(problem, {"penalty": p}, space=space, key=KEY, checkpoint=result.checkpoint), {}
             )
         )
         for p in penalties
@@ -135,10 +136,10 @@ def test_the_global_response_follows_the_true_curve(ridge: Ridge) -> None:
 @pytest.mark.parametrize(
     ("changes", "share"),
     [
-        ({"centred": False}, 0.8),
-        ({"centred": False, "scale": 0.0}, 0.99),  # it hardly learns the slope
-        ({"centred": False, "entropy": 1e-3}, 0.8),
-        ({"entropy": 1e-3}, 0.75),
+        ({"algorithm": Joint(centred=False)}, 0.8),
+        ({"algorithm": Joint(centred=False, scale=0.0)}, 0.99),  # it hardly learns the slope
+        ({"algorithm": Joint(centred=False, entropy=1e-3)}, 0.8),
+        ({"algorithm": Joint(entropy=1e-3)}, 0.75),
         ({"network": OneHidden(20)}, 0.8),
     ],
 )
@@ -152,7 +153,7 @@ def test_every_variant_descends(ridge: Ridge, changes: dict[str, Any], share: fl
 def test_the_scale_is_learned_where_there_is_an_entropy_bonus(ridge: Ridge) -> None:
     """The weight of the bonus decides how far out the sampling goes."""
     narrow, wide = (
-        _scales(stretch(ridge, Hypernet(network=Linear(), steps=2000, centred=False, entropy=entropy)))
+        _scales(stretch(ridge, Hypernet(network=Linear(), algorithm=Joint(centred=False, entropy=entropy), steps=2000)))
         for entropy in (1e-4, 1e-1)
     )
     assert (narrow < 0.05).mean() > 0.5
@@ -167,7 +168,7 @@ def _scales(result: Evaluation) -> np.ndarray:
 def test_the_value_is_that_of_a_usable_model(ridge: Ridge) -> None:
     result, problem = stretch(ridge, SMALL), ridge.plain
     params = SMALL.params(problem, result.refined, space=SPACE, key=KEY, checkpoint=result.checkpoint)
-    assert result.value == pytest.approx(float(problem.valid_loss(params)), rel=1e-6)
+    assert result.value == pytest.approx(float(problem.valid_loss(params, {})), rel=1e-6)
     assert result.gradient is None
 
 
@@ -175,9 +176,10 @@ def test_the_value_is_that_of_a_usable_model(ridge: Ridge) -> None:
     ("method", "cost"),
     [
         (Hypernet(steps=20), 80),
-        (Hypernet(steps=20, centred=False), 40),
-        (Hypernet(steps=20, centred=False, algorithm="local", hyper_steps=5), 20),
-        (Hypernet(steps=20, algorithm="local", hyper_steps=5), 15 * 3 + 5),
+        (Hypernet(steps=20, algorithm=Joint(centred=False)), 40),
+        (Hypernet(steps=20, algorithm=Local(centred=False, hyper_steps=5)), 20),
+        (Hypernet(steps=20, algorithm=Local(hyper_steps=5)), 15 * 3 + 5),
+        (Hypernet(steps=20, algorithm=Global(hyper_steps=5)), 20),
         (Hypernet(steps=20, finetune=7), 87),
         (Hypernet(), 80),
     ],
@@ -194,9 +196,9 @@ def test_a_stretch_goes_on_from_a_checkpoint(ridge: Ridge) -> None:
     assert second.value == pytest.approx(whole.value, rel=1e-4)
     np.testing.assert_allclose(second.refined["penalty"], whole.refined["penalty"], rtol=1e-3)
     assert abs(anew.value - whole.value) > 0.01
-    programs = hypernet._advance._cache_size()
+    programs = program.advance._cache_size()
     stretch(ridge, SMALL, second.refined, checkpoint=second.checkpoint)
-    assert hypernet._advance._cache_size() == programs
+    assert program.advance._cache_size() == programs
 
 
 def test_a_stretch_starts_where_it_is_told(ridge: Ridge) -> None:
@@ -210,7 +212,7 @@ def test_fine_tuning_is_for_the_value_alone(ridge: Ridge) -> None:
     assert plain.checkpoint == tuned.checkpoint
     method = Hypernet(network=Linear(), steps=20, finetune=3000)
     params = method.params(ridge.plain, tuned.refined, space=SPACE, key=KEY, checkpoint=tuned.checkpoint)
-    assert float(ridge.plain.valid_loss(params)) == pytest.approx(tuned.value, rel=1e-6)
+    assert float(ridge.plain.valid_loss(params, {})) == pytest.approx(tuned.value, rel=1e-6)
     assert tuned.value == pytest.approx(ridge.valid_loss(tuned.refined["penalty"]), rel=1e-3)
     assert abs(plain.value - tuned.value) > 0.1
 
@@ -233,7 +235,7 @@ def test_minibatches_of_both_kinds_and_any_pytree(ridge: Ridge) -> None:
     x, y, xv, yv = (jnp.asarray(a, jnp.float32) for a in (ridge.x, ridge.y, ridge.x_valid, ridge.y_valid))
     seen: list[Any] = []
 
-    def valid_batch_loss(params: Any, step: jax.Array) -> jax.Array:
+    def valid_batch_loss(params: Any, h: Any, step: jax.Array) -> jax.Array:
         seen.append(step)
         rows = (jnp.arange(20) + 20 * step) % 200
         return jnp.mean((xv[rows] @ params["layer"]["w"] + params["b"][0] - yv[rows]) ** 2)
@@ -244,7 +246,7 @@ def test_minibatches_of_both_kinds_and_any_pytree(ridge: Ridge) -> None:
             jnp.mean((x[rows] @ p["layer"]["w"] + p["b"][0] - y[rows]) ** 2)
             + jnp.sum(h["penalty"] * p["layer"]["w"] ** 2)
         ),
-        valid_loss=lambda p: jnp.mean((xv @ p["layer"]["w"] + p["b"][0] - yv) ** 2),
+        valid_loss=lambda p, h: jnp.mean((xv @ p["layer"]["w"] + p["b"][0] - yv) ** 2),
         valid_batch_loss=valid_batch_loss,
         batches=lambda step: (jnp.arange(10) + 10 * step) % 30,
     )
@@ -272,7 +274,7 @@ def test_what_enters_by_comparison_alone_may_be_tuned(ridge: Ridge) -> None:
         kept = jnp.where(jax.random.bernoulli(key, 1 - h["rate"], params.shape), params, 0.0)
         return jnp.mean((jnp.float32(ridge.x) @ kept - jnp.float32(ridge.y)) ** 2)
 
-    problem, method = ridge.problem(train_loss=jax.jit(train_loss)), Hypernet(steps=5, centred=False)
+    problem, method = ridge.problem(train_loss=jax.jit(train_loss)), Hypernet(steps=5, algorithm=Joint(centred=False))
     result = evaluate(problem, {"rate": 0.3}, method=method, key=KEY, space={"rate": Float(0.0, 0.9)})
     assert result.status == Status.OK
     space = {"rate": Float(0.0, 0.9), **SPACE}
@@ -320,23 +322,56 @@ def test_points_stay_in_the_box(ridge: Ridge) -> None:
     ("arguments", "message"),
     [
         ({"network": "linear"}, "network must be a Response"),
-        ({"algorithm": "both"}, "algorithm must be one of"),
-        ({"scale": -1.0}, "scale must be a number from 0"),
-        ({"scale": math.nan}, "scale must be a number from 0"),
-        ({"scale": 0.0}, "scale 0 is for"),
-        ({"entropy": -1.0}, "entropy must be a number from 0"),
-        ({"entropy": 1.0, "algorithm": "local"}, "entropy must be a number from 0, with algorithm='joint'"),
-        ({"algorithm": "global"}, "use centred=False"),
+        ({"algorithm": "joint"}, r"algorithm must be Joint\(...\), Local\(...\) or Global\(...\), got 'joint'"),
+        ({"algorithm": Joint}, r"algorithm must be Joint\(...\)"),
         ({"steps": 0}, "steps must be a whole number from 1"),
-        ({"hyper_steps": 1.5}, "hyper_steps must be a whole number"),
         ({"finetune": -1}, "finetune must be a whole number from 0"),
         ({"optimizer": "adam"}, "optimizer must be a transformation of optax"),
-        ({"scale": "small"}, "scale must be a number, got 'small'"),
+        ({"hyper_optimizer": "adam"}, "hyper_optimizer must be a transformation of optax"),
     ],
 )
 def test_bad_settings_get_one_line(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         Hypernet(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Joint(scale=-1.0), "Joint: scale must be a number from 0 to 0.5, in units of the box, got -1.0"),
+        (lambda: Joint(scale=0.6), "Joint: scale must be a number from 0"),
+        (lambda: Joint(scale=math.nan), "Joint: scale must be a number from 0"),
+        (lambda: Joint(scale="small"), "Joint: scale must be a number from 0 .* got 'small'"),
+        (lambda: Joint(scale=0.0), "scale=0 draws nothing, which needs centred=False and entropy=None"),
+        (lambda: Joint(scale=0.0, centred=False, entropy=0.1), "scale=0 draws nothing"),
+        (lambda: Joint(entropy=-1.0), "Joint: entropy must be a number from 0"),
+        (lambda: Joint(entropy=True), "Joint: entropy must be a number from 0"),
+        (lambda: Local(scale=math.nan), "Local: scale must be a number from 0"),
+        (lambda: Local(scale=0.0), "Local: scale must be above 0"),
+        (lambda: Local(hyper_steps=1.5), "Local: hyper_steps must be a whole number from 1, got 1.5"),
+        (lambda: Global(hyper_steps=0), "Global: hyper_steps must be a whole number from 1, got 0"),
+    ],
+)
+def test_bad_algorithms_get_one_line(make: Callable[[], Algorithm], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Local(entropy=1.0),
+        lambda: Global(centred=True),
+        lambda: Global(scale=0.1),
+        lambda: Joint(hyper_steps=5),
+        lambda: Joint(0.05),
+    ],
+)
+def test_an_algorithm_takes_its_own_settings_alone_and_by_name(make: Callable[[], Algorithm]) -> None:
+    with pytest.raises(TypeError):
+        make()
 
 
 def test_bad_requests_get_one_line(ridge: Ridge) -> None:
@@ -350,7 +385,7 @@ def test_bad_requests_get_one_line(ridge: Ridge) -> None:
         stretch(ridge, Hypernet(network=LowRank(3), steps=20), checkpoint=stretch(ridge, SMALL).checkpoint)
     checkpoint = stretch(ridge, SMALL).checkpoint
     with pytest.raises(ValueError, match="checkpoint is of another"):
-        stretch(ridge, Hypernet(network=Linear(), steps=20, centred=False), checkpoint=checkpoint)
+        stretch(ridge, Hypernet(network=Linear(), algorithm=Joint(centred=False), steps=20), checkpoint=checkpoint)
     space = {"penalty": Float(1e-3, 1.0, log=True, shape=(FEATURES,))}
     with pytest.raises(ValueError, match="checkpoint is of another"):
         evaluate(ridge.plain, MIDDLE, method=SMALL, key=KEY, space=space, checkpoint=checkpoint)
@@ -365,11 +400,11 @@ def test_bad_requests_get_one_line(ridge: Ridge) -> None:
     with pytest.raises(ValueError, match=r"must have shape \(8,\), got \(1,\)"):
         stretch(ridge, SMALL, {"penalty": np.ones(1)})
     with pytest.raises(ValueError, match="of the 20 steps of a stretch the last hyper_steps=100"):
-        stretch(ridge, Hypernet(algorithm="local", steps=20))
-    problem = ridge.problem(valid_batch_loss=lambda params, step: params)
+        stretch(ridge, Hypernet(algorithm=Local(), steps=20))
+    problem = ridge.problem(valid_batch_loss=lambda params, h, step: params[None])
     with pytest.raises(ValueError, match="valid_batch_loss must"):
         evaluate(problem, MIDDLE, method=SMALL, key=KEY, space=SPACE)
-    with pytest.raises(ValueError, match="rank must be a whole number above 0, got 0"):
+    with pytest.raises(ValueError, match="rank must be a whole number from 1, got 0"):
         LowRank(0)
 
 
@@ -380,7 +415,7 @@ def test_millions_of_weights_fit_in_low_rank() -> None:
     problem = TrainingProblem(
         init=lambda key, h: jnp.zeros(size),
         train_loss=lambda p, h, b, k: jnp.mean((p - 1) ** 2) + jnp.mean(h["penalty"] * p**2),
-        valid_loss=lambda p: jnp.mean((p - 0.5) ** 2),
+        valid_loss=lambda p, h: jnp.mean((p - 0.5) ** 2),
         batches=lambda step: None,
         optimizer=sgd(0.1, 0.9),
         steps=5,

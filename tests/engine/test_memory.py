@@ -12,7 +12,8 @@ import pytest
 
 from hypergrad_search import Optimizer, TrainingProblem, adam, sgd, train
 from hypergrad_search.hypergradient import reversible as method
-from hypergrad_search.training import reversible
+from hypergrad_search.losses import left_out
+from hypergrad_search.training import exact
 
 KEY = jax.random.key(0)
 FLOAT = 4
@@ -41,11 +42,12 @@ def test_what_the_reverse_pass_holds(
     """
     problem = make_problem(1000, optimizer, sizes=SIZES)
     dynamic = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyperparameters)
-    run = reversible.Run(problem, (), reversible.resolution(problem.optimizer, None))
-    initial, state, schedule, _ = jax.eval_shape(functools.partial(method._begin, run), dynamic, KEY)
-    adjoint = jax.eval_shape(functools.partial(method._start_adjoint, run), state, schedule, dynamic, KEY)
-    planes = sum(int(plan.spill.any(axis=1).sum()) for plan in method._begin(run, dynamic, KEY)[2].plans.values())
-    own = (1 + len(optimizer.decays)) * FLOAT
+    program = exact.bind(problem, (), dynamic, {})
+    inputs, initial, state, _ = jax.eval_shape(functools.partial(method._begin, program), dynamic, KEY)
+    adjoint = jax.eval_shape(functools.partial(method._start_adjoint, program), inputs, state, left_out(None))
+    plans = method._begin(program, dynamic, KEY)[0].schedule.plans
+    planes = sum(int(plan.spill.any(axis=1).sum()) for plan in plans.values())
+    own = (1 + len(optimizer.slots)) * FLOAT
     assert size(initial) == FLOAT * weights(SIZES)
     held = size((initial, state.numbers, adjoint.weights, adjoint.slots)) / weights(SIZES) + planes
     assert held - own <= limit

@@ -59,7 +59,7 @@ def problem_of(structure: str, loss: str, optimizer: str, steps: int) -> Trainin
     return TrainingProblem(
         init=init,
         train_loss=lambda p, h, step, key: loss_of(loss, p, h, key, step),
-        valid_loss=lambda p: sum(jnp.sum(x**2) for x in p),
+        valid_loss=lambda p, h: sum(jnp.sum(x**2) for x in p),
         batches=lambda step: step.astype(jnp.float32),
         optimizer=OPTIMIZERS[optimizer],
         steps=steps,
@@ -108,7 +108,7 @@ def examine(problem: TrainingProblem, h: dict[str, float]) -> None:
     else:
         assert result.value == math.inf
         assert result.gradient is None
-        assert result.diagnostics["message"]
+        assert result.message
 
 
 search = functools.partial(settings, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hypergrad_search import Reversible, TrainingProblem, Unrolled, adam, adamw, evaluate, sgd, train
-from hypergrad_search.training.unrolled import train_unrolled
+from hypergrad_search.training import train_in_floats
 
 KEY = jax.random.key(0)
 Make = Callable[..., TrainingProblem]
@@ -22,7 +22,7 @@ def relative_errors(ours: dict[str, Any], reference: dict[str, Any]) -> dict[str
     }
 
 
-def float64_gradient(make_problem: Make, hyperparameters: dict[str, Any], **kwargs: Any) -> tuple[float, dict]:
+def float64_gradient(make_problem: Make, hyperparameters: dict[str, Any], **kwargs: Any) -> tuple[float, dict[str, Any]]:
     with jax.enable_x64(True):
         problem = make_problem(dtype=jnp.float64, **kwargs)
         # what reaches the reversible run are float32 numbers
@@ -71,7 +71,7 @@ def test_reversal_is_exact_under_jit_and_vmap(
     batch = jax.tree.map(lambda x: jnp.stack([x, x]), h) | {"momentum": jnp.asarray([0.9, 0.6])}
 
     def loss(h: dict[str, Any], key: jax.Array) -> jax.Array:
-        return problem.valid_loss(train(problem, h, key))
+        return problem.valid_loss(train(problem, h, key), h)
 
     values, gradients = jax.jit(jax.vmap(jax.value_and_grad(loss)))(batch, jax.random.split(KEY))
     assert np.isfinite(values).all()
@@ -170,7 +170,7 @@ def test_train_composes_with_grad_jit_and_vmap(make_problem: Make, hyperparamete
     h = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyperparameters)
 
     def loss(h: dict[str, Any]) -> jax.Array:
-        return problem.valid_loss(train(problem, h, KEY))
+        return problem.valid_loss(train(problem, h, KEY), h)
 
     evaluation = evaluate(problem, hyperparameters, key=KEY)
     eager, jitted = jax.grad(loss)(h), jax.jit(jax.grad(loss))(h)
@@ -197,7 +197,7 @@ def test_a_buffer_too_small_for_traced_momentum_gives_nan(make_problem: Make, hy
 
 def test_final_parameters_are_those_of_plain_training(make_problem: Make, hyperparameters: dict[str, Any]) -> None:
     problem = make_problem(100)
-    exact, plain = train(problem, hyperparameters, KEY), train_unrolled(problem, hyperparameters, KEY)
+    exact, plain = train(problem, hyperparameters, KEY), train_in_floats(problem, hyperparameters, KEY)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), exact, plain)
 
 
@@ -211,7 +211,7 @@ def test_any_pytree_of_parameters(tree: str) -> None:
     problem = TrainingProblem(
         init=lambda key, h: make(h["scale"]),
         train_loss=lambda p, h, batch, key: sum(jnp.sum((x - batch) ** 2) for x in jax.tree.leaves(p)),
-        valid_loss=lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p)),
+        valid_loss=lambda p, h: sum(jnp.sum(x**2) for x in jax.tree.leaves(p)),
         batches=lambda step: jnp.linspace(0.0, 0.2, 20)[step],
         optimizer=sgd("rate", 0.8),
         steps=20,
@@ -227,7 +227,7 @@ def test_quadratic_has_the_closed_form() -> None:
     problem = TrainingProblem(
         init=lambda key, h: h["w0"] * jnp.ones(1),
         train_loss=lambda p, h, batch, key: 0.5 * h["a"] * jnp.sum(p**2),
-        valid_loss=lambda p: jnp.sum(p**2),
+        valid_loss=lambda p, h: jnp.sum(p**2),
         batches=lambda step: None,
         optimizer=sgd("r", 0.9),
         steps=1,

@@ -1,0 +1,232 @@
+"""One table: every public method with every public optimizer on every problem, held against what is known.
+
+What is missing from the table fails the test. A combination that does not work must be refused by name.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hypergrad_search
+from hypergrad_search import (
+    AdditiveOptimizer,
+    Float,
+    Hypernet,
+    Method,
+    Optimizer,
+    Reversible,
+    Status,
+    TrainingProblem,
+    Unrolled,
+    adam,
+    adamw,
+    evaluate,
+    sgd,
+)
+from hypergrad_search.hypergradient import Linear, Local
+
+Array = np.ndarray[Any, Any]
+
+KEY = jax.random.key(0)
+STEPS = 25
+FEATURES = 4
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(12, FEATURES)), RNG.normal(size=12)
+X_VALID, Y_VALID = RNG.normal(size=(9, FEATURES)), RNG.normal(size=9)
+
+METHODS: dict[str, list[Method]] = {
+    "Reversible": [Reversible(), Reversible(last=STEPS, fraction_bits={"weights": 46})],
+    "Unrolled": [Unrolled()],
+    "Hypernet": [Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000)],
+}
+
+# Each optimizer with its settings as hyperparameters, and their values.
+OPTIMIZERS: dict[str, dict[str, tuple[Optimizer, dict[str, Any]]]] = {
+    "sgd": {
+        "sgd": (sgd("rate", "decay"), {"rate": 0.05, "decay": 0.8}),
+        "sgd, dampened": (sgd("rate", "decay", dampening=True), {"rate": 0.2, "decay": 0.8}),
+        "sgd, nesterov": (sgd("rate", "decay", nesterov=True), {"rate": 0.05, "decay": 0.8}),
+    },
+    "adam": {"adam": (adam("rate", "decay", 0.95, "eps"), {"rate": 0.05, "decay": 0.8, "eps": 1e-2})},
+    "adamw": {
+        "adamw": (
+            adamw("rate", "decay", 0.95, "eps", weight_decay="shrink"),
+            {"rate": np.linspace(0.06, 0.03, STEPS), "decay": 0.8, "eps": 1e-2, "shrink": 0.3},
+        )
+    },
+}
+CASES = {name: case for variants in OPTIMIZERS.values() for name, case in variants.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A problem but for its optimizer, whose functions compute in the type of the hyperparameters."""
+
+    init: Callable[[jax.Array, Any], Any]
+    train_loss: Callable[[Any, Any, Any, jax.Array], jax.Array]
+    valid_loss: Callable[[Any, Any], jax.Array]
+    hyperparameters: dict[str, Any]
+
+    def problem(self, optimizer: Optimizer) -> TrainingProblem:
+        return TrainingProblem(
+            self.init, self.train_loss, self.valid_loss, lambda step: step % 3, optimizer, STEPS
+        )
+
+
+def error(predicted: jax.Array, targets: Array) -> jax.Array:
+    return (predicted - jnp.asarray(targets, predicted.dtype)) ** 2
+
+
+def ridge_init(key: jax.Array, h: Any) -> jax.Array:
+    return jnp.full(FEATURES, h["start"])
+
+
+def ridge_train_loss(p: jax.Array, h: Any, batch: jax.Array, key: jax.Array) -> jax.Array:
+    return jnp.mean(error(jnp.asarray(X, p.dtype) @ p, Y)) + jnp.sum(h["penalty"] * p**2)
+
+
+def ridge_valid_loss(p: jax.Array, h: Any) -> jax.Array:
+    return error(jnp.asarray(X_VALID, p.dtype) @ p, Y_VALID)
+
+
+def network_init(key: jax.Array, h: Any) -> Any:
+    into = jnp.linspace(-1.0, 1.0, 3 * FEATURES, dtype=h["start"].dtype).reshape(FEATURES, 3)
+    return {"into": h["start"] * jnp.cos(5 * into), "out": [h["start"] * into[0], into[1, 1]]}
+
+
+def network(p: Any, x: Array) -> jax.Array:
+    return jnp.tanh(jnp.asarray(x, p["into"].dtype) @ p["into"]) @ p["out"][0] + p["out"][1]
+
+
+def network_train_loss(p: Any, h: Any, batch: jax.Array, key: jax.Array) -> jax.Array:
+    """Minibatches, noise at each step, and data among the hyperparameters."""
+    rows = 4 * batch + jnp.arange(4)
+    noise = 0.1 * jax.random.normal(key, (4,), jnp.float32).astype(h["start"].dtype)
+    predicted = jnp.tanh(h["data"][rows] @ p["into"]) @ p["out"][0] + p["out"][1]
+    return jnp.mean((predicted + noise - jnp.asarray(Y, predicted.dtype)[rows]) ** 2)
+
+
+def network_valid_loss(p: Any, h: Any) -> jax.Array:
+    """A scalar, on which a hyperparameter acts directly."""
+    return jnp.mean(error(network(p, X_VALID), Y_VALID)) + h["start"] * jnp.sum(h["data"][0] ** 2)
+
+
+PROBLEMS = {
+    "ridge": Case(
+        ridge_init, ridge_train_loss, ridge_valid_loss, {"start": 0.3, "penalty": np.array([0.05, 0.1, 0.2, 0.4])}
+    ),
+    "network": Case(network_init, network_train_loss, network_valid_loss, {"start": 0.5, "data": X}),
+}
+
+
+def public_methods() -> set[str]:
+    names = {name: getattr(hypergrad_search, name) for name in hypergrad_search.__all__}
+    return {name for name, x in names.items() if inspect.isclass(x) and issubclass(x, Method) and x is not Method}
+
+
+def public_optimizers() -> set[str]:
+    """The public functions that return an optimizer."""
+    names = {name: getattr(hypergrad_search, name) for name in hypergrad_search.__all__}
+    returned = {name: get_type_hints(x).get("return") for name, x in names.items() if inspect.isfunction(x)}
+    return {name for name, kind in returned.items() if inspect.isclass(kind) and issubclass(kind, Optimizer)}
+
+
+def test_the_table_is_complete() -> None:
+    assert METHODS.keys() == public_methods()
+    assert OPTIMIZERS.keys() == public_optimizers()
+    assert all(type(method).__name__ == name for name, methods in METHODS.items() for method in methods)
+    assert all(optimizer.name.startswith(name) for name, cases in OPTIMIZERS.items() for optimizer, _ in cases.values())
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[tuple[str, str], Any]:
+    """By problem and optimizer what float64 unrolling has found, once it was asked."""
+    return {}
+
+
+def reference(found: dict[tuple[str, str], Any], problem: str, optimizer: str, h: dict[str, Any]) -> Any:
+    if (problem, optimizer) not in found:
+        with jax.enable_x64(True):
+            # what reaches the methods are float32 numbers
+            doubles = {name: jnp.asarray(np.asarray(x, np.float32), jnp.float64) for name, x in h.items()}
+            training = PROBLEMS[problem].problem(CASES[optimizer][0])
+            found[problem, optimizer] = evaluate(training, doubles, key=KEY, method=Unrolled())
+    return found[problem, optimizer]
+
+
+FLOAT_METHODS = [method for name in ("Reversible", "Unrolled") for method in METHODS[name]]
+each_problem = pytest.mark.parametrize("problem", PROBLEMS)
+each_optimizer = pytest.mark.parametrize("optimizer", CASES)
+
+
+@each_problem
+@each_optimizer
+@pytest.mark.parametrize("method", FLOAT_METHODS, ids=repr)
+def test_gradients_of_training_runs(
+    method: Method, optimizer: str, problem: str, references: dict[tuple[str, str], Any]
+) -> None:
+    rule, settings = CASES[optimizer]
+    h = {**PROBLEMS[problem].hyperparameters, **settings}
+    training = PROBLEMS[problem].problem(rule)
+    if isinstance(method, Reversible) and not isinstance(rule, AdditiveOptimizer):
+        with pytest.raises(ValueError, match=r"nesterov=True\) loses bits .*; use method=Unrolled\(\)"):
+            evaluate(training, h, key=KEY, method=method)
+        return
+    expected = reference(references, problem, optimizer, h)
+    result = evaluate(training, h, key=KEY, method=method)
+    assert (result.status, expected.status) == (Status.OK, Status.OK)
+    assert result.value == pytest.approx(expected.value, rel=1e-5)
+    assert result.standard_error == pytest.approx(expected.standard_error, rel=1e-4)
+    assert result.gradient is not None
+    assert result.gradient.keys() == expected.gradient.keys() == h.keys()
+    for name, slope in expected.gradient.items():
+        assert result.gradient[name].shape == np.shape(h[name])
+        distance = np.linalg.norm(result.gradient[name] - slope) / np.linalg.norm(slope)
+        assert distance < 1e-4, (name, distance)
+
+
+@each_problem
+@each_optimizer
+@pytest.mark.parametrize("method", METHODS["Hypernet"], ids=repr)
+def test_hypernet_refuses_what_needs_training_runs(method: Method, optimizer: str, problem: str) -> None:
+    rule, settings = CASES[optimizer]
+    h = {**PROBLEMS[problem].hyperparameters, **settings}
+    space = {name: Float(0.0, 100.0, shape=np.shape(value)) for name, value in settings.items()}
+    with pytest.raises(ValueError, match=f"Hypernet cannot tune {', '.join(settings)}: .* use Reversible"):
+        evaluate(PROBLEMS[problem].problem(rule), h, key=KEY, method=method, space=space)
+
+
+@each_optimizer
+@pytest.mark.parametrize("method", METHODS["Hypernet"], ids=repr)
+def test_hypernet_on_a_penalty(method: Hypernet, optimizer: str) -> None:
+    """By the implicit function theorem, the derivative of the best weights is -inverse(hessian) @ diag(weights).
+
+    The problem's own optimizer plays no part.
+    """
+    rule, settings = CASES[optimizer]
+    ridge = PROBLEMS["ridge"].problem(rule)
+    fixed = {"start": 0.3, **settings}
+    penalty = PROBLEMS["ridge"].hyperparameters["penalty"]
+    space = {"penalty": Float(1e-3, 10.0, log=True, shape=(FEATURES,))}
+    result = evaluate(ridge, {"penalty": penalty, **fixed}, key=KEY, method=method, space=space)
+    assert result.status == Status.OK
+
+    def value(penalty: jax.Array) -> jax.Array:
+        h = {"penalty": penalty, **fixed}
+        params = method.params(ridge, h, key=KEY, space=space, checkpoint=result.checkpoint)
+        return jnp.mean(ridge.valid_loss(params, h))
+
+    found = jax.grad(value)(jnp.float32(penalty))
+    hessian = X.T @ X / len(X) + np.diag(penalty)
+    weights = np.linalg.solve(hessian, X.T @ Y / len(X))
+    for_weights = 2 * X_VALID.T @ (X_VALID @ weights - Y_VALID) / len(X_VALID)
+    expected = -np.diag(weights) @ np.linalg.solve(hessian, for_weights)
+    assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
+    assert math.isfinite(result.value)
