@@ -1,17 +1,34 @@
-"""SQLite in the tests does not wait for the disk, since nothing outlives them."""
+"""What the tests of Optuna's adapter share: databases that do not wait for the disk, and leave no connection open."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import optuna
 import pytest
 import sqlalchemy
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _sqlite_without_waiting() -> Any:
-    def relax(connection: Any, record: Any) -> None:
-        if type(connection).__module__.startswith("sqlite3"):
-            connection.execute("PRAGMA synchronous = OFF")
+@pytest.fixture(autouse=True)
+def _connections() -> Iterator[None]:
+    """Optuna never closes its connections to a database, which Python warns of."""
+    opened: list[Any] = []
 
-    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", relax)
+    def note(connection: Any, record: Any) -> None:
+        opened.append(connection)
+        if type(connection).__module__.startswith("sqlite3"):
+            connection.execute("PRAGMA synchronous = OFF")  # nothing outlives the tests
+
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", note)
     yield
-    sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", relax)
+    sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", note)
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet() -> Iterator[None]:
+    """Optuna logs a line for each trial, which may hold hundreds of parameters."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)

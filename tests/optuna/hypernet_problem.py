@@ -41,6 +41,7 @@ if __name__ == "__main__":
     # compiled before the first trial, so that no trial takes long, and a dead one is noticed soon
     middle = {"penalty": np.full(SIZE, 0.1)}
     evaluate(training, middle, method=METHOD, key=jax.random.key(0), space=SPACE)
+    sys.stdin.readline()  # a test may have it ready before it is to start
     claims.PATIENCE = timedelta(seconds=0.5)
     sampler = HypergradSampler(seed=0, artifact_store=FileSystemArtifactStore(folder))
     study = optuna.create_study(study_name=name, storage=storage, sampler=sampler, load_if_exists=True)

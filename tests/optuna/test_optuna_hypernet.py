@@ -161,20 +161,25 @@ def test_a_killed_study_goes_on_from_its_last_finished_trial(tmp_path: Path) -> 
     def worker(trials: int) -> subprocess.Popen[bytes]:
         folder = tmp_path / "artifacts"
         folder.mkdir(exist_ok=True)
-        return subprocess.Popen([sys.executable, str(SCRIPT), storage, "killed", str(folder), str(trials)])
+        command = [sys.executable, str(SCRIPT), storage, "killed", str(folder), str(trials)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE)
 
     study = optuna.create_study(study_name="killed", storage=storage)
-    victim = worker(10_000)
+    victim, survivor = worker(10_000), worker(6)
+    assert victim.stdin is not None
+    victim.stdin.write(b"go\n")
+    victim.stdin.flush()
     while sum(parent_of(t) is not None for t in study.get_trials(states=[TrialState.COMPLETE])) < 3:
         assert victim.poll() is None
         time.sleep(0.05)
     victim.kill()
-    victim.wait()
+    victim.communicate()
     before = study.get_trials()
     finished = [t for t in before if t.state == TrialState.COMPLETE]
     longest = max(t.duration.total_seconds() for t in finished)
     time.sleep(max(2 * longest, 0.5))  # as long as the worker waits
-    assert worker(6).wait(timeout=300) == 0
+    survivor.communicate(b"go\n", timeout=300)
+    assert survivor.returncode == 0
     later = study.get_trials()[len(before) :]
     assert [t.state for t in later] == [TrialState.COMPLETE] * 6
     continued = [t for t in later if parent_of(t) is not None and parent_of(t) < len(before)]

@@ -22,16 +22,17 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("postgresql_url")
 
 
-def start(storage: str, trials: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(WORKER), storage, "shared", str(trials)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE)
+def ready(storage: str, trials: int, processes: int = 1) -> subprocess.Popen[str]:
+    """Processes that start when they get a line."""
+    command = [sys.executable, str(WORKER), storage, "shared", str(trials), str(processes)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_four_processes_share_a_study(storage: str) -> None:
     study = optuna.create_study(study_name="shared", storage=storage)
-    workers = [start(storage, TRIALS) for _ in range(PROCESSES)]
-    errors = [worker.communicate(timeout=300)[1].decode() for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * PROCESSES, errors
+    workers = ready(storage, TRIALS, PROCESSES)
+    _, errors = workers.communicate("go\n", timeout=300)
+    assert workers.returncode == 0, errors
 
     trials = study.get_trials()
     assert [t.number for t in trials] == list(range(PROCESSES * TRIALS))
@@ -49,15 +50,18 @@ def test_four_processes_share_a_study(storage: str) -> None:
 
 def test_a_killed_worker_loses_nothing_but_its_trial(storage: str) -> None:
     study = optuna.create_study(study_name="shared", storage=storage)
-    victim = start(storage, 10_000)
+    victim, survivor = ready(storage, 10_000), ready(storage, TRIALS)
+    assert victim.stdin is not None
+    victim.stdin.write("go\n")
+    victim.stdin.flush()
     while sum(_is_step(t) for t in study.get_trials(deepcopy=False)) < 3:
         assert victim.poll() is None
         time.sleep(0.05)
     victim.kill()
     victim.communicate()
     before = study.get_trials()
-    survivor = start(storage, TRIALS)
-    assert survivor.wait(timeout=120) == 0
+    _, errors = survivor.communicate("go\n", timeout=120)
+    assert survivor.returncode == 0, errors
     trials = study.get_trials()
     unfinished = [t for t in trials if t.state == TrialState.RUNNING]
     assert len(unfinished) <= 1

@@ -1,11 +1,16 @@
-"""One of several processes that share a study: python worker.py STORAGE STUDY N_TRIALS."""
+"""Some of the processes that share a study: python worker.py STORAGE STUDY TRIALS PROCESSES.
+
+They start when a line comes in, so that a test can have them ready.
+"""
 
 import os
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import optuna
+import sqlalchemy
 
 from hypergrad_optuna import HypergradSampler, report_gradient, wants_gradient
 
@@ -20,8 +25,28 @@ def bowl(trial: optuna.Trial) -> float:
     return value
 
 
-if __name__ == "__main__":
-    storage, name, trials = sys.argv[1:]
+def do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
+    if type(connection).__module__.startswith("sqlite3"):
+        connection.execute("PRAGMA synchronous = OFF")
+
+
+def work(storage: str, name: str, trials: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", do_not_wait_for_the_disk)
     study = optuna.load_study(study_name=name, storage=storage, sampler=HypergradSampler())
-    study.optimize(bowl, n_trials=int(trials))
+    study.optimize(bowl, n_trials=trials)
+
+
+if __name__ == "__main__":
+    storage, name, trials, processes = sys.argv[1:]
+    sys.stdin.readline()
+    # Forked, so that the packages are imported once; JAX has not started, and never does here.
+    children = []
+    for _ in range(int(processes) - 1):
+        child = os.fork()
+        if not child:
+            work(storage, name, int(trials))
+            os._exit(0)
+        children.append(child)
+    work(storage, name, int(trials))
+    sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
