@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 
 from hypergrad_optuna import (
     HypergradSampler,
+    arrays,
     attributes,
     best_hyperparameters,
     hyperparameters_of,
@@ -173,3 +175,19 @@ def test_bad_input_is_named() -> None:
     suggest_array(trial, "x", (2, 3), 0, 1)
     with pytest.raises(ValueError, match=r"the derivative of 'x' must have shape \(2, 3\), got \(3,\)"):
         report_gradient(trial, {"x": np.zeros(3)})
+
+
+def test_each_array_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step has an array of its own; only a second look takes its parent's."""
+    fetched: Counter[int] = Counter()
+    read = arrays.read
+
+    def counted(trial: arrays.Trial, name: str, store: object) -> np.ndarray:
+        fetched[trial.number] += 1
+        return read(trial, name, store)
+
+    monkeypatch.setattr(arrays, "read", counted)
+    study = run(HypergradSampler(seed=0, artifact_store=FileSystemArtifactStore(tmp_path)), n=40)
+    assert len(steps(study)) > 10
+    looks = Counter(int(attributes.wanted(t).parent or 0) for t in study.trials if attributes.wanted(t).again)
+    assert fetched == looks + Counter(range(39))  # of the last nothing has been learned yet
