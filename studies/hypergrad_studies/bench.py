@@ -40,6 +40,8 @@ from hypergrad_studies.problems import digits
 
 T = TypeVar("T")
 
+_computed: Callable[[T], T] = jax.block_until_ready
+
 ROUNDS_SECONDS = 60.0  # after so many seconds no new round of a case begins; the first round always does
 B2 = 0.999  # Adam's; its b1 is the decay of the case
 
@@ -172,7 +174,9 @@ def problem(case: Case, optimizer: str) -> tuple[TrainingProblem, dict[str, jax.
         return network(key, case.sizes, [h[f"init_scale_{i}"] for i in layers])
 
     def train_loss(params: Layers, h: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
-        penalties = [h[f"l2_{i}"] * jnp.sum(x["weights"] ** 2) for i, x in zip(layers, params, strict=True)]
+        penalties: list[jax.Array] = [
+            h[f"l2_{i}"] * jnp.sum(x["weights"] ** 2) for i, x in zip(layers, params, strict=True)
+        ]
         return jnp.mean(cross_entropy(params, batch)) + sum(penalties)
 
     hyperparameters = {
@@ -237,7 +241,7 @@ def alone(case: Case, way: Way, limit: float) -> Record:
     Call it in a process of its own, or the peaks of memory are those of all that ran before.
     """
     jitted, hyperparameters = program(case, way)
-    jax.block_until_ready(jax.jit(jnp.sin)(1.0))  # JAX starts up at the first program
+    _computed(jax.jit(jnp.sin)(1.0))  # JAX starts up at the first program
     started = time.perf_counter()
     compiled = jitted.lower(hyperparameters).compile()
     record = Record.of(case, way, compile_seconds=time.perf_counter() - started)
@@ -249,7 +253,7 @@ def alone(case: Case, way: Way, limit: float) -> Record:
     if case.long:
         return dataclasses.replace(record, status="not run", reason="compiled for its memory only")
     record.rss_before = peak_rss()
-    result = jax.block_until_ready(compiled(hyperparameters))
+    result = _computed(compiled(hyperparameters))
     record.rss_after = peak_rss()
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(result)):
         return dataclasses.replace(record, status="failed", reason="the gradient is not finite")
@@ -265,13 +269,13 @@ def together(case: Case, ways: Sequence[Way], repeats: int) -> dict[Way, tuple[l
     for way in ways:
         jitted, hyperparameters = program(case, way)
         programs[way] = partial(jitted.lower(hyperparameters).compile(), hyperparameters)
-    results = {way: jax.block_until_ready(run()) for way, run in programs.items()}  # warms up
+    results = {way: _computed(run()) for way, run in programs.items()}  # warms up
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
     started = time.perf_counter()
     for _ in range(repeats):
         for way, run in programs.items():
             began = time.perf_counter()
-            jax.block_until_ready(run())
+            _computed(run())
             seconds[way].append(time.perf_counter() - began)
         if time.perf_counter() - started > ROUNDS_SECONDS:
             break

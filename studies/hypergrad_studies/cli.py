@@ -22,7 +22,7 @@ from hypergrad_studies.readme_sections import has_section, rewritten
 from hypergrad_studies.report import table, write_report
 
 
-class Names(click.ParamType):
+class Names(click.ParamType):  # type: ignore[type-arg]  # older clicks cannot be subscripted
     """Names separated by commas."""
 
     name = "NAME,..."
@@ -31,12 +31,12 @@ class Names(click.ParamType):
         return [name.strip() for name in value.split(",") if name.strip()]
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType):  # type: ignore[type-arg]
     """Numbers separated by commas, each converted by `each`; repetitions count once."""
 
     name = "NUMBER,..."
 
-    def __init__(self, each: click.ParamType) -> None:
+    def __init__(self, each: click.ParamType) -> None:  # type: ignore[type-arg]
         self.each = each
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:

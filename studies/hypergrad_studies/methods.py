@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
@@ -68,13 +68,13 @@ class RayMethod:
 
     - `searcher`: makes the searcher from a space and a seed.
     - `own_space`: whether the searcher knows the space, so that Ray must not give it one.
-    - `scheduler`: makes the scheduler from the number of training steps.
+    - `scheduler`: makes the scheduler from the number of training steps; None where every trial trains to its end.
     - The others are as in `OptunaMethod`; `report_every` is for the scheduler.
     """
 
     searcher: Callable[[Space, int], Any]
     own_space: bool = False
-    scheduler: Callable[[int], TrialScheduler] = lambda steps: FIFOScheduler()
+    scheduler: Callable[[int], TrialScheduler] | None = None
     budget_factor: int = 1
     report_every: Callable[[int], int | None] = lambda steps: None
     lifts: bool = False
@@ -119,7 +119,8 @@ GRADIENT_METHODS: dict[str, GradientMethod] = {
 
 def shortest(steps: int) -> int:
     """The first rung: how many steps every training run gets before one can be stopped early."""
-    return max(steps // REDUCTION_FACTOR**RUNGS, 1)
+    times: int = REDUCTION_FACTOR**RUNGS  # as long is a whole training run
+    return max(steps // times, 1)
 
 
 def _random(seed: int, dimensions: int) -> BaseSampler:

@@ -46,7 +46,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
             metric="loss",
             mode="min",
             search_alg=timed or searcher,
-            scheduler=method.scheduler(problem.steps),
+            scheduler=method.scheduler and method.scheduler(problem.steps),
             num_samples=-1,
             max_concurrent_trials=CPUS if timed else None,
             reuse_actors=True,

@@ -1,11 +1,14 @@
 """The bench: its ways differentiate the same thing, and what it measures arrives in records, tables, plot and page."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from hypergrad_studies import bench, bench_report, json_lines
 from hypergrad_studies.bench import Case, Record, Way
@@ -18,22 +21,23 @@ PAGE = "before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n"
 
 @pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 def test_all_ways_differentiate_the_same_function(optimizer: str) -> None:
-    values, gradients = {}, {}
+    values: dict[str, float] = {}
+    gradients: dict[str, dict[str, jax.Array]] = {}
     for way in bench.WAYS:
         if way.optimizer == optimizer:
             jitted, hyperparameters = bench.program(SMALL, way)
-            compiled = jitted.lower(hyperparameters).compile(
-                {"xla_backend_optimization_level": 0}
-            )  # saves half a minute
-            result = jax.device_get(compiled(hyperparameters))
-            values[way.name], gradients[way.name] = (result, None) if way.name == "plain" else result
-    plain = values.pop("plain")
+            quickly: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}  # saves half a minute
+            result = jax.device_get(jitted.lower(hyperparameters).compile(quickly)(hyperparameters))
+            if way.name == "plain":
+                plain = result
+            else:
+                values[way.name], gradients[way.name] = result
     reference = gradients["checkpointed"]
-    for way, value in values.items():
+    for name, value in values.items():
         assert value == pytest.approx(plain, rel=1e-5)
-        assert set(gradients[way]) == set(reference) == set(hyperparameters)
-        for name, gradient in gradients[way].items():
-            assert gradient == pytest.approx(reference[name], rel=1e-3, abs=1e-6), (way, name)
+        assert set(gradients[name]) == set(reference) == set(hyperparameters)
+        for of, gradient in gradients[name].items():
+            assert gradient == pytest.approx(reference[of], rel=1e-3, abs=1e-6), (name, of)
 
 
 def test_a_small_bench_ends_with_records_tables_plot_and_page(tmp_path: Path) -> None:
@@ -75,7 +79,7 @@ def test_what_needs_too_much_memory_is_compiled_but_not_run() -> None:
 
 
 def test_a_way_that_raises_is_a_record_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def in_this_process(function):
+    def in_this_process(function: partial[Any]) -> Any:
         if function.func is bench.alone and function.args[1].name == "scan":
             raise MemoryError("no more\nthan this")
         return function()
@@ -84,7 +88,7 @@ def test_a_way_that_raises_is_a_record_and_the_others_go_on(monkeypatch: pytest.
     monkeypatch.setattr(bench, "alone", lambda case, way, limit: Record.of(case, way))
     monkeypatch.setattr(bench, "together", lambda case, ways, repeats: {way: ([2.0, 3.0], None) for way in ways})
     ways = bench.with_plain([Way("sgd", "scan"), Way("sgd", "binomial")])
-    records = bench.run(tmp_path, [Case(20, 0.9, 8, ways)], repeats=2, limit=1e12, console=bench.Console(quiet=True))
+    records = bench.run(tmp_path, [Case(20, 0.9, 8, ways)], repeats=2, limit=1e12, console=Console(quiet=True))
     assert [(r.way, r.status) for r in records] == [("plain", "ok"), ("scan", "failed"), ("binomial", "ok")]
     assert records[1].reason == "MemoryError: no more than this"
     assert records[2].ratios == [1.0, 1.0]

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +61,7 @@ def test_nan_round_trips_as_strict_json(tmp_path: Path) -> None:
 
 def test_array_scalars_become_plain_numbers(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
-    scalars = {"value": np.float32(0.25), "trial": np.int64(0), "gradient_evaluations": np.int32(100)}
+    scalars: dict[str, Any] = {"value": np.float32(0.25), "trial": np.int64(0), "gradient_evaluations": np.int32(100)}
     append(path, replace(RECORD, **scalars))
     assert read(path, Record) == [RECORD]
 
@@ -131,9 +131,8 @@ def test_lists_tuples_and_dicts_round_trip(record: Nested) -> None:
 
 
 def test_arrays_and_enums_inside_of_fields_become_plain() -> None:
-    record = Nested(
-        name=Status.NAN, values=np.float32([0.5, np.inf]), shape=jnp.arange(2), norms={"rate": jnp.float32(2)}
-    )
+    values: dict[str, Any] = {"values": np.array([0.5, np.inf], np.float32), "shape": jnp.arange(2)}
+    record = Nested(name=Status.NAN, norms={"rate": jnp.float32(2)}, **values)
     plain = Nested(name="nan", values=[0.5, math.inf], shape=(0, 1), norms={"rate": 2.0})
     assert line(record) == line(plain)
     found = parse(line(record), Nested)
@@ -170,7 +169,7 @@ def test_several_records_are_appended_at_once(tmp_path: Path) -> None:
     append(path, replace(RECORD, trial=2))
     assert [record.trial for record in read(path, Record)] == [0, 1, 2]
     with pytest.raises(TypeError):
-        append(path, replace(RECORD, trial=3), replace(RECORD, trial=None))
+        append(path, replace(RECORD, trial=3), replace(RECORD, value=cast(float, None)))
     assert [record.trial for record in read(path, Record)] == [0, 1, 2]
 
 

@@ -1,5 +1,6 @@
 """Every problem trains and has a gradient; what is known of one is so: its optimum, its lifts, its seeds."""
 
+import math
 import warnings
 
 import jax
@@ -36,7 +37,7 @@ DIMENSIONS = {
 }
 """As they are, and lifted."""
 
-CHANCE = {"cancer-mlp": np.log(2)}
+CHANCE = {"cancer-mlp": math.log(2)}
 """The loss of guessing; that of digits is log(10)."""
 
 
@@ -72,7 +73,7 @@ def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
     assert result.gradient is not None
     assert all((np.asarray(g) != 0).any() for g in result.gradient.values())
     if not name.startswith("synthetic"):
-        assert result.value < CHANCE.get(name, np.log(10))
+        assert result.value < CHANCE.get(name, math.log(10))
         assert result.test_loss is not None
 
 
@@ -193,6 +194,7 @@ def slopes(name: str, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The gradient that is reported at a point, and finite differences in float64."""
     problem, _ = posed(f"synthetic-{name}")
     gradient = evaluate(problem, named(point), key=jax.random.key(0)).gradient
+    assert gradient is not None
     reported = np.array([gradient[name] for name in named(point)])
     function, step = jax.jit(FUNCTIONS[name][0]), 1e-6
     with jax.enable_x64(True):
@@ -235,6 +237,6 @@ def test_no_image_is_in_two_sets() -> None:
 
 def test_batches_go_through_the_training_set_in_turn() -> None:
     train = digits.splits()[0]
-    seen = np.concatenate([digits.batches(np.int32(step)).labels for step in range(5)])
+    seen = np.concatenate([digits.batches(jnp.int32(step)).labels for step in range(5)])
     np.testing.assert_array_equal(seen, train.labels)
-    np.testing.assert_array_equal(digits.batches(np.int32(5)).images, digits.batches(np.int32(0)).images)
+    np.testing.assert_array_equal(digits.batches(jnp.int32(5)).images, digits.batches(jnp.int32(0)).images)

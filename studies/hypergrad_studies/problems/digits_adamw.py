@@ -34,11 +34,11 @@ def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, ke
     return jnp.mean(cross_entropy(params, batch))
 
 
-def b2(hyperparameters: Any, step: jax.Array) -> jax.Array:
+def b2(hyperparameters: dict[str, Any], step: jax.Array) -> Any:
     return 1 - hyperparameters["one_minus_b2"]
 
 
-def weight_decay(hyperparameters: Any, step: jax.Array) -> list[dict[str, Any]]:
+def weight_decay(hyperparameters: dict[str, Any], step: jax.Array) -> list[dict[str, Any]]:
     decays = jnp.broadcast_to(hyperparameters["weight_decay"], (len(LAYERS),))
     return [{"weights": decay, "biases": 0.0} for decay in decays]
 

@@ -29,19 +29,24 @@ def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
     shapes = jax.tree.leaves(jax.eval_shape(lambda: network(key, SIZES, [1.0] * (len(SIZES) - 1))))
     scales, keys = hyperparameters["init_scale"], jax.random.split(key, LEAVES)
     leaves = [scales[i] * jax.random.normal(keys[i], leaf.shape) for i, leaf in enumerate(shapes)]
-    return jax.tree.unflatten(STRUCTURE, leaves)
+    return _layers(leaves)
 
 
 def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
     return jnp.mean(cross_entropy(params, batch))
 
 
-def learning_rate(hyperparameters: Any, step: jax.Array) -> list[dict[str, jax.Array]]:
-    return jax.tree.unflatten(STRUCTURE, list(hyperparameters["learning_rate"][:, step]))
+def learning_rate(hyperparameters: dict[str, Any], step: jax.Array) -> Layers:
+    return _layers(list(hyperparameters["learning_rate"][:, step]))
 
 
-def momentum(hyperparameters: Any, step: jax.Array) -> list[dict[str, jax.Array]]:
-    return jax.tree.unflatten(STRUCTURE, list(hyperparameters["momentum"][:, step]))
+def momentum(hyperparameters: dict[str, Any], step: jax.Array) -> Layers:
+    return _layers(list(hyperparameters["momentum"][:, step]))
+
+
+def _layers(leaves: list[jax.Array]) -> Layers:
+    layers: Layers = jax.tree.unflatten(STRUCTURE, leaves)
+    return layers
 
 
 def problem() -> tuple[TrainingProblem, Space]:

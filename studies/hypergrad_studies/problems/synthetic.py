@@ -65,7 +65,8 @@ def exploding(x: jax.Array) -> jax.Array:
 def _iterates(x: jax.Array) -> jax.Array:
     """Logistic maps of growth 2.6 to 4 over the box; they settle below 3, and are chaotic above 3.57."""
     growth = 3.3 + 0.14 * x
-    return jax.lax.fori_loop(0, 40, lambda _, u: growth * u * (1 - u), jnp.full_like(x, 0.3))
+    last: jax.Array = jax.lax.fori_loop(0, 40, lambda _, u: growth * u * (1 - u), jnp.full_like(x, 0.3))
+    return last
 
 
 @jax.custom_jvp
