@@ -41,7 +41,7 @@ def trainable(
       where none was wanted, or it is of no use.
     - `gradient_evaluations`: the cost in minibatch training gradients; `steps` trained; `seconds`.
     - `test_loss`, where the problem has one; `held_back`, the loss on each fold of the validation set, where one was
-      held back.
+      held back; `exact`, whether a reversal was exact, where there was one.
     - `refined`, with a method such as `Hypernet`, of which a trial is a stretch of joint optimisation: the
       hyperparameters that `loss` is at. The trial's checkpoint (a file called `checkpoint`) holds what the method needs
       to go on from there, as trials of the same chain do.

@@ -1,12 +1,14 @@
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
+from optuna.storages.journal import JournalFileBackend
 
 from hypergrad_optuna import (
     HypergradSampler,
@@ -31,7 +33,7 @@ def bowl(trial: optuna.Trial) -> float:
     return value
 
 
-def run(sampler: optuna.samplers.BaseSampler, n: int = 60, **kwargs: object) -> optuna.Study:
+def run(sampler: optuna.samplers.BaseSampler, n: int = 60, **kwargs: Any) -> optuna.Study:
     study = optuna.create_study(sampler=sampler, **kwargs)
     study.optimize(bowl, n_trials=n)
     return study
@@ -53,9 +55,7 @@ def test_an_array_is_one_parameter_and_one_attribute(storage: str, tmp_path: Pat
     place = {
         "memory": None,
         "sqlite": f"sqlite:///{tmp_path / 'study.db'}",
-        "journal": optuna.storages.JournalStorage(
-            optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal"))
-        ),
+        "journal": optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "journal"))),
     }[storage]
     study = run(HypergradSampler(seed=0), storage=place)
     assert {frozenset(t.params) for t in study.trials} == {frozenset({"array", "number"})}
@@ -92,9 +92,10 @@ def test_artifacts_hold_what_attributes_would(tmp_path: Path) -> None:
     np.testing.assert_array_equal(best_hyperparameters(stored)["array"], expected)
     stored.sampler = RandomSampler()
     np.testing.assert_array_equal(best_hyperparameters(stored, artifact_store=store)["array"], expected)
-    for read in (lambda: best_hyperparameters(stored), lambda: hyperparameters_of(stored.best_trial)):
-        with pytest.raises(ValueError, match="give the artifact_store that they were written to"):
-            read()
+    with pytest.raises(ValueError, match="give the artifact_store that they were written to"):
+        best_hyperparameters(stored)
+    with pytest.raises(ValueError, match="give the artifact_store that they were written to"):
+        hyperparameters_of(stored.best_trial)
 
 
 def test_another_process_goes_on_from_the_storage(tmp_path: Path) -> None:
@@ -107,6 +108,7 @@ def test_another_process_goes_on_from_the_storage(tmp_path: Path) -> None:
         )
         study.optimize(bowl, n_trials=20)
         if swap:
+            assert isinstance(study.sampler, HypergradSampler)
             independent = study.sampler._explorer
             study = optuna.load_study(
                 study_name="study", storage=storage, sampler=HypergradSampler(explorer=independent)

@@ -1,5 +1,5 @@
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from hypergrad_search import (
     InexactReversalError,
     Int,
     Reversible,
+    Space,
     TrainingProblem,
     evaluate,
     fold,
@@ -21,7 +22,7 @@ from hypergrad_search import (
 )
 
 KEY = jax.random.key(0)
-SPACE = {
+SPACE: Space = {
     "rate": Float(1e-3, 0.4, log=True),
     "momentum": Float(0.1, 0.95),
     "target": Float(-1.0, 1.0, shape=(2, 2)),
@@ -130,7 +131,7 @@ def test_a_step_that_fits_what_is_held_back_no_better_has_failed() -> None:
     overfitted = [t for t in study.trials if t.user_attrs["hypergrad:status"] == "overfitted"]
     assert overfitted
     for trial in overfitted:
-        parent = study.trials[int(attributes.wanted(trial).parent)]
+        parent = study.trials[int(attributes.wanted(trial).parent or 0)]
         assert trial.value == math.inf
         ours, theirs = trial.user_attrs[attributes.HELD_BACK], parent.user_attrs[attributes.HELD_BACK]
         assert len(ours) == len(theirs) == 4
@@ -176,7 +177,7 @@ def test_pruners_see_the_validation_loss_on_the_way() -> None:
 
 
 def test_integers_and_categoricals_reach_the_problem() -> None:
-    space = {**SPACE, "width": Int(1, 2), "kind": Categorical(["a", "b"])}
+    space: Space = {**SPACE, "width": Int(1, 2), "kind": Categorical(["a", "b"])}
     seen = set()
 
     def init(key: jax.Array, h: dict[str, Any]) -> jax.Array:
@@ -212,13 +213,13 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="learning_rate names the hyperparameter 'rate', which is not among"):
         Objective(PROBLEM, {"momentum": Float(0.1, 0.9)})
     with pytest.raises(ValueError, match="must be a Float, Int or Categorical"):
-        Objective(PROBLEM, {"rate": 0.1})
+        Objective(PROBLEM, cast(Any, {"rate": 0.1}))
     with pytest.raises(ValueError, match="problem must be a TrainingProblem"):
-        Objective(None, SPACE)
+        Objective(cast(Any, None), SPACE)
     with pytest.raises(ValueError, match="report_every must be"):
         Objective(PROBLEM, SPACE, report_every=0)
     with pytest.raises(ValueError, match=r"Objective: report_every must be a whole number from 1, got 2\.5"):
-        Objective(PROBLEM, SPACE, report_every=2.5)
+        Objective(PROBLEM, SPACE, report_every=cast(Any, 2.5))
     study = optuna.create_study(direction="maximize", sampler=HypergradSampler())
     with pytest.raises(ValueError, match="create the study with direction='minimize'"):
         study.optimize(Objective(PROBLEM, SPACE), n_trials=1)

@@ -4,8 +4,10 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -27,7 +29,9 @@ def bowl(trial: optuna.Trial) -> float:
     return value
 
 
-def run(objective: object, sampler: optuna.samplers.BaseSampler, n: int = 60, **kwargs: object) -> optuna.Study:
+def run(
+    objective: Callable[[optuna.Trial], float], sampler: optuna.samplers.BaseSampler, n: int = 60, **kwargs: Any
+) -> optuna.Study:
     study = optuna.create_study(sampler=sampler, **kwargs)
     study.optimize(objective, n_trials=n)
     return study
@@ -100,7 +104,7 @@ def test_integers_and_categoricals_are_held_along_a_chain() -> None:
     children = [t for t in study.trials if attributes.wanted(t).parent is not None]
     assert children
     for child in children:
-        parent = study.trials[int(attributes.wanted(child).parent)]
+        parent = study.trials[int(attributes.wanted(child).parent or 0)]
         for name in ("kind", "width", "coarse"):
             assert child.params[name] == parent.params[name]
     assert len({t.params["width"] for t in study.trials}) > 1
@@ -133,7 +137,7 @@ def test_what_is_not_common_to_all_trials_is_held_along_a_chain() -> None:
     children = [t for t in study.trials if attributes.wanted(t).parent is not None]
     assert children
     for child in children:
-        parent = study.trials[int(attributes.wanted(child).parent)]
+        parent = study.trials[int(attributes.wanted(child).parent or 0)]
         for name in {"kind", "only_a", "only_b"} & set(child.params):
             assert child.params[name] == parent.params[name]
 
@@ -165,7 +169,7 @@ def test_a_step_out_of_constraints_has_failed(way: str) -> None:
     followed = {attributes.wanted(t).parent for t in study.trials} - {None}
     assert followed
     for number in followed:
-        assert all(c <= 0 for c in values[int(number)].constraints.values())
+        assert all(c <= 0 for c in values[int(number or 0)].constraints.values())
     assert all(c <= 0 for c in study.best_trial.constraints.values())
 
 
@@ -248,8 +252,8 @@ def test_a_sampler_knows_nothing_that_the_study_does_not() -> None:
         study = optuna.create_study(sampler=HypergradSampler(explorer=RandomSampler(seed=0)))
         study.optimize(bowl, n_trials=20)
         if swap:
-            independent = study.sampler._explorer
-            study.sampler = HypergradSampler(explorer=independent)
+            assert isinstance(study.sampler, HypergradSampler)
+            study.sampler = HypergradSampler(explorer=study.sampler._explorer)
         study.optimize(bowl, n_trials=20)
         return [t.params for t in study.trials]
 
@@ -280,11 +284,12 @@ def test_hyperband_prunes_steps() -> None:
 
 def test_wants_gradient_is_false_under_other_samplers() -> None:
     seen = []
-    run(
-        lambda trial: seen.append(wants_gradient(trial, -1e9)) or trial.suggest_float("x", 0, 1),
-        RandomSampler(),
-        3,
-    )
+
+    def asking(trial: optuna.Trial) -> float:
+        seen.append(wants_gradient(trial, -1e9))
+        return trial.suggest_float("x", 0, 1)
+
+    run(asking, RandomSampler(), 3)
     assert seen == [False] * 3
 
 

@@ -19,7 +19,7 @@ PROCESSES, TRIALS = 4, 15
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'study.db'}"
-    return request.getfixturevalue("postgresql_url")
+    return str(request.getfixturevalue("postgresql_url"))
 
 
 def ready(storage: str, trials: int, processes: int = 1) -> subprocess.Popen[str]:
@@ -40,7 +40,7 @@ def test_four_processes_share_a_study(storage: str) -> None:
     processes = [t.user_attrs["process"] for t in trials]
     assert {processes.count(p) for p in processes} == {TRIALS}
 
-    links = [(t, trials[int(attributes.wanted(t).parent)]) for t in trials if _is_step(t)]
+    links = [(t, trials[int(attributes.wanted(t).parent or 0)]) for t in trials if _is_step(t)]
     handed_over = [1 for child, parent in links if _process(child) != _process(parent)]
     assert handed_over, "every chain was extended by the process that had started it"
     taken = [(attributes.wanted(t).parent, *t.params.values()) for t in trials if _is_step(t)]
@@ -75,4 +75,4 @@ def _is_step(trial: optuna.trial.FrozenTrial) -> bool:
 
 
 def _process(trial: optuna.trial.FrozenTrial) -> int:
-    return trial.user_attrs["process"]
+    return int(trial.user_attrs["process"])

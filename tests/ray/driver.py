@@ -45,8 +45,8 @@ def main() -> None:
             run_config=tune.RunConfig(name=name, storage_path=folder, verbose=0, callbacks=[Killer()]),
         )
     configs = []
-    for result in tuner.fit():
-        assert result.config is not None
+    results: Any = tuner.fit()
+    for result in results:
         result.config["hypergrad"]["parent"] = None  # Ray draws the names of trials at random
         configs.append(json.dumps(result.config, default=np.ndarray.tolist))
     print(json.dumps(sorted(configs)))  # Ray changes their order when it restores

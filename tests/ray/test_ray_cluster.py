@@ -27,8 +27,8 @@ SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3,
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes on one machine, one CPU each."""
-    small = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
-    nodes = Cluster(initialize_head=True, head_node_args=small)
+    small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
+    nodes: Any = Cluster(initialize_head=True, head_node_args=small)
     nodes.add_node(**small)
     yield nodes
     nodes.shutdown()

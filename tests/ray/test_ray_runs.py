@@ -59,6 +59,11 @@ def plain(config: dict[str, Any] | None) -> str:
     return json.dumps({**config, "hypergrad": wanted}, default=np.ndarray.tolist)
 
 
+def fitted(tuner: tune.Tuner) -> Any:
+    """The results of a run; Ray's types do not say that they can be iterated."""
+    return tuner.fit()
+
+
 def test_tune_run_descends(tmp_path: Path) -> None:
     analysis = tune.run(
         trainable(problem(), SPACE),
@@ -91,7 +96,7 @@ def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
         ),
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     )
-    results = tuner.fit()
+    results = fitted(tuner)
     by_trial = {result.metrics["trial_id"]: result for result in results if result.metrics is not None}
     assert len(by_trial) == len(searcher._checkpoints) == 8
     assert all(set(result.config or {}) == {"target"} for result in results)
@@ -121,7 +126,7 @@ def test_other_searchers_train_without_gradients(tmp_path: Path) -> None:
         ),
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     )
-    results = tuner.fit()
+    results = fitted(tuner)
     for result in results:
         assert result.metrics is not None
         assert result.metrics["gradient_evaluations"] == 20
@@ -146,7 +151,7 @@ def test_tuner_with_a_scheduler_that_stops_trials(tmp_path: Path) -> None:
         ),
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     )
-    results = tuner.fit()
+    results = fitted(tuner)
     metrics = [result.metrics for result in results if result.metrics is not None]
     stopped = [m for m in metrics if m["status"] == "running"]
     finished = [m for m in metrics if m["status"] == "ok"]
@@ -213,9 +218,9 @@ def test_restored_run_is_the_run_that_was_not_interrupted(tmp_path: Path, monkey
             run_config=tune.RunConfig(name=name, storage_path=str(tmp_path), verbose=0, callbacks=list(callbacks)),
         )
 
-    whole = tuner("whole").fit()
+    whole = fitted(tuner("whole"))
     with pytest.raises(SystemExit, match="power cut"):
-        tuner("cut", PowerCut(tmp_path / "happened")).fit()
-    halved = tune.Tuner.restore(str(tmp_path / "cut"), bowl).fit()
+        fitted(tuner("cut", PowerCut(tmp_path / "happened")))
+    halved = fitted(tune.Tuner.restore(str(tmp_path / "cut"), bowl))
     # Ray puts the trials in another order when it restores them
     assert sorted(plain(result.config) for result in halved) == sorted(plain(result.config) for result in whole)

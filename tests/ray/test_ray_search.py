@@ -3,13 +3,15 @@
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import optuna
 import pytest
+from optuna.trial import FrozenTrial
 from ray import tune
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -114,12 +116,19 @@ def until_second_look(searcher: HypergradSearch) -> list[Config]:
     return configs
 
 
+def told_to(explorer: OptunaSearch) -> list[FrozenTrial]:
+    """The trials that an explorer knows of."""
+    study: optuna.Study | None = explorer._ot_study
+    assert study is not None
+    return study.trials
+
+
 def parents(searcher: HypergradSearch) -> list[str | None]:
     """What the finished trials followed: None where the explorer chose."""
     return [trial.parent for trial in searcher._observations.values()]
 
 
-def same(some: list[Config], others: list[Config]) -> bool:
+def same(some: Sequence[Config | None], others: Sequence[Config | None]) -> bool:
     return json.dumps(some, default=np.ndarray.tolist) == json.dumps(others, default=np.ndarray.tolist)
 
 
@@ -222,7 +231,7 @@ def test_explorer_learns_from_every_trial() -> None:
         return result(float(np.sum(config["bend"] ** 2)), {"bend": 2 * config["bend"]})
 
     configs = play(searcher, 20, loss)
-    told = [trial.params for trial in explorer._ot_study.trials]
+    told = [trial.params for trial in told_to(explorer)]
     assert len(told) == 20
     assert any(parents(searcher))
     for config, params in zip(configs, told, strict=True):
@@ -254,7 +263,7 @@ def test_exploring_gives_arrays_of_one_number() -> None:
     explorer = OptunaSearch(seed=0)
     searcher = HypergradSearch(LIFTED, explorer=explorer)
     configs = play(searcher, 30, lambda config: result(*slope(config)))
-    told = [trial.params for trial in explorer._ot_study.trials]
+    told = [trial.params for trial in told_to(explorer)]
     assert len(told) == 30
     for config, params, parent in zip(configs, told, parents(searcher), strict=True):
         for name, shape in {"decay": (2, 2), "rate": (5,), "pull": (1,)}.items():
@@ -288,7 +297,7 @@ def test_explorer_is_told_levels_within_bounds(shape: tuple[int, ...]) -> None:
 
     configs = play(searcher, 40, outwards)
     assert any(np.all(config["up"] == 0.3) and np.all(config["down"] == 0.1) for config in configs)
-    told = explorer._ot_study.trials
+    told = told_to(explorer)
     assert len(told) == 40
     for config, trial in zip(configs, told, strict=True):
         for name, parameter in space.items():
@@ -387,9 +396,10 @@ def test_second_look_that_fails_leaves_the_point_as_it_was(end: Config) -> None:
     after = searcher._mind.state.chains[parent]
     assert (after.value, after.looks, after.rejections) == (before.value, 1, before.rejections + 1)
     assert searcher._mind.state.noisy is None
-    assert explorer._ot_study.trials[-1].params["rate"] == pytest.approx(
-        level(LIFTED["rate"], searcher._observations[parent].hyperparameters["rate"]), rel=1e-12
-    )
+    rate = LIFTED["rate"]
+    assert isinstance(rate, Float)
+    before_it = level(rate, searcher._observations[parent].hyperparameters["rate"])
+    assert told_to(explorer)[-1].params["rate"] == pytest.approx(before_it, rel=1e-12)
 
 
 def test_thousands_of_hyperparameters() -> None:
@@ -404,7 +414,7 @@ def test_thousands_of_hyperparameters() -> None:
     explorer = OptunaSearch(seed=0)
     searcher = HypergradSearch(space, explorer=explorer)
     play(searcher, 60, loss)
-    assert {frozenset(trial.params) for trial in explorer._ot_study.trials} == {frozenset(space)}
+    assert {frozenset(trial.params) for trial in told_to(explorer)} == {frozenset(space)}
     assert all(isinstance(region, SignRegion) for region in searcher._mind.state.chains.values())
     assert searcher._mind.state.best_value < 0.2 < searcher._mind.state.best_explored
 
@@ -435,8 +445,7 @@ class Centre(Searcher):
 def test_any_searcher_can_explore_until_it_has_finished() -> None:
     searcher = HypergradSearch(FLOATS, explorer=Centre(4))
     trials = 0
-    while (config := searcher.suggest(trial_id=str(trials))) != Searcher.FINISHED:
-        assert config is not None
+    while (config := cast(Any, searcher.suggest(trial_id=str(trials)))) != Searcher.FINISHED:
         searcher.on_trial_complete(str(trials), result=evaluate(config))
         trials += 1
     assert parents(searcher).count(None) == 4
@@ -543,7 +552,7 @@ def test_explorer_hears_how_its_trials_ended() -> None:
     searcher.on_trial_complete("b", error=True)
     searcher.on_trial_complete("c", result=result(math.nan))
     searcher.on_trial_complete("d", result=result(0.5, gradient_evaluations=1.0))
-    told = [(trial.state.name, trial.value) for trial in explorer._ot_study.trials]
+    told = [(trial.state.name, trial.value) for trial in told_to(explorer)]
     assert told == [("PRUNED", 0.4), ("FAIL", None), ("COMPLETE", math.inf), ("COMPLETE", 0.5)]
 
 
@@ -552,7 +561,7 @@ def test_explorer_hears_how_steps_along_a_gradient_ended() -> None:
     searcher = HypergradSearch(FLOATS, explorer=explorer)
     ends: list[Config] = [{"error": True}, {"result": None}, {"result": result(math.nan)}, {"result": result(9.0)}]
     expected = [("FAIL", None), ("PRUNED", math.inf), ("COMPLETE", math.inf), ("COMPLETE", 9.0)]
-    steps = []
+    steps: list[int] = []
     for number in range(40):
         config = searcher.suggest(trial_id=str(number))
         assert config is not None
@@ -561,7 +570,7 @@ def test_explorer_hears_how_steps_along_a_gradient_ended() -> None:
         else:
             searcher.on_trial_complete(str(number), **ends[len(steps)])
             steps.append(number)
-    told = explorer._ot_study.trials
+    told = told_to(explorer)
     assert len(told) == 40
     assert [(told[step].state.name, told[step].value) for step in steps] == expected
 
@@ -729,7 +738,8 @@ def test_missing_optuna_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_metric_and_mode_of_the_run_count_where_none_were_given() -> None:
     searcher = HypergradSearch(FLOATS)
-    assert (searcher.metric, searcher.mode) == (None, None)
+    assert searcher.metric is None
+    assert searcher.mode is None
     assert not searcher.set_search_properties("accuracy", "max", {"constant": 1}, stop=None)
     assert (searcher.metric, searcher.mode) == ("accuracy", "max")
     searcher = HypergradSearch(FLOATS, metric="loss", mode="min")

@@ -37,6 +37,7 @@ def test_the_best_stretch_goes_on_from_where_it_ended() -> None:
     assert state.trials == STRATEGY.startup_trials
     proposal = propose(state, [])
     assert proposal.parent == "1"
+    assert proposal.point is not None
     np.testing.assert_allclose(proposal.point, [0.6, 0.6])
     after = fold(state, stretch(3, "1", 0.6, 0.65, 0.5))
     assert "1" not in after.chains
@@ -55,7 +56,9 @@ def test_a_worse_stretch_goes_on_too_until_patience_ends() -> None:
 def test_a_failed_stretch_is_tried_once_more_from_the_same_point() -> None:
     state = fold(started(), stretch(3, "1", 0.6, None, math.inf))
     np.testing.assert_allclose(state.chains["1"].step(), [0.6, 0.6])
-    assert fold(state, stretch(4, "1", 0.6, 0.7, 0.5)).chains["4"].failures == 0
+    after = fold(state, stretch(4, "1", 0.6, 0.7, 0.5)).chains["4"]
+    assert isinstance(after, Continuation)
+    assert after.failures == 0
     assert "1" not in fold(state, stretch(4, "1", 0.6, None, math.inf)).chains
 
 

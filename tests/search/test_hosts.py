@@ -66,12 +66,8 @@ class Scripted(Method):
     """A method whose evaluations follow a script, and that keeps what was asked of it: the host's proposals."""
 
     noise: float = 0.0
-    stretches: bool = False
+    continues: bool = False
     asked: list[Any] = field(default_factory=list)
-
-    @property
-    def continues(self) -> bool:
-        return self.stretches
 
     def evaluate(self, problem: TrainingProblem, h: Any, key: jax.Array, request: Request) -> Evaluation:
         number = len(self.asked)
@@ -93,7 +89,7 @@ class Scripted(Method):
             ours = replace(ours, held_back=held_back)
             if not held_back[request.fold.index] < request.fold.below:
                 return replace(ours, value=math.inf, status=Status.OVERFITTED)
-        if self.stretches:
+        if self.continues:
             nearer = {name: h[name] - 0.3 * (h[name] - best) for name, best in BEST.items()}
             kept = f"after {number}".encode()
             return replace(ours, refined={**h, **nearer}, checkpoint=kept) if value < math.inf else ours
@@ -241,7 +237,7 @@ def run_ray(
     [
         ({}, None),
         ({"noise": 0.5}, None),
-        ({"stretches": True}, None),
+        ({"continues": True}, None),
         ({}, ExploreDescend(startup_trials=1, folds=2, step=SignSteps())),
     ],
     ids=["plain", "noisy", "stretches", "settings"],
@@ -265,7 +261,7 @@ def test_both_hosts_propose_the_same(
     if method == {"noise": 0.5}:
         assert sum(trial.again for trial in observations) > 1
     checkpoints = {checkpoint for _, _, _, checkpoint in ours.asked}
-    assert len(checkpoints) > 5 if method == {"stretches": True} else checkpoints == {None}
+    assert len(checkpoints) > 5 if method == {"continues": True} else checkpoints == {None}
 
 
 def gain(h: dict[str, Any]) -> tuple[float, dict[str, Any]]:
