@@ -197,7 +197,8 @@ def slopes(name: str, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     assert gradient is not None
     reported = np.array([gradient[name] for name in named(point)])
     function, step = jax.jit(FUNCTIONS[name][0]), 1e-6
-    with jax.enable_x64(True):
+    # the functions' constants are float32
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         ends = [[function(jnp.asarray(point + s * row)) for s in (step, -step)] for row in np.eye(len(point))]
     return reported, np.array([float(up - down) / (2 * step) for up, down in ends])
 
