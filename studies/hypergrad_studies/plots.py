@@ -1,4 +1,4 @@
-"""The figures of a report, as SVG text that takes its ink from the page around it."""
+"""The figures of a report, as SVG text that has the text colour of the page around it."""
 
 import io
 import math
@@ -73,7 +73,7 @@ def styles(methods: Iterable[str]) -> dict[str, Style]:
 
 
 def curves(runs: Sequence[History], look: Mapping[str, Style], identifier: str) -> str:
-    """Best validation loss against both costs, of one problem: an SVG element.
+    """Draw the best validation loss against both costs, for one problem; return an SVG element.
 
     Lines are medians over seeds, bands reach from quartile to quartile. `identifier` keeps the ids inside the
     figure apart from those of other figures on the same page.
@@ -106,9 +106,9 @@ def final_losses(
     look: Mapping[str, Style],
     identifier: str,
 ) -> str:
-    """Test loss at each run's chosen trial, a row for each method, best median on top: an SVG element.
+    """Draw the test loss at each run's chosen trial, and return an SVG element.
 
-    A box reaches from quartile to quartile; a diamond marks the median validation loss. The losses are as
+    Each method has a row, the one with the best median on top. A box reaches from quartile to quartile; a diamond marks the median validation loss. The losses are as
     `statistics.final_tests` and `statistics.finals` return them.
     """
     order = sorted(test, key=lambda method: (quartiles(list(test[method].values())).median, method))
@@ -122,14 +122,14 @@ def final_losses(
         # Seeds are spread over the row's height so that equal losses stay visible.
         heights = row + np.linspace(-0.22, 0.22, len(losses) + 2)[1:-1]
         axes.scatter(finite, heights[np.isfinite(losses)], s=20, color=colour, alpha=0.75, linewidths=0, zorder=3)
-        box, held_out = quartiles(losses), quartiles(list(validation[method].values())).median
+        box, validated = quartiles(losses), quartiles(list(validation[method].values())).median
         if math.isfinite(box.upper):
             axes.barh(row, box.upper - box.lower, left=box.lower, height=0.62, color=colour, alpha=0.18)
         if math.isfinite(box.median):
             axes.vlines(box.median, row - 0.31, row + 0.31, color=colour, linewidth=2.2, zorder=4)
-        if math.isfinite(held_out):
-            axes.scatter([held_out], [row], marker="D", s=30, facecolor="none", edgecolor=_INK, zorder=5)
-        shown += [*finite, held_out]
+        if math.isfinite(validated):
+            axes.scatter([validated], [row], marker="D", s=30, facecolor="none", edgecolor=_INK, zorder=5)
+        shown += [*finite, validated]
     axes.set_yticks(range(len(order)), [_row_label(method, test[method]) for method in order])
     axes.set_ylim(len(order) - 0.45, -0.55)
     axes.set_xlabel("test loss at the chosen trial (diamond: median validation loss)")
@@ -204,7 +204,7 @@ def _log_axis(axes: Axes, which: str) -> None:
 
 
 def _dress(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
-    """Plain axes in the page's ink."""
+    """Give the axes a plain look, in the text colour of the page."""
     axes.set_facecolor("none")
     axes.grid(axis=grid, color=_INK, alpha=0.14, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -216,7 +216,10 @@ def _dress(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
 
 
 def _svg(figure: Figure, identifier: str) -> str:
-    """The figure as an <svg> element: text kept as text, the same for the same data, ids made its own."""
+    """Return the figure as an <svg> element.
+
+    Its text stays text, its ids begin with `identifier`, and the same data give the same element.
+    """
     out = io.StringIO()
     # SVG text and ids can be set in rcParams alone; the context puts them back.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": identifier}):

@@ -1,4 +1,4 @@
-"""A study's report, made from its records alone: a page, and a table for the terminal."""
+"""The report of a study: a page and a table for the terminal, both made from the study's records alone."""
 
 import math
 import shlex
@@ -95,9 +95,9 @@ class _Section:
 
 
 def table(records: Sequence[Record], runs: Sequence[Run] | None = None) -> Table:
-    """The main table for a terminal: a row for each problem and method, the best medians in bold.
+    """The main table for a terminal, about 95 columns wide: a row for each method on each problem, best medians in bold.
 
-    Runs that did not finish are left out; with `runs` None, all count as finished. About 95 columns wide.
+    Runs that did not finish are left out; where `runs` is None, all count as finished.
     """
     view = Table(
         title="Median over seeds (lower to upper quartile)",
@@ -185,7 +185,7 @@ def _section(
 
 
 def _verdict(rows: Sequence[Summary], validation: Mapping[str, Mapping[int, float]]) -> str:
-    """Who won, by how much, at which cost, and whether it may be chance."""
+    """Say which method won, by how much, at which cost, and whether it may be chance."""
     if not rows:
         return "No run has finished."
     best, *others = rows
@@ -241,7 +241,7 @@ def _pairs(measure: str, losses: Mapping[str, Mapping[int, float]]) -> _Pairs:
 
 
 def _endings(records: Sequence[Record]) -> _Endings:
-    """Trials by method and status, and the first error of each method and status."""
+    """How many trials of each method had each status, and the first error of each method and status."""
     ranked = [status for status, _ in statuses(records).most_common()]
     methods = sorted({record.method for record in records})
     counts = {method: statuses(r for r in records if r.method == method) for method in methods}

@@ -49,7 +49,7 @@ class Quartiles:
 
 @dataclass(frozen=True)
 class Band:
-    """Quartiles over `n` step curves: step curves themselves, exact, each of shape (steps,)."""
+    """Quartiles over `n` step curves. They are exact, and step curves themselves, each of shape (steps,)."""
 
     x: Array
     lower: Array
@@ -251,7 +251,7 @@ def failures(records: Iterable[Record]) -> int:
 
 
 def summaries(runs: Iterable[History]) -> list[Summary]:
-    """A row for each problem and method, by problem, then median validation loss (then method)."""
+    """A row for each method on each problem, sorted by problem, then by median validation loss, then by method."""
     rows = []
     for group in by_problem(runs).values():
         validation, test = finals(group), final_tests(group)

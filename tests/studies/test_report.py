@@ -200,6 +200,9 @@ def test_styles_are_fixed_by_name_and_tell_methods_apart() -> None:
     alone, together = plots.styles(["tpe"]), plots.styles(["tpe", "random", "random-2x", "mine", "yours"])
     assert alone["tpe"] == together["tpe"]
     assert len(set(together.values())) == 5
+    tpe = plots.styles(["tpe", "tpe-2x", "tpe-tied"])
+    assert len({style.colour for style in tpe.values()}) == 1
+    assert len({style.dashes for style in tpe.values()}) == 3
 
 
 def test_columns_hold_a_cell_each(tmp_path: Path) -> None:
