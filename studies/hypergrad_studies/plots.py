@@ -108,8 +108,8 @@ def final_losses(
 ) -> str:
     """Draw the test loss at each run's chosen trial, and return an SVG element.
 
-    Each method has a row, the one with the best median on top. A box reaches from quartile to quartile; a diamond marks the median validation loss. The losses are as
-    `statistics.final_tests` and `statistics.finals` return them.
+    Each method has a row, the one with the best median on top. A box reaches from quartile to quartile; a diamond
+    marks the median validation loss. The losses are as `statistics.final_tests` and `statistics.finals` return them.
     """
     order = sorted(test, key=lambda method: (quartiles(list(test[method].values())).median, method))
     figure = Figure(figsize=(10.5, 1.1 + 0.42 * len(order)), layout="constrained")

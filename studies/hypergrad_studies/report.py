@@ -95,7 +95,7 @@ class _Section:
 
 
 def table(records: Sequence[Record], runs: Sequence[Run] | None = None) -> Table:
-    """The main table for a terminal, about 95 columns wide: a row for each method on each problem, best medians in bold.
+    """The main table for a terminal, about 95 columns wide: a row for each method on each problem, best in bold.
 
     Runs that did not finish are left out; where `runs` is None, all count as finished.
     """
