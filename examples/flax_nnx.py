@@ -1,5 +1,7 @@
 """A Flax NNX model with dropout: its validation loss after training, and the hypergradient of that."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,12 +14,12 @@ images, labels = jnp.asarray(digits.images.reshape(-1, 64) / 16), jnp.asarray(di
 
 
 class Network(nnx.Module):
-    def __init__(self, rngs):
+    def __init__(self, rngs: nnx.Rngs) -> None:
         self.hidden = nnx.Linear(64, 32, rngs=rngs)
         self.dropout = nnx.Dropout(0.2)  # gets each step's key below, so that the module keeps no random state
         self.output = nnx.Linear(32, 10, rngs=rngs)
 
-    def __call__(self, x, dropout_key=None):
+    def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         x = nnx.tanh(self.hidden(x))
         if dropout_key is not None:
             x = self.dropout(x, rngs=nnx.Rngs(dropout_key))
@@ -27,21 +29,22 @@ class Network(nnx.Module):
 graphdef, _ = nnx.split(Network(nnx.Rngs(0)), nnx.Param)
 
 
-def loss(params, rows, dropout_key=None):
+def losses(params: Any, rows: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
+    """The cross-entropy of each example."""
     model = nnx.merge(graphdef, params)
     scores = jax.nn.log_softmax(model(images[rows], dropout_key))
-    return -scores[jnp.arange(len(rows)), labels[rows]].mean()
+    return -scores[jnp.arange(len(rows)), labels[rows]]
 
 
-def train_loss(params, hyperparameters, rows, key):
+def train_loss(params: Any, hyperparameters: dict[str, jax.Array], rows: jax.Array, key: jax.Array) -> jax.Array:
     penalty = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
-    return loss(params, rows, dropout_key=key) + hyperparameters["l2"] * penalty
+    return losses(params, rows, dropout_key=key).mean() + hyperparameters["l2"] * penalty
 
 
 problem = TrainingProblem(
     init=lambda key, hyperparameters: nnx.state(Network(nnx.Rngs(key)), nnx.Param),
     train_loss=train_loss,
-    valid_loss=lambda params: loss(params, jnp.arange(1000, 1400)),
+    valid_loss=lambda params, hyperparameters: losses(params, jnp.arange(1000, 1400)),
     batches=lambda step: (jnp.arange(100) + 100 * step) % 1000,
     optimizer=adam(learning_rate="rate", eps=1e-3),
     steps=100,
@@ -50,4 +53,4 @@ hyperparameters = {"rate": 0.01, "l2": 1e-4}
 
 if __name__ == "__main__":
     result = evaluate(problem, hyperparameters, key=jax.random.key(0))
-    print(f"validation loss {result.value:.4f}, gradient {result.gradient}")
+    print(f"validation loss {result.value:.4f} +- {result.standard_error:.4f}, gradient {result.gradient}")

@@ -32,9 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _strict_promotion() -> Iterator[None]:
-    """Refuse what users may do: to mix types, and to add arrays of different ranks."""
+    """Refuse what users may do: to mix types, and to combine arrays of different ranks."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+    jax.clear_caches()  # type: ignore[no-untyped-call]  # thousands of compiled programs in one process exhaust its memory maps
 
 
 @pytest.fixture(scope="session")

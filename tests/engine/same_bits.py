@@ -5,19 +5,20 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypergrad_search import Reversible, TrainingProblem, adam, adamw, evaluate, sgd, train
+from hypergrad_search import Optimizer, Reversible, TrainingProblem, adam, adamw, evaluate, sgd, train
 
 STEPS = 40
 DATA = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 TARGETS = (DATA @ np.arange(5) + np.sin(DATA[:, 0])).astype(np.float32)
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "sgd": lambda rate: sgd(rate, "decay"),
     "adam": lambda rate: adam(rate, "decay", 0.95, 1e-4),
     "adamw": lambda rate: adamw(rate, "decay", 0.95, 1e-4, weight_decay="penalty"),
@@ -46,7 +47,7 @@ def network(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 def problems(optimizer: Any) -> dict[str, TrainingProblem]:
     """A linear model, a network with a penalty, and a network with noise of its own at each step."""
 
-    def error(predict: Any, params: Any, rows: jax.Array, targets: jax.Array) -> jax.Array:
+    def error(predict: Any, params: Any, rows: Any, targets: Any) -> jax.Array:
         return jnp.mean((predict(params, rows) - targets) ** 2)
 
     def batches(step: jax.Array) -> Any:

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ import pytest
 from hypergrad_search.training import bit_buffer, fixed_point
 from hypergrad_search.training.bit_buffer import PLANE_BITS, Plan
 
+Array = np.ndarray[Any, Any]
 
-def plan(decays: np.ndarray) -> tuple[Plan, int, int]:
+
+def plan(decays: Array) -> tuple[Plan, int, int]:
     logs = jnp.log(jnp.asarray(decays, jnp.float32))
     stretch = int(bit_buffer.stretch(logs))
     planned, planes = jax.jit(bit_buffer.plan)(logs, stretch)

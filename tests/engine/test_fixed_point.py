@@ -1,5 +1,6 @@
 import math
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,15 @@ import pytest
 from hypergrad_search.training import fixed_point
 from hypergrad_search.training.fixed_point import Fixed
 
+Array = np.ndarray[Any, Any]
+
 N = 5_000
 FRACTION_BITS = [40, 44, 48, 52, 60, 76, 84]  # two limbs up to 52, three beyond
 
 
-def integers(x: Fixed) -> np.ndarray:
+def integers(x: Fixed) -> Array:
     """The numbers as Python integers, in units of the last bit."""
-    total = np.asarray(x[0]).astype(object)
+    total: Array = np.asarray(x[0]).astype(object)
     for limb in x[1:]:
         total = total * 2**32 + np.asarray(limb).astype(object)
     return total
@@ -31,11 +34,11 @@ def some_numbers(seed: int, fraction_bits: int) -> Fixed:
     return jnp.asarray(high), *map(jnp.asarray, lows)
 
 
-def some_floats(fraction_bits: int) -> np.ndarray:
+def some_floats(fraction_bits: int) -> Array:
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(size=N) * 10.0 ** rng.uniform(-20, 2, N), [0.0, 0.5, -0.5, 2**-17, -(2**-17)]])
     x = x.astype(np.float32)
-    return x[np.abs(x) < fixed_point.limit(fraction_bits)]
+    return np.asarray(x[np.abs(x) < fixed_point.limit(fraction_bits)])
 
 
 @pytest.mark.parametrize("fraction_bits", FRACTION_BITS)

@@ -45,8 +45,8 @@ METHODS: dict[str, Method] = {"Reversible": Reversible(), "Unrolled": Unrolled()
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
-def squares(p: jax.Array, x: Array, y: Array, h: Any = None) -> jax.Array:
-    return (x @ p - y) ** 2 * (1 if h is None else h["size"])
+def squares(p: jax.Array, x: Any, y: Any, h: Any = None) -> jax.Array:
+    return jnp.square(x @ p - y) * (1 if h is None else h["size"])
 
 
 def ridge(**changes: Any) -> TrainingProblem:
@@ -140,7 +140,7 @@ def watched() -> Iterator[tuple[TrainingProblem, Work]]:
         work.traced += 1
         return squares(p, X_VALID, Y_VALID, h)
 
-    def listen(event: str, duration: float, **kwargs: object) -> None:
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if "backend_compile" in event:
             work.compiled.append(event)
 
@@ -242,9 +242,7 @@ def test_a_minibatch_is_not_descended_where_a_fold_is_held_back() -> None:
 
 def test_losses_of_a_minibatch_are_their_mean() -> None:
     of_examples = run(ridge(valid_batch_loss=lambda p, h, s: squares(p, X_VALID, Y_VALID, h)), HYPERNET)
-    np.testing.assert_allclose(
-        followed(of_examples)["penalty"], followed(run(LOSSES, HYPERNET))["penalty"], rtol=1e-6
-    )
+    np.testing.assert_allclose(followed(of_examples)["penalty"], followed(run(LOSSES, HYPERNET))["penalty"], rtol=1e-6)
 
 
 @each_method
@@ -253,7 +251,7 @@ def test_losses_in_half_precision_are_summed_in_float32(method: Method, dtype: A
     """3,000 losses of about 30 each: their sum is beyond float16."""
 
     def valid_loss(p: jax.Array, h: dict[str, Any]) -> jax.Array:
-        return (h["size"] * 15 + jnp.sum(p) * jnp.ones(3000)).astype(dtype)
+        return jnp.asarray(h["size"] * 15 + jnp.sum(p) * jnp.ones(3000), dtype)
 
     problem = ridge(valid_loss=valid_loss, test_loss=None)
     result, whole = run(problem, method, fold=Fold(1, of=4)), run(problem, method)

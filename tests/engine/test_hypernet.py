@@ -14,7 +14,7 @@ import optax
 import pytest
 from scipy.optimize import minimize
 
-from hypergrad_search import Evaluation, Float, Hypernet, Space, Status, TrainingProblem, evaluate, sgd
+from hypergrad_search import Evaluation, Float, Hypernet, Status, TrainingProblem, evaluate, sgd
 from hypergrad_search.hypergradient import (
     Algorithm,
     Diagonal,
@@ -27,6 +27,8 @@ from hypergrad_search.hypergradient import (
     Response,
 )
 from hypergrad_search.hypergradient import stretch as program
+
+Array = np.ndarray[Any, Any]
 
 KEY = jax.random.key(0)
 FEATURES = 8
@@ -63,24 +65,23 @@ class Ridge:
         }
         return TrainingProblem(**{**parts, **changes})
 
-    def solution(self, penalty: np.ndarray) -> np.ndarray:
+    def solution(self, penalty: Array) -> Array:
         return np.linalg.solve(self._hessian(penalty), self.x.T @ self.y / len(self.x))
 
-    def jacobian(self, penalty: np.ndarray) -> np.ndarray:
+    def jacobian(self, penalty: Array) -> Array:
         """Of the solution, by the penalties."""
-        return -np.linalg.inv(self._hessian(penalty)) @ np.diag(self.solution(penalty))
+        return np.asarray(-np.linalg.inv(self._hessian(penalty)) @ np.diag(self.solution(penalty)))
 
-    def valid_loss(self, penalty: np.ndarray) -> float:
+    def valid_loss(self, penalty: Array) -> float:
         return float(np.mean((self.x_valid @ self.solution(penalty) - self.y_valid) ** 2))
 
     def optimum(self) -> float:
         starts = np.random.default_rng(1).random((5, FEATURES))
-        return min(
-            minimize(lambda u: self.valid_loss(1e-3 * 1e4**u), u, bounds=[(0, 1)] * FEATURES).fun for u in starts
-        )
+        ends = [minimize(lambda u: self.valid_loss(1e-3 * 1e4**u), u, bounds=[(0, 1)] * FEATURES).fun for u in starts]
+        return float(min(ends))
 
-    def _hessian(self, penalty: np.ndarray) -> np.ndarray:
-        return self.x.T @ self.x / len(self.x) + np.diag(penalty)
+    def _hessian(self, penalty: Array) -> Array:
+        return np.asarray(self.x.T @ self.x / len(self.x) + np.diag(penalty))
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,8 @@ def stretch(ridge: Ridge, method: Hypernet, h: Any = MIDDLE, **request: Any) -> 
 def test_joint_ends_at_the_optimum(ridge: Ridge, network: Any) -> None:
     result = stretch(ridge, Hypernet(network=network, steps=4000))
     assert ridge.valid_loss(MIDDLE["penalty"]) > 1.1 * ridge.optimum()
-    assert ridge.valid_loss(result.refined["penalty"]) <= 1.01 * ridge.optimum()
-    assert result.value == pytest.approx(ridge.valid_loss(result.refined["penalty"]), rel=0.01)
+    assert ridge.valid_loss(refined(result)["penalty"]) <= 1.01 * ridge.optimum()
+    assert result.value == pytest.approx(ridge.valid_loss(refined(result)["penalty"]), rel=0.01)
 
 
 @pytest.mark.parametrize("network", [Linear(), LowRank(FEATURES), OneHidden(50)])
@@ -107,10 +108,59 @@ def test_the_local_response_has_the_true_slope(ridge: Ridge, network: Any) -> No
     result = evaluate(problem, MIDDLE, method=method, key=KEY, space=SPACE)
 
     def weights(penalty: jax.Array) -> jax.Array:
-        return method.params(problem, {"penalty": penalty}, space=SPACE, key=KEY, checkpoint=result.checkpoint)
+        h = {"penalty": penalty}
+        return jnp.asarray(method.params(problem, h, space=SPACE, key=KEY, checkpoint=result.checkpoint))
 
     slope, truth = jax.jacobian(weights)(jnp.full(FEATURES, 0.1)), ridge.jacobian(MIDDLE["penalty"])
     assert np.linalg.norm(slope - truth) <= 0.05 * np.linalg.norm(truth)
+
+
+def test_a_diagonal_response_has_the_true_slope_where_weights_do_not_mix() -> None:
+    """The best weight is target / (1 + penalty), each with a penalty of its own."""
+    target = jnp.float32(np.array([1.0, -2.0, 0.5]))
+    problem = TrainingProblem(
+        init=lambda key, h: {"a": jnp.zeros(2), "b": [jnp.zeros(())]},
+        train_loss=lambda p, h, batch, key: (
+            jnp.sum((p["a"] - target[:2]) ** 2 + h["penalty"][:2] * p["a"] ** 2)
+            + (p["b"][0] - target[2]) ** 2
+            + h["penalty"][2] * p["b"][0] ** 2
+        ),
+        valid_loss=lambda p, h: jnp.sum((p["a"] - 0.2) ** 2) + p["b"][0] ** 2,
+        batches=lambda step: None,
+        optimizer=sgd(0.1, 0.9),
+        steps=20,
+    )
+    penalty = np.array([0.1, 0.3, 1.0])
+    space = {"penalty": Float(1e-2, 10.0, log=True, shape=(3,))}
+    method = Hypernet(network=Diagonal(), algorithm=Local(hyper_steps=1), steps=3000)
+    result = evaluate(problem, {"penalty": penalty}, method=method, key=KEY, space=space)
+
+    def weights(penalty: jax.Array) -> jax.Array:
+        params = method.params(problem, {"penalty": penalty}, space=space, key=KEY, checkpoint=result.checkpoint)
+        return jnp.stack([*params["a"], params["b"][0]])
+
+    slope = jax.jacobian(weights)(jnp.float32(penalty))
+    np.testing.assert_allclose(slope, np.diag(-target / (1 + penalty) ** 2), atol=0.01)
+    np.testing.assert_allclose(weights(jnp.float32(penalty)), target / (1 + penalty), atol=0.01)
+
+
+def test_a_diagonal_response_needs_a_hyperparameter_for_each_weight(ridge: Ridge) -> None:
+    message = r"Diagonal: needs one hyperparameter for each weight, got 1 for 8 weights; use LowRank\(10\)"
+    with pytest.raises(ValueError, match=message):
+        evaluate(
+            ridge.plain,
+            {"penalty": 0.1},
+            method=Hypernet(network=Diagonal()),
+            key=KEY,
+            space={"penalty": Float(1e-3, 1.0)},
+        )
+
+
+@pytest.mark.parametrize("network", [Linear(), LowRank(3), OneHidden(5), Diagonal()], ids=repr)
+def test_a_network_begins_with_no_change(network: Response) -> None:
+    weights = network.init(KEY, 4, 4)
+    assert (network(weights, jnp.linspace(-1.0, 1.0, 4)) == jnp.zeros(4)).all()
+    assert isinstance(hash(network), int)
 
 
 def test_the_global_response_follows_the_true_curve(ridge: Ridge) -> None:
@@ -130,7 +180,7 @@ def test_the_global_response_follows_the_true_curve(ridge: Ridge) -> None:
     ]
     np.testing.assert_allclose(curve, true, rtol=0.03)
     lowest = minimize(lambda u: ridge.valid_loss(np.full(FEATURES, 1e-2 * 1e3 ** u[0])), [0.5], bounds=[(0, 1)]).fun
-    assert ridge.valid_loss(np.full(FEATURES, result.refined["penalty"])) <= 1.01 * lowest
+    assert ridge.valid_loss(np.full(FEATURES, refined(result)["penalty"])) <= 1.01 * lowest
 
 
 @pytest.mark.parametrize(
@@ -147,7 +197,7 @@ def test_every_variant_descends(ridge: Ridge, changes: dict[str, Any], share: fl
     start = np.full(FEATURES, 0.02)
     result = stretch(ridge, Hypernet(**{"network": Linear(), "steps": 3000, **changes}), {"penalty": start})
     assert result.status == Status.OK
-    assert ridge.valid_loss(result.refined["penalty"]) < share * ridge.valid_loss(start)
+    assert ridge.valid_loss(refined(result)["penalty"]) < share * ridge.valid_loss(start)
 
 
 def test_the_scale_is_learned_where_there_is_an_entropy_bonus(ridge: Ridge) -> None:
@@ -160,14 +210,20 @@ def test_the_scale_is_learned_where_there_is_an_entropy_bonus(ridge: Ridge) -> N
     assert ((wide > 0.1) & (wide <= 0.5)).all()
 
 
-def _scales(result: Evaluation) -> np.ndarray:
+def refined(result: Evaluation) -> dict[str, Any]:
+    assert result.refined is not None
+    return result.refined
+
+
+def _scales(result: Evaluation) -> Array:
+    assert result.checkpoint is not None
     with np.load(io.BytesIO(result.checkpoint)) as file:
-        return np.exp(file["arr_5"])  # after base, network, point, centre and origin
+        return np.asarray(np.exp(file["arr_5"]))  # after base, network, point, centre and origin
 
 
 def test_the_value_is_that_of_a_usable_model(ridge: Ridge) -> None:
     result, problem = stretch(ridge, SMALL), ridge.plain
-    params = SMALL.params(problem, result.refined, space=SPACE, key=KEY, checkpoint=result.checkpoint)
+    params = SMALL.params(problem, refined(result), space=SPACE, key=KEY, checkpoint=result.checkpoint)
     assert result.value == pytest.approx(float(problem.valid_loss(params, {})), rel=1e-6)
     assert result.gradient is None
 
@@ -191,29 +247,29 @@ def test_costs(ridge: Ridge, method: Hypernet, cost: float) -> None:
 def test_a_stretch_goes_on_from_a_checkpoint(ridge: Ridge) -> None:
     whole = stretch(ridge, Hypernet(network=Linear(), steps=40))
     first = stretch(ridge, SMALL)
-    second = stretch(ridge, SMALL, first.refined, checkpoint=first.checkpoint)
-    anew = stretch(ridge, SMALL, first.refined)
+    second = stretch(ridge, SMALL, refined(first), checkpoint=first.checkpoint)
+    anew = stretch(ridge, SMALL, refined(first))
     assert second.value == pytest.approx(whole.value, rel=1e-4)
-    np.testing.assert_allclose(second.refined["penalty"], whole.refined["penalty"], rtol=1e-3)
+    np.testing.assert_allclose(refined(second)["penalty"], refined(whole)["penalty"], rtol=1e-3)
     assert abs(anew.value - whole.value) > 0.01
-    programs = program.advance._cache_size()
-    stretch(ridge, SMALL, second.refined, checkpoint=second.checkpoint)
-    assert program.advance._cache_size() == programs
+    programs = program.advance._cache_size()  # type: ignore[attr-defined]
+    stretch(ridge, SMALL, refined(second), checkpoint=second.checkpoint)
+    assert program.advance._cache_size() == programs  # type: ignore[attr-defined]
 
 
 def test_a_stretch_starts_where_it_is_told(ridge: Ridge) -> None:
     first = stretch(ridge, SMALL)
     elsewhere = stretch(ridge, SMALL, {"penalty": np.full(FEATURES, 5.0)}, checkpoint=first.checkpoint)
-    assert (elsewhere.refined["penalty"] > 2.0).all()
+    assert (refined(elsewhere)["penalty"] > 2.0).all()
 
 
 def test_fine_tuning_is_for_the_value_alone(ridge: Ridge) -> None:
     plain, tuned = (stretch(ridge, Hypernet(network=Linear(), steps=20, finetune=n)) for n in (0, 3000))
     assert plain.checkpoint == tuned.checkpoint
     method = Hypernet(network=Linear(), steps=20, finetune=3000)
-    params = method.params(ridge.plain, tuned.refined, space=SPACE, key=KEY, checkpoint=tuned.checkpoint)
+    params = method.params(ridge.plain, refined(tuned), space=SPACE, key=KEY, checkpoint=tuned.checkpoint)
     assert float(ridge.plain.valid_loss(params, {})) == pytest.approx(tuned.value, rel=1e-6)
-    assert tuned.value == pytest.approx(ridge.valid_loss(tuned.refined["penalty"]), rel=1e-3)
+    assert tuned.value == pytest.approx(ridge.valid_loss(refined(tuned)["penalty"]), rel=1e-3)
     assert abs(plain.value - tuned.value) > 0.1
 
 
@@ -254,7 +310,7 @@ def test_minibatches_of_both_kinds_and_any_pytree(ridge: Ridge) -> None:
     result = evaluate(problem, MIDDLE, method=method, key=KEY, space=SPACE)
     assert seen
     assert result.value < 1.2 * ridge.optimum()
-    params = method.params(problem, result.refined, space=SPACE, key=KEY, checkpoint=result.checkpoint)
+    params = method.params(problem, refined(result), space=SPACE, key=KEY, checkpoint=result.checkpoint)
     assert jax.tree.map(jnp.shape, params) == {"layer": {"w": (FEATURES,)}, "b": [()]}
 
 
@@ -295,7 +351,7 @@ def test_boxes_of_any_width_and_of_none(ridge: Ridge) -> None:
     problem = ridge.problem(train_loss=lambda p, h, b, k: jnp.sum((p - h["other"]) ** 2) + jnp.sum(h["penalty"] * p**2))
     result = evaluate(problem, {"penalty": np.full(FEATURES, 1e-3), "other": 2}, method=SMALL, key=KEY, space=space)
     assert result.status == Status.OK
-    assert result.refined["other"] == 2.0
+    assert refined(result)["other"] == 2.0
 
 
 def test_the_scale_stays_where_it_is_not_learned(ridge: Ridge) -> None:
@@ -315,7 +371,7 @@ def test_divergence_is_a_status(ridge: Ridge) -> None:
 
 def test_points_stay_in_the_box(ridge: Ridge) -> None:
     result = stretch(ridge, Hypernet(network=Linear(), steps=200, hyper_optimizer=optax.sgd(1e3)))
-    assert ((result.refined["penalty"] >= 1e-3) & (result.refined["penalty"] <= 10)).all()
+    assert ((refined(result)["penalty"] >= 1e-3) & (refined(result)["penalty"] <= 10)).all()
 
 
 @pytest.mark.parametrize(
@@ -342,14 +398,20 @@ def test_bad_settings_get_one_line(arguments: dict[str, Any], message: str) -> N
         (lambda: Joint(scale=-1.0), "Joint: scale must be a number from 0 to 0.5, in units of the box, got -1.0"),
         (lambda: Joint(scale=0.6), "Joint: scale must be a number from 0"),
         (lambda: Joint(scale=math.nan), "Joint: scale must be a number from 0"),
-        (lambda: Joint(scale="small"), "Joint: scale must be a number from 0 .* got 'small'"),
+        (
+            lambda: Joint(scale="small"),  # type: ignore[arg-type]
+            "Joint: scale must be a number from 0 .* got 'small'",
+        ),
         (lambda: Joint(scale=0.0), "scale=0 draws nothing, which needs centred=False and entropy=None"),
         (lambda: Joint(scale=0.0, centred=False, entropy=0.1), "scale=0 draws nothing"),
         (lambda: Joint(entropy=-1.0), "Joint: entropy must be a number from 0"),
         (lambda: Joint(entropy=True), "Joint: entropy must be a number from 0"),
         (lambda: Local(scale=math.nan), "Local: scale must be a number from 0"),
         (lambda: Local(scale=0.0), "Local: scale must be above 0"),
-        (lambda: Local(hyper_steps=1.5), "Local: hyper_steps must be a whole number from 1, got 1.5"),
+        (
+            lambda: Local(hyper_steps=1.5),  # type: ignore[arg-type]
+            "Local: hyper_steps must be a whole number from 1, got 1.5",
+        ),
         (lambda: Global(hyper_steps=0), "Global: hyper_steps must be a whole number from 1, got 0"),
     ],
 )
@@ -362,11 +424,11 @@ def test_bad_algorithms_get_one_line(make: Callable[[], Algorithm], message: str
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Local(entropy=1.0),
-        lambda: Global(centred=True),
-        lambda: Global(scale=0.1),
-        lambda: Joint(hyper_steps=5),
-        lambda: Joint(0.05),
+        lambda: Local(entropy=1.0),  # type: ignore[call-arg]
+        lambda: Global(centred=True),  # type: ignore[call-arg]
+        lambda: Global(scale=0.1),  # type: ignore[call-arg]
+        lambda: Joint(hyper_steps=5),  # type: ignore[call-arg]
+        lambda: Joint(0.05),  # type: ignore[call-arg]
     ],
 )
 def test_an_algorithm_takes_its_own_settings_alone_and_by_name(make: Callable[[], Algorithm]) -> None:
@@ -384,6 +446,7 @@ def test_bad_requests_get_one_line(ridge: Ridge) -> None:
     with pytest.raises(ValueError, match="checkpoint is of another"):
         stretch(ridge, Hypernet(network=LowRank(3), steps=20), checkpoint=stretch(ridge, SMALL).checkpoint)
     checkpoint = stretch(ridge, SMALL).checkpoint
+    assert checkpoint is not None
     with pytest.raises(ValueError, match="checkpoint is of another"):
         stretch(ridge, Hypernet(network=Linear(), algorithm=Joint(centred=False), steps=20), checkpoint=checkpoint)
     space = {"penalty": Float(1e-3, 1.0, log=True, shape=(FEATURES,))}

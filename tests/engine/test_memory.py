@@ -63,9 +63,11 @@ def test_the_compiled_program_grows_with_the_steps_by_the_planes_alone(
         problem = make_problem(steps, sizes=SIZES, batch=10)
 
         def loss(h: dict[str, Any]) -> jax.Array:
-            return problem.valid_loss(train(problem, h, KEY, smallest_decays={"velocity": 0.9}))
+            return problem.valid_loss(train(problem, h, KEY, smallest_decays={"velocity": 0.9}), h)
 
-        return jax.jit(jax.grad(loss)).lower(dynamic).compile().memory_analysis().temp_size_in_bytes
+        analysis = jax.jit(jax.grad(loss)).lower(dynamic).compile().memory_analysis()
+        assert analysis is not None
+        return int(analysis.temp_size_in_bytes)
 
     per_step = (temporary(2000) - temporary(1000)) / weights(SIZES) / 1000
     entropy = math.log2(1 / 0.9) / 8

@@ -9,20 +9,25 @@ import numpy as np
 import optax
 import pytest
 
-from hypergrad_search import AdditiveOptimizer, Evaluation, Optimizer, TrainingProblem, Unrolled, adam, adamw, evaluate, sgd, train
+from hypergrad_search import AdditiveOptimizer, Optimizer, TrainingProblem, Unrolled, adam, adamw, evaluate, sgd, train
 from hypergrad_search.training import train_in_floats
 
 KEY = jax.random.key(0)
 STEPS = 60
 DIMENSION = 5
+Params = dict[str, jax.Array]
 
 
 def quadratic(optimizer: Optimizer, steps: int = STEPS) -> TrainingProblem:
     """An ill-conditioned quadratic in two leaves, one weight of which has no gradient."""
-    curvature = jnp.array([0.0, 1e-4, 0.1, 1.0, 3.0])
+
+    def train_loss(p: Params, h: Any, batch: jax.Array, key: jax.Array) -> jax.Array:
+        curvature = jnp.array([0.0, 1e-4, 0.1, 1.0, 3.0], p["w"].dtype)
+        return jnp.sum(curvature * (p["w"] - batch) ** 2) + jnp.sum(p["b"] ** 2)
+
     return TrainingProblem(
         init=lambda key, h: {"w": jnp.linspace(-1.0, 1.0, DIMENSION), "b": jnp.full(3, 0.5)},
-        train_loss=lambda p, h, batch, key: jnp.sum(curvature * (p["w"] - batch) ** 2) + jnp.sum(p["b"] ** 2),
+        train_loss=train_loss,
         valid_loss=lambda p, h: jnp.sum((p["w"] - 0.1) ** 2) + jnp.sum(p["b"] ** 2),
         batches=lambda step: 0.1 * jnp.sin(step.astype(float)),
         optimizer=optimizer,
@@ -62,12 +67,14 @@ OPTAX = {
 def test_final_weights_are_those_of_optax(name: str) -> None:
     ours, theirs = OPTAX[name]
     problem = quadratic(ours)
-    found = [train_in_floats(problem, {}, KEY)]
-    if isinstance(ours, AdditiveOptimizer):
-        found.append(train(problem, {}, KEY))
-    in_float32 = train_with_optax(theirs, problem, jnp.float32)
-    with jax.enable_x64(True):
-        in_float64 = train_with_optax(theirs, problem, jnp.float64)
+    # optax mixes integers and floats, and so do schedules as users write them
+    with jax.numpy_dtype_promotion("standard"):
+        found = [train_in_floats(problem, {}, KEY)]
+        if isinstance(ours, AdditiveOptimizer):
+            found.append(train(problem, {}, KEY))
+        in_float32 = train_with_optax(theirs, problem, jnp.float32)
+        with jax.enable_x64(True):
+            in_float64 = train_with_optax(theirs, problem, jnp.float64)
     # optax's own float32 is off by 1e-5: it takes 1 - b2 from Python's 0.999, and 1 - b2**t from float32's
     for params in found:
         assert largest_difference(params, in_float32) < 5e-6
@@ -75,7 +82,7 @@ def test_final_weights_are_those_of_optax(name: str) -> None:
 
 
 def largest_difference(x: Any, y: Any) -> float:
-    return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.max(np.abs(np.asarray(a, float) - b))), x, y)))
+    return float(max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.max(np.abs(np.asarray(a, float) - np.asarray(b)))), x, y))))
 
 
 def test_a_weight_without_gradient_stays_where_it_is() -> None:
@@ -97,48 +104,49 @@ def test_tiny_gradients_move_weights_as_in_floats(size: float) -> None:
     np.testing.assert_allclose(train(problem, {}, KEY), train_in_floats(problem, {}, KEY), rtol=1e-5)
 
 
+MAKE: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
 H = {"rate": 0.02, "b1": 0.8, "b2": 0.95, "eps": 1e-2, "root": 1e-3, "decay": 0.2}
-NAMED = {
+NAMED: dict[str, Optimizer] = {
     "sgd": sgd("rate", "b1"),
     "adam": adam("rate", "b1", "b2", "eps", "root"),
     "adamw": adamw("rate", "b1", "b2", "eps", "root", weight_decay="decay"),
 }
 
 
-@pytest.mark.parametrize("kind", ["constant", "schedule", "by leaf", "both"])
+@pytest.mark.parametrize("kind", ["schedule", "by leaf", "both"])  # `test_table.py` has numbers for all leaves
 @pytest.mark.parametrize("name", NAMED)
 def test_every_setting_has_the_gradient_of_float64(name: str, kind: str) -> None:
-    optimizer: Optimizer = NAMED[name]
-    h: dict[str, Any] = {k: H[k] for k in optimizer.settings.values()}
-    if kind != "constant":
-        make: Callable[..., Optimizer] = {"sgd": sgd, "adam": adam, "adamw": adamw}[name]
-        leaf = np.linspace(1.0, 1.02, STEPS) if kind in ("schedule", "both") else 1.0
-        h = {f"{k}/{part}": np.asarray(leaf * v * s) for k, v in h.items() for part, s in (("w", 1.0), ("b", 0.97))}
-        by_leaf = {k: {"w": f"{v}/w", "b": f"{v}/b"} for k, v in optimizer.settings.items()}
-        settings = by_leaf if kind in ("by leaf", "both") else {k: f"{v}/w" for k, v in optimizer.settings.items()}
-        optimizer = make(**settings)
-        h = {k: v for k, v in h.items() if kind != "schedule" or k.endswith("/w")}
-    h = {k: np.asarray(v, np.float32) for k, v in h.items()}
-    ours = evaluate(quadratic(optimizer), h, key=KEY)
-    plain = evaluate(quadratic(optimizer), h, key=KEY, method=Unrolled())
+    names = {k: str(v) for k, v in NAMED[name].settings.items()}
+    leaf: Any = np.linspace(1.0, 1.02, STEPS) if kind in ("schedule", "both") else 1.0
+    h = {
+        f"{k}/{part}": np.float32(leaf * H[k] * s)
+        for k in names.values()
+        for part, s in (("w", 1.0), ("b", 0.97))
+        if kind != "schedule" or part == "w"
+    }
+    by_leaf = {k: {"w": f"{v}/w", "b": f"{v}/b"} for k, v in names.items()}
+    settings = by_leaf if kind in ("by leaf", "both") else {k: f"{v}/w" for k, v in names.items()}
+    problem = quadratic(MAKE[name](**settings))
+    ours = evaluate(problem, h, key=KEY)
     with jax.enable_x64(True):
         # the weights of init are float32 by their literals only where x64 is off
-        exact = evaluate(
-            quadratic(optimizer), {k: jnp.asarray(v, float) for k, v in h.items()}, key=KEY, method=Unrolled()
-        )
+        exact = evaluate(problem, {k: jnp.asarray(v, float) for k, v in h.items()}, key=KEY, method=Unrolled())
     assert ours.diagnostics["exact"] is True
+    assert ours.gradient is not None
+    assert exact.gradient is not None
     assert set(ours.gradient) == set(h)
+    errors = {}
     for setting, reference in exact.gradient.items():
         assert ours.gradient[setting].shape == np.shape(h[setting])
-        errors = [np.linalg.norm(x.gradient[setting] - reference) / np.linalg.norm(reference) for x in (ours, plain)]
-        assert errors[0] <= max(5 * errors[1], 1e-5), (setting, errors)
+        errors[setting] = np.linalg.norm(ours.gradient[setting] - reference) / np.linalg.norm(reference)
+    assert max(errors.values()) <= 1e-5, errors
 
 
 def test_nesterov_is_refused_where_it_cannot_be_reversed() -> None:
     problem = quadratic(sgd(0.1, 0.9, nesterov=True))
-    with pytest.raises(ValueError, match=r"nesterov=True loses bits .*; use method=Unrolled\(\)"):
+    with pytest.raises(ValueError, match=r"nesterov=True\) loses bits .*; use method=Unrolled\(\)"):
         evaluate(problem, {}, key=KEY)
-    with pytest.raises(ValueError, match="nesterov=True loses bits"):
+    with pytest.raises(ValueError, match=r"nesterov=True\) loses bits"):
         train(problem, {}, KEY)
     assert np.isfinite(evaluate(problem, {}, key=KEY, method=Unrolled()).value)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hypergrad_search import Optimizer, Reversible, Status, TrainingProblem, Unrolled, adam, adamw, evaluate, sgd
 
-STRUCTURES = {
+STRUCTURES: dict[str, list[tuple[int, ...]]] = {
     "scalar": [()],
     "one weight": [(1,)],
     "vector": [(5,)],
@@ -21,23 +21,26 @@ STRUCTURES = {
     "empty": [(0,), (4,)],
     "layers": [(8, 16), (16,), (16, 4), (4,)],
 }
+LENGTHS = (1, 2, 17, 100, 300)
 LOSSES = ("quadratic", "affine", "network", "quartic", "half precision")
 
 
 def loss_of(kind: str, leaves: list[jax.Array], h: dict[str, Any], key: jax.Array, step: jax.Array) -> jax.Array:
     noise = [jax.random.normal(k, x.shape) for k, x in zip(jax.random.split(key, len(leaves)), leaves, strict=True)]
     pairs = list(zip(leaves, noise, strict=True))
+    return jnp.stack([_loss_of_leaf(kind, x, n, h, step) for x, n in pairs]).sum()
+
+
+def _loss_of_leaf(kind: str, x: jax.Array, n: jax.Array, h: dict[str, Any], step: jax.Array) -> jax.Array:
     if kind == "quadratic":
-        return sum(jnp.sum((x - h["target"] * n) ** 2) for x, n in pairs)
+        return jnp.sum((x - h["target"] * n) ** 2)
     if kind == "affine":  # products that are added, which compilers contract as they like
-        return sum(jnp.sum((x - step * 0.01) * (x * h["target"] + n * 0.3)) for x, n in pairs)
+        return jnp.sum((x - step * 0.01) * (x * h["target"] + n * 0.3))
     if kind == "network":
-        return sum(jnp.mean(jnp.tanh(jnp.sin(3 * x) * n + h["target"]) ** 2) for x, n in pairs if x.size)
+        return jnp.sum(jnp.tanh(jnp.sin(3 * x) * n + h["target"]) ** 2) / max(x.size, 1)
     if kind == "half precision":
-        return sum(
-            jnp.sum((x.astype(jnp.bfloat16) * n.astype(jnp.bfloat16)) ** 2).astype(jnp.float32) for x, n in pairs
-        )
-    return sum(jnp.sum(x**4 - h["target"] * x**2) for x, n in pairs)
+        return jnp.sum((x.astype(jnp.bfloat16) * n.astype(jnp.bfloat16)) ** 2).astype(jnp.float32)
+    return jnp.sum(x**4 - h["target"] * x**2)
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -59,7 +62,7 @@ def problem_of(structure: str, loss: str, optimizer: str, steps: int) -> Trainin
     return TrainingProblem(
         init=init,
         train_loss=lambda p, h, step, key: loss_of(loss, p, h, key, step),
-        valid_loss=lambda p, h: sum(jnp.sum(x**2) for x in p),
+        valid_loss=lambda p, h: jnp.stack([jnp.sum(x**2) for x in p]).sum(),
         batches=lambda step: step.astype(jnp.float32),
         optimizer=OPTIMIZERS[optimizer],
         steps=steps,
@@ -70,12 +73,22 @@ def powers(low: float, high: float) -> st.SearchStrategy[float]:
     return st.floats(math.log(low), math.log(high)).map(math.exp)
 
 
+# Every structure, loss, optimizer and length is among these, which compile once for many hyperparameters.
+FEW = [
+    ("scalar", "quadratic", "sgd", 300),
+    ("vector", "affine", "dampened", 17),
+    ("one weight", "quartic", "adam", 100),
+    ("leaves", "network", "adamw", 17),
+    ("empty", "half precision", "adamw", 2),
+    ("layers", "affine", "adam", 1),
+]
+
 problems = st.builds(
     problem_of,
     st.sampled_from(sorted(STRUCTURES)),
     st.sampled_from(LOSSES),
     st.sampled_from(sorted(OPTIMIZERS)),
-    st.sampled_from([1, 2, 17, 100, 300]),
+    st.sampled_from(LENGTHS),
 )
 hyperparameters = st.fixed_dictionaries(
     {
@@ -114,8 +127,17 @@ def examine(problem: TrainingProblem, h: dict[str, float]) -> None:
 search = functools.partial(settings, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
 
-@search(max_examples=12, derandomize=True)
-@given(problems, hyperparameters)
+def test_few_problems_have_something_of_everything() -> None:
+    assert [set(parts) for parts in zip(*FEW, strict=True)] == [
+        set(STRUCTURES),
+        set(LOSSES),
+        set(OPTIMIZERS),
+        set(LENGTHS),
+    ]
+
+
+@search(max_examples=60, derandomize=True)
+@given(st.sampled_from(FEW).map(lambda parts: problem_of(*parts)), hyperparameters)
 def test_nothing_breaks_silently(problem: TrainingProblem, h: dict[str, float]) -> None:
     examine(problem, h)
 
@@ -128,7 +150,7 @@ def test_nothing_breaks_silently_in_a_longer_search(problem: TrainingProblem, h:
 
 
 def test_coarse_numbers_break_nothing() -> None:
-    problem = problem_of("layers", "network", "adamw", 100)
+    problem = problem_of("vector", "network", "adamw", 100)
     h = {"rate": 0.01, "decay": 0.9, "decay2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "scale": 0.3, "target": 0.5}
     for bits in ({"weights": 16}, {"mu": 16}, {"nu": 40}, {"weights": 84, "mu": 84, "nu": 84}):
         result = evaluate(problem, h, key=jax.random.key(0), method=Reversible(fraction_bits=bits))

@@ -1,15 +1,31 @@
 """Exactness is equality: what comes back from running training backwards has the very bits of the start."""
 
+import math
+import pickle
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypergrad_search import Reversible, TrainingProblem, Unrolled, adam, adamw, evaluate, sgd, train
-from hypergrad_search.training import train_in_floats
+from hypergrad_search import (
+    Evaluation,
+    Optimizer,
+    Reversible,
+    TrainingProblem,
+    Unrolled,
+    adam,
+    adamw,
+    evaluate,
+    sgd,
+    train,
+)
+from hypergrad_search.hypergradient import reversible
+from hypergrad_search.hyperparameters import split
+from hypergrad_search.training import exact, train_in_floats
 
 KEY = jax.random.key(0)
 Make = Callable[..., TrainingProblem]
@@ -22,7 +38,9 @@ def relative_errors(ours: dict[str, Any], reference: dict[str, Any]) -> dict[str
     }
 
 
-def float64_gradient(make_problem: Make, hyperparameters: dict[str, Any], **kwargs: Any) -> tuple[float, dict[str, Any]]:
+def float64_gradient(
+    make_problem: Make, hyperparameters: dict[str, Any], **kwargs: Any
+) -> tuple[float, dict[str, Any]]:
     with jax.enable_x64(True):
         problem = make_problem(dtype=jnp.float64, **kwargs)
         # what reaches the reversible run are float32 numbers
@@ -32,7 +50,12 @@ def float64_gradient(make_problem: Make, hyperparameters: dict[str, Any], **kwar
     return evaluation.value, evaluation.gradient
 
 
-OPTIMIZERS = {
+def slopes(evaluation: Evaluation) -> dict[str, Any]:
+    assert evaluation.gradient is not None
+    return evaluation.gradient
+
+
+OPTIMIZERS: dict[str, tuple[Optimizer, dict[str, float]]] = {
     "sgd": (sgd("rate", "momentum", dampening=True), {}),
     "adam": (adam("rate", "momentum", "b2", eps=1e-6), {"rate": 3e-3, "b2": 0.999}),
     "adamw": (
@@ -95,9 +118,9 @@ def test_a_truncated_gradient_is_that_of_the_last_steps(
     assert truncated.value == whole.value
     assert truncated.diagnostics["exact"] is True
     assert truncated.cost.gradient_evaluations == steps + 3 * min(last, steps)
-    np.testing.assert_allclose(truncated.gradient["rate"][first:], whole.gradient["rate"][first:], rtol=1e-4, atol=1e-7)
-    assert (truncated.gradient["rate"][:first] == 0).all()
-    assert (truncated.gradient["scale"] == 0).all() == (first > 0)
+    np.testing.assert_allclose(slopes(truncated)["rate"][first:], slopes(whole)["rate"][first:], rtol=1e-4, atol=1e-7)
+    assert (slopes(truncated)["rate"][:first] == 0).all()
+    assert (slopes(truncated)["scale"] == 0).all() == (first > 0)
     assert len(truncated.diagnostics["adjoint_norms"]) == min(last, steps) + 1
 
 
@@ -105,7 +128,7 @@ def test_a_truncated_gradient_is_that_of_the_last_steps(
 def test_fraction_bits_are_the_users_choice(make_problem: Make, hyperparameters: dict[str, Any], name: str) -> None:
     """Coarser numbers give coarser weights, and reverse as exactly."""
     optimizer, others = OPTIMIZERS[name]
-    problem = make_problem(60, optimizer)
+    problem = make_problem(100, optimizer)
     h = {**hyperparameters, **others}
     fine = evaluate(problem, h, key=KEY)
     errors = []
@@ -115,6 +138,45 @@ def test_fraction_bits_are_the_users_choice(make_problem: Make, hyperparameters:
         errors.append(abs(coarse.value - fine.value))
     assert errors[0] > errors[1]
     assert errors[1] < 1e-5
+
+
+def test_a_method_with_fraction_bits_is_a_value() -> None:
+    """It can be hashed, compared, pickled and changed, and is then the key of what it has compiled."""
+    method = Reversible(fraction_bits={"weights": 40, "velocity": cast(int, np.int64(42))})
+    assert method == Reversible(fraction_bits={"weights": 40, "velocity": 42})
+    assert hash(method) == hash(Reversible(fraction_bits={"weights": 40, "velocity": 42}))
+    assert method != Reversible(fraction_bits={"weights": 41, "velocity": 42})
+    assert pickle.loads(pickle.dumps(method)) == method
+    assert replace(method, last=3) == Reversible(last=3, fraction_bits={"weights": 40, "velocity": 42})
+
+
+@pytest.mark.parametrize("momentum", ["number", "schedule"])
+@each_optimizer
+def test_params_are_those_of_the_evaluation(
+    make_problem: Make, hyperparameters: dict[str, Any], name: str, momentum: str
+) -> None:
+    """To the bit those at which an evaluation ends; their loss is its value up to rounding, as another program."""
+    optimizer, others = OPTIMIZERS[name]
+    problem, steps = make_problem(100, optimizer), 100
+    h = {**hyperparameters, **others}
+    if momentum == "schedule":
+        h["momentum"] = np.linspace(0.5, 0.99, steps)
+    dynamic, static = split(h)
+    for method in (Reversible(), Reversible(fraction_bits={"weights": 30})):
+        params = method.params(problem, h, key=KEY)
+        run = exact.bind(problem, static, dynamic, dict(method.fraction_bits))
+        trained = reversible._train(run, dynamic, KEY, steps, None)
+        weights = run.layout.unpack(exact.weights_of(run, trained.inputs, trained.state))
+        assert all((a == b).all() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(weights), strict=True))
+        value = evaluate(problem, h, key=KEY, method=method, gradient_below=-math.inf).value
+        assert problem.valid_loss(params, h) == pytest.approx(value, rel=1e-6)
+
+
+def test_params_of_unrolled_training(make_problem: Make, hyperparameters: dict[str, Any]) -> None:
+    problem = make_problem(100)
+    value = evaluate(problem, hyperparameters, key=KEY, method=Unrolled(), gradient_below=-math.inf).value
+    params = Unrolled().params(problem, hyperparameters, key=KEY)
+    assert problem.valid_loss(params, hyperparameters) == pytest.approx(value, rel=1e-5)
 
 
 @pytest.mark.parametrize("steps", [300, pytest.param(4000, marks=pytest.mark.slow)])
@@ -152,8 +214,8 @@ def test_gradients_of_schedules_by_leaf_agree_with_float64(make_problem: Make, h
     """A schedule for one leaf, a number for another, a name, a constant and a function in one optimizer."""
     steps = 60
     optimizer = sgd(
-        [{"w": "schedule", "b": 0.5}, {"w": lambda h, t: h["rate"] * 0.99**t, "b": "rate"}],
-        lambda h, t: h["momentum"] * (1 - 0.5 / (t + 1.0)),
+        [{"w": "schedule", "b": 0.5}, {"w": lambda h, t: h["rate"] * 0.99 ** t.astype(h["rate"].dtype), "b": "rate"}],
+        lambda h, t: h["momentum"] * (1 - 0.5 / (t.astype(h["momentum"].dtype) + 1)),
         dampening=True,
     )
     h = {**hyperparameters, "schedule": np.linspace(1.0, 0.2, steps)}
@@ -178,9 +240,9 @@ def test_train_composes_with_grad_jit_and_vmap(make_problem: Make, hyperparamete
     batched = jax.jit(jax.vmap(jax.grad(loss)))(batch)
     alone = jax.grad(loss)({**h, "momentum": jnp.float32(0.7)})
     for name in h:
-        np.testing.assert_allclose(eager[name], evaluation.gradient[name], rtol=1e-4, atol=1e-7)
-        np.testing.assert_allclose(jitted[name], evaluation.gradient[name], rtol=1e-4, atol=1e-7)
-        np.testing.assert_allclose(batched[name][0], evaluation.gradient[name], rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(eager[name], slopes(evaluation)[name], rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(jitted[name], slopes(evaluation)[name], rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(batched[name][0], slopes(evaluation)[name], rtol=1e-3, atol=1e-6)
         np.testing.assert_allclose(batched[name][1], alone[name], rtol=1e-3, atol=1e-6)
 
 
@@ -189,7 +251,7 @@ def test_a_buffer_too_small_for_traced_momentum_gives_nan(make_problem: Make, hy
     h = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {**hyperparameters, "momentum": 0.5})
 
     def loss(h: dict[str, Any]) -> jax.Array:
-        return problem.valid_loss(train(problem, h, KEY, smallest_decays={"velocity": 0.95}))
+        return problem.valid_loss(train(problem, h, KEY, smallest_decays={"velocity": 0.95}), h)
 
     gradient = jax.jit(jax.grad(loss))(h)
     assert np.isnan(gradient["rate"])
@@ -197,29 +259,33 @@ def test_a_buffer_too_small_for_traced_momentum_gives_nan(make_problem: Make, hy
 
 def test_final_parameters_are_those_of_plain_training(make_problem: Make, hyperparameters: dict[str, Any]) -> None:
     problem = make_problem(100)
-    exact, plain = train(problem, hyperparameters, KEY), train_in_floats(problem, hyperparameters, KEY)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), exact, plain)
+    ours, plain = train(problem, hyperparameters, KEY), train_in_floats(problem, hyperparameters, KEY)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), ours, plain)
 
 
 @pytest.mark.parametrize("tree", ["scalar", "nested", "single"])
 def test_any_pytree_of_parameters(tree: str) -> None:
-    make = {
+    make: Callable[[Any], Any] = {
         "scalar": lambda s: {"a": s * jnp.ones(()), "b": s * jnp.ones((2, 3, 4))},
         "nested": lambda s: ({"x": [s * jnp.ones(3)]}, s * jnp.ones((1, 1))),
         "single": lambda s: s * jnp.arange(5.0),
     }[tree]
+
+    def squares(p: Any, batch: Any) -> jax.Array:
+        return jnp.stack([jnp.sum((x - batch) ** 2) for x in jax.tree.leaves(p)]).sum()
+
     problem = TrainingProblem(
         init=lambda key, h: make(h["scale"]),
-        train_loss=lambda p, h, batch, key: sum(jnp.sum((x - batch) ** 2) for x in jax.tree.leaves(p)),
-        valid_loss=lambda p, h: sum(jnp.sum(x**2) for x in jax.tree.leaves(p)),
+        train_loss=lambda p, h, batch, key: squares(p, batch),
+        valid_loss=lambda p, h: squares(p, 0.0),
         batches=lambda step: jnp.linspace(0.0, 0.2, 20)[step],
         optimizer=sgd("rate", 0.8),
         steps=20,
     )
     h = {"scale": 0.3, "rate": 0.05}
-    exact, plain = evaluate(problem, h, key=KEY), evaluate(problem, h, key=KEY, method=Unrolled())
-    assert exact.diagnostics["exact"] is True
-    assert max(relative_errors(exact.gradient, plain.gradient).values()) < 1e-5
+    ours, plain = evaluate(problem, h, key=KEY), evaluate(problem, h, key=KEY, method=Unrolled())
+    assert ours.diagnostics["exact"] is True
+    assert max(relative_errors(slopes(ours), slopes(plain)).values()) < 1e-5
 
 
 def test_quadratic_has_the_closed_form() -> None:
@@ -233,7 +299,7 @@ def test_quadratic_has_the_closed_form() -> None:
         steps=1,
     )
     r, a, w0 = 0.25, 1.5, 0.5
-    gradient = evaluate(problem, {"r": r, "a": a, "w0": w0}, key=KEY).gradient
+    gradient = slopes(evaluate(problem, {"r": r, "a": a, "w0": w0}, key=KEY))
     left = 1 - r * a
     expected = {"r": -2 * a * w0**2 * left, "a": -2 * r * w0**2 * left, "w0": 2 * w0 * left**2}
     for name, value in expected.items():

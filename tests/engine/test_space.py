@@ -1,13 +1,32 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hypergrad_search import Categorical, Float, Int
-from hypergrad_search.space import check_space, dimension, from_unit, gradient_to_unit, lifted, to_unit, unlifted
+from hypergrad_search.hypergradient import Joint, Linear
+from hypergrad_search.hypergradient.hypernet import DEFAULT_OPTIMIZER
+from hypergrad_search.hypergradient.stretch import Setup
+from hypergrad_search.space import (
+    Space,
+    check_space,
+    dimension,
+    from_unit,
+    gradient_to_unit,
+    lifted,
+    scaled,
+    to_unit,
+    unlifted,
+    unscaled,
+)
 
-SPACE = {
+Array = np.ndarray[Any, Any]
+
+SPACE: Space = {
     "rate": Float(1e-3, 10.0, log=True),
     "width": Int(1, 64),
     "momentum": Float(0.5, 0.99),
@@ -47,9 +66,9 @@ def test_outside_the_unit_box_is_clipped_to_the_bounds() -> None:
 def test_gradient_follows_the_chain_rule() -> None:
     vector = np.random.default_rng(1).uniform(0.2, 0.8, size=8)
 
-    def loss(v: np.ndarray) -> float:
+    def loss(v: Array) -> float:
         h = from_unit(SPACE, v)
-        return math.sin(h["rate"]) + h["momentum"] ** 2 + float(np.sum(h["l2"] ** 2 * np.arange(6).reshape(2, 3)))
+        return float(math.sin(h["rate"]) + h["momentum"] ** 2 + np.sum(h["l2"] ** 2 * np.arange(6).reshape(2, 3)))
 
     h = from_unit(SPACE, vector)
     gradient = {
@@ -68,6 +87,40 @@ def test_a_single_point_has_no_slope() -> None:
     assert gradient_to_unit(space, {"x": 2.0}, {"x": 5.0}) == 0
 
 
+@pytest.mark.parametrize("p", [SPACE["rate"], SPACE["momentum"], SPACE["l2"], Float(2.0, 2.0)], ids=repr)
+def test_numpy_and_jax_have_one_map_of_the_unit_box(p: Float) -> None:
+    """In 64 bits they agree to the last bits, and in 32 bits to theirs; and each way undoes the other."""
+    unit = np.random.default_rng(2).uniform(size=p.shape)
+    values = unscaled(p, unit)
+    assert values.shape == p.shape
+    back = scaled(p, values)
+    assert back.shape == (p.size,)
+    np.testing.assert_allclose(back, unit.ravel() if p.low < p.high else 0, atol=1e-14)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(unscaled(p, jnp.asarray(unit), jnp), values, rtol=1e-14)
+        np.testing.assert_allclose(scaled(p, jnp.asarray(values), jnp), back, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(unscaled(p, jnp.float32(unit), jnp), values, rtol=1e-5)
+    np.testing.assert_allclose(scaled(p, jnp.float32(values), jnp), back, rtol=1e-5, atol=1e-6)
+
+
+def test_a_program_sees_the_unit_box_as_the_search_does() -> None:
+    setup = Setup(
+        problem=None,  # type: ignore[arg-type]
+        network=Linear(),
+        algorithm=Joint(),
+        optimizer=DEFAULT_OPTIMIZER,
+        hyper_optimizer=DEFAULT_OPTIMIZER,
+        parameters=tuple((name, p) for name, p in SPACE.items() if isinstance(p, Float)),
+        static=(("width", 3),),
+    )
+    vector = np.random.default_rng(3).uniform(size=8)
+    seen, known = setup.hyperparameters(jnp.float32(vector), {}), from_unit(SPACE, vector)
+    assert seen.keys() == known.keys() | {"width"}
+    for name, value in known.items():
+        np.testing.assert_allclose(seen[name], value, rtol=1e-5)
+    np.testing.assert_allclose(setup.point(known), to_unit(SPACE, known), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -78,12 +131,18 @@ def test_a_single_point_has_no_slope() -> None:
         (lambda: Float(math.nan, 1.0), "must be finite"),
         (lambda: Float(0.0, 1.0, shape=(0,)), "every length in shape"),
         (lambda: Int(5, 1), "low must not be above high"),
-        (lambda: Int(0.5, 1), "low must be a whole number"),
+        (
+            lambda: Int(0.5, 1),  # type: ignore[arg-type]
+            "low must be a whole number",
+        ),
         (lambda: Int(0, 9, log=True), "log=True needs low above 0"),
         (lambda: Categorical([]), "at least one value"),
         (lambda: Categorical("tanh"), "must be a sequence"),
         (lambda: check_space({}), "at least one name"),
-        (lambda: check_space({"x": (0, 1)}), "must be a Float, Int or Categorical"),
+        (
+            lambda: check_space({"x": (0, 1)}),  # type: ignore[dict-item]
+            "must be a Float, Int or Categorical",
+        ),
         (lambda: to_unit(SPACE, {"rate": 1.0}), "'momentum' is missing"),
         (lambda: to_unit({"x": Float(0, 1, shape=(2,))}, {"x": 1.0}), "must have shape \\(2,\\)"),
     ],
@@ -95,10 +154,10 @@ def test_bad_input_is_named(make: Callable[[], object], message: str) -> None:
 
 
 def test_lifting_makes_numbers_arrays() -> None:
-    space = {"rate": Float(1e-3, 1.0, log=True, lift=(100,)), "scale": Float(0.0, 1.0), "width": Int(1, 4)}
+    space: Space = {"rate": Float(1e-3, 1.0, log=True, lift=(100,)), "scale": Float(0.0, 1.0), "width": Int(1, 4)}
     assert lifted(space) == {**space, "rate": Float(1e-3, 1.0, log=True, shape=(100,))}
     assert unlifted(space) == {**space, "rate": Float(1e-3, 1.0, log=True)}
     with pytest.raises(ValueError, match=r"lift is for a single number, got shape=\(3,\) too"):
         Float(0.0, 1.0, shape=(3,), lift=(3, 4))
-    with pytest.raises(ValueError, match="every length in lift must be a whole number above 0, got 0"):
-        Float(0.0, 1.0, lift=0)
+    with pytest.raises(ValueError, match="every length in lift must be a whole number from 1, got 0"):
+        Float(0.0, 1.0, lift=0)  # type: ignore[arg-type]

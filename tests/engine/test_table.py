@@ -41,26 +41,21 @@ RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, FEATURES)), RNG.normal(size=12)
 X_VALID, Y_VALID = RNG.normal(size=(9, FEATURES)), RNG.normal(size=9)
 
-METHODS: dict[str, list[Method]] = {
-    "Reversible": [Reversible(), Reversible(last=STEPS, fraction_bits={"weights": 46})],
-    "Unrolled": [Unrolled()],
-    "Hypernet": [Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000)],
+METHODS: dict[str, Method] = {
+    "Reversible": Reversible(),
+    "Unrolled": Unrolled(),
+    "Hypernet": Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000),
 }
 
+ADAM = {"rate": 0.05, "decay": 0.8, "b2": 0.95, "eps": 1e-2, "root": 1e-3}
 # Each optimizer with its settings as hyperparameters, and their values.
 OPTIMIZERS: dict[str, dict[str, tuple[Optimizer, dict[str, Any]]]] = {
     "sgd": {
         "sgd": (sgd("rate", "decay"), {"rate": 0.05, "decay": 0.8}),
-        "sgd, dampened": (sgd("rate", "decay", dampening=True), {"rate": 0.2, "decay": 0.8}),
         "sgd, nesterov": (sgd("rate", "decay", nesterov=True), {"rate": 0.05, "decay": 0.8}),
     },
-    "adam": {"adam": (adam("rate", "decay", 0.95, "eps"), {"rate": 0.05, "decay": 0.8, "eps": 1e-2})},
-    "adamw": {
-        "adamw": (
-            adamw("rate", "decay", 0.95, "eps", weight_decay="shrink"),
-            {"rate": np.linspace(0.06, 0.03, STEPS), "decay": 0.8, "eps": 1e-2, "shrink": 0.3},
-        )
-    },
+    "adam": {"adam": (adam("rate", "decay", "b2", "eps", "root"), ADAM)},
+    "adamw": {"adamw": (adamw("rate", "decay", "b2", "eps", "root", weight_decay="shrink"), {**ADAM, "shrink": 0.3})},
 }
 CASES = {name: case for variants in OPTIMIZERS.values() for name, case in variants.items()}
 
@@ -75,9 +70,7 @@ class Case:
     hyperparameters: dict[str, Any]
 
     def problem(self, optimizer: Optimizer) -> TrainingProblem:
-        return TrainingProblem(
-            self.init, self.train_loss, self.valid_loss, lambda step: step % 3, optimizer, STEPS
-        )
+        return TrainingProblem(self.init, self.train_loss, self.valid_loss, lambda step: step % 3, optimizer, STEPS)
 
 
 def error(predicted: jax.Array, targets: Array) -> jax.Array:
@@ -98,24 +91,25 @@ def ridge_valid_loss(p: jax.Array, h: Any) -> jax.Array:
 
 def network_init(key: jax.Array, h: Any) -> Any:
     into = jnp.linspace(-1.0, 1.0, 3 * FEATURES, dtype=h["start"].dtype).reshape(FEATURES, 3)
-    return {"into": h["start"] * jnp.cos(5 * into), "out": [h["start"] * into[0], into[1, 1]]}
+    return {"into": h["start"] * jnp.cos(5 * into), "out": [h["start"] * into[0]]}
 
 
 def network(p: Any, x: Array) -> jax.Array:
-    return jnp.tanh(jnp.asarray(x, p["into"].dtype) @ p["into"]) @ p["out"][0] + p["out"][1]
+    hidden = jnp.tanh(jnp.asarray(x, p["into"].dtype) @ p["into"])
+    return jnp.matmul(hidden, p["out"][0])
 
 
 def network_train_loss(p: Any, h: Any, batch: jax.Array, key: jax.Array) -> jax.Array:
     """Minibatches, noise at each step, and data among the hyperparameters."""
     rows = 4 * batch + jnp.arange(4)
     noise = 0.1 * jax.random.normal(key, (4,), jnp.float32).astype(h["start"].dtype)
-    predicted = jnp.tanh(h["data"][rows] @ p["into"]) @ p["out"][0] + p["out"][1]
+    predicted = jnp.tanh(h["data"][rows] @ p["into"]) @ p["out"][0]
     return jnp.mean((predicted + noise - jnp.asarray(Y, predicted.dtype)[rows]) ** 2)
 
 
 def network_valid_loss(p: Any, h: Any) -> jax.Array:
     """A scalar, on which a hyperparameter acts directly."""
-    return jnp.mean(error(network(p, X_VALID), Y_VALID)) + h["start"] * jnp.sum(h["data"][0] ** 2)
+    return jnp.mean(error(network(p, X_VALID), Y_VALID)) + jnp.sum(h["start"] * h["data"][0] ** 2)
 
 
 PROBLEMS = {
@@ -141,7 +135,7 @@ def public_optimizers() -> set[str]:
 def test_the_table_is_complete() -> None:
     assert METHODS.keys() == public_methods()
     assert OPTIMIZERS.keys() == public_optimizers()
-    assert all(type(method).__name__ == name for name, methods in METHODS.items() for method in methods)
+    assert all(type(method).__name__ == name for name, method in METHODS.items())
     assert all(optimizer.name.startswith(name) for name, cases in OPTIMIZERS.items() for optimizer, _ in cases.values())
 
 
@@ -161,29 +155,29 @@ def reference(found: dict[tuple[str, str], Any], problem: str, optimizer: str, h
     return found[problem, optimizer]
 
 
-FLOAT_METHODS = [method for name in ("Reversible", "Unrolled") for method in METHODS[name]]
 each_problem = pytest.mark.parametrize("problem", PROBLEMS)
 each_optimizer = pytest.mark.parametrize("optimizer", CASES)
 
 
 @each_problem
 @each_optimizer
-@pytest.mark.parametrize("method", FLOAT_METHODS, ids=repr)
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"Hypernet"}))
 def test_gradients_of_training_runs(
-    method: Method, optimizer: str, problem: str, references: dict[tuple[str, str], Any]
+    method: str, optimizer: str, problem: str, references: dict[tuple[str, str], Any]
 ) -> None:
     rule, settings = CASES[optimizer]
     h = {**PROBLEMS[problem].hyperparameters, **settings}
     training = PROBLEMS[problem].problem(rule)
-    if isinstance(method, Reversible) and not isinstance(rule, AdditiveOptimizer):
+    if method == "Reversible" and not isinstance(rule, AdditiveOptimizer):
         with pytest.raises(ValueError, match=r"nesterov=True\) loses bits .*; use method=Unrolled\(\)"):
-            evaluate(training, h, key=KEY, method=method)
+            evaluate(training, h, key=KEY, method=METHODS[method])
         return
     expected = reference(references, problem, optimizer, h)
-    result = evaluate(training, h, key=KEY, method=method)
+    result = evaluate(training, h, key=KEY, method=METHODS[method])
     assert (result.status, expected.status) == (Status.OK, Status.OK)
     assert result.value == pytest.approx(expected.value, rel=1e-5)
-    assert result.standard_error == pytest.approx(expected.standard_error, rel=1e-4)
+    if expected.standard_error is not None:
+        assert result.standard_error == pytest.approx(expected.standard_error, rel=1e-4)
     assert result.gradient is not None
     assert result.gradient.keys() == expected.gradient.keys() == h.keys()
     for name, slope in expected.gradient.items():
@@ -194,23 +188,21 @@ def test_gradients_of_training_runs(
 
 @each_problem
 @each_optimizer
-@pytest.mark.parametrize("method", METHODS["Hypernet"], ids=repr)
-def test_hypernet_refuses_what_needs_training_runs(method: Method, optimizer: str, problem: str) -> None:
+def test_hypernet_refuses_what_needs_training_runs(optimizer: str, problem: str) -> None:
     rule, settings = CASES[optimizer]
     h = {**PROBLEMS[problem].hyperparameters, **settings}
     space = {name: Float(0.0, 100.0, shape=np.shape(value)) for name, value in settings.items()}
     with pytest.raises(ValueError, match=f"Hypernet cannot tune {', '.join(settings)}: .* use Reversible"):
-        evaluate(PROBLEMS[problem].problem(rule), h, key=KEY, method=method, space=space)
+        evaluate(PROBLEMS[problem].problem(rule), h, key=KEY, method=METHODS["Hypernet"], space=space)
 
 
-@each_optimizer
-@pytest.mark.parametrize("method", METHODS["Hypernet"], ids=repr)
-def test_hypernet_on_a_penalty(method: Hypernet, optimizer: str) -> None:
+def test_hypernet_on_a_penalty() -> None:
     """By the implicit function theorem, the derivative of the best weights is -inverse(hessian) @ diag(weights).
 
-    The problem's own optimizer plays no part.
+    The problem's own optimizer plays no part, so one is enough.
     """
-    rule, settings = CASES[optimizer]
+    method = METHODS["Hypernet"]
+    rule, settings = CASES["adamw"]
     ridge = PROBLEMS["ridge"].problem(rule)
     fixed = {"start": 0.3, **settings}
     penalty = PROBLEMS["ridge"].hyperparameters["penalty"]

@@ -56,7 +56,9 @@ each_place = pytest.mark.parametrize("place", PLACES)
 
 
 @each_place
-@pytest.mark.parametrize("number", [np.int64(20), np.int8(20), np.uint32(20), jnp.int32(20)], ids=lambda n: n.dtype.name)
+@pytest.mark.parametrize(
+    "number", [np.int64(20), np.int8(20), np.uint32(20), jnp.int32(20)], ids=lambda n: n.dtype.name
+)
 def test_integers_of_arrays_pass_and_are_kept_as_ints(place: str, number: Any) -> None:
     make, read = PLACES[place]
     made = make(number)

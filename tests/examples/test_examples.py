@@ -4,12 +4,14 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypergrad_search import Status, Unrolled, evaluate
+from hypergrad_search import Status, TrainingProblem, Unrolled, evaluate
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
@@ -40,16 +42,20 @@ def test_the_gradient_is_exact_and_agrees_with_unrolling(path: Path) -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_dropout_is_on_in_training_alone(path: Path) -> None:
     example = runpy.run_path(str(path))
-    problem, hyperparameters = example["problem"], example["hyperparameters"]
+    problem: TrainingProblem = example["problem"]
+    hyperparameters: dict[str, Any] = example["hyperparameters"]
     params = problem.init(jax.random.key(0), hyperparameters)
-    rows = problem.batches(0)
+    rows = problem.batches(jnp.int32(0))
     one, other = (problem.train_loss(params, hyperparameters, rows, jax.random.key(seed)) for seed in (1, 2))
     assert one != other
-    assert problem.valid_loss(params) == problem.valid_loss(params)
+    losses = problem.valid_loss(params, hyperparameters)
+    assert losses.shape == (400,)
+    assert (losses == problem.valid_loss(params, hyperparameters)).all()
 
 
 def test_a_script_prints_what_it_found() -> None:
     done = subprocess.run([sys.executable, EXAMPLES[-1]], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("validation loss 0.")
+    assert " +- 0.0" in done.stdout
     assert "'l2'" in done.stdout
