@@ -185,9 +185,14 @@ def test_integers_and_categoricals_reach_the_problem() -> None:
         return jnp.zeros((2, 2))
 
     study = optuna.create_study(sampler=HypergradSampler(seed=0))
-    study.optimize(Objective(problem(init=init), space), n_trials=8)
+    training = problem(init=init)
+    study.optimize(Objective(training, space), n_trials=8)
     assert {type(width) for width, _ in seen} == {int}
     assert seen == {(t.params["width"], t.params["kind"]) for t in study.trials}
+    found = best_hyperparameters(study)
+    assert set(found) == set(space)
+    assert (found["width"], found["kind"]) == (study.best_params["width"], study.best_params["kind"])
+    assert evaluate(training, found, key=KEY).value == study.best_value
 
 
 def test_the_key_decides_the_value() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3,
 def cluster() -> Iterator[Cluster]:
     """Two nodes on one machine, one CPU each."""
     small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
-    nodes: Any = Cluster(initialize_head=True, head_node_args=small)
-    nodes.add_node(**small)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # by Ray, whose children leave JAX alone
+        nodes: Any = Cluster(initialize_head=True, head_node_args=small)
+        nodes.add_node(**small)
     yield nodes
     nodes.shutdown()
 

@@ -1,6 +1,7 @@
 """Real runs on a small local Ray."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,9 @@ def bowl(config: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # by Ray, whose children leave JAX alone
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from ray.tune.search.sample import Categorical as Choice
 from ray.tune.search.sample import Float as RealDomain
 from ray.tune.search.sample import Integer
 
-from hypergrad_ray import HypergradSearch, param_space, trainable, wants_gradient
+from hypergrad_ray import HypergradSearch, best_hyperparameters, param_space, trainable, wants_gradient
 from hypergrad_ray.param_space import join
 from hypergrad_search import (
     Categorical,
@@ -214,6 +215,22 @@ def test_what_the_searcher_wants_is_not_in_the_config_of_a_result(results: Resul
     trainable(problem(), SPACE)(config)
     assert set(config) == set(SPACE)
     assert "gradient" in results[0]
+
+
+# what was found
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_best_hyperparameters_are_whole_and_nothing_else(apart: bool) -> None:
+    arrays = {"target[0]": 0.5, "target[1]": -0.5} if apart else {"target": [0.5, -0.5]}
+    config = {**arrays, "rate": 0.1, "scale": np.int64(2), "kind": None, "hypergrad": Wanted().to_json(), "mood": "bad"}
+    analysis: Any = SimpleNamespace(best_config=config, best_result={"loss": 1.0})
+    found = best_hyperparameters(analysis, SPACE)
+    assert list(found) == list(SPACE)
+    assert (found["target"].tolist(), found["rate"], found["scale"], found["kind"]) == ([0.5, -0.5], 0.1, 2, None)
+    refined = {"target": np.zeros(2), "rate": 0.2, "scale": 2, "kind": None}
+    analysis.best_result["refined"] = refined
+    assert best_hyperparameters(analysis, SPACE)["rate"] == 0.2
 
 
 # what is wanted

@@ -35,8 +35,17 @@ from hypergrad_search import (
     train,
 )
 from hypergrad_search.hypergradient import Request, finite_or_none, judge, outer_losses
-from hypergrad_search.search import ExploreDescend, Observation, Proposal, SignSteps, Strategy
-from hypergrad_search.space import floats, from_unit, gradient_to_unit, lifted, to_unit
+from hypergrad_search.search import (
+    ExploreDescend,
+    Observation,
+    Proposal,
+    SignSteps,
+    Strategy,
+    from_unit,
+    gradient_to_unit,
+    to_unit,
+)
+from hypergrad_search.space import floats, lifted
 
 # sorted by name, which is the order in which Optuna knows what all trials have in common
 SPACE: Space = {
