@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import optuna
 import pytest
 from click.testing import CliRunner
 from optuna.samplers import GPSampler, TPESampler
+from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler, Objective, best_hyperparameters
 from hypergrad_search import Cost, Evaluation, Float, Method, Space, TrainingProblem, evaluate
@@ -21,7 +23,7 @@ from hypergrad_search.hypergradient import Request
 from hypergrad_search.search import ExploreDescend, LocalStep, SignSteps
 from hypergrad_search.space import floats
 from hypergrad_studies import cli as command
-from hypergrad_studies import optuna_backend
+from hypergrad_studies import compare, optuna_backend
 from hypergrad_studies.methods import BACKENDS, GRADIENT_METHODS, OPTUNA, RAY, GradientMethod, method, obstacle
 from hypergrad_studies.problems import PROBLEMS, posed
 from hypergrad_studies.records import Record
@@ -291,3 +293,23 @@ def test_trials_of_noisy_problems_have_seeds_of_their_own(
     monkeypatch.setattr(Objective, "evaluate", catch)
     with pytest.raises(Caught):
         optuna_backend.run(problem, "random", 0, 10, lambda record: None)
+
+
+def test_a_problem_is_warmed_up_once_for_each_method_that_trains_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Unhashable(Halving):
+        settings: dict[str, int]
+
+    toy = GradientMethod(how=Unhashable({"weights": 20}))
+    monkeypatch.setitem(OPTUNA, "toy", toy.in_optuna())
+    warmed: list[tuple[str, Method, bool]] = []
+    monkeypatch.setattr(compare, "warm_up", lambda name, how, *, lifts: warmed.append((name, how, lifts)))
+    rivals = {"synthetic-quadratic": ["random", "toy", "hypergrad-lifted"]}
+    compare.compare(tmp_path, rivals, budget=1, seeds=2, backend="optuna", console=Console(quiet=True))
+    assert warmed == [
+        ("synthetic-quadratic", DEFAULT_METHOD, False),
+        ("synthetic-quadratic", toy.how, False),
+        ("synthetic-quadratic", DEFAULT_METHOD, True),
+    ]
