@@ -1,5 +1,6 @@
 """Both hosts make the same search of the same history, and take a strategy or a method that is not ours."""
 
+import functools
 import math
 import shutil
 from collections.abc import Callable, Collection, Iterator
@@ -34,7 +35,7 @@ from hypergrad_search import (
     sgd,
     train,
 )
-from hypergrad_search.hypergradient import Request, finite_or_none, judge, outer_losses
+from hypergrad_search.hypergradient import OuterLosses, Request, finite_or_none, judge, outer_losses
 from hypergrad_search.search import (
     ExploreDescend,
     Observation,
@@ -377,6 +378,11 @@ def test_what_is_no_strategy_is_refused(make: Callable[[Any], object]) -> None:
 # a method of somebody else's, from public names alone
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def losses_at(problem: TrainingProblem, h: Any, key: jax.Array) -> OuterLosses:
+    return outer_losses(problem, train(problem, h, key), h)
+
+
 @dataclass(frozen=True)
 class Differences(Method):
     """Gradients by finite differences of training in floats; it says nothing but value, gradient, status and cost."""
@@ -384,15 +390,12 @@ class Differences(Method):
     width: float = 1e-2
 
     def evaluate(self, problem: TrainingProblem, h: Any, key: jax.Array, request: Request) -> Evaluation:
-        def trained(values: Any) -> Any:
-            return outer_losses(problem, train(problem, values, key), values)
-
-        found = judge(trained(h), request.fold)
+        found = judge(losses_at(problem, h, key), request.fold)
         gradient = None
         if found.value < request.gradient_below:
             gradient = finite_or_none(
                 {
-                    name: (trained({**h, name: h[name] + self.width}).value - found.value) / self.width
+                    name: (losses_at(problem, {**h, name: h[name] + self.width}, key).value - found.value) / self.width
                     for name in ("rate", "target")
                 }
             )
