@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.search_space import IntersectionSearchSpace
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,17 +24,6 @@ from hypergrad_search.search.ask_tell import AskTell, Outcome, Silence, Suggesti
 from hypergrad_search.space import floats
 
 SearchSpace = dict[str, BaseDistribution]
-
-
-@dataclass
-class _Memory:
-    """What one study's history has come to, so that it need not be folded again; never a source of truth."""
-
-    mind: AskTell
-    search_space: IntersectionSearchSpace = field(default_factory=lambda: IntersectionSearchSpace(include_pruned=True))
-    folded: set[int] = field(default_factory=set)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    longest: timedelta = timedelta()  # the longest that a finished trial has taken
 
 
 @dataclass(frozen=True)
@@ -53,6 +44,18 @@ class _Step:
         if moved is None and name in arrays.shapes(self.parent):
             return arrays.read(self.parent, name, store)
         return moved if isinstance(moved, np.ndarray) else None
+
+
+@dataclass
+class _Memory:
+    """What one study's history has come to, so that it need not be folded again; never a source of truth."""
+
+    mind: AskTell
+    search_space: IntersectionSearchSpace = field(default_factory=lambda: IntersectionSearchSpace(include_pruned=True))
+    folded: set[int] = field(default_factory=set)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    longest: timedelta = timedelta()  # the longest that a finished trial has taken
+    steps: dict[int, _Step] = field(default_factory=dict)  # of running trials on a chain
 
 
 class HypergradSampler(BaseSampler):
@@ -98,16 +101,16 @@ class HypergradSampler(BaseSampler):
         self._strategy = AskTell.begin({}, strategy).strategy
         remedy = "use hypergrad_optuna.Objective, or call report_gradient(trial, {...}) in the objective"
         self._silence = Silence("HypergradSampler", "objective", self._explorer, remedy)
-        self._steps: dict[tuple[int, int], _Step] = {}  # of running trials, by study and number
-        self._memories: dict[tuple[int, int], _Memory] = {}
+        self._memories: WeakKeyDictionary[BaseStorage, dict[int, _Memory]] = WeakKeyDictionary()
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_memories": {}, "_steps": {}}
+        return {**self.__dict__, "_lock": None, "_memories": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.RLock()
+        self._memories = WeakKeyDictionary()
 
     def reseed_rng(self) -> None:
         """See `optuna.samplers.BaseSampler`."""
@@ -139,9 +142,7 @@ class HypergradSampler(BaseSampler):
         trials, suggestion = claims.claim(study, trial, ask, lambda: self._memory(study).longest)
         if suggestion.wanted.parent is None:
             return self._explore(study, trial, trials, search_space)
-        step = _Step(trials[int(suggestion.wanted.parent)], suggestion)
-        with self._lock:
-            self._steps[study._study_id, trial.number] = step
+        step = self._memory(study).steps[trial.number] = _Step(trials[int(suggestion.wanted.parent)], suggestion)
         return {name: step.params[name] for name in search_space}
 
     def sample_independent(
@@ -149,7 +150,7 @@ class HypergradSampler(BaseSampler):
     ) -> Any:
         """Return the explorer's choice; on a chain what the parent had, if it had this parameter."""
         self._raise_error_if_multi_objective(study)
-        step = self._steps.get((study._study_id, trial.number))
+        step = self._memory(study).steps.get(trial.number)
         if step is not None and param_name in step.params:
             kept = step.params[param_name]
             if param_distribution._contains(param_distribution.to_internal_repr(kept)):
@@ -158,27 +159,27 @@ class HypergradSampler(BaseSampler):
 
     def proposed_array(self, trial: optuna.Trial, name: str) -> np.ndarray | None:
         """Return the array that a trial on a chain is to have; None where all elements are to be at its level."""
-        step = self._steps.get((trial.study._study_id, trial.number))
+        step = self._memory(trial.study).steps.get(trial.number)
         return None if step is None else step.array(name, self.artifact_store)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """See `optuna.samplers.BaseSampler`."""
-        with self._lock:
-            self._steps.pop((study._study_id, trial.number), None)
+        memory = self._memory(study)
+        memory.steps.pop(trial.number, None)
         if state == TrialState.COMPLETE and values is not None and len(values) == 1:
             reported = not {attributes.GRADIENT, attributes.COST}.isdisjoint(trial.user_attrs)
-            self._silence.listen(self._memory(study).mind, values[0], reported=reported)
+            self._silence.listen(memory.mind, values[0], reported=reported)
         self._explorer.after_trial(study, trial, state, values)
 
     def _memory(self, study: optuna.Study) -> _Memory:
         with self._lock:
-            key = (id(study._storage), study._study_id)
-            if key not in self._memories:
+            of_storage = self._memories.setdefault(study._storage, {})
+            if study._study_id not in of_storage:
                 maximise = study.directions == [StudyDirection.MAXIMIZE]
-                self._memories[key] = _Memory(AskTell.begin({}, self._strategy, maximise=maximise))
-            return self._memories[key]
+                of_storage[study._study_id] = _Memory(AskTell.begin({}, self._strategy, maximise=maximise))
+            return of_storage[study._study_id]
 
     def _fold(self, study: optuna.Study, trials: Sequence[FrozenTrial], search_space: SearchSpace) -> AskTell:
         """Return the search that the finished trials come to; only those that are new are folded."""

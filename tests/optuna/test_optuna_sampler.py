@@ -1,3 +1,4 @@
+import gc
 import math
 import pickle
 import subprocess
@@ -258,6 +259,18 @@ def test_a_sampler_knows_nothing_that_the_study_does_not() -> None:
         return [t.params for t in study.trials]
 
     assert study_with(swap=True) == study_with(swap=False)
+
+
+def test_a_sampler_forgets_a_study_that_is_gone() -> None:
+    """Another study may get its place in memory, and in a new storage all studies have the same number."""
+    sampler = HypergradSampler(explorer=RandomSampler(seed=0))
+    for _ in range(5):
+        study = run(bowl, sampler, n=8)
+        assert parents(study)[:3] == [None] * 3
+        assert len(sampler._memories) == 1
+        del study
+        gc.collect()
+        assert not sampler._memories
 
 
 def test_samplers_can_be_pickled() -> None:

@@ -47,10 +47,19 @@ def bowl(config: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small_ray() -> Iterator[None]:
+def _small_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    # what one trial's process has compiled, the others need not
+    workers = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
+    workers["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # by Ray, whose children leave JAX alone
-        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=100_000_000,
+            log_to_driver=False,
+            runtime_env={"env_vars": workers},
+        )
     yield
     ray.shutdown()
 
