@@ -44,7 +44,7 @@ def imports_of(module: str, files: dict[str, Path]) -> set[str]:
     """Absolute names of all that a module imports, inside functions too."""
     path = files[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    names = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
