@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# Before numpy is imported: threads that wait for work by spinning slow down the other test processes several times.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 def _server_programs() -> Path:
     """Return the folder of PostgreSQL's server programs, which Debian keeps off the PATH; skip where there is none."""
