@@ -11,6 +11,8 @@ from hypergrad_search.fold import Fold
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.space import Hyperparameters
 
+_SCALAR = "a floating-point scalar"
+_LOSSES = f"{_SCALAR} or one loss for each example, shape (n,)"
 _STATISTICS = (
     "if the rest are running statistics, which are overwritten at each step: the reverse pass cannot undo that, so use "
     "layer or group normalisation, or the statistics of the current batch alone"
@@ -55,11 +57,10 @@ def step_loss(
 ) -> jax.Array:
     """Return the training loss at one step, with that step's batch and key."""
     value = problem.train_loss(params, hyperparameters, problem.batches(step), jax.random.fold_in(key, step))
-    loss = _floating("train_loss", value)
+    loss = _floating("train_loss", value, _SCALAR)
     if loss.shape:
         raise ValueError(
-            f"train_loss must return a floating-point scalar, got shape {loss.shape} and dtype {loss.dtype}; "
-            "take its mean or sum"
+            f"train_loss must return {_SCALAR}, got shape {loss.shape} and dtype {loss.dtype}; take its mean or sum"
         )
     return loss
 
@@ -113,24 +114,21 @@ def mean_and_error(losses: Any) -> tuple[float, float | None]:
 
 def _of_examples(name: str, value: Any) -> jax.Array:
     """Return `value` where it is a floating-point scalar or one number for each example; else raise `ValueError`."""
-    losses = _floating(name, value)
+    losses = _floating(name, value, _LOSSES)
     if losses.ndim > 1 or not losses.size:
         raise ValueError(
-            f"{name} must return a floating-point scalar or one loss for each example, shape (n,), got shape "
-            f"{losses.shape} and dtype {losses.dtype}; take the mean over all other axes"
+            f"{name} must return {_LOSSES}, got shape {losses.shape} and dtype {losses.dtype}; "
+            "take the mean over all other axes"
         )
     return losses
 
 
-def _floating(name: str, value: Any) -> jax.Array:
+def _floating(name: str, value: Any, wanted: str) -> jax.Array:
     if not jax.tree_util.all_leaves([value]):
-        raise ValueError(
-            f"{name} must return a floating-point array alone, got {jax.tree.structure(value)}; {_STATISTICS}"
-        )
+        raise ValueError(f"{name} must return {wanted} alone, got {jax.tree.structure(value)}; {_STATISTICS}")
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must return a floating-point array, got shape {array.shape} and dtype {array.dtype}; "
-            "take its mean or sum"
+            f"{name} must return {wanted}, got shape {array.shape} and dtype {array.dtype}; make it floating-point"
         )
     return array

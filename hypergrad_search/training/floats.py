@@ -69,6 +69,7 @@ def train_in_floats(problem: TrainingProblem, hyperparameters: Hyperparameters, 
     whole = problem.steps // length * length
     segments = jax.tree.map(lambda x: x[:whole].reshape(-1, length, *x.shape[1:]), scanned)
     state, _ = jax.lax.scan(segment, state, segments)
-    state, _ = segment(state, jax.tree.map(lambda x: x[whole:], scanned))
+    if whole < problem.steps:
+        state, _ = segment(state, jax.tree.map(lambda x: x[whole:], scanned))
     structure = jax.tree.structure(jax.eval_shape(lambda: initial_params(problem, hyperparameters, key)))
     return jax.tree.unflatten(structure, state.weights)

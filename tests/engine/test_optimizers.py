@@ -13,7 +13,7 @@ from hypergrad_search import AdditiveOptimizer, Optimizer, TrainingProblem, Unro
 from hypergrad_search.training import train_in_floats
 
 KEY = jax.random.key(0)
-STEPS = 60
+STEPS = 64
 DIMENSION = 5
 Params = dict[str, jax.Array]
 
@@ -82,7 +82,13 @@ def test_final_weights_are_those_of_optax(name: str) -> None:
 
 
 def largest_difference(x: Any, y: Any) -> float:
-    return float(max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.max(np.abs(np.asarray(a, float) - np.asarray(b)))), x, y))))
+    return float(
+        max(
+            jax.tree.leaves(
+                jax.tree.map(lambda a, b: float(np.max(np.abs(np.asarray(a, float) - np.asarray(b)))), x, y)
+            )
+        )
+    )
 
 
 def test_a_weight_without_gradient_stays_where_it_is() -> None:

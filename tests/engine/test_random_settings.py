@@ -26,7 +26,10 @@ LOSSES = ("quadratic", "affine", "network", "quartic", "half precision")
 
 
 def loss_of(kind: str, leaves: list[jax.Array], h: dict[str, Any], key: jax.Array, step: jax.Array) -> jax.Array:
-    noise = [jax.random.normal(k, x.shape) for k, x in zip(jax.random.split(key, len(leaves)), leaves, strict=True)]
+    # drawn at once, since each draw takes long to compile
+    ends = np.cumsum([x.size for x in leaves])
+    drawn = jnp.split(jax.random.normal(key, (int(ends[-1]),)), ends[:-1])
+    noise = [n.reshape(x.shape) for n, x in zip(drawn, leaves, strict=True)]
     pairs = list(zip(leaves, noise, strict=True))
     return jnp.stack([_loss_of_leaf(kind, x, n, h, step) for x, n in pairs]).sum()
 

@@ -1,5 +1,6 @@
 """Every file in examples/ runs as a user would run it, and its gradient is exact."""
 
+import functools
 import runpy
 import subprocess
 import sys
@@ -16,6 +17,12 @@ from hypergrad_search import Status, TrainingProblem, Unrolled, evaluate
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
 
+@functools.cache
+def loaded(path: Path) -> dict[str, Any]:
+    """The names that an example defines."""
+    return runpy.run_path(str(path))
+
+
 def test_there_is_one_for_each_way_to_write_a_model() -> None:
     assert [path.stem for path in EXAMPLES] == ["equinox_module", "flax_linen", "flax_nnx", "plain"]
 
@@ -25,7 +32,7 @@ def test_there_is_one_for_each_way_to_write_a_model() -> None:
     [pytest.param(path, id=path.stem, marks=[] if path.stem == "plain" else pytest.mark.slow) for path in EXAMPLES],
 )
 def test_the_gradient_is_exact_and_agrees_with_unrolling(path: Path) -> None:
-    example = runpy.run_path(str(path))
+    example = loaded(path)
     arguments = example["problem"], example["hyperparameters"]
     result = evaluate(*arguments, key=jax.random.key(0))
     assert result.status == Status.OK
@@ -41,7 +48,7 @@ def test_the_gradient_is_exact_and_agrees_with_unrolling(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_dropout_is_on_in_training_alone(path: Path) -> None:
-    example = runpy.run_path(str(path))
+    example = loaded(path)
     problem: TrainingProblem = example["problem"]
     hyperparameters: dict[str, Any] = example["hyperparameters"]
     params = problem.init(jax.random.key(0), hyperparameters)
