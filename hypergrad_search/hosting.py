@@ -99,6 +99,8 @@ def host(
     Raises `ValueError` where an argument does not fit.
     """
     check_problem(problem, space)
+    if not isinstance(method, Method):
+        raise ValueError(f"{owner}: method must be a Method such as Reversible(), got {method!r}")
     if report_every is not None:
         report_every = whole_number(f"{owner}: report_every", report_every, 1)
     return HostedProblem(problem, space, method, jax.random.key(0) if key is None else key, report_every)

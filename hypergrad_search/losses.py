@@ -92,9 +92,10 @@ def descended_loss(
 ) -> jax.Array:
     """Return the scalar that a validation step descends: `valid_batch_loss` where there is one, else `fitted_loss`.
 
-    Where something is left out it is always `fitted_loss`, since a minibatch does not say which examples it holds.
+    Where examples are left out it is always `fitted_loss`, since a minibatch does not say which examples it holds.
+    Nothing is left out of a `valid_loss` that is a scalar.
     """
-    if problem.valid_batch_loss is None or without is not None:
+    if problem.valid_batch_loss is None or (without is not None and _has_examples(problem, params, hyperparameters)):
         return fitted_loss(problem, params, hyperparameters, without or left_out(None))
     return jnp.mean(_of_examples("valid_batch_loss", problem.valid_batch_loss(params, hyperparameters, step)))
 
@@ -110,6 +111,12 @@ def mean_and_error(losses: Any) -> tuple[float, float | None]:
     if array.size < 2 or not np.isfinite(array).all():
         return mean, None
     return mean, float(array.std(ddof=1) / np.sqrt(array.size))
+
+
+def _has_examples(problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters) -> bool:
+    """Return whether `valid_loss` returns one loss for each example; it is traced, not computed."""
+    losses = jax.eval_shape(lambda: _of_examples("valid_loss", problem.valid_loss(params, hyperparameters)))
+    return bool(losses.shape)
 
 
 def _of_examples(name: str, value: Any) -> jax.Array:

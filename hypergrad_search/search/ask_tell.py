@@ -56,8 +56,11 @@ class Wanted:
         return cls(**{**data, "gradient_below": float(data["gradient_below"]), "fold": fold})
 
     def wants_gradient(self, value: float) -> bool:
-        """Return whether the search would use the gradient of a trial whose objective came out as `value`."""
-        return (-value if self.maximise else value) < self.gradient_below
+        """Return whether the search would use the gradient of a trial whose objective came out as `value`.
+
+        It is False where `value` is not finite, since such a trial has failed.
+        """
+        return math.isfinite(value) and (-value if self.maximise else value) < self.gradient_below
 
     def held_back(self, space: Space) -> Fold | None:
         """Return the fold to hold back; none where no number of the user's space has a `lift`.
@@ -92,7 +95,7 @@ class Outcome:
     value: Any = None
     gradient: Mapping[str, Any] | None = None
     cost: Any = None
-    held_back: Collection[Any] | None = None
+    held_back: Any = None
     refined: Mapping[str, Any] | None = None
 
 
@@ -148,7 +151,7 @@ class AskTell:
             value=self.loss(outcome.value),
             gradient=self._gradient(reported) if reported else None,
             cost=cost,
-            held_back=None if outcome.held_back is None else tuple(map(_finite_or_infinite, outcome.held_back)),
+            held_back=_losses(outcome.held_back),
             refined=self._refined(outcome.refined),
         )
 
@@ -255,9 +258,12 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _finite_or_infinite(value: Any) -> float:
-    number = _number(value)
-    return math.inf if number is None else number
+def _losses(values: Any) -> tuple[float, ...] | None:
+    """Return some losses, infinite where one is not a finite number; None where `values` holds none."""
+    if not isinstance(values, list | tuple | np.ndarray) or not np.size(values):
+        return None
+    numbers = map(_number, values)
+    return tuple(math.inf if number is None else number for number in numbers)
 
 
 def _array(values: Any) -> np.ndarray | None:

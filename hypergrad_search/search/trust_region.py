@@ -100,13 +100,14 @@ class TrustRegion(abc.ABC):
         The radii are again as large as before the steps that failed, which may have been judged too harshly.
         """
         weight = 1 / (self.looks + 1)
+        both = math.isfinite(self.held_back) and math.isfinite(held_back)
         return replace(
             self.resize(self.rejection**-self.rejections),
             value=self.value + weight * (value - self.value),
             gradient=self.gradient if gradient is None else self.gradient + weight * (gradient - self.gradient),
-            held_back=self.held_back + weight * (held_back - self.held_back)
-            if held_back < math.inf
-            else self.held_back,
+            held_back=(
+                self.held_back + weight * (held_back - self.held_back) if both else min(self.held_back, held_back)
+            ),
             looks=self.looks + 1,
             rejections=0,
         )

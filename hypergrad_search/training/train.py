@@ -35,6 +35,8 @@ from hypergrad_search.training.exact import (
     weights_of,
 )
 
+_LOG_SMALLEST_DECAY = math.log(bit_buffer.SMALLEST_DECAY) - 1e-6  # a float32 logarithm may be a little too low
+
 
 def train(
     problem: TrainingProblem,
@@ -60,12 +62,16 @@ def train(
             decays lose have their size when the program is compiled, and the values of traced decays are not known
             then. The defaults are 0.5, 0.9 for "nu" and 0.99 for "weights". A run that needs more room has NaN for a
             gradient.
+
+    Raises:
+        ValueError: the optimizer cannot be reversed, the parameters are not float32, a decay that is known when the
+            program is compiled is not from 1/256 to 1, or another argument does not fit.
     """
     dynamic, static = split(hyperparameters)
     program = bind(problem, static, dynamic, check_fraction_bits(fraction_bits or {}))
     init_key, step_key = jax.random.split(key)
     params, settings, _ = prepare(problem, static, dynamic, init_key)
-    room = _room(program, settings, {**program.optimizer.smallest_decays, **(smallest_decays or {})})
+    room = _room(program, settings, _smallest_decays(program, smallest_decays or {}))
     layout = program.layout
     return layout.unpack(_jitted_train(program, room, layout.pack(params), settings, dynamic, step_key))
 
@@ -78,12 +84,38 @@ class _Room:
     stretch: int
 
 
+def _smallest_decays(program: Program, chosen: Mapping[str, float]) -> dict[str, float]:
+    """Return the optimizer's smallest decays, except for those that the user chose."""
+    defaults = program.optimizer.smallest_decays
+    for name, decay in chosen.items():
+        if name not in defaults:
+            raise ValueError(f"train: smallest_decays: {name!r} is not among {sorted(defaults)}")
+        if not bit_buffer.SMALLEST_DECAY <= decay <= 1:
+            raise ValueError(
+                f"train: smallest_decays: {name} must be from {bit_buffer.SMALLEST_DECAY} to 1, got {decay!r}"
+            )
+    return {**defaults, **chosen}
+
+
+def _check_decays(logs: dict[str, jax.Array]) -> None:
+    """Raise `ValueError` where a decay that is known is NaN or out of its range."""
+    for name, log in logs.items():
+        if not isinstance(log, jax.core.Tracer) and not ((log >= _LOG_SMALLEST_DECAY) & (log <= 0)).all():
+            raise ValueError(
+                f"train: the decay of {name} must be from {bit_buffer.SMALLEST_DECAY} to 1 at each step, got "
+                f"{float(jnp.exp(jnp.min(log)))} to {float(jnp.exp(jnp.max(log)))}; "
+                "differentiate with evaluate(..., method=Unrolled()) instead"
+            )
+
+
 def _room(program: Program, settings: dict[str, jax.Array], smallest_decays: dict[str, float]) -> _Room:
     steps = program.problem.steps
     with jax.ensure_compile_time_eval():
+        known = log_decays(program.optimizer, settings)
+        _check_decays(known)
         logs = {
             name: jnp.full((steps, 1), math.log(smallest_decays[name])) if isinstance(log, jax.core.Tracer) else log
-            for name, log in log_decays(program.optimizer, settings).items()
+            for name, log in known.items()
         }
         stretch = min(int(min(bit_buffer.stretch(log) for log in logs.values())), steps)
         _, planes = plan_decays(logs, stretch)

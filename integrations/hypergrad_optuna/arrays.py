@@ -40,7 +40,7 @@ def decode(attribute: Attribute, store: Any | None) -> np.ndarray:
     """Return what `encode` was given. Raises `ValueError` where the store is needed and missing."""
     if "base64" in attribute:
         flat = np.frombuffer(base64.b64decode(attribute["base64"]), attribute["dtype"])
-        return flat.reshape(attribute["shape"])
+        return flat.reshape(attribute["shape"]).copy()  # a user may write to it
     if store is None:
         raise ValueError("this study keeps its arrays as artifacts: give the artifact_store that they were written to")
     with tempfile.TemporaryDirectory() as folder:

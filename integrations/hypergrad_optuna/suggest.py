@@ -29,7 +29,7 @@ def suggest_array(
     Raises:
         ValueError: the bounds or the shape do not fit.
     """
-    parameter = Float(low, high, log=log, shape=(shape,) if isinstance(shape, int) else tuple(shape))
+    parameter = Float(low, high, log=log, shape=tuple(shape) if isinstance(shape, Sequence) else (shape,))
     if not parameter.shape:
         raise ValueError("suggest_array: shape must have at least one length, got (); use trial.suggest_float")
     sampler = sampler_of(trial.study)

@@ -19,7 +19,7 @@ from hypergrad_ray.param_space import RESERVED, check_names, join, param_space
 from hypergrad_ray.trainable import RUNNING
 from hypergrad_search import Space
 from hypergrad_search.search import Observation, Strategy
-from hypergrad_search.search.ask_tell import AskTell, Outcome, Silence, collect, levels, same_model, spread
+from hypergrad_search.search.ask_tell import AskTell, Outcome, Silence, collect, levels, spread
 from hypergrad_search.space import floats, lifted
 
 LOSS = "loss"  # the default metric, and what the explorer is told to minimise
@@ -104,8 +104,7 @@ class HypergradSearch(Searcher):
         else:
             before = self._observations[wanted.parent].hyperparameters
             hyperparameters = join(self._space, {**before, **(suggestion.moved or {})})
-            if same_model(self._space, before, hyperparameters):
-                wanted = replace(wanted, checkpoint=self._checkpoints.get(wanted.parent))
+            wanted = replace(wanted, checkpoint=self._checkpoints.get(wanted.parent))
         self._running[trial_id] = Observation(trial_id, wanted.parent, hyperparameters, again=wanted.again)
         return {**hyperparameters, RESERVED: wanted.to_json()}
 

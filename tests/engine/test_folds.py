@@ -240,6 +240,16 @@ def test_a_minibatch_is_not_descended_where_a_fold_is_held_back() -> None:
     assert not np.allclose(followed(whole)["penalty"], followed(run(LOSSES, HYPERNET))["penalty"], rtol=1e-4)
 
 
+def test_a_minibatch_is_descended_where_the_loss_has_no_examples_to_hold_back() -> None:
+    losses = {
+        "valid_loss": lambda p, h: jnp.mean(squares(p, X_VALID, Y_VALID, h)),
+        "valid_batch_loss": lambda p, h, step: jnp.sum(p**2),
+    }
+    result = run(ridge(**losses), HYPERNET, fold=Fold(1, of=4))
+    assert result.held_back is None
+    assert followed(result)["penalty"].tolist() == followed(run(ridge(**losses), HYPERNET))["penalty"].tolist()
+
+
 def test_losses_of_a_minibatch_are_their_mean() -> None:
     of_examples = run(ridge(valid_batch_loss=lambda p, h, s: squares(p, X_VALID, Y_VALID, h)), HYPERNET)
     np.testing.assert_allclose(followed(of_examples)["penalty"], followed(run(LOSSES, HYPERNET))["penalty"], rtol=1e-6)

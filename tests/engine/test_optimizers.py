@@ -167,8 +167,17 @@ def test_nesterov_is_refused_where_it_cannot_be_reversed() -> None:
     ],
 )
 def test_decays_that_cannot_be_reversed_are_refused(settings: dict[str, float], message: str) -> None:
+    problem = quadratic(adamw(0.01, **settings))
     with pytest.raises(ValueError, match=message):
-        evaluate(quadratic(adamw(0.01, **settings)), {}, key=KEY)
+        evaluate(problem, {}, key=KEY)
+    with pytest.raises(ValueError, match=r"train: the decay of (mu|nu|weights) must be from"):
+        train(problem, {}, KEY)
+
+
+@pytest.mark.parametrize(("name", "decay"), [("velocty", 0.5), ("velocity", 0.0), ("velocity", 1.5)])
+def test_smallest_decays_are_checked(name: str, decay: float) -> None:
+    with pytest.raises(ValueError, match=f"train: smallest_decays: '?{name}'? "):
+        train(quadratic(sgd(0.1, 0.9)), {}, KEY, smallest_decays={name: decay})
 
 
 def test_settings_of_the_wrong_kind_are_named() -> None:

@@ -1,7 +1,7 @@
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -25,7 +25,7 @@ OPTIMUM = np.linspace(-2, 2, 300).reshape(3, 100)
 
 
 def bowl(trial: optuna.Trial) -> float:
-    """A quadratic in an array and a number, its gradient reported where it is wanted."""
+    """Return a quadratic in an array and a number, and report its gradient where it is wanted."""
     array, number = suggest_array(trial, "array", (3, 100), -5, 5), trial.suggest_float("number", 1e-3, 10, log=True)
     value = float(np.sum((array - OPTIMUM) ** 2)) + math.log(number) ** 2
     if wants_gradient(trial, value):
@@ -44,7 +44,7 @@ def steps(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def value_of(study: optuna.Study) -> float:
-    """The objective at what can be read back."""
+    """Return the objective's value at the best hyperparameters that can be read back."""
     found = best_hyperparameters(study)
     assert list(found) == ["array", "number"]
     return float(np.sum((found["array"] - OPTIMUM) ** 2)) + math.log(found["number"]) ** 2
@@ -175,6 +175,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="low must not be above high"):
         suggest_array(trial, "x", 3, 1, 0)
     suggest_array(trial, "x", (2, 3), 0, 1)
+    assert suggest_array(trial, "y", cast(int, np.int64(3)), 0, 1).shape == (3,)
     with pytest.raises(ValueError, match=r"the derivative of 'x' must have shape \(2, 3\), got \(3,\)"):
         report_gradient(trial, {"x": np.zeros(3)})
 
@@ -192,4 +193,4 @@ def test_each_array_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     study = run(HypergradSampler(seed=0, artifact_store=FileSystemArtifactStore(tmp_path)), n=40)
     assert len(steps(study)) > 10
     looks = Counter(int(attributes.wanted(t).parent or 0) for t in study.trials if attributes.wanted(t).again)
-    assert fetched == looks + Counter(range(39))  # of the last nothing has been learned yet
+    assert fetched == looks + Counter(range(39))  # the last one's array is not needed yet

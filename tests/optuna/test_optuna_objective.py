@@ -221,6 +221,8 @@ def test_bad_input_is_named() -> None:
         Objective(PROBLEM, cast(Any, {"rate": 0.1}))
     with pytest.raises(ValueError, match="problem must be a TrainingProblem"):
         Objective(cast(Any, None), SPACE)
+    with pytest.raises(ValueError, match=r"Objective: method must be a Method such as Reversible\(\), got 'exact'"):
+        Objective(PROBLEM, SPACE, method=cast(Any, "exact"))
     with pytest.raises(ValueError, match="report_every must be"):
         Objective(PROBLEM, SPACE, report_every=0)
     with pytest.raises(ValueError, match=r"Objective: report_every must be a whole number from 1, got 2\.5"):

@@ -121,6 +121,17 @@ def test_losses_held_back_that_are_not_finite_count_as_infinite() -> None:
     assert seen.held_back == (0.0, math.inf, math.inf, math.inf)
 
 
+@pytest.mark.parametrize("reported", [0.3, "none", [], {"a": 1.0}])
+def test_losses_held_back_that_are_no_losses_are_ignored(reported: Any) -> None:
+    assert AskTell.begin(SPACE).read(BEGUN, Outcome(1.0, held_back=reported)).held_back is None
+
+
+@pytest.mark.parametrize("maximise", [False, True])
+def test_a_failed_trial_needs_no_gradient(maximise: bool) -> None:
+    assert Wanted(maximise=maximise).wants_gradient(1.0)
+    assert not any(Wanted(maximise=maximise).wants_gradient(x) for x in (math.nan, math.inf, -math.inf))
+
+
 def test_refined_hyperparameters_must_be_complete() -> None:
     mind = AskTell.begin(SPACE)
     assert mind.read(BEGUN, Outcome(1.0, refined={"rate": 0.1})).refined is None

@@ -17,7 +17,7 @@ def test_a_first_step_goes_against_every_sign_and_stays_in_the_box() -> None:
 
 
 def test_signs_are_soft_and_stay_in_the_box() -> None:
-    """Half of the radius where the gradient has its median size, nearly all where it is large, little where small."""
+    """A step is half of the radius where the gradient has its median size, more where it is larger, and else less."""
     gradient = np.array([1e-9, -1e9, 1.0, 0.0, -1.0, 3.0])
     region = SIGN_STEPS.around(np.array([0.5, 0.5, 0.02, 0.5, 0.5, 0.5]), 1.0, gradient)
     r = SIGN_STEPS.radii.start
@@ -26,7 +26,7 @@ def test_signs_are_soft_and_stay_in_the_box() -> None:
 
 
 def test_what_is_stuck_at_a_bound_does_not_count() -> None:
-    """However large its gradient: the others' steps are as long as without it, and so are they after a rejection."""
+    """However large its gradient is, the others' steps are as long as without it, and so they are after a rejection."""
     free = SIGN_STEPS.around(np.full(2, 0.5), 1.0, np.array([1.0, -1.0]))
     among = SIGN_STEPS.around(np.array([0.5, 0.5, 0.0, 0.0, 1.0]), 1.0, np.array([1.0, -1.0, 1e3, 1e3, -1e3]))
     np.testing.assert_array_equal(among.step(), [*free.step(), 0.0, 0.0, 1.0])
@@ -49,7 +49,7 @@ def test_the_radius_grows_where_the_model_was_right(value: float, grows: bool) -
 
 
 def test_the_model_learns_a_quadratic() -> None:
-    """With as many steps as dimensions behind it, the next one goes to the minimum."""
+    """After some steps in four dimensions, the model has found the minimum."""
     rng = np.random.default_rng(0)
     root = rng.normal(size=(4, 4))
     matrix, optimum = root @ root.T + np.eye(4), rng.uniform(0.45, 0.55, 4)
@@ -86,6 +86,13 @@ def test_a_step_that_failed_inside_the_region_is_not_tried_again() -> None:
 
 
 @BOTH
+def test_a_second_look_takes_the_only_loss_that_was_held_back(start: Start) -> None:
+    region = start(np.full(2, 0.5), 1.0, np.ones(2))
+    assert region.look(1.0, None, 0.5).held_back == 0.5
+    assert region.look(1.0, None, 0.5).look(1.0, None).held_back == 0.5
+
+
+@BOTH
 def test_a_second_look_averages_and_starts_again(start: Start) -> None:
     first = start(np.full(2, 0.5), 1.0, np.array([1.0, 3.0]))
     tired = first.reject(first.step())
@@ -108,7 +115,7 @@ def test_where_no_step_leads_down_the_region_is_spent(start: Start, point: list[
 
 @BOTH
 def test_descends_an_ill_conditioned_quadratic(start: Start) -> None:
-    """Condition 1e4 along the axes."""
+    """The quadratic has a condition of 1e4 along the axes."""
     scales = 10.0 ** np.linspace(0, 4, 20)
     optimum = np.random.default_rng(0).uniform(0.2, 0.8, 20)
 
