@@ -42,8 +42,8 @@ T = TypeVar("T")
 
 _computed: Callable[[T], T] = jax.block_until_ready
 
-ROUNDS_SECONDS = 60.0  # after so many seconds no new round of a case begins; the first round always does
-B2 = 0.999  # Adam's; its b1 is the decay of the case
+ROUNDS_SECONDS = 60.0  # no round of a case begins after so many seconds, except the first
+B2 = 0.999  # Adam's b2; the decay of the case is its b1
 
 
 class Way(NamedTuple):
@@ -71,7 +71,7 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Case:
-    """A training run to differentiate: its number of steps, its decay, its hidden layers' width, and in which ways.
+    """A training run, by its steps, decay and width of hidden layers, and the ways in which it is differentiated.
 
     A `long` case is compiled in each way to learn how much memory it needs, and never run.
     """
@@ -100,8 +100,9 @@ class Case:
 class Record:
     """What is known of one way in one case; sizes are in bytes. `status` is "ok", "not run" or "failed".
 
-    `seconds` are those of each round, `ratios` these seconds over those of plain training in the same round, and
-    `difference` is how far the gradient is from that of the optimizer's first way, relative to its norm.
+    `seconds` has a number for each round, and `ratios` divides it by the seconds of plain training in the same round.
+    `difference` is the distance of the gradient from the gradient of the optimizer's first way, relative to the
+    latter's norm.
     """
 
     steps: int
@@ -122,7 +123,7 @@ class Record:
 
     @classmethod
     def of(cls, case: Case, way: Way, **known: Any) -> "Record":
-        """A record of a way in a case, with the fields in `known`."""
+        """Return a record of a way in a case, with the fields in `known`."""
         return cls(case.steps, case.decay, case.width, case.weights, *way, **known)
 
     @property
@@ -138,7 +139,7 @@ class Record:
 
 
 def with_plain(ways: Iterable[Way]) -> tuple[Way, ...]:
-    """The ways, and the plain training of their optimizers, in the order of `WAYS`."""
+    """Return the ways, and the plain training of their optimizers, in the order of `WAYS`."""
     chosen = set(ways)
     return tuple(w for w in WAYS if w in chosen or (w.name == "plain" and w.optimizer in {x.optimizer for x in chosen}))
 
@@ -146,7 +147,7 @@ def with_plain(ways: Iterable[Way]) -> tuple[Way, ...]:
 def cases(
     steps: Sequence[int], decays: Sequence[float], widths: Sequence[int], ways: Sequence[Way], *, long: bool
 ) -> list[Case]:
-    """The base case, then cases that vary one thing at a time, and last the long case if `long` is true.
+    """Return the base case, then cases that vary one thing at a time, and last the long case if `long` is true.
 
     The base has 300 steps, decay 0.9 and width 512 where these are among the choices. Steps vary on the smallest
     network and sizes at the fewest steps, or the bench would take hours. A decay matters to reversible training
@@ -167,7 +168,7 @@ def _base(preferred: T, choices: Sequence[T]) -> T:
 
 
 def problem(case: Case, optimizer: str) -> tuple[TrainingProblem, dict[str, jax.Array]]:
-    """The training run of a case, and the hyperparameters at which it is differentiated."""
+    """Return the training run of a case, and the hyperparameters at which it is differentiated."""
     layers = range(1, len(case.sizes))
 
     def init(key: jax.Array, h: dict[str, Any]) -> Layers:
@@ -216,10 +217,13 @@ LOOPS: dict[str, Callable[[Body, FloatState, Scanned], FloatState]] = {
 
 
 def program(case: Case, way: Way) -> tuple[jax.stages.Wrapped, dict[str, jax.Array]]:
-    """A jitted function that returns the validation loss, with its gradient unless the way is plain; its argument."""
+    """Return a jitted function and its argument.
+
+    The function returns the validation loss, together with its gradient unless the way is plain.
+    """
     run, hyperparameters = problem(case, way.optimizer)
     key = jax.random.key(0)
-    # below the true decays by float32's rounding error
+    # These are below the true decays by float32's rounding error, so that no decay is smaller than its buffer allows.
     decays = {"velocity": case.decay} if way.optimizer == "sgd" else {"mu": case.decay, "nu": B2}
     smallest = {name: decay * (1 - 1e-6) for name, decay in decays.items()}
 
@@ -238,7 +242,7 @@ def program(case: Case, way: Way) -> tuple[jax.stages.Wrapped, dict[str, jax.Arr
 def alone(case: Case, way: Way, limit: float) -> Record:
     """Compile a way, read how much memory XLA needs, and run it once if that is at most `limit` bytes.
 
-    Call it in a process of its own, or the peaks of memory are those of all that ran before.
+    Call it in a process of its own; otherwise the peaks of memory include all that ran before.
     """
     jitted, hyperparameters = program(case, way)
     _computed(jax.jit(jnp.sin)(1.0))  # JAX starts up at the first program
@@ -261,9 +265,10 @@ def alone(case: Case, way: Way, limit: float) -> Record:
 
 
 def together(case: Case, ways: Sequence[Way], repeats: int) -> dict[Way, tuple[list[float], float | None]]:
-    """For each way the seconds of each round, and how far its gradient is from that of the optimizer's first way.
+    """Return the seconds of each round for each way, and the distance of its gradient from that of the first way.
 
-    The distance is relative to the norm of the first way's gradient; None for a way without one.
+    The first way is the first with the same optimizer that has a gradient. The distance is relative to the norm of its
+    gradient, and None for a way without a gradient.
     """
     programs = {}
     for way in ways:
@@ -296,14 +301,14 @@ def _difference(gradient: NDArray[np.float64], reference: NDArray[np.float64]) -
 
 
 def peak_rss() -> int:
-    """The largest memory that this process has had so far, in bytes."""
+    """Return the largest memory that this process has had so far, in bytes."""
     import resource  # Windows has none
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def half_of_memory() -> float:
-    """Half of the machine's memory, in bytes; infinite where the machine does not say how much it has."""
+    """Return half of the machine's memory, in bytes; infinity where the machine does not say how much it has."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
     except (AttributeError, ValueError):

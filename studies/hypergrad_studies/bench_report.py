@@ -35,7 +35,7 @@ NAMES = {
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """A table for each case, with a row for each way."""
+    """Return a table for each case, with a row for each way."""
     return [_table(group) for group in by_case(records)]
 
 
@@ -57,12 +57,15 @@ def _table(group: Sequence[Record]) -> Table:
 
 
 def by_case(records: Iterable[Record]) -> list[list[Record]]:
-    """The records of each case, in the order of the cases: the base case is the first."""
+    """Return the records of each case, in the order of the cases: the base case is the first."""
     return [list(group) for _, group in groupby(records, key=lambda r: (r.steps, r.decay, r.width))]
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """The text for the README: the base case, the case that needs most memory, all cases in short, and the plot."""
+    """Return the text for the README.
+
+    It shows the base case, the case that needs most memory, all cases in short, and the plot.
+    """
     groups = by_case(records)
     base = groups[0]
     largest = max(groups, key=lambda group: max(record.xla_bytes or 0 for record in group))
@@ -84,7 +87,7 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def _rows(group: Sequence[Record]) -> str:
-    """A Markdown table of a case, without the columns that would be empty."""
+    """Return a Markdown table of a case, without the columns that would be empty."""
     timed = _timed(group)
     headings = ["", "time / training", "compiling", "memory", "peak RSS"] if timed else ["", "compiling", "memory"]
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1)]
@@ -104,7 +107,7 @@ def _timed(group: Sequence[Record]) -> bool:
 
 
 def _overview(groups: Sequence[Sequence[Record]]) -> str:
-    """A Markdown table with a row for each case."""
+    """Return a Markdown table with a row for each case."""
     ways = list(dict.fromkeys((r.optimizer, r.way) for group in groups for r in group if r.way != "plain"))
     lines = [["", *(f"{optimizer}: {way}" for optimizer, way in ways)], ["---"] + ["---:"] * len(ways)]
     for group in groups:
@@ -119,7 +122,7 @@ def _short(record: Record) -> str:
 
 
 def _verdicts(groups: Sequence[Sequence[Record]]) -> list[str]:
-    """A sentence on how often reversible training takes longer than the scan that keeps each step's weights."""
+    """Return a sentence on how often reversible training takes longer than the scan that keeps each step's weights."""
     texts = []
     for optimizer in ("sgd", "adam"):
         ratios = [{record.way: record.ratio for record in group if record.optimizer == optimizer} for group in groups]
@@ -136,7 +139,7 @@ def _case(record: Record) -> str:
 
 
 def _cells(record: Record) -> tuple[str, ...]:
-    """The texts of a row, one for each of `HEADINGS` but the first."""
+    """Return the texts of a row, one for each of `HEADINGS` but the first."""
     ratio = record.status
     if record.ratio is not None and record.quartiles is not None:
         ratio = f"{record.ratio:.2f} ({record.quartiles[0]:.2f}{DASH}{record.quartiles[1]:.2f})"

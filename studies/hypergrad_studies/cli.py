@@ -114,7 +114,9 @@ def compare(
     try:
         run_comparison(out, rivals, budget=budget, seeds=seeds, backend=backend, console=console)
     except KeyboardInterrupt:
-        raise click.ClickException(f"stopped; the same command continues, hypergrad report {out} reports") from None
+        raise click.ClickException(
+            f"stopped; run the same command again to continue, or `hypergrad report {out}` for a report so far"
+        ) from None
     _show(out, console)
 
 
@@ -140,7 +142,7 @@ def report(out: Path) -> None:
 @click.option(
     "--ways",
     type=Names(),
-    help="What to measure beside plain training, by default all of: "
+    help="What to measure beside plain training. By default all of "
     + ", ".join(str(way) for way in measuring.WAYS if way.name != "plain")
     + ".",
 )
@@ -234,7 +236,7 @@ def overhead(trials: int, repeats: int) -> None:
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for records, figures and results.json; of several studies, each gets a folder of its own in it.  "
+    help="Folder for records, figures and results.json; each of several studies gets a folder of its own in it.  "
     "[default: out/reproduce/SCALE, and for one study out/reproduce/SCALE/NAME]",
 )
 @click.option(
@@ -245,8 +247,8 @@ def overhead(trials: int, repeats: int) -> None:
 def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Path | None, readme: Path | None) -> None:
     """Repeat studies of papers, and show their numbers beside the papers'; "all" or several also make a page.
 
-    Outer loops and chaos go on where they were cut off, the others begin again. Of several studies, those that are
-    finished are not run again.
+    Outer loops and chaos go on where they were cut off; all other studies begin again. Where several studies are named,
+    those that have finished are not run again.
     """
     _check_section(readme, "reproduce")
     chosen = list(STUDIES) if "all" in names else list(dict.fromkeys(names))
@@ -264,7 +266,7 @@ def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Pat
                 found[name] = STUDIES[name](scale, folder, seeds, console)
                 results.write(path, found[name])
     except KeyboardInterrupt:
-        raise click.ClickException("stopped; the same command continues") from None
+        raise click.ClickException("stopped; run the same command again to continue") from None
     console.width = max(console.width, 100)
     for rows in found.values():
         console.print(results.table(rows))
@@ -279,7 +281,9 @@ def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Pat
 
 def _check_section(readme: Path | None, name: str) -> None:
     if readme is not None and not has_section(readme.read_text(encoding="utf-8"), name):
-        raise click.BadParameter(f"the file has no <!-- {name} --> ... <!-- /{name} -->", param_hint="--readme")
+        raise click.BadParameter(
+            f"the file has no <!-- {name} --> ... <!-- /{name} -->; add these two lines", param_hint="--readme"
+        )
 
 
 def _rewrite(readme: Path, section: str, content: str) -> None:
@@ -288,7 +292,7 @@ def _rewrite(readme: Path, section: str, content: str) -> None:
 
 def _show(out: Path, console: Console) -> None:
     study = records.Study.load(out)
-    console.width = max(console.width, 100)  # narrower, the table would lose figures
+    console.width = max(console.width, 100)  # a narrower table would lose figures
     console.print(table(study.records, study.runs))
     console.print(f"report: {write_report(out)}")
 

@@ -37,7 +37,7 @@ def compare(
     backend: str,
     console: Console,
 ) -> None:
-    """Compare the methods in `rivals`, which it lists for each problem, and write records into folder `out`.
+    """Compare the methods that `rivals` lists for each problem, and write records into folder `out`.
 
     `budget` is how many gradient evaluations a run may spend. Runs that `out` already holds are not run again. A run
     that was cut off starts again from its seed, so that a study that was continued has the records of one that was not.
@@ -71,7 +71,7 @@ def compare(
                 progress.update(task, completed=min(record.gradient_evaluations, limit))
 
             if backend == "optuna":
-                for how in (DEFAULT_METHOD, method.how):  # what is refined may be trained anew
+                for how in (DEFAULT_METHOD, method.how):  # refined hyperparameters may be trained anew
                     if (problem, how, method.lifts) not in warm:
                         warm_up(problem, how, lifts=method.lifts)
                         warm.append((problem, how, method.lifts))
@@ -99,7 +99,7 @@ def warm_up(problem_name: str, how: Method, *, lifts: bool) -> None:
 
 
 def _plan(rivals: Mapping[str, Sequence[str]], seeds: int) -> Iterator[Key]:
-    # seeds before methods: whatever is there when a study is cut off compares the methods on the same seeds
+    # Seeds come before methods, so that a study that was cut off compares its methods on the same seeds.
     for problem, names in rivals.items():
         for seed, name in itertools.product(range(seeds), names):
             yield problem, name, seed

@@ -19,10 +19,11 @@ class MissingData(RuntimeError):
 
 @functools.cache
 def mnist() -> tuple[Arrays, Arrays]:
-    """Training and test sets: float32 images of shape `(n, 784)` in [0, 1], and int32 labels.
+    """Return training and test sets of float32 images of shape `(n, 784)` in [0, 1], and int32 labels.
 
-    They are read from `mnist.npz` (`x_train`, `y_train`, `x_test`, `y_test`) in the folder that `HYPERGRAD_DATA` names,
-    or else fetched from OpenML, and scikit-learn keeps them for the next time. Raises `MissingData`.
+    They are read from `mnist.npz` (`x_train`, `y_train`, `x_test`, `y_test`) in the folder that `HYPERGRAD_DATA` names.
+    Where it is not there, they are fetched from OpenML, and scikit-learn keeps them for the next time. Raises
+    `MissingData`.
     """
     path = Path(os.environ.get("HYPERGRAD_DATA", "")) / "mnist.npz"
     if "HYPERGRAD_DATA" in os.environ and path.exists():
@@ -54,7 +55,7 @@ class Drawings(NamedTuple):
 
 @functools.cache
 def omniglot() -> Drawings:
-    """All 32,460 drawings of Omniglot, at 28 x 28.
+    """Return all 32,460 drawings of Omniglot, at 28 x 28.
 
     They are read from `omniglot_28.npz` in the folder that `HYPERGRAD_DATA` names. It holds `images` of shape
     `(n, 98)`, eight pixels a byte, `alphabet`, `character` and `drawer` of shape `(n,)`, and the names of `alphabets`.

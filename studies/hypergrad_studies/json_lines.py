@@ -1,7 +1,7 @@
 """Files of records: one dataclass a line, as strict JSON.
 
 Numbers that JSON lacks are written as the strings "inf", "-inf" and "nan". Fields may be strings, numbers, booleans,
-None, and lists, tuples or dicts (from strings) of these. What could not be read back is not written.
+None, and lists, tuples or dicts (from strings) of these. A value that could not be read back is refused.
 """
 
 import json
@@ -32,16 +32,16 @@ _TYPES = {
 
 
 class BrokenRecords(ValueError):
-    """A file of records cannot be read. The message is one line: which file and line, why, what to do."""
+    """A file of records cannot be read. The message is one line that names file, line and reason, and what to do."""
 
 
 def line(record: "DataclassInstance") -> bytes:
-    """The record as one line, newline included. Raises `TypeError` where a field does not hold what its type says."""
+    """Return the record as one line, newline included. Raises `TypeError` where a field does not fit its type."""
     return json.dumps(document(record), allow_nan=False).encode() + b"\n"
 
 
 def parse(line: bytes | str, kind: type[_Record]) -> _Record:
-    """The inverse of `line`. Raises `ValueError` or `TypeError` where the line is not a record of this kind."""
+    """Return the record that `line` wrote. Raises `ValueError` or `TypeError` where the line is none of this kind."""
     try:
         found = json.loads(line, parse_constant=_refuse)
     except ValueError as error:
@@ -50,14 +50,14 @@ def parse(line: bytes | str, kind: type[_Record]) -> _Record:
 
 
 def document(record: "DataclassInstance") -> dict[str, Any]:
-    """The record as a dict that strict JSON can hold; scalars and arrays of numpy and JAX become plain numbers."""
+    """Return the record as a dict that strict JSON can hold; numpy's and JAX's scalars and arrays become plain."""
     types = get_type_hints(type(record))
     values = {field.name: _plain(getattr(record, field.name)) for field in fields(record)}
     return {name: _strict(_typed(name, value, types[name])) for name, value in values.items()}
 
 
 def from_document(document: Any, kind: type[_Record]) -> _Record:
-    """The inverse of `document`. Raises `ValueError` or `TypeError` where it is not a record of this kind."""
+    """Return the record that a document holds. Raises `ValueError` or `TypeError` where it is none of this kind."""
     if not isinstance(document, dict):
         raise ValueError(f"must be a JSON object, got {_short(document)}")
     names = [field.name for field in fields(kind)]
@@ -72,9 +72,9 @@ def from_document(document: Any, kind: type[_Record]) -> _Record:
 
 
 def append(path: Path, *records: "DataclassInstance") -> None:
-    """Add the records to `path` and wait until they are on disk: a kill costs at most what is being written."""
+    """Add the records to `path` and wait until they are on disk, so that a kill costs only what is being written."""
     lines = b"".join(map(line, records))
-    # One write to a file opened for appending: lines of several processes do not mix.
+    # All lines are one write to a file opened for appending, so that lines of several processes do not mix.
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         if os.write(file, lines) != len(lines):
@@ -95,7 +95,7 @@ def replace(path: Path, records: Iterable["DataclassInstance"]) -> None:
 
 
 def read(path: Path, kind: type[_Record], drop_cut: bool = False) -> list[_Record]:
-    """The records in `path`, in the order written. Raises `BrokenRecords`.
+    """Return the records in `path`, in the order written. Raises `BrokenRecords`.
 
     With `drop_cut`, a missing file counts as empty, and a last line that was cut short is left out.
     """
@@ -106,8 +106,8 @@ def read(path: Path, kind: type[_Record], drop_cut: bool = False) -> list[_Recor
     *lines, rest = path.read_bytes().split(b"\n")
     if rest and not drop_cut:
         raise BrokenRecords(
-            f"{path}, line {len(lines) + 1}: is cut short, as by a kill while it was written; "
-            "continue the study, which repairs it, or remove the line"
+            f"{path}, line {len(lines) + 1}: is cut short, as if the process was killed while it wrote; "
+            "continue the study, which repairs the file, or remove the line"
         )
     records = []
     for number, text in enumerate(lines, 1):
@@ -138,7 +138,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
 
 
 def _typed_items(name: str, values: Sequence[Any], kinds: tuple[Any, ...]) -> list[Any]:
-    """The items of a list or tuple: all of one type, unless the tuple's type names one for each."""
+    """Return the items of a list or tuple: all of one type, unless the tuple's type names one for each."""
     if len(kinds) == 1 or kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(values)
     if len(values) != len(kinds):

@@ -1,4 +1,4 @@
-"""The registries of methods: name -> what searches, for each host. All get the same budget unless it says otherwise.
+"""The registries of methods: name -> what searches, for each host. All get the same budget unless one says otherwise.
 
 A search by hypergradients with another `Strategy` or `Method` is one entry in `GRADIENT_METHODS`, for both hosts; a
 rival is one entry in `OPTUNA` or `RAY`.
@@ -25,9 +25,9 @@ from hypergrad_search.space import dimension, floats
 from hypergrad_studies.problems import NOISY, can_lift, middle, posed
 
 HYPERNET = Hypernet()
-REDUCTION_FACTOR = 3  # of Hyperband and ASHA, their authors' default
+REDUCTION_FACTOR = 3  # the default of the authors of Hyperband and ASHA
 RUNGS = 3
-FULL_COVARIANCE = 100  # dimensions; beyond, CMA-ES does better to learn the diagonal alone, and is far faster
+FULL_COVARIANCE = 100  # in more dimensions CMA-ES learns the diagonal alone, which is better there and far faster
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class OptunaMethod:
     - `sampler`: makes the sampler from a seed and the number of dimensions.
     - `pruner`: makes the pruner from the number of training steps.
     - `budget_factor`: how many times the budget of the comparison it gets.
-    - `report_every`: from the number of training steps, after how many of them the pruner hears of the loss; None for
-      never.
+    - `report_every`: makes, from the number of training steps, the number of steps between two reports of the loss to
+      the pruner; None for no reports.
     - `lifts`: whether it gets the space with its lifts.
-    - `tied`: whether it searches one number for each array, which the problem then has everywhere in the array.
+    - `tied`: whether it searches one number for each array; the problem has this number everywhere in the array.
     - `least`: how many numbers the sampler needs to do what its name says.
     - `how`: how the problem is trained, and differentiated where the sampler wants a gradient.
     - `retrains`: whether a trial's value is that of training anew, from the start, at the hyperparameters that the
@@ -58,7 +58,7 @@ class OptunaMethod:
     retrains: bool = False
 
     def searched(self, space: Space) -> Space:
-        """The space that the sampler sees."""
+        """Return the space that the sampler sees."""
         return levels(space) if self.tied else space
 
 
@@ -91,7 +91,7 @@ class GradientMethod:
     retrains: bool = False
 
     def in_optuna(self) -> OptunaMethod:
-        """The method as Optuna runs it."""
+        """Return the method as Optuna runs it."""
         return OptunaMethod(
             lambda seed, dimensions: HypergradSampler(seed=seed, strategy=self.strategy),
             lifts=self.lifts,
@@ -100,7 +100,7 @@ class GradientMethod:
         )
 
     def in_ray(self) -> RayMethod:
-        """The method as Ray Tune runs it, where nothing can be retrained."""
+        """Return the method as Ray Tune runs it, where nothing can be retrained."""
         return RayMethod(
             lambda space, seed: HypergradSearch(space, seed=seed, strategy=self.strategy),
             own_space=True,
@@ -118,8 +118,8 @@ GRADIENT_METHODS: dict[str, GradientMethod] = {
 
 
 def shortest(steps: int) -> int:
-    """The first rung: how many steps every training run gets before one can be stopped early."""
-    times: int = REDUCTION_FACTOR**RUNGS  # as long is a whole training run
+    """Return how many steps every training run gets before it can be stopped early, which is the first rung."""
+    times: int = REDUCTION_FACTOR**RUNGS  # a whole training run is this many times as long
     return max(steps // times, 1)
 
 
@@ -132,7 +132,7 @@ def _tpe(seed: int, dimensions: int) -> BaseSampler:
 
 
 def _cmaes(seed: int, dimensions: int) -> BaseSampler:
-    # it would warn of every categorical, which it leaves to random search
+    # CMA-ES leaves categoricals to random search, and would warn of each of them
     return CmaEsSampler(seed=seed, use_separable_cma=dimensions > FULL_COVARIANCE, warn_independent_sampling=False)
 
 
@@ -183,12 +183,12 @@ BACKENDS: dict[str, list[str]] = {"optuna": list(OPTUNA), "ray": list(RAY)}
 
 
 def method(backend: str, name: str) -> OptunaMethod | RayMethod:
-    """A method by its name."""
+    """Return a method of a backend by its name."""
     return OPTUNA[name] if backend == "optuna" else RAY[name]
 
 
 def obstacle(backend: str, name: str, problem: str) -> str | None:
-    """Why a method cannot run on a problem here, and what to do instead; None where it can."""
+    """Return why a method cannot run on a problem here, and what to do instead; None where it can."""
     if name == "gp" and importlib.util.find_spec("torch") is None:
         return "gp needs torch: pip install 'hypergrad-search[gp]'"
     if backend == "ray" and problem in NOISY:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-#: the parameters of a network: a matrix `weights` of shape (inputs, outputs) and a vector `biases` for each layer
+#: the parameters of a network: each layer has a matrix `weights` of shape (inputs, outputs) and a vector `biases`
 Layers = list[dict[str, jax.Array]]
 
 
@@ -19,7 +19,7 @@ class Split(NamedTuple):
 
 
 def network(key: jax.Array, sizes: tuple[int, ...], scales: Sequence[Any]) -> Layers:
-    """Layers with normal weights of standard deviation `scales[layer]`, and biases of 0.
+    """Return layers with normal weights of standard deviation `scales[layer]`, and biases of 0.
 
     `sizes` holds the number of inputs, the width of each hidden layer and the number of outputs.
     """
@@ -32,7 +32,7 @@ def network(key: jax.Array, sizes: tuple[int, ...], scales: Sequence[Any]) -> La
 
 
 def normal_network(key: jax.Array, sizes: tuple[int, ...], scale: float) -> Layers:
-    """Layers with normal weights and normal biases, all of standard deviation `scale`."""
+    """Return layers with normal weights and normal biases, all of standard deviation `scale`."""
     weights_key, biases_key = jax.random.split(key)
     layers = network(weights_key, sizes, [scale] * (len(sizes) - 1))
     keys = jax.random.split(biases_key, len(layers))
@@ -43,7 +43,7 @@ def normal_network(key: jax.Array, sizes: tuple[int, ...], scale: float) -> Laye
 
 
 def logits(params: Layers, x: jax.Array, activation: Callable[[jax.Array], jax.Array] = jnp.tanh) -> jax.Array:
-    """The outputs of a network, shape `(n, classes)`, for inputs of shape `(n, features)`."""
+    """Return the outputs of a network, shape `(n, classes)`, for inputs of shape `(n, features)`."""
     *hidden, last = params
     for layer in hidden:
         x = activation(x @ layer["weights"] + layer["biases"][None])
@@ -51,6 +51,6 @@ def logits(params: Layers, x: jax.Array, activation: Callable[[jax.Array], jax.A
 
 
 def cross_entropy(params: Layers, data: Split, activation: Callable[[jax.Array], jax.Array] = jnp.tanh) -> jax.Array:
-    """The negative log-likelihood of each example's class, in nats, shape `(n,)`. A training loss is its mean."""
+    """Return the negative log-likelihood of each example's class, in nats, shape `(n,)`."""
     log_probabilities = jax.nn.log_softmax(logits(params, data.images, activation))
     return -jnp.take_along_axis(log_probabilities, data.labels[:, None], axis=1)[:, 0]

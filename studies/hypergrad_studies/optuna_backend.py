@@ -88,7 +88,7 @@ def _status(trial: FrozenTrial) -> str:
 
 
 def _retrained(record: Record, problem: TrainingProblem, trial: FrozenTrial, key: jax.Array) -> Record:
-    """The record with the result of training from the start at the hyperparameters that the trial refined."""
+    """Return the record with the result of training from the start at the hyperparameters that the trial refined."""
     started = time.perf_counter()
     evaluation = evaluate(problem, hyperparameters_of(trial), method=DEFAULT_METHOD, key=key, gradient_below=-math.inf)
     return replace(

@@ -19,7 +19,7 @@ OPTIMUM = np.random.default_rng(0).uniform(-2, 2, MANY)
 
 
 def measure(trials: int, repeats: int) -> Table:
-    """A table of milliseconds a trial: with 10 parameters beside TPE, and with an array of 10,000 numbers alone."""
+    """Return a table of milliseconds a trial, with 10 parameters beside TPE, and with an array of 10,000 numbers."""
     table = Table("parameters", "storage", "sampler", "trials", "ms a trial", "of TPE's", title="A sampler's own time")
     pairs = [
         (_seconds(_few, TPESampler(seed=seed), trials), _seconds(_few, HypergradSampler(seed=seed), trials))
@@ -51,7 +51,7 @@ def _seconds(
 
 def _few(trial: optuna.Trial) -> float:
     x = np.array([trial.suggest_float(f"x{i}", -5, 5) for i in range(FEW)]) - OPTIMUM[:FEW]
-    value = float(np.sum(x**2 + 1 - np.cos(2 * math.pi * x)))  # has many minima, so that chains end and new ones begin
+    value = float(np.sum(x**2 + 1 - np.cos(2 * math.pi * x)))  # it has many minima, so that chains end
     if wants_gradient(trial, value):
         slope = 2 * x + 2 * math.pi * np.sin(2 * math.pi * x)
         report_gradient(trial, {f"x{i}": g for i, g in enumerate(slope)})

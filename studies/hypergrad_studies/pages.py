@@ -9,7 +9,7 @@ _PACKAGES = ("hypergrad-search", "jax", "optuna", "ray", "numpy", "scipy", "matp
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that a template and its values make; it needs no network and no script."""
+    """Return the page that a template and its values make; it needs no network and no script."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hypergrad_studies", "."),
         autoescape=True,
@@ -21,7 +21,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def _versions() -> str:
-    """The versions of those packages that are installed."""
+    """Return the versions of those of `_PACKAGES` that are installed, as text."""
     installed = []
     for name in _PACKAGES:
         try:

@@ -25,7 +25,7 @@ from hypergrad_studies.statistics import (
     quartiles,
 )
 
-# Drawn in this colour, then replaced by the page's own text colour: one figure for light and dark pages.
+# Figures are drawn in this colour. The page's own text colour replaces it, so that one figure suits all pages.
 _INK = "#123456"
 
 # Okabe and Ito's palette, less the two that vanish on white or on black, and four of Paul Tol's.
@@ -47,7 +47,7 @@ _COLOURS = {
     "optuna": "#0072b2",
 }
 _SPARE = ("#56b4e9", "#aa4499", "#999933", "#44aa99")
-_DASHES = {"2x": "--", "tied": ":"}  # by the end of a method's name; its colour is that of the plain method
+_DASHES = {"2x": "--", "tied": ":"}  # by the end of a method's name; its colour is the plain method's
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Style:
 
 
 def styles(methods: Iterable[str]) -> dict[str, Style]:
-    """A style for each method.
+    """Return a style for each method.
 
     The methods of `_COLOURS` always look the same; others are dashed or dotted and take the spare colours in turn.
     """
@@ -189,7 +189,7 @@ def _finite(values: Array) -> Array:
 
 
 def _log_helps(values: Iterable[float]) -> bool:
-    """Whether the finite values, all positive, span more than a factor of 5."""
+    """Return whether the finite values, all positive, span more than a factor of 5."""
     finite = [value for value in values if math.isfinite(value)]
     return bool(finite) and min(finite) > 0 and max(finite) > 5 * min(finite)
 

@@ -21,7 +21,7 @@ from hypergrad_studies.methods import RAY
 from hypergrad_studies.problems import posed
 from hypergrad_studies.records import FAILED, PRUNED, Record
 
-CPUS = 2  # how many trials run at once; the same on every machine, or asynchronous methods could not be compared
+CPUS = 2  # so many trials run at once on every machine; otherwise asynchronous methods could not be compared
 
 
 def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]) -> None:
@@ -29,7 +29,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
     method = RAY[method_name]
     problem, space = posed(problem_name, lifts=method.lifts)
     searcher = method.searcher(space, seed)
-    # random search neither asks nor is told, and is no Searcher
+    # random search is no Searcher: it is neither asked nor told
     timed = Timed(searcher) if isinstance(searcher, Searcher) else None
     recorder = Recorder(problem_name, method_name, seed, problem.steps, timed, on_record)
     _start()
@@ -68,22 +68,22 @@ class Timed(Searcher):
         self._searcher = searcher
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Pass it on."""
+        """Pass the call on."""
         return bool(self._searcher.set_search_properties(metric, mode, config, **spec))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Pass it on, and time it."""
+        """Pass the call on, and time it."""
         started = time.perf_counter()
         suggestion: dict[str, Any] | None = self._searcher.suggest(trial_id)
         self.asking[trial_id] = time.perf_counter() - started
         return suggestion
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass it on."""
+        """Pass the call on."""
         self._searcher.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Pass it on, and time it."""
+        """Pass the call on, and time it."""
         started = time.perf_counter()
         self._searcher.on_trial_complete(trial_id, result=result, error=error)
         self.telling[trial_id] = time.perf_counter() - started
@@ -155,7 +155,7 @@ class BudgetStopper(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Whether the budget is spent."""
+        """Return whether the budget is spent."""
         return self._recorder.spent >= self._budget
 
 

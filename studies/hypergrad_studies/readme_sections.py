@@ -4,7 +4,7 @@ import re
 
 
 def has_section(text: str, name: str) -> bool:
-    """Whether `text` has the markers of section `name`."""
+    """Return whether `text` has the markers of section `name`."""
     return _section(name).search(text) is not None
 
 

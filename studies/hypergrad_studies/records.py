@@ -35,7 +35,7 @@ class OtherStudy(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """One finished trial. `status` is that of its evaluation ("ok", "nan", "overflow", ...), `PRUNED` or `FAILED`."""
+    """One finished trial. `status` is its evaluation's status ("ok", "nan", "overflow", ...), `PRUNED` or `FAILED`."""
 
     problem: str
     method: str
@@ -46,7 +46,7 @@ class Record:
     test_value: float | None
     """Test loss at the same point, or None where the problem has none."""
     gradient_evaluations: int
-    """What the run has spent when this trial ends; the gradient of one minibatch is 1."""
+    """What the run has spent when this trial ends; the gradient of one minibatch counts as 1."""
     seconds: float
     """Wall seconds that evaluating this trial took."""
     ask_seconds: float
@@ -66,7 +66,7 @@ class Record:
 
     @property
     def failed(self) -> bool:
-        """Whether the trial has no sound value for another reason than that it was pruned."""
+        """Whether the trial has no sound value although it was not pruned."""
         return not self.sound and self.status != PRUNED
 
 
@@ -138,7 +138,7 @@ def begin(out: Path, plan: Plan) -> set[Key]:
         before, now = getattr(plans[0], name), getattr(plan, name)
         if before != now:
             raise OtherStudy(
-                f"{out} holds a study with {name} {before}, asked to continue with {now}; "
+                f"{out} holds a study with {name} {before}, which cannot continue with {name} {now}; "
                 f"choose another --out, or --{name} {before}"
             )
     keep_finished(out)
@@ -156,7 +156,7 @@ def finish(out: Path, run: Run) -> None:
 
 
 def finished(out: Path) -> set[Key]:
-    """The runs in folder `out` that finished; empty where there are none."""
+    """Return the runs in folder `out` that finished; empty where there are none."""
     path = out / "runs.jsonl"
     return {run.key for run in json_lines.read(path, Run)} if path.exists() else set()
 

@@ -95,7 +95,7 @@ class _Section:
 
 
 def table(records: Sequence[Record], runs: Sequence[Run] | None = None) -> Table:
-    """The main table for a terminal, about 95 columns wide: a row for each method on each problem, best in bold.
+    """Return the main table for a terminal, about 95 columns wide: a row for each method on each problem, best in bold.
 
     Runs that did not finish are left out; where `runs` is None, all count as finished.
     """
@@ -199,12 +199,12 @@ def _verdict(rows: Sequence[Summary], validation: Mapping[str, Mapping[int, floa
     if others:
         (p,) = (c.holm for c in compare(validation) if {c.first, c.second} == {best.method, others[0].method})
         chance = "unlikely to be chance" if p < 0.05 else "possibly chance"
-        text += f" Next comes {others[0].method}, {_losses(others[0])}; the difference is {chance} ({_p(p)})."
+        text += f" {others[0].method} comes next with {_losses(others[0])}; the difference is {chance} ({_p(p)})."
     tested = [row for row in rows if row.test is not None and math.isfinite(row.test.median)]
     if tested:
         winner = min(tested, key=lambda row: row.test.median if row.test else math.inf)
         if winner is not best and winner.test is not None:
-            text += f" On the test set {winner.method} is ahead, {_loss(winner.test.median)}."
+            text += f" On the test set {winner.method} is ahead with {_loss(winner.test.median)}."
     return text
 
 
@@ -241,7 +241,7 @@ def _pairs(measure: str, losses: Mapping[str, Mapping[int, float]]) -> _Pairs:
 
 
 def _endings(records: Sequence[Record]) -> _Endings:
-    """How many trials of each method had each status, and the first error of each method and status."""
+    """Return how many trials of each method had each status, and the first error of each method and status."""
     ranked = [status for status, _ in statuses(records).most_common()]
     methods = sorted({record.method for record in records})
     counts = {method: statuses(r for r in records if r.method == method) for method in methods}
@@ -264,7 +264,7 @@ def _by_problem(rows: Iterable[Summary]) -> dict[str, list[Summary]]:
 
 
 def _best(row: Summary, rows: Sequence[Summary]) -> frozenset[str]:
-    """The headings under which `row` has the lowest median of `rows`."""
+    """Return the headings under which `row` has the lowest median of `rows`."""
 
     def lowest(mine: Quartiles | None, all_: Iterable[Quartiles | None]) -> bool:
         medians = [quartiles.median for quartiles in all_ if quartiles is not None]
@@ -279,7 +279,7 @@ def _best(row: Summary, rows: Sequence[Summary]) -> frozenset[str]:
 
 
 def _cells(row: Summary) -> tuple[str, ...]:
-    """One text for each of `COLUMNS`."""
+    """Return one text for each of `COLUMNS`."""
     return (
         row.method,
         str(row.validation.n),

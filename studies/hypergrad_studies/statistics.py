@@ -1,8 +1,8 @@
 """Each number of a report, defined as a pure function of records.
 
-A trial *counts* when its value is sound (`Record.sound`) and finite, and it ended within the run's budget. What else
-was tried costs but does not count: a pruned trial stopped early, a failed one has no loss. A run in which no trial
-counts has the validation and test loss +inf: it ranks last, and is never dropped.
+A trial *counts* when its value is sound (`Record.sound`) and finite, and it ended within the run's budget. All other
+trials cost, but do not count: a pruned trial was stopped early, and a failed trial has no loss. A run in which no trial
+counts has the validation and test loss +inf; it ranks last, and is never dropped.
 """
 
 import math
@@ -95,7 +95,7 @@ class Summary:
 
 
 def histories(records: Iterable[Record], runs: Sequence[Run] | None = None) -> list[History]:
-    """The finished runs, sorted by key; all runs where `runs` is None. A run may have no trials at all."""
+    """Return the finished runs, sorted by key; all runs where `runs` is None. A run may have no trials at all."""
     trials: dict[Key, list[Record]] = defaultdict(list)
     for record in records:
         trials[record.key].append(record)
@@ -107,18 +107,18 @@ def histories(records: Iterable[Record], runs: Sequence[Run] | None = None) -> l
 
 
 def unfinished(records: Iterable[Record], runs: Sequence[Run] | None = None) -> list[Key]:
-    """Runs that have trials but did not finish; reports list them and leave them out of every number."""
+    """Return the runs that have trials but did not finish; reports list them and leave them out of every number."""
     done = None if runs is None else {run.key for run in runs}
     return sorted({record.key for record in records if done is not None and record.key not in done})
 
 
 def without_result(runs: Iterable[History]) -> list[Key]:
-    """Runs in which no trial counts; reports list them and rank them last, with a loss of +inf."""
+    """Return the runs in which no trial counts; reports list them and rank them last, with a loss of +inf."""
     return [run.key for run in runs if chosen(run) is None]
 
 
 def losses(run: History) -> Array:
-    """Validation loss of each trial that counts, +inf for the others. Shape (trials,)."""
+    """Return the validation loss of each trial that counts, and +inf for the others. The shape is (trials,)."""
     limit = math.inf if run.budget is None else run.budget
     return np.array(
         [
@@ -130,31 +130,31 @@ def losses(run: History) -> Array:
 
 
 def by_gradient_evaluations(run: History) -> Curve:
-    """Best validation loss so far against gradient evaluations spent by the run."""
+    """Return the best validation loss so far against the gradient evaluations that the run has spent."""
     spent = np.array([t.gradient_evaluations for t in run.trials], dtype=np.float64)
     return Curve(spent, np.minimum.accumulate(losses(run)))
 
 
 def by_seconds(run: History) -> Curve:
-    """Best validation loss so far against seconds evaluating, asking and telling, summed over trials."""
+    """Return the best validation loss so far against the seconds of evaluating, asking and telling, over all trials."""
     spent = np.cumsum([t.seconds + t.ask_seconds + t.tell_seconds for t in run.trials], dtype=np.float64)
     return Curve(spent, np.minimum.accumulate(losses(run)))
 
 
 def chosen(run: History) -> Record | None:
-    """The trial with the best validation loss, the earliest of equals; None where no trial counts."""
+    """Return the trial with the best validation loss, the earliest of equals; None where no trial counts."""
     values = losses(run)
     return run.trials[int(np.argmin(values))] if np.isfinite(values).any() else None
 
 
 def final(run: History) -> float:
-    """Best validation loss at the budget; +inf where no trial counts."""
+    """Return the best validation loss at the budget; +inf where no trial counts."""
     best = chosen(run)
     return math.inf if best is None else best.value
 
 
 def final_test(run: History) -> float | None:
-    """Test loss at the chosen trial: +inf if not finite or no trial counts, None if not measured."""
+    """Return the test loss at the chosen trial: +inf if not finite or if no trial counts, None if not measured."""
     best = chosen(run)
     if best is None:
         return math.inf
@@ -164,7 +164,7 @@ def final_test(run: History) -> float | None:
 
 
 def finals(runs: Iterable[History]) -> dict[str, dict[int, float]]:
-    """Final validation loss for each method and seed. Give the runs of one problem."""
+    """Return the final validation loss for each method and seed. The runs must be of one problem."""
     table: dict[str, dict[int, float]] = defaultdict(dict)
     for run in runs:
         table[run.key[1]][run.key[2]] = final(run)
@@ -172,7 +172,7 @@ def finals(runs: Iterable[History]) -> dict[str, dict[int, float]]:
 
 
 def final_tests(runs: Sequence[History]) -> dict[str, dict[int, float]]:
-    """Test loss at the chosen trial for each method and seed; empty where the problem has no test loss."""
+    """Return the test loss at the chosen trial for each method and seed; empty where the problem has no test loss."""
     if all(trial.test_value is None for run in runs for trial in run.trials):
         return {}
     table: dict[str, dict[int, float]] = defaultdict(dict)
@@ -184,13 +184,13 @@ def final_tests(runs: Sequence[History]) -> dict[str, dict[int, float]]:
 
 
 def resample(curve: Curve, grid: Array) -> Array:
-    """The step curve's value at each cost in `grid`, any shape; its last value holds beyond its end."""
+    """Return the step curve's value at each cost in `grid`, any shape; its last value holds beyond its end."""
     before_first = np.concatenate([[math.inf], curve.y])
     return before_first[np.searchsorted(curve.x, grid, side="right")]
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:
-    """Linear quartiles that may be +inf, of at least one number. Raises ValueError on none."""
+    """Return quartiles, interpolated linearly, which may be +inf. Raises `ValueError` where there are no values."""
     if not values:
         raise ValueError("values must hold at least one number, got none; leave the method out instead")
     lower, median, upper = _quantiles(np.asarray(values, dtype=np.float64))
@@ -198,7 +198,7 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 
 
 def band(curves: Sequence[Curve]) -> Band:
-    """Quartiles over step curves at each cost where one of them changes. Raises ValueError on no curves."""
+    """Return quartiles over step curves at each cost where one of them changes. Raises `ValueError` without curves."""
     if not curves:
         raise ValueError("curves must hold at least one curve, got none; leave the method out instead")
     grid = np.unique(np.concatenate([curve.x for curve in curves]))
@@ -213,7 +213,7 @@ def band(curves: Sequence[Curve]) -> Band:
 
 
 def compare(table: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
-    """Every pair of methods, in the order given; `table` is as `finals` returns it."""
+    """Compare every pair of methods, in the order given; `table` is as `finals` returns it."""
     pairs = list(combinations(table, 2))
     tests = [mannwhitneyu(list(table[a].values()), list(table[b].values())) for a, b in pairs]
     adjusted = holm([float(test.pvalue) for test in tests])
@@ -224,7 +224,7 @@ def compare(table: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values adjusted by Holm's step-down method, in the order given."""
+    """Return p-values adjusted by Holm's step-down method, in the order given."""
     adjusted = [0.0] * len(p)
     floor = 0.0
     for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
@@ -234,24 +234,24 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def win_rate(first: Mapping[int, float], second: Mapping[int, float]) -> WinRate:
-    """How often `first` has a lower loss than `second` on the seeds that they share; both map seeds to losses."""
+    """Return how often `first` has a lower loss than `second` on their common seeds; both map seeds to losses."""
     seeds = first.keys() & second.keys()
     points = sum((first[s] < second[s]) + 0.5 * (first[s] == second[s]) for s in seeds)
     return WinRate(points / len(seeds) if seeds else math.nan, len(seeds))
 
 
 def statuses(records: Iterable[Record]) -> Counter[str]:
-    """How many trials ended with each status."""
+    """Return how many trials ended with each status."""
     return Counter(record.status for record in records)
 
 
 def failures(records: Iterable[Record]) -> int:
-    """How many trials failed; see `Record.failed`."""
+    """Return how many trials failed; see `Record.failed`."""
     return sum(record.failed for record in records)
 
 
 def summaries(runs: Iterable[History]) -> list[Summary]:
-    """A row for each method on each problem, sorted by problem, then by median validation loss, then by method."""
+    """Return a row for each method on each problem, sorted by problem, median validation loss and method."""
     rows = []
     for group in by_problem(runs).values():
         validation, test = finals(group), final_tests(group)
@@ -262,7 +262,7 @@ def summaries(runs: Iterable[History]) -> list[Summary]:
 
 
 def by_problem(runs: Iterable[History]) -> dict[str, list[History]]:
-    """The runs of each problem, in the order given."""
+    """Return the runs of each problem, in the order given."""
     groups: dict[str, list[History]] = defaultdict(list)
     for run in runs:
         groups[run.key[0]].append(run)
@@ -285,7 +285,7 @@ def _summary(runs: list[History], validation: Mapping[int, float], test: Mapping
 
 
 def _quantiles(values: Array) -> tuple[Array, Array, Array]:
-    """Quartiles over the first axis. np.quantile would turn infinities into NaN."""
+    """Return the quartiles over the first axis, where `np.quantile` would turn infinities into NaN."""
     ordered = np.sort(values, axis=0)
 
     def at(fraction: float) -> Array:

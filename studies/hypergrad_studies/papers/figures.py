@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 
 def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """A figure of panels without a frame above and to the right, row by row; each is `width` x `height` inches."""
+    """Return a figure and its panels, row by row, each `width` x `height` inches, without upper and right frames."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
     for panel in axes:
@@ -18,7 +18,7 @@ def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2) -> 
 
 
 def images(path: Path, rows: Mapping[str, np.ndarray], symmetric: bool) -> None:
-    """Draw rows of square images, each of shape `(n, pixels)`, on one grey scale a row.
+    """Draw rows of square images, each of shape `(n, pixels)`, with one grey scale for each row.
 
     With `symmetric` the scale reaches as far below 0 as above it.
     """

@@ -51,7 +51,7 @@ def write_page(folder: Path, found: Found, studies: Mapping[str, Study], command
 
 
 def markdown(found: Found, command: str) -> str:
-    """A table of the quantities for which a paper has a number, under a line that names the command and the machine."""
+    """Return a table of the quantities for which a paper has a number, below a line with the command and machine."""
     lines = [
         "| study | quantity | in the paper | ours | seeds | seconds |",
         "| --- | --- | ---: | ---: | ---: | ---: |",

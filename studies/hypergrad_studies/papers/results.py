@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 def medians(study: str, rows: Iterable[Row], seconds: float, scale: Scale) -> list[Result]:
-    """Each row as a result: the median over seeds, beside the paper's number where the scale is the paper's."""
+    """Return each row as a result: the median over seeds, beside the paper's number where the scale is the paper's."""
     return [
         Result(
             study=_title(study, scale),
@@ -72,7 +72,7 @@ def claim(folder: Path, study: str, scale: Scale) -> None:
 
 
 def read(path: Path, study: str, scale: Scale, seeds: int) -> list[Result]:
-    """The results saved in `path` for this study, scale and number of seeds; empty where there are none.
+    """Return the results saved in `path` for this study, scale and number of seeds; empty where there are none.
 
     Raises `BrokenRecords` where the file cannot be read.
     """
@@ -93,7 +93,7 @@ def write(path: Path, results: Iterable[Result]) -> None:
 
 
 def table(results: Iterable[Result]) -> Table:
-    """The results as the terminal shows them."""
+    """Return the results as the terminal shows them."""
     grid = Table("study", "quantity", "paper", "ours", "seeds", "seconds")
     for r in results:
         paper = "" if r.paper is None else number(r.paper)
@@ -102,7 +102,7 @@ def table(results: Iterable[Result]) -> Table:
 
 
 def number(value: float) -> str:
-    """A number as tables show it."""
+    """Return a number as tables show it."""
     return f"{value:.4g}"
 
 
@@ -118,7 +118,7 @@ def _load(path: Path) -> Any:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write the whole file anew: a kill in the middle of this leaves the old file."""
+    """Write the whole file anew, so that a kill in the middle of this leaves the old file."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)

@@ -37,18 +37,18 @@ PROBLEMS: dict[str, Callable[[], tuple[TrainingProblem, Space]]] = {
     },
 }
 
-#: problems of which each trial has a seed of its own
+#: the problems in which each trial has a seed of its own
 NOISY = frozenset({"digits-noisy"})
 
 
 def can_lift(name: str) -> bool:
-    """Whether an array may take the place of a number in the problem's space."""
+    """Return whether an array may take the place of a number in the problem's space."""
     _, space = PROBLEMS[name]()
     return lifted(space) != unlifted(space)
 
 
 def posed(name: str, *, lifts: bool = False) -> tuple[TrainingProblem, Space]:
-    """A problem and its space as a method gets them; a space without its lifts unless `lifts` is true.
+    """Return a problem and its space as a method gets them; the space has its lifts only if `lifts` is true.
 
     The problem is the same object each time, so that it compiles once.
     """
@@ -57,7 +57,7 @@ def posed(name: str, *, lifts: bool = False) -> tuple[TrainingProblem, Space]:
 
 
 def middle(space: Space) -> dict[str, Any]:
-    """The middle of a space's box; integers have their lowest value, and categoricals their first choice."""
+    """Return the middle of a space's box; integers have their lowest value, and categoricals their first choice."""
     point = from_unit(space, np.full(dimension(space), 0.5))
     for name, parameter in space.items():
         if isinstance(parameter, Int):

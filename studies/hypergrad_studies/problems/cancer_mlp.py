@@ -24,7 +24,7 @@ SPACE = tuned_mlp.space(SIZES, STEPS)
 
 @functools.cache
 def splits() -> tuple[Split, Split, Split]:
-    """Training, validation and test sets, shuffled by a fixed seed.
+    """Return training, validation and test sets, shuffled by a fixed seed.
 
     Each feature is scaled to the mean 0 and the standard deviation 1 on the training set.
     """
@@ -39,7 +39,7 @@ def splits() -> tuple[Split, Split, Split]:
 
 
 def batches(step: jax.Array) -> Split:
-    """The training set in turn, `BATCH` rows a step."""
+    """Return the rows of a step, which takes the training set in turn, `BATCH` rows at a time."""
     batch: Split = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % TRAIN, BATCH), splits()[0])
     return batch
 
@@ -53,7 +53,7 @@ def test_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
 
 
 def problem() -> tuple[TrainingProblem, Space]:
-    """The problem and its space."""
+    """Return the problem and its space."""
     return (
         TrainingProblem(
             init=functools.partial(tuned_mlp.init, SIZES),

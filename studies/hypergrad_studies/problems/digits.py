@@ -15,9 +15,9 @@ TRAIN, VALID = 1000, 400  # the other 397 images are for the test
 
 @functools.cache
 def splits() -> tuple[Split, Split, Split]:
-    """Training, validation and test sets, shuffled by a fixed seed; kept in numpy.
+    """Return training, validation and test sets as numpy arrays, shuffled by a fixed seed.
 
-    Images have shape `(n, 64)`: pixels in [0, 1] less the training mean.
+    Images have shape `(n, 64)`. Their pixels lie in [0, 1] before the training mean is subtracted.
     """
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
@@ -30,13 +30,13 @@ def splits() -> tuple[Split, Split, Split]:
 
 
 def batches(step: jax.Array) -> Split:
-    """The training set in turn, `BATCH` images a step."""
+    """Return the images of a step, which takes the training set in turn, `BATCH` images at a time."""
     batch: Split = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % TRAIN, BATCH), splits()[0])
     return batch
 
 
 def valid_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
-    """The cross-entropy of each validation image, shape `(400,)`."""
+    """Return the cross-entropy of each validation image, shape `(400,)`."""
     return cross_entropy(params, splits()[1])
 
 

@@ -44,7 +44,7 @@ def weight_decay(hyperparameters: dict[str, Any], step: jax.Array) -> list[dict[
 
 
 def problem() -> tuple[TrainingProblem, Space]:
-    """The problem and its space."""
+    """Return the problem and its space."""
     return (
         TrainingProblem(
             init=init,

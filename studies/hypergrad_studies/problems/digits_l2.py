@@ -26,7 +26,7 @@ def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, ke
 
 
 def problem() -> tuple[TrainingProblem, Space]:
-    """The problem and its space."""
+    """Return the problem and its space."""
     return (
         TrainingProblem(
             init=init,

@@ -16,7 +16,7 @@ from hypergrad_studies.problems.digits_mlp import SIZES, STEPS
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "softplus": jax.nn.softplus}
 LAYERS = range(1, len(SIZES))
-UNITS = 16  # a hidden layer has this times `width` units: each width is a program to compile
+UNITS = 16  # a hidden layer has `width` times as many units; each width is a program to compile
 
 
 def _without_lift(parameter: Float) -> Float:
@@ -36,7 +36,7 @@ def init(key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
 
 
 def losses(params: Layers, hyperparameters: dict[str, Any], data: Split) -> jax.Array:
-    """The cross-entropy of each example, with the activation that the hyperparameters name."""
+    """Return the cross-entropy of each example, with the activation that the hyperparameters name."""
     return cross_entropy(params, data, ACTIVATIONS[hyperparameters["activation"]])
 
 
@@ -54,7 +54,7 @@ def test_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
 
 
 def problem() -> tuple[TrainingProblem, Space]:
-    """The problem and its space."""
+    """Return the problem and its space."""
     return (
         TrainingProblem(
             init=init,

@@ -16,7 +16,7 @@ SPACE = tuned_mlp.space(SIZES, STEPS)
 
 
 def problem() -> tuple[TrainingProblem, Space]:
-    """The problem and its space."""
+    """Return the problem and its space."""
     return (
         TrainingProblem(
             init=functools.partial(tuned_mlp.init, SIZES),

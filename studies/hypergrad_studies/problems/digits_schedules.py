@@ -50,7 +50,7 @@ def _layers(leaves: list[jax.Array]) -> Layers:
 
 
 def problem() -> tuple[TrainingProblem, Space]:
-    """The problem and its space."""
+    """Return the problem and its space."""
     return (
         TrainingProblem(
             init=init,

@@ -1,4 +1,4 @@
-"""mnist-mlp: 7 hyperparameters of a 784-50-10 tanh network, 100 steps on a sixth of MNIST, with as much to validate.
+"""mnist-mlp: 7 hyperparameters of a 784-50-10 tanh network, 100 steps on a sixth of MNIST; another sixth validates.
 
 Rates and momentum may be lifted to schedules, penalties to one for each weight.
 """
@@ -14,7 +14,7 @@ from hypergrad_studies.networks import Layers, Split, cross_entropy
 from hypergrad_studies.problems import tuned_mlp
 
 BATCH = 200
-TRAIN, VALID = 10_000, 10_000  # of the training set; the test set is for the test
+TRAIN, VALID = 10_000, 10_000  # these are parts of MNIST's training set; its test set is for the test
 SIZES = (784, 50, 10)
 STEPS = 100
 
@@ -23,7 +23,7 @@ SPACE = tuned_mlp.space(SIZES, STEPS)
 
 @functools.cache
 def splits() -> tuple[Split, Split, Split]:
-    """Training, validation and test sets; images less the training mean."""
+    """Return training, validation and test sets, with the training mean subtracted from the images."""
     (images, labels), (test_images, test_labels) = mnist()
     mean = images[:TRAIN].mean(axis=0)
     train, valid = (Split(images[p] - mean, labels[p]) for p in (slice(0, TRAIN), slice(TRAIN, TRAIN + VALID)))
@@ -31,7 +31,7 @@ def splits() -> tuple[Split, Split, Split]:
 
 
 def batches(step: jax.Array) -> Split:
-    """The training set in turn, `BATCH` images a step."""
+    """Return the images of a step, which takes the training set in turn, `BATCH` images at a time."""
     batch: Split = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % TRAIN, BATCH), splits()[0])
     return batch
 
@@ -45,7 +45,7 @@ def test_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
 
 
 def problem() -> tuple[TrainingProblem, Space]:
-    """The problem and its space."""
+    """Return the problem and its space."""
     return (
         TrainingProblem(
             init=functools.partial(tuned_mlp.init, SIZES),

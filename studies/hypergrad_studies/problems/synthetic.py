@@ -1,13 +1,13 @@
 """Functions of a point with a known optimum of 0, as training runs of one step that changes nothing.
 
 A trial costs 1 gradient evaluation, and 4 with its gradient, so that a budget is a number of trials. Optima lie off
-the centre of the box, at places drawn once and for all. Not for judging how a method does on real training: each of
-them is one difficulty alone.
+the centre of the box, at places drawn once and for all. The functions do not show how a method does on real training,
+since each of them is one difficulty alone.
 
 - quadratic: a valley of condition number 10,000, along none of the axes.
 - rosenbrock: a valley that bends.
 - rastrigin: thousands of local minima.
-- steps: flat but for steps, and a slope far smaller than they are.
+- steps: a flat function with steps, and with a slope far smaller than the steps.
 - exploding: a bowl, and the 40th iterates of two logistic maps, which are chaotic in much of the box. The gradient is
   huge there, and says nothing about the value nearby.
 - wrong: a bowl whose gradient has the opposite sign.
@@ -24,7 +24,7 @@ from hypergrad_search import Float, Space, TrainingProblem, sgd
 
 
 def optimum(dimensions: int, bound: float, seed: int) -> np.ndarray:
-    """A point drawn from the inner three fifths of the box from `-bound` to `bound`."""
+    """Return a point drawn from the inner three fifths of the box from `-bound` to `bound`."""
     return np.random.default_rng(seed).uniform(-0.6 * bound, 0.6 * bound, dimensions).astype(np.float32)
 
 
@@ -33,7 +33,7 @@ RASTRIGIN = optimum(6, 5.12, seed=2)
 STEPS = optimum(10, 5.0, seed=3)
 WRONG = optimum(10, 5.0, seed=4)
 ROSENBROCK = np.ones(8, np.float32)
-EXPLODING = np.concatenate([[-3.0, -2.0], optimum(6, 5.0, seed=5)]).astype(np.float32)  # the first two: no chaos
+EXPLODING = np.concatenate([[-3.0, -2.0], optimum(6, 5.0, seed=5)]).astype(np.float32)  # tame at the first two
 
 CURVATURES = np.geomspace(1e-2, 1e2, 10).astype(np.float32)
 ROTATION = np.linalg.qr(np.random.default_rng(0).normal(size=(10, 10)))[0].astype(np.float32)
@@ -63,7 +63,7 @@ def exploding(x: jax.Array) -> jax.Array:
 
 
 def _iterates(x: jax.Array) -> jax.Array:
-    """Logistic maps of growth 2.6 to 4 over the box; they settle below 3, and are chaotic above 3.57."""
+    """Return iterates of logistic maps. Over the box their growth is 2.6 to 4; above 3.57 most are chaotic."""
     growth = 3.3 + 0.14 * x
     last: jax.Array = jax.lax.fori_loop(0, 40, lambda _, u: growth * u * (1 - u), jnp.full_like(x, 0.3))
     return last
@@ -80,7 +80,7 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
     return wrong(x), -2 * jnp.mean((x - WRONG) * tangent)
 
 
-#: name -> the function, the lowest and highest of each coordinate, and where it is 0
+#: name -> the function, the lowest and highest value of each coordinate, and the point where the function is 0
 FUNCTIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], float, float, np.ndarray]] = {
     "quadratic": (quadratic, -5.0, 5.0, QUADRATIC),
     "rosenbrock": (rosenbrock, -3.0, 2.0, ROSENBROCK),
@@ -104,7 +104,7 @@ def batches(step: jax.Array) -> None:
 
 
 def problem(name: str) -> tuple[TrainingProblem, Space]:
-    """The problem and its space, by its name in `FUNCTIONS`."""
+    """Return the problem and its space, by its name in `FUNCTIONS`."""
     function, low, high, best = FUNCTIONS[name]
 
     def valid_loss(params: jax.Array, hyperparameters: dict[str, Any]) -> jax.Array:

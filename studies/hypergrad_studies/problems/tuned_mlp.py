@@ -15,7 +15,7 @@ from hypergrad_studies.networks import Layers, Split, cross_entropy, network
 
 
 def space(sizes: Sequence[int], steps: int) -> Space:
-    """A learning rate, a penalty and an initial scale for each layer, and one momentum."""
+    """Return the space of a learning rate, a penalty and an initial scale for each layer, and of one momentum."""
     layers = range(1, len(sizes))
     return {
         **{f"learning_rate_{i}": Float(1e-2, 10.0, log=True, lift=(steps,)) for i in layers},
@@ -26,22 +26,22 @@ def space(sizes: Sequence[int], steps: int) -> Space:
 
 
 def optimizer(sizes: Sequence[int]) -> Optimizer:
-    """Momentum in the dampened form, with a rate for each layer."""
+    """Return momentum in the dampened form, with a rate for each layer."""
     return sgd([f"learning_rate_{i}" for i in range(1, len(sizes))], "momentum", dampening=True)
 
 
 def init(sizes: tuple[int, ...], key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
-    """Layers of `sizes`, at the initial scales."""
+    """Return layers of `sizes`, drawn at the initial scales."""
     return network(key, sizes, [hyperparameters[f"init_scale_{i}"] for i in range(1, len(sizes))])
 
 
 def train_loss(params: Layers, hyperparameters: dict[str, Any], batch: Split, key: jax.Array) -> jax.Array:
-    """The mean cross-entropy of the batch, and the penalties."""
+    """Return the mean cross-entropy of the batch plus the penalties."""
     penalties = penalty(params, hyperparameters)
     return jnp.mean(cross_entropy(params, batch)) + penalties
 
 
 def penalty(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array | int:
-    """The sum of all squared weights, each times its penalty; biases have none."""
+    """Return the sum of all squared weights, each times its penalty; biases have none."""
     terms = [jnp.sum(hyperparameters[f"l2_{i}"] * layer["weights"] ** 2) for i, layer in enumerate(params, 1)]
     return sum(terms)

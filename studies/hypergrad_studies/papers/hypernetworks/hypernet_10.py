@@ -4,9 +4,9 @@ Lorraine and Duvenaud 2018, section 4: a linear model 784-10, 50,000 images of M
 batches of 100, a linear hypernetwork; scikit-learn's digits at the small scale. Log penalties lie between -8 and 4, and
 hypernetworks start at 0. Each search has the same time, without compilation. "hypernet" is this package's, centred;
 "hypernet, as printed" is the paper's text: not centred, rates of 1e-4, log penalties drawn with a variance of 1e-5.
-"random" and "tpe" (Optuna's) train at each point; the paper's Bayesian optimisation was another. The final penalties of
-hypernetworks are also shown with a model that is trained from scratch. Loss and penalties are those of `penalised`;
-rates and steps of training runs were chosen for the validation loss with all penalties at 0.03.
+"random" and "tpe" (Optuna's) train at each point; the paper's Bayesian optimisation was another program. The final
+penalties of hypernetworks are also shown with a model that is trained from scratch. Loss and penalties are those of
+`penalised`; rates and steps of training runs were chosen for the validation loss with all penalties at 0.03.
 """
 
 import math

@@ -72,7 +72,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
 
 
 def curves(setup: Setup, scale: Scale, seed: int, console: Console) -> list[CurvePoint]:
-    """The points of all curves of a seed; a hypernetwork whose training failed has no curve."""
+    """Return the points of all curves of a seed; a hypernetwork whose training failed has no curve."""
     problem = penalised.problem(
         splits.load(scale, IMAGES),
         (setup.pixels, penalised.OUTPUTS),
@@ -105,7 +105,7 @@ def curves(setup: Setup, scale: Scale, seed: int, console: Console) -> list[Curv
 
 
 def lowest(points: Iterable[CurvePoint], curve: str, seeds: int) -> list[float]:
-    """The log penalty of the lowest loss on a curve, for each seed; NaN where a seed has no such curve."""
+    """Return the log penalty of the lowest loss on a curve, for each seed; NaN where a seed has no such curve."""
     found = []
     for seed in range(seeds):
         mine = [point for point in points if (point.curve, point.seed) == (curve, seed)]

@@ -1,19 +1,20 @@
 """hypernet-7850: a penalty for each weight of a linear model, by hypernetworks and by their rivals, on the clock.
 
-Lorraine and Duvenaud 2018, section 4: 784-10 with biases, 10,000 images of MNIST to train, 10,000 to validate; on
-scikit-learn's digits 650 penalties. Log penalties lie between -8 and 4, and hypernetworks start at 0, far above the
-best single one of about -3 (the mean of random search is -2). Each search has the same time, without compilation. There
-are four hypernetworks:
+Lorraine and Duvenaud 2018, section 4: 784-10 with biases, 10,000 images of MNIST to train, 10,000 to validate. On
+scikit-learn's digits there are 650 penalties. Log penalties lie between -8 and 4, and hypernetworks start at 0, far
+above the best single log penalty of about -3 (the mean of random search is -2). Each search has the same time, without
+compilation. There are four hypernetworks:
 
 - "hypernet" is this package's: centred, with one number for each weight (`Diagonal`).
 - "hypernet, rank 10" is the same with the paper's network.
 - "hypernet, as printed" is the paper's text: not centred, rates of 1e-4, log penalties drawn with a variance of 1e-5.
 - "hypernet, as released" is the authors' code: not centred, nothing drawn, and a rate of 0.01 for log penalties.
 
-All share the loss (see `penalised`) and batches. "random" trains at random points, "reversible" is `HypergradSampler`
-with exact hypergradients of training runs; the paper's rival of this kind was unrolled. A hypernetwork's own loss is
-that of the weights it has, so its final penalties are also shown with a model that is trained from scratch. Rates and
-steps of training runs were chosen for the validation loss with all penalties at 0.03.
+All searches share the loss (see `penalised`) and the batches. "random" trains at random points, and "reversible" is
+`HypergradSampler` with exact hypergradients of training runs; the paper's rival of this kind was unrolled. A
+hypernetwork's own loss is the loss of the weights that it outputs, so its final penalties are also shown with a model
+that is trained from scratch. Rates and steps of training runs were chosen for the validation loss with all penalties at
+0.03.
 """
 
 import math
@@ -117,7 +118,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
 
 
 def against_rivals(evaluations: Sequence[Timed], method: str, seeds: int) -> list[Row]:
-    """How a hypernetwork compares with random search and with exact gradients on the clock."""
+    """Return how a hypernetwork compares with random search and with exact gradients on the clock."""
     ratios, overtaken = [], []
     for seed in range(seeds):
         own, random, reversible = (best(evaluations, name, seed) for name in (method, "random", "reversible"))
@@ -130,12 +131,12 @@ def against_rivals(evaluations: Sequence[Timed], method: str, seeds: int) -> lis
 
 
 def reaches(curve: Sequence[Timed], value: float) -> float:
-    """The second at which a best-so-far curve first is at `value` or below; infinite where it never is."""
+    """Return the second at which a best-so-far curve first is at `value` or below; infinite where it never is."""
     return next((timed.seconds for timed in curve if timed.value <= value), math.inf)
 
 
 def overtakes(one: Sequence[Timed], other: Sequence[Timed]) -> float:
-    """The second from which on the best-so-far curve `one` stays below `other`; infinite where it does not."""
+    """Return the second from which on the best-so-far curve `one` stays below `other`; infinite where it does not."""
     if one[-1].value >= other[-1].value:
         return math.inf
     ahead = math.inf

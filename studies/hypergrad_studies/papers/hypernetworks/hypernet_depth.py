@@ -48,13 +48,13 @@ SETUPS: dict[Scale, Setup] = {
     "paper": Setup(((784, 10), (784, 100, 10), (784, 100, 100, 10)), 20_000),
 }
 
-#: about what the paper has for each number of layers: the hypernetwork's validation loss, and that of hand-tuning
+#: about what the paper has for each number of layers: the validation losses of the hypernetwork and of hand-tuning
 PAPER = {1: (0.039, 0.037), 2: (0.013, 0.0137), 3: (0.0105, 0.0129)}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One training of a network: with a single penalty, by a hypernetwork, or with the penalties that this found."""
+    """One training of a network: with a single penalty, by a hypernetwork, or with a hypernetwork's penalties."""
 
     seed: int
     network: str
@@ -108,7 +108,7 @@ def train_all(problem: TrainingProblem, sizes: tuple[int, ...], network: str, se
 
 
 def chosen(points: Iterable[Trained], network: str, method: str, seed: int) -> Trained | None:
-    """The training with a method that has the lowest validation loss; None where there is none."""
+    """Return the training with a method that has the lowest validation loss; None where there is none."""
     mine = [point for point in points if (point.network, point.method, point.seed) == (network, method, seed)]
     return min(mine, key=lambda point: point.value, default=None)
 

@@ -9,8 +9,8 @@ true loss is the one after training from scratch. It is predicted by:
 - "hypernet, 25 settings": a linear hypernetwork trained on those 25 settings alone, with no limit on how often.
 - "hypernet, stochastic": the same, trained on settings drawn anew at each step, as is "one hidden layer" of 50 ReLUs.
 
-The paper holds out 10,215 settings, this study 2,000 (small: 200). Errors are predicted minus true squared errors; the
-paper's errors are of log likelihoods, and are divided by 50 here.
+The paper holds out 10,215 settings, and this study holds out 2,000 (200 at the small scale). Errors are predicted minus
+true squared errors. The paper's errors are those of log likelihoods, and are divided by 50 here.
 """
 
 import math
@@ -125,7 +125,7 @@ def gaussian_process(points: np.ndarray, losses: list[float], seed: int) -> Pred
     """Predict by the mean of a Gaussian process that is fitted to `losses`."""
     kernel = ConstantKernel() * Matern(nu=2.5, length_scale=REACH) + WhiteKernel()
     process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=10, random_state=seed)
-    with warnings.catch_warnings():  # losses have next to no noise, so that its estimate lies at the lower bound
+    with warnings.catch_warnings():  # losses have hardly any noise, so the estimate of it lies at its lower bound
         warnings.simplefilter("ignore", ConvergenceWarning)
         predict: Predict = process.fit(points, losses).predict
     return predict
@@ -167,7 +167,7 @@ def on_settings(problem: TrainingProblem, network: Response, points: jax.Array, 
 
 
 def penalties(log_l2: jax.Array) -> dict[str, jax.Array]:
-    """The hyperparameters with these log penalties."""
+    """Return the hyperparameters with these log penalties."""
     return {"l2_weights_0": jnp.exp(log_l2)}
 
 
@@ -182,7 +182,7 @@ def stochastic(problem: TrainingProblem, network: Response, steps: int, seed: in
 
 
 def errors(method: str, predictions: list[Prediction], seeds: int) -> list[Row]:
-    """How far a method's predictions are from the truth, for each seed."""
+    """Return how far a method's predictions are from the truth, for each seed."""
     off: list[np.ndarray] = []
     ranks: list[float] = []
     for seed in range(seeds):

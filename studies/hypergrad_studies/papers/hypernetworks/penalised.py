@@ -1,10 +1,10 @@
 """The networks of the hypernetwork studies (Lorraine and Duvenaud 2018), and their penalties.
 
 The training loss is 50 times the squared error, averaged over images and the ten outputs, and a penalty l2 * w**2 for
-each weight, where log l2 is the paper's lambda. The factor is that of the released code, whose loss is the negative
-log-likelihood of a Gaussian of standard deviation 0.1; the squared penalty is that of the paper's text, where the code
-has the norm. The outer loss, and what is shown, is the squared error itself, a mean over images and outputs. Targets
-are 1 for the digit and 0 for the others.
+each weight, where log l2 is the paper's lambda. The factor comes from the released code, whose loss is the negative
+log-likelihood of a Gaussian of standard deviation 0.1. The squared penalty comes from the paper's text; the code has
+the norm instead. The outer loss, and the loss that is shown, is the squared error itself, averaged over images and
+outputs. Targets are 1 for the digit and 0 for the others.
 """
 
 import itertools
@@ -27,20 +27,21 @@ OUTPUTS = 10
 
 
 def squared_error(loss: float) -> float:
-    """The mean squared error behind a negative log-likelihood, which most of the paper's figures show."""
+    """Return the mean squared error behind a negative log-likelihood, which most of the paper's figures show."""
     return (loss - math.log(DEVIATION * math.sqrt(2 * math.pi))) / PRECISION
 
 
 def error(params: Layers, data: Split) -> jax.Array:
-    """The squared error of a network of ReLUs, a mean over images and outputs; one layer is a linear model."""
+    """Return the squared error of a network of ReLUs, a mean over images and outputs; one layer is a linear model."""
     outputs = logits(params, data.images, jax.nn.relu)
     return jnp.mean((outputs - jax.nn.one_hot(data.labels, OUTPUTS)) ** 2)
 
 
 def penalty(params: Layers, hyperparameters: Mapping[str, Any]) -> jax.Array:
-    """The sum of l2 * w**2 over those weights and biases for whose layer `hyperparameters` contains an l2.
+    """Return the sum of l2 * w**2 over those weights and biases for whose layer `hyperparameters` contains an l2.
 
-    It is a number, an array of one for each weight, or one of shape `(outputs,)` for the weights of each output.
+    An l2 is one number, an array with a number for each weight, or an array of shape `(outputs,)` with a number for the
+    weights of each output.
     """
     terms = [
         jnp.sum(jnp.broadcast_to(hyperparameters[name], values.shape) * values**2)
@@ -52,7 +53,7 @@ def penalty(params: Layers, hyperparameters: Mapping[str, Any]) -> jax.Array:
 
 
 def penalties(sizes: Sequence[int], low: float, high: float) -> Space:
-    """A penalty for each weight and bias of a network, in the order that these have in its parameters."""
+    """Return the space of a penalty for each weight and bias of a network, in the order of the network's parameters."""
     return {
         f"l2_{part}_{i}": Float(low, high, log=True, shape=shape)
         for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes))
@@ -61,12 +62,12 @@ def penalties(sizes: Sequence[int], low: float, high: float) -> Space:
 
 
 def alike(space: Space, l2: float) -> dict[str, Any]:
-    """Hyperparameters with the same penalty everywhere."""
+    """Return hyperparameters with the same penalty everywhere."""
     return {name: np.full(parameter.shape, l2) for name, parameter in floats(space).items()}
 
 
 def problem(data: Splits, sizes: Sequence[int], *, optimizer: Optimizer, steps: int, batch: int) -> TrainingProblem:
-    """Training of a network on batches of `batch` images, taken in turn; so are the batches of `valid_batch_loss`."""
+    """Return the training of a network, in which the losses of a step take batches of `batch` images in turn."""
     train, valid, test = jax.tree.map(jnp.asarray, data)
     scales = [*(math.sqrt(2 / fan_in) for fan_in in sizes[:-2]), math.exp(-4)]
 

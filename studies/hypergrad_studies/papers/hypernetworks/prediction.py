@@ -12,16 +12,16 @@ RATE = 3e-3
 
 
 def fading_adam(steps: int) -> optax.GradientTransformation:
-    """Adam for a hypernetwork that predicts: its rate falls to 0 within `steps` steps, along a cosine."""
+    """Return Adam for a hypernetwork that predicts; its rate falls to 0 within `steps` steps, along a cosine."""
     return optax.adam(optax.cosine_decay_schedule(RATE, steps))
 
 
 def predicted(
     problem: TrainingProblem, space: Space, method: Hypernet, checkpoint: bytes, key: jax.Array
 ) -> Callable[[jax.Array], jax.Array]:
-    """A function from log penalties, shape `(n, *shape)`, to the validation losses that the hypernetwork predicts.
+    """Return a function from log penalties to the validation losses that the hypernetwork predicts.
 
-    The `space` has one name, and its value has shape `shape`.
+    The `space` must have one name. Where its value has shape `shape`, log penalties have shape `(n, *shape)`.
     """
     (name,) = space
 

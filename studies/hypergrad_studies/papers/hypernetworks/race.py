@@ -40,8 +40,8 @@ def race(
 ) -> list[tuple[Timed, Attempt]]:
     """Run each search with each seed for so many seconds, one after another; each evaluation is a line of `path`.
 
-    No search pays for compilation: each runs a few evaluations before, which are thrown away. An evaluation that ends
-    after the time is up does not count, unless it is the search's first.
+    No search pays for compilation, since each runs a few evaluations beforehand, which are thrown away. An evaluation
+    that ends after the time is up does not count, unless it is the search's first.
     """
     turns = [(seed, method) for seed in range(seeds) for method in searches]
     done = []
@@ -62,7 +62,7 @@ def race(
 
 
 def best(evaluations: Iterable[Timed], method: str, seed: int) -> list[Timed]:
-    """Those evaluations of one search that are better than all before; its last one where none has a finite loss."""
+    """Return those evaluations of one search that are better than all before, or the last if no loss is finite."""
     mine = [timed for timed in evaluations if (timed.method, timed.seed) == (method, seed)]
     found: list[Timed] = []
     for timed in mine:
@@ -74,7 +74,7 @@ def best(evaluations: Iterable[Timed], method: str, seed: int) -> list[Timed]:
 def retrain(
     problem: TrainingProblem, raced: Sequence[tuple[Timed, Attempt]], methods: Iterable[str], seeds: int
 ) -> list[Timed]:
-    """The best hyperparameters of each search, with the losses of a model that is trained from scratch."""
+    """Train a model from scratch with the best hyperparameters of each search, and return the losses."""
     evaluations = [timed for timed, _ in raced]
     again = []
     for method, seed in itertools.product(methods, range(seeds)):
@@ -91,7 +91,7 @@ def rows(
     paper: Mapping[str, tuple[float, float]],
     seeds: int,
 ) -> list[Row]:
-    """The validation and test loss at the best point of each search, and those of the models in `retrained`.
+    """Return the validation and test loss at the best point of each search, and those of the models in `retrained`.
 
     `paper` holds both losses that the paper reports for each search.
     """

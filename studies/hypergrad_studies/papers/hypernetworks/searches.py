@@ -34,14 +34,14 @@ def train(problem: TrainingProblem, hyperparameters: dict[str, Any], seed: int) 
 
 
 def attempt(hyperparameters: dict[str, Any], done: Evaluation) -> Attempt:
-    """An evaluation as an attempt; the test loss is NaN where there is none."""
+    """Return an evaluation as an attempt; its test loss is NaN where there is none."""
     return Attempt(
         hyperparameters, done.value, math.nan if done.test_loss is None else done.test_loss, str(done.status)
     )
 
 
 def hypernet(problem: TrainingProblem, space: Space, method: Hypernet, seed: int) -> Iterator[Attempt]:
-    """Stretches of a hypernetwork's joint optimisation, from log penalties of 0; the first that fails is the last."""
+    """Yield stretches of a hypernetwork's joint optimisation from log penalties of 0, until one fails."""
     hyperparameters, checkpoint = alike(space, 1.0), None
     while True:
         done = evaluate(
@@ -55,14 +55,14 @@ def hypernet(problem: TrainingProblem, space: Space, method: Hypernet, seed: int
 
 
 def random(problem: TrainingProblem, space: Space, seed: int) -> Iterator[Attempt]:
-    """Training runs at points drawn uniformly from the box."""
+    """Yield training runs at points drawn uniformly from the box."""
     draw = np.random.default_rng(seed)
     while True:
         yield train(problem, from_unit(space, draw.uniform(size=dimension(space))), seed)
 
 
 def sampled(objective: Objective, sampler: optuna.samplers.BaseSampler) -> Iterator[Attempt]:
-    """The trials of an Optuna study."""
+    """Yield the trials of an Optuna study."""
     study = optuna.create_study(sampler=sampler)
     while True:
         trial = study.ask()

@@ -18,20 +18,20 @@ class Splits(NamedTuple):
 
 
 def load(scale: Scale, train: int) -> Splits:
-    """Scikit-learn's digits at the small scale, MNIST at the paper's, with at most `train` images to train."""
+    """Return scikit-learn's digits at the small scale, or MNIST at the paper's, with up to `train` training images."""
     return small(min(train, digits.TRAIN)) if scale == "small" else mnist(train)
 
 
 @functools.cache
 def small(train: int = digits.TRAIN) -> Splits:
-    """Scikit-learn's digits: the first `train` of the training images, 400 images to validate and 397 to test."""
+    """Return scikit-learn's digits: the first `train` training images, 400 images to validate and 397 to test."""
     whole, valid, test = digits.splits()
     return Splits(Split(whole.images[:train], whole.labels[:train]), valid, test)
 
 
 @functools.cache
 def mnist(train: int, valid: int = 10_000) -> Splits:
-    """MNIST: the first `train` images of its training set, the last `valid` of it, and its test set."""
+    """Return MNIST: the first `train` images of its training set, the last `valid` of it, and its test set."""
     (images, labels), (test_images, test_labels) = data.mnist()
     mean = images[:train].mean(axis=0)
     return Splits(

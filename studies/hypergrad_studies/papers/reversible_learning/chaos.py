@@ -3,9 +3,9 @@
 The study takes the loss after training and its gradient as functions of one log learning rate. Beyond some rate
 training is chaotic: the gradient is still the right one, to the bit, but of a function so rugged that it says nothing
 about the next rate. There it disagrees with finite differences, and explodes. The paper's network is 784-200-50-10 on
-1,000 images of MNIST, batch 250, 50 steps, decay 0.9. Initial weights and biases of scale e^-2 are from the authors'
-code, and so are pixels in [0, 1] as they are: less their mean, as in the paper's other studies, chaos begins at higher
-rates. The paper has 1,000 rates, this study 200. The small network is 64-50-20-10 on scikit-learn's digits.
+1,000 images of MNIST, batch 250, 50 steps, decay 0.9. Initial weights and biases of scale e^-2 and pixels in [0, 1] are
+those of the authors' code. (The paper's other studies subtract the mean of the pixels; chaos would then begin at higher
+rates.) The paper has 1,000 rates, and this study has 200. The small network is 64-50-20-10 on scikit-learn's digits.
 """
 
 import math
@@ -32,7 +32,7 @@ STEPS, BATCH, IMAGES = 50, 250, 1000
 INITIAL_SCALE = math.exp(-2)
 
 STEP = 1e-3  # finite differences are taken over this much log rate to both sides
-IN_A_ROW = 3  # rates must disagree one after another; a single slope near zero may disagree by chance
+IN_A_ROW = 3  # so many rates must disagree one after another, since one slope near zero may disagree by chance
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class AtRate:
     """The loss and its derivatives at one log rate.
 
     A number that could not be computed is NaN, and one that left the range of float32 is infinite. `slope` is the
-    finite difference of the loss. `growth` is how far the norm of the gradient with respect to the weights rose, on
-    the way back, above that with respect to the last weights.
+    finite difference of the loss. `growth` is the largest norm that the gradient with respect to the weights had on
+    the way back, divided by its norm at the last weights.
     """
 
     seed: int
@@ -88,7 +88,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
     pairs = [(seed, rate) for seed in range(seeds) for rate in rates]
     path = out / "records.jsonl"
     known = {(point.seed, point.log_rate): point for point in json_lines.read(path, AtRate, drop_cut=True)}
-    json_lines.replace(path, known.values())  # without a last line that was cut short
+    json_lines.replace(path, known.values())  # this removes a last line that was cut short
     points = []
     for seed, rate in track(pairs, "chaos", console=console):
         if (seed, rate) not in known:
@@ -100,7 +100,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
 
 
 def problem(sizes: tuple[int, ...], train: Split) -> TrainingProblem:
-    """Training whose outer loss is the loss on the training set, as in the paper's figure."""
+    """Return the training, whose outer loss is the loss on the training set, as in the paper's figure."""
 
     def batches(step: jax.Array) -> Any:
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % len(x), BATCH), train)
@@ -116,10 +116,10 @@ def problem(sizes: tuple[int, ...], train: Split) -> TrainingProblem:
 
 
 def measure(training: TrainingProblem, seed: int, log_rate: float) -> AtRate:
-    """Loss, gradient and finite difference at one rate."""
+    """Return loss, gradient and finite difference at one rate."""
     started = time.perf_counter()
     key = jax.random.key(seed)
-    # rounded to float32 as in training, or the difference would be divided by another distance than it is taken over
+    # rounded to float32 as in training, so that the difference is divided by the distance that it is taken over
     below, here, above = (float(np.float32(x)) for x in (log_rate - STEP, log_rate, log_rate + STEP))
 
     def value(at: float) -> float:
@@ -152,19 +152,19 @@ def measure(training: TrainingProblem, seed: int, log_rate: float) -> AtRate:
 
 
 def agrees(point: AtRate, tolerance: float) -> bool:
-    """Whether gradient and finite difference are the same to the relative `tolerance`."""
+    """Return whether gradient and finite difference are the same to the relative `tolerance`."""
     return abs(point.gradient - point.slope) <= tolerance * abs(point.slope)
 
 
 def useful_below(points: Sequence[AtRate], tolerance: float) -> float:
-    """The first log rate of one seed's `points` from which on `IN_A_ROW` of them disagree; infinite where none do."""
+    """Return the log rate of the first of one seed's `points` from which `IN_A_ROW` disagree; infinity without any."""
     wrong = [not agrees(point, tolerance) for point in points]
     starts = (i for i in range(len(points) - IN_A_ROW + 1) if all(wrong[i : i + IN_A_ROW]))
     return next((points[i].log_rate for i in starts), math.inf)
 
 
 def results(points: Iterable[AtRate], scale: Scale) -> list[Result]:
-    """Every number as the median over seeds, beside the paper's where the scale is the paper's."""
+    """Return every number as the median over seeds, beside the paper's number where the scale is the paper's."""
     seeds = _by_seed(points)
 
     def growth(agree: bool, percent: float) -> Callable[[list[AtRate]], float]:
@@ -183,9 +183,9 @@ def results(points: Iterable[AtRate], scale: Scale) -> list[Result]:
 
 
 def quantile(growths: Iterable[float], percent: float) -> float:
-    """The quantile of those that are not NaN; NaN where all are."""
+    """Return the quantile of the growths that are not NaN; NaN where all are NaN."""
     known = [growth for growth in growths if not math.isnan(growth)]
-    # by the nearest, as interpolation between infinities gives NaN
+    # the nearest value is taken, since interpolation between infinities gives NaN
     return float(np.percentile(known, percent, method="nearest")) if known else math.nan
 
 

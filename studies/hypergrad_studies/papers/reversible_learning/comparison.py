@@ -21,10 +21,10 @@ class Reported(NamedTuple):
 
 
 def rows(loops: Mapping[str, OuterLoop], done: Histories, loss: str, reported: Reported | None) -> list[Row]:
-    """How each loop began and ended, and how soon it reached the loss at which the paper's loop ended.
+    """Return how each loop began and ended, and how soon it reached the loss at which the paper's loop ended.
 
-    That loss is the reported one, and the one at which the first of `loops`, the paper's own, ended with the same seed.
-    `loss` is the name of the outer loss. `reported` is None at a scale at which the paper has nothing.
+    There are two such losses: the reported one, and the one at which the first of `loops`, the paper's own, ended with
+    the same seed. `loss` is the name of the outer loss. `reported` is None at a scale for which the paper has nothing.
     """
     found = []
     first = next(iter(loops))
@@ -52,22 +52,22 @@ def rows(loops: Mapping[str, OuterLoop], done: Histories, loss: str, reported: R
 
 
 def reached(iterations: Sequence[Iteration], value: float) -> float:
-    """The first iteration whose outer loss is `value` or below; infinite where there is none."""
+    """Return the first iteration whose outer loss is `value` or below; infinite where there is none."""
     return next((float(i.iteration) for i in iterations if i.value <= value), math.inf)
 
 
 def cost(iterations: Sequence[Iteration], until: float) -> float:
-    """The gradient evaluations of all iterations up to `until` and with it; infinite where `until` is."""
+    """Return the gradient evaluations of all iterations up to and including `until`; infinity where `until` is."""
     return sum(i.gradient_evaluations for i in iterations if i.iteration <= until) if until < math.inf else math.inf
 
 
 def seconds(done: Histories) -> float:
-    """The seconds that all iterations took together."""
+    """Return the seconds that all iterations took together."""
     return sum(i.seconds for runs in done.values() for mine in runs for i in mine)
 
 
 def draw(axes: Axes, done: Histories, reported: Reported | None, ylabel: str) -> None:
-    """Draw the outer loss at each iteration, a line for each seed, and dashed the loss that the paper reports."""
+    """Draw the outer loss at each iteration, with a line for each seed, and a dashed line for the paper's loss."""
     for i, (name, runs) in enumerate(done.items()):
         for seed, mine in enumerate(runs):
             label = name if seed == 0 else None

@@ -29,9 +29,9 @@ class _Progress(NamedTuple):
 class Descent(OuterLoop):
     """Gradient descent on the hyperparameters, by an optimizer of optax.
 
-    Its outcome is where its last step led, not the best point on the way. As in the paper it follows exploded gradients
-    too, as long as they are finite, because their size is the optimizer's matter. An iteration whose gradient is not
-    finite leaves the hyperparameters as they are.
+    Its outcome is the point where its last step led, not the best point on the way. As in the paper, it also follows
+    exploded gradients as long as they are finite, since the optimizer deals with their size. An iteration whose
+    gradient is not finite leaves the hyperparameters as they are.
     """
 
     optimizer: optax.GradientTransformation = optax.adam(0.04)  # noqa: RUF009 (functions alone)
@@ -82,7 +82,7 @@ class Descent(OuterLoop):
         return {n: path[-1] for n, path in self.trajectory(name, seed, folder).items()}
 
     def trajectory(self, name: str, seed: int, folder: Path) -> dict[str, np.ndarray]:
-        """The hyperparameters at every iteration, arrays of shape `(iterations + 1, *shape)`."""
+        """Return the hyperparameters at every iteration, arrays of shape `(iterations + 1, *shape)`."""
         with np.load(_checkpoint(name, seed, folder)) as file:
             return {n: file[f"trajectory:{n}"] for n in self.space}
 
@@ -96,7 +96,7 @@ class Descent(OuterLoop):
         return progress._replace(here=here, optimizer_state=state, trajectory=trajectory)
 
     def _load(self, path: Path, start: _Progress) -> _Progress:
-        """The progress saved in `path`; its tree has the structure of the one at the start."""
+        """Return the progress saved in `path`; its tree has the structure of the one at the start."""
         like = (start.here, start.optimizer_state)
         with np.load(path) as file:
             leaves = [file[f"state:{i}"] for i in range(len(jax.tree.leaves(like)))]
@@ -107,7 +107,7 @@ class Descent(OuterLoop):
 
 
 def _save(path: Path, progress: _Progress) -> None:
-    """Write the whole file anew: a kill in the middle of this leaves the old file."""
+    """Write the whole file anew, so that a kill in the middle of this leaves the old file."""
     leaves = jax.tree.leaves((progress.here, progress.optimizer_state))
     arrays = {f"state:{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
     arrays |= {f"trajectory:{n}": np.stack(x) for n, x in progress.trajectory.items()}

@@ -1,7 +1,7 @@
 """initial-gradient: the hypergradient of every rate and decay at the start of `schedules`, averaged over seeds.
 
-Maclaurin, Duvenaud and Adams 2015, section 3.1. The paper's figure has no numbers. What is shown is whether the average
-means anything: how well the averages of two halves of the draws agree.
+Maclaurin, Duvenaud and Adams 2015, section 3.1. The paper's figure has no numbers. The study shows whether the average
+means anything, by how well the averages of two halves of the draws agree.
 """
 
 import time
@@ -76,7 +76,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
 
 
 def agreement(gradients: Sequence[Any]) -> float:
-    """The cosine between the mean of the gradients with even and the mean of those with odd positions."""
+    """Return the cosine between the mean of the gradients at even positions and the mean of those at odd positions."""
     one, other = (np.mean(gradients[first::2], axis=0).ravel() for first in (0, 1))
     return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 

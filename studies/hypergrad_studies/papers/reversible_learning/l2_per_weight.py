@@ -61,7 +61,7 @@ SETUPS: dict[Scale, Setup] = {
 
 
 def space(setup: Setup, low: float, high: float) -> dict[str, Float]:
-    """The log penalties of biases and weights."""
+    """Return the space of the log penalties of biases and weights."""
     return {
         "log_l2_biases": Float(low, high, shape=(OUTPUTS,)),
         "log_l2_weights": Float(low, high, shape=(setup.pixels, OUTPUTS)),
@@ -69,7 +69,7 @@ def space(setup: Setup, low: float, high: float) -> dict[str, Float]:
 
 
 def problem(setup: Setup) -> TrainingProblem:
-    """Training of a linear model, and the outer loss."""
+    """Return the training of a linear model, with the outer loss."""
     train, valid, test = jax.tree.map(jnp.asarray, setup.data())
 
     def train_loss(params: Layers, hyperparameters: Hyperparameters, batch: Split, key: jax.Array) -> jax.Array:
@@ -96,7 +96,7 @@ def problem(setup: Setup) -> TrainingProblem:
 
 
 def outer_loops(setup: Setup) -> dict[str, OuterLoop]:
-    """The paper's outer loop, and `HypergradSampler`."""
+    """Return the paper's outer loop, and `HypergradSampler`."""
     training = problem(setup)
     return {
         "paper": Descent(training, space(setup, -40.0, 4.0), START, ITERATIONS, optimizer=optax.sgd(1000.0)),

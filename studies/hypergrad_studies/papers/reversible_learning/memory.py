@@ -3,9 +3,9 @@
 Maclaurin, Duvenaud and Adams 2015, section 2: multiplying by a decay below 1 loses log2(1 / decay) bits, and a buffer
 that keeps these bits and no more makes training reversible. It takes 200 times less than float32 at 0.9, and 1,000
 times less at 0.98. (As released, the buffers are Python integers, which take 73 times less than float32.) The study
-measures the bytes of all live JAX arrays during `evaluate`: what they grow by between two reports is what was kept of
-the steps between. The weights are those of a linear model on scikit-learn's digits, and of a network of four layers at
-the paper's scale. Each run is then reversed, which `evaluate` compares to the bit.
+measures the bytes of all live JAX arrays during `evaluate`: their growth between two reports is what was kept of the
+steps between. The weights are those of a linear model on scikit-learn's digits, and of a network of four layers at the
+paper's scale. Each run is then reversed, and `evaluate` compares the result with the start to the bit.
 """
 
 import itertools
@@ -29,7 +29,7 @@ from hypergrad_studies.papers.results import Result, Row, Scale, medians
 from hypergrad_studies.problems import digits
 
 DECAYS = (0.5, 0.9, 0.98)
-BITS = 80.0  # each weight loses so many bits in a run, which are ten bytes
+BITS = 80.0  # each weight loses so many bits in a run, or ten bytes
 REPORTS = 8  # each run reports its bytes so many times
 PAPER = {0.9: (0.152, 200.0), 0.98: (0.029, 1000.0)}  # bits a weight and step, and how many times less than float32
 
@@ -78,7 +78,7 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
 
 
 def problem(sizes: tuple[int, ...], decay: float) -> TrainingProblem:
-    """Training of a tanh network until each weight has lost `BITS`. Its only hyperparameter is the learning rate."""
+    """Return the training of a tanh network until each weight has lost `BITS`; it has the learning rate to tune."""
     between_reports = math.ceil(BITS / math.log2(1 / decay) / REPORTS)
     _, valid, _ = digits.splits()
     return TrainingProblem(
@@ -110,7 +110,7 @@ def measure(problem: TrainingProblem, sizes: tuple[int, ...], decay: float, seed
 
 
 def draw(measured: Sequence[Measurement], path: Path) -> None:
-    """Draw the bits kept for a weight at each step of the first seed's runs, and dashed the entropy destroyed."""
+    """Draw the bits kept for a weight at each step of the first seed's runs, and the entropy destroyed as dashes."""
     figure, (axes,) = figures.panels(1, 1)
     for i, m in enumerate(m for m in measured if m.seed == 0):
         since = np.array(m.steps) - m.steps[0]

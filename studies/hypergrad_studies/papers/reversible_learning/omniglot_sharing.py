@@ -49,7 +49,7 @@ ALPHABETS = (
 DRAWINGS, TEST, VALID = 15, 3, 2  # drawings of each character: all, those to test, and those to validate
 STEPS, ITERATIONS = 50, 20
 INITIAL_SCALE, L2 = math.exp(-2), math.exp(-4)
-OWN, SHARED = 0.5, 0.5  # the parts of a network's weights at the start that are its own, and the mean of all networks
+OWN, SHARED = 0.5, 0.5  # at the start one part of a network's weights is its own, and one is the mean of all networks
 REPORTED = {"separate": (0.607, 1.342), "tied": (0.897, 1.246), "paper": (0.604, 1.130), "hypergrad": (0.604, 1.130)}
 
 Alphabet = tuple[np.ndarray, np.ndarray]  # images (characters, drawings, side, side), and a label for each character
@@ -88,7 +88,7 @@ SETUPS: dict[Scale, Setup] = {
 
 
 def parts(setup: Setup) -> dict[str, list[Split]]:
-    """The images of each alphabet, turned ones last, in the parts "fitted", "valid", "train" and "test".
+    """Return the images of each alphabet in the parts "fitted", "valid", "train" and "test"; turned ones come last.
 
     "train" is "fitted" and "valid" together. An alphabet that is turned keeps its labels. The mean of all images is
     subtracted from each.
@@ -110,7 +110,7 @@ def parts(setup: Setup) -> dict[str, list[Split]]:
 
 
 def problem(setup: Setup, data: Mapping[str, list[Split]], train: str, valid: str) -> TrainingProblem:
-    """Training of all networks at once, on the sum of their losses. The outer loss is the mean.
+    """Return the training of all networks at once, on the sum of their losses. The outer loss is the mean.
 
     `train` and `valid` name parts of `data`. The parameters are z, with the networks as their first axis.
     """
@@ -148,7 +148,7 @@ def problem(setup: Setup, data: Mapping[str, list[Split]], train: str, valid: st
 
 
 def outer_loops(setup: Setup, data: Mapping[str, list[Split]]) -> dict[str, OuterLoop]:
-    """The paper's outer loop, and `HypergradSampler`."""
+    """Return the paper's outer loop, and `HypergradSampler`."""
     training = problem(setup, data, "fitted", "valid")
     networks = len(data["train"])
     start = {"sharing": SHARED / networks}
@@ -168,7 +168,7 @@ def outer_loops(setup: Setup, data: Mapping[str, list[Split]]) -> dict[str, Oute
 
 
 def by_hand(networks: int, shared: Sequence[float]) -> np.ndarray:
-    """`sharing` with which a part `shared` of each layer is the mean of all networks, and the rest is their own."""
+    """Return the `sharing` that makes a part `shared` of each layer the mean of all networks; the rest is their own."""
     ones = np.full((networks, networks), 1 / networks)
     return np.stack([(1 - s - OWN) * np.eye(networks) + s * ones for s in shared]).astype(np.float32)
 
@@ -203,14 +203,14 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
 
 
 def final_losses(final: TrainingProblem, sharing: np.ndarray, seed: int) -> tuple[float, float]:
-    """The losses on the training set and on the test set after training with this sharing."""
+    """Return the losses on the training set and on the test set after training with this sharing."""
     key = jax.random.key(seed)
     done = evaluate(final, {"sharing": sharing}, method=Unrolled(), key=key, gradient_below=-math.inf)
     return done.value, math.nan if done.test_loss is None else done.test_loss
 
 
 def correlations(sharing: np.ndarray) -> np.ndarray:
-    """How the networks' weights in one layer correlate if z is independent, shape `(networks, networks)`."""
+    """Return how the networks' weights in one layer correlate if z is independent, shape `(networks, networks)`."""
     matrix = OWN * np.eye(len(sharing)) + sharing
     covariance = matrix @ matrix.T
     deviation = np.sqrt(np.diag(covariance))
@@ -219,7 +219,7 @@ def correlations(sharing: np.ndarray) -> np.ndarray:
 
 
 def turned_and_others(correlation: np.ndarray) -> tuple[float, float]:
-    """The mean correlation of an alphabet's network with that of the same alphabet turned, and of all other pairs."""
+    """Return the mean correlation of the networks of an alphabet and of the same turned, and of all other pairs."""
     upper = np.triu(correlation, 1)
     turned = np.diag(correlation, len(correlation) // 2)
     pairs = len(correlation) * (len(correlation) - 1) // 2

@@ -44,7 +44,7 @@ class OuterLoop(abc.ABC):
     - `start`: the start has this number in every element of an array.
     - `space`: hyperparameters stay within it. Its scales are linear, because the hyperparameters are the paper's own:
       logarithms of rates and the like.
-    - `reseed`: each training run has initial parameters and batches of its own; else all runs of a seed have the same.
+    - `reseed`: each training run has initial parameters and batches of its own; else all runs of a seed share them.
     - `networks`: how many networks the problem trains at once. The loop is charged for each of them.
     """
 
@@ -56,7 +56,7 @@ class OuterLoop(abc.ABC):
     networks: int = 1
 
     def start_arrays(self) -> dict[str, np.ndarray]:
-        """The hyperparameters at the start."""
+        """Return the hyperparameters at the start."""
         return {name: np.full(array.shape, self.start[name], np.float32) for name, array in self.space.items()}
 
     @abc.abstractmethod
@@ -65,11 +65,11 @@ class OuterLoop(abc.ABC):
 
     @abc.abstractmethod
     def outcome(self, iterations: Sequence[Iteration]) -> Iteration:
-        """The iteration at the hyperparameters that `found` returns."""
+        """Return the iteration at the hyperparameters that `found` returns."""
 
     @abc.abstractmethod
     def found(self, name: str, seed: int, folder: Path) -> dict[str, np.ndarray]:
-        """The hyperparameters that the loop has found, from the files in `folder`."""
+        """Return the hyperparameters that the loop has found, from the files in `folder`."""
 
 
 #: the iterations of each outer loop, by the loop's name and by seed

@@ -16,9 +16,10 @@ class _State(NamedTuple):
 
 
 def released_adam(step: float, b1: float = 0.9, b2: float = 0.99, eps: float = 1e-4) -> optax.GradientTransformation:
-    """Adam as in the authors' code: b1 is next to 0 after the first step, but the bias is corrected as if it were not.
+    """Return Adam as in the authors' code, where b1 is almost 0 after the first step.
 
-    So it has no momentum, and its early steps are up to five times as long.
+    The bias is corrected as if b1 had stayed the same. So there is no momentum, and early steps are up to five times as
+    long.
     """
 
     def init(params: Any) -> _State:

@@ -33,7 +33,7 @@ class Sampled(OuterLoop):
         done = _finished(study)
         if not done:
             study.enqueue_trial(dict(self.start))
-        else:  # with the same seed the sampler would draw the same points once more
+        else:  # with the same seed the sampler would draw the same points again
             (again,) = np.random.SeedSequence([seed, len(done)]).generate_state(1)
             study.sampler = self.sampler(int(again))
         for i in range(self.iterations + 1):
@@ -65,7 +65,7 @@ class Sampled(OuterLoop):
         )
 
     def _resumed(self, name: str, seed: int, folder: Path) -> optuna.Study:
-        """The study without a trial that was cut off: the sampler would count its step as taken or as failed."""
+        """Return the study without a trial that was cut off, whose step the sampler would count as taken or failed."""
         study = self._study(name, seed, folder)
         finished = _finished(study)
         if len(finished) < len(study.get_trials(deepcopy=False)):

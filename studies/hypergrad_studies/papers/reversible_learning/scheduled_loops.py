@@ -18,7 +18,7 @@ START = {"log_learning_rate": -1.0, "logit_momentum": 0.0, "log_init_scale": -3.
 
 
 def paper(setup: Setup, method: Method = Reversible(fallback=Unrolled())) -> Descent:  # noqa: B008 (frozen)
-    """The paper's outer loop: each iteration has new initial weights and batches."""
+    """Return the paper's outer loop, in which each iteration has new initial weights and batches."""
     return Descent(
         problem(setup),
         space(setup.sizes),
@@ -31,7 +31,7 @@ def paper(setup: Setup, method: Method = Reversible(fallback=Unrolled())) -> Des
 
 
 def hypergrad(setup: Setup) -> Sampled:
-    """`HypergradSampler` on several networks at once, with the same initial weights and batches in each iteration."""
+    """Return `HypergradSampler` on several networks at once, with the same weights and batches in each iteration."""
     return Sampled(
         problem(setup, NETWORKS),
         space(setup.sizes),
@@ -43,14 +43,14 @@ def hypergrad(setup: Setup) -> Sampled:
 
 
 def outer_loops(setup: Setup) -> dict[str, OuterLoop]:
-    """The two outer loops of `schedules`, by name."""
+    """Return the two outer loops of `schedules`, by name."""
     return {"paper": paper(setup), "hypergrad": hypergrad(setup)}
 
 
 def folder_of_schedules(out: Path, scale: Scale) -> Path:
-    """The folder that holds the runs of `schedules` for another study, which writes to `out`.
+    """Return the folder that holds the runs of `schedules` for another study, which writes to `out`.
 
-    It is the folder beside `out` where the runs are there already, and one inside `out` otherwise.
+    It is the folder beside `out` if it has the runs already, and otherwise a folder inside `out`.
     """
     sibling = out.parent / "schedules"
     folder = sibling if (sibling / "records.jsonl").exists() else out / "schedules"

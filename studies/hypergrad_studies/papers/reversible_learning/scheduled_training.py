@@ -50,12 +50,12 @@ SETUPS: dict[Scale, Setup] = {
 
 
 def structure(sizes: Sequence[int]) -> Any:
-    """The structure of a network's parameters; its leaves are each layer's biases and weights, in this order."""
+    """Return the structure of a network's parameters; its leaves are each layer's biases and weights, in this order."""
     return jax.tree.structure([{"weights": 0, "biases": 0}] * (len(sizes) - 1))
 
 
 def space(sizes: Sequence[int]) -> dict[str, Float]:
-    """The paper's hyperparameters, in a box around what it found.
+    """Return the paper's hyperparameters, in a box around what it found.
 
     They are logarithms of rates, logits of decays and logarithms of initial scales.
     """
@@ -68,7 +68,7 @@ def space(sizes: Sequence[int]) -> dict[str, Float]:
 
 
 def at(setup: Setup, transform: Callable[[jax.Array], jax.Array], name: str) -> Callable[[Hyperparameters, Any], Any]:
-    """An optimizer's setting: `transform` of the schedule `name`, for each array at each step.
+    """Return an optimizer's setting: `transform` of the schedule `name`, for each array at each step.
 
     A single number stands for a schedule that is the same everywhere. A schedule of `STEPS` entries is stretched where
     training is longer.
@@ -83,12 +83,12 @@ def at(setup: Setup, transform: Callable[[jax.Array], jax.Array], name: str) -> 
 
 
 def momentum(setup: Setup) -> Optimizer:
-    """Momentum in the dampened form, with a schedule of rates and one of decays for each array."""
+    """Return momentum in the dampened form, with a schedule of rates and one of decays for each array."""
     return sgd(at(setup, jnp.exp, "log_learning_rate"), at(setup, jax.nn.sigmoid, "logit_momentum"), dampening=True)
 
 
 def problem(setup: Setup, networks: int = 1, optimizer: Callable[[Setup], Optimizer] = momentum) -> TrainingProblem:
-    """Training of several networks at once, each from its own initial weights on its own batches.
+    """Return the training of several networks at once, each from its own initial weights on its own batches.
 
     The outer loss and the test loss are the mean of the networks' losses. Each parameter has the networks as its first
     axis.

@@ -4,10 +4,10 @@ Maclaurin, Duvenaud and Adams 2015, section 3.1: a tanh network 784-50-50-50-10 
 steps on random batches of 200 of 10,000 images of MNIST. The hyperparameters are logarithms of rates and scales, and
 logits of decays. The outer loss is the training loss on all 10,000 images. There are two outer loops:
 
-- "paper": Adam as in the authors' code, with step 0.04 and an initialisation and batches of its own each iteration.
-- "hypergrad": `HypergradSampler`, from the same start, on the mean loss of four networks, which the same schedules
-  train from other initial weights on other batches, the same each iteration. With one network it would learn the
-  batches by heart, and with new ones each iteration a step could not be judged.
+- "paper": Adam as in the authors' code, with step 0.04. Each iteration has its own initial weights and batches.
+- "hypergrad": `HypergradSampler`, from the same start, on the mean loss of four networks. The same schedules train all
+  of them, each from its own initial weights on its own batches, which stay the same in each iteration. With one network
+  it would learn the batches by heart, and with new batches in each iteration a step could not be judged.
 
 So one iteration of "hypergrad" costs four training runs. What counts in the end is the loss from initial weights and
 on batches that no search has seen.

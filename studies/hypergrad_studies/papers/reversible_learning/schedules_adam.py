@@ -1,9 +1,9 @@
 """schedules-adam: schedules for Adam, whose training the paper could not run backwards.
 
 The hyperparameters are a learning rate and a b1 for each array at each step, and each array's initial scale; b2 is
-0.999. The network, the data and the outer loops are those of `schedules`, from a rate of e^-5 and a b1 of 0.88. Beside
-them TPE searches one rate, one b1 and one scale, with as many gradient evaluations as the paper's outer loop.
-"hypergrad" may take four times that.
+0.999. The network, the data and the outer loops are those of `schedules`, from a rate of e^-5 and a b1 of 0.88. TPE
+searches one rate, one b1 and one scale, with as many gradient evaluations as the paper's outer loop. "hypergrad" may
+take four times as many.
 """
 
 from dataclasses import replace
@@ -28,13 +28,13 @@ LOW, HIGH = -9.0, -1.0  # the range of log learning rates
 
 
 def scheduled_adam(setup: Setup) -> Optimizer:
-    """Adam, with a schedule of rates and one of b1 for each array."""
+    """Return Adam, with a schedule of rates and one of b1 for each array."""
     rate = scheduled_training.at(setup, jnp.exp, "log_learning_rate")
     return adam(rate, b1=scheduled_training.at(setup, jax.nn.sigmoid, "logit_momentum"))
 
 
 def outer_loops(setup: Setup) -> dict[str, OuterLoop]:
-    """The outer loops of `schedules`, and TPE on three numbers."""
+    """Return the outer loops of `schedules`, and TPE on three numbers."""
     arrays = scheduled_training.space(setup.sizes)
     space = {**arrays, "log_learning_rate": Float(LOW, HIGH, shape=arrays["log_learning_rate"].shape)}
     one = scheduled_training.problem(setup, 1, scheduled_adam)

@@ -34,7 +34,7 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 
 
 def rivals(setup: Setup) -> dict[str, OuterLoop]:
-    """Searches of three numbers, in the box of the schedules."""
+    """Return the searches of three numbers, in the box of the schedules."""
     training = scheduled_training.problem(setup)
     numbers = {name: replace(array, shape=()) for name, array in scheduled_training.space(setup.sizes).items()}
     return {

@@ -1,11 +1,11 @@
 """schedules-transfer: schedules learned on a small network, for one four times as wide, trained ten times as long.
 
-If this worked, searches of schedules would pay: tune a small prototype, train the large network. The schedules are
-those of `schedules` (the runs in the folder beside this study's, which it makes where they are not there yet). Each
-entry lasts for ten steps, and the initial scales of weights are divided by two where their fan-in is four times as
-large. Beside them are two settings of one rate, one decay and one initial scale: what TPE found for the small network
-in 200 runs, carried over in the same way, and what it found for the large one in 20 runs of that network. What counts
-is the loss from initial weights and on batches that no search has seen.
+If this worked, searches of schedules would pay: one could tune a small prototype, and then train the large network. The
+schedules are those of `schedules` (the runs in the folder beside this study's, which it makes where they are not there
+yet). Each entry lasts for ten steps, and the initial scales of weights are divided by two where their fan-in is four
+times as large. The rivals are two settings of one rate, one decay and one initial scale: what TPE found for the small
+network in 200 runs, carried over in the same way, and what it found for the large one in 20 runs of that network. What
+counts is the loss from initial weights and on batches that no search has seen.
 """
 
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ RUNS = 3  # losses that count are means over so many training runs
 
 
 def large(setup: Setup) -> Setup:
-    """The large network, and its longer training."""
+    """Return the large network, and its longer training."""
     pixels, *hidden, classes = setup.sizes
     wide = (pixels, *(WIDER * units for units in hidden), classes)
     return Setup(wide, setup.data, steps=LONGER * setup.steps)
 
 
 def carried(setup: Setup, found: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Hyperparameters of the small network, changed to suit the large one."""
+    """Return hyperparameters of the small network, changed to suit the large one."""
     narrow, wide = setup.sizes[:-1], large(setup).sizes[:-1]
     shrink = [x for a, b in zip(narrow, wide, strict=True) for x in (0.0, 0.5 * np.log(a / b))]  # biases, weights
     scales = np.broadcast_to(found["log_init_scale"], len(shrink)) + np.array(shrink, np.float32)

@@ -66,17 +66,17 @@ SETUPS: dict[Scale, Setup] = {
 
 
 def space(setup: Setup, reach: float) -> dict[str, Float]:
-    """The pixels, from `-reach` to `reach`, and the log penalty."""
+    """Return the space of the pixels, from `-reach` to `reach`, and of the log penalty."""
     return {"pixels": Float(-reach, reach, shape=(CLASSES, setup.pixels)), "log_l2": Float(-12.0, 0.0)}
 
 
 def noise(setup: Setup) -> np.ndarray:
-    """The images at the start, shape `(classes, pixels)`."""
+    """Return the images at the start, shape `(classes, pixels)`."""
     return NOISE * np.random.default_rng(0).standard_normal((CLASSES, setup.pixels)).astype(np.float32)
 
 
 def problem(setup: Setup) -> TrainingProblem:
-    """Training of a linear model on ten images."""
+    """Return the training of a linear model on ten images."""
     valid, test = jax.tree.map(jnp.asarray, setup.data())
     start, labels = jnp.asarray(noise(setup)), jnp.arange(CLASSES)
 
@@ -97,7 +97,7 @@ def problem(setup: Setup) -> TrainingProblem:
 
 
 def outer_loops(setup: Setup) -> dict[str, OuterLoop]:
-    """The paper's outer loop, and `HypergradSampler`."""
+    """Return the paper's outer loop, and `HypergradSampler`."""
     training = problem(setup)
     return {
         "paper": Descent(training, space(setup, 100.0), START, ITERATIONS, optimizer=optax.sgd(1.0)),

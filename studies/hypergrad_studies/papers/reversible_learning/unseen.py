@@ -25,14 +25,14 @@ class Losses(NamedTuple):
 
 
 def unseen_key(run: int) -> jax.Array:
-    """The key of a training run; no search has used it."""
+    """Return the key of a training run; no search has used it."""
     return jax.random.fold_in(jax.random.key(1), 1000 + run)
 
 
 def judge(
     setup: Setup, optimizer: Callable[[Setup], Optimizer] = momentum, runs: int = RUNS
 ) -> Callable[[Mapping[str, Any]], Losses]:
-    """A function from hyperparameters to what they are worth."""
+    """Return a function from hyperparameters to what they are worth."""
     _, test = jax.tree.map(jnp.asarray, setup.data())
 
     def wrong(layers: Any) -> jax.Array:
@@ -58,7 +58,7 @@ def rows(
     found: Iterable[Mapping[str, Any]],
     reported: tuple[float | None, float | None, float | None] = (None, None, None),
 ) -> list[Row]:
-    """What a search has found for each seed is worth, beside what the paper reports of the same three quantities."""
+    """Return what the finds of a search are worth for each seed, beside the paper's numbers for the same quantities."""
     losses = [judge(hyperparameters) for hyperparameters in found]
     names = ("training loss", "test loss", "test error")
     return [
@@ -68,7 +68,7 @@ def rows(
 
 
 def curve(problem: TrainingProblem, hyperparameters: Mapping[str, Any], every: int = 1) -> list[float]:
-    """A learning curve: the loss on the whole training set every so many steps of one training run."""
+    """Return a learning curve: the loss on the whole training set every so many steps of one training run."""
     losses: list[float] = []
     last = evaluate(
         problem,
