@@ -23,7 +23,7 @@ _, static = eqx.partition(network(jax.random.key(0)), eqx.is_inexact_array)
 
 
 def losses(params: Any, rows: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-    """The cross-entropy of each example."""
+    """Return the cross-entropy of each example."""
     model = eqx.nn.inference_mode(eqx.combine(params, static), dropout_key is None)
     if dropout_key is None:
         scores = jax.vmap(model)(images[rows])

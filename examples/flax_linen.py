@@ -25,7 +25,7 @@ model = Network()
 
 
 def losses(params: Any, rows: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-    """The cross-entropy of each example."""
+    """Return the cross-entropy of each example."""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
     scores: Any = model.apply({"params": params}, images[rows], train=dropout_key is not None, rngs=rngs)
     return -jax.nn.log_softmax(scores)[jnp.arange(len(rows)), labels[rows]]

@@ -30,7 +30,7 @@ graphdef, _ = nnx.split(Network(nnx.Rngs(0)), nnx.Param)
 
 
 def losses(params: Any, rows: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-    """The cross-entropy of each example."""
+    """Return the cross-entropy of each example."""
     model = nnx.merge(graphdef, params)
     scores = jax.nn.log_softmax(model(images[rows], dropout_key))
     return -scores[jnp.arange(len(rows)), labels[rows]]

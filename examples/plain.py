@@ -21,7 +21,7 @@ def init(key: jax.Array, hyperparameters: Any) -> dict[str, jax.Array]:
 
 
 def losses(params: Any, rows: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
-    """The cross-entropy of each example."""
+    """Return the cross-entropy of each example."""
     hidden = jnp.tanh(images[rows] @ params["hidden"])
     if dropout_key is not None:
         hidden *= 2 * jax.random.bernoulli(dropout_key, 0.5, hidden.shape)

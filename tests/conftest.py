@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-# Before numpy is imported: threads that wait for work by spinning slow down the other test processes several times.
+# This comes before numpy is imported. Threads that wait for work by spinning slow down the other test processes a lot.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
@@ -39,7 +39,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def _postgresql_server() -> Iterator[str]:
-    """Address, without a database name, of a server that lives as long as the test session."""
+    """Yield the address, without a database name, of a server that lives as long as the test session."""
     programs = _server_programs()
     # PostgreSQL refuses to run as root; the user that takes root's place cannot look into pytest's tmp_path.
     directory = Path(tempfile.mkdtemp(prefix="hypergrad-postgresql-", dir="/tmp"))
@@ -67,7 +67,7 @@ def _postgresql_server() -> Iterator[str]:
             pytest.fail(f"{program} {' '.join(arguments)} failed:\n{done.stdout}{server_log}", pytrace=False)
 
     port = _free_port()
-    # No socket file, whose path may be too long; no waiting for the disk, as nothing outlives the tests.
+    # The server has no socket file, whose path may be too long, and does not wait for the disk: nothing outlives tests.
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
     try:
         run("initdb", "--username=tests", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
@@ -85,7 +85,7 @@ _database_numbers = count()
 
 @pytest.fixture
 def postgresql_url(_postgresql_server: str) -> str:
-    """SQLAlchemy URL of an empty PostgreSQL database that no other test sees."""
+    """Return the SQLAlchemy URL of an empty PostgreSQL database that no other test sees."""
     import psycopg
 
     name = f"test_{next(_database_numbers)}"
@@ -96,7 +96,7 @@ def postgresql_url(_postgresql_server: str) -> str:
 
 
 def _double_precision() -> bool:
-    """JAX's global setting; off, its default, while no test has imported JAX."""
+    """Return JAX's global setting. While no test has imported JAX, it is off, which is the default."""
     jax = sys.modules.get("jax")
     return jax is not None and bool(jax.config.jax_enable_x64)
 

@@ -52,7 +52,7 @@ def problem(init: Any, train_loss: Any = None) -> TrainingProblem:
 
 
 def refusal(init: Any, train_loss: Any = None) -> str:
-    """What every method says, which must be the same."""
+    """Return the message of every method, which must be the same."""
     messages = set()
     for method in (Reversible(), Unrolled()):
         with pytest.raises(ValueError, match=r"^(init|train_loss)") as caught:
@@ -129,7 +129,7 @@ def test_a_loss_that_returns_statistics_too_is_refused() -> None:
 
 
 def test_statistics_of_the_batch_alone_are_trained() -> None:
-    """What the refusal recommends: batch normalisation without the running statistics."""
+    """The refusal recommends this: batch normalisation without the running statistics."""
     model = LinenNetwork(linen.BatchNorm(use_running_average=False))
     variables = model.init(jax.random.key(0), X)
 

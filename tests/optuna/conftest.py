@@ -10,7 +10,7 @@ import sqlalchemy
 
 @pytest.fixture(autouse=True)
 def _connections() -> Iterator[None]:
-    """Optuna never closes its connections to a database, which Python warns of."""
+    """Close the connections to databases, since Optuna never does, and Python warns of that."""
     opened: list[Any] = []
 
     def note(connection: Any, record: Any) -> None:
@@ -27,7 +27,7 @@ def _connections() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet() -> Iterator[None]:
-    """Optuna logs a line for each trial, which may hold hundreds of parameters."""
+    """Silence Optuna, which logs a line for each trial; the line may hold hundreds of parameters."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     yield

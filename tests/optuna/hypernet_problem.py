@@ -19,7 +19,7 @@ METHOD = Hypernet(network=Linear(), steps=150)
 
 
 def problem() -> TrainingProblem:
-    """Ridge regression with a penalty for each feature."""
+    """Return ridge regression with a penalty for each feature."""
     rng = np.random.default_rng(0)
     weights = np.arange(SIZE) % 2
     x, x_valid = (rng.normal(size=(n, SIZE)).astype(np.float32) for n in (20, 100))
@@ -38,7 +38,7 @@ if __name__ == "__main__":
     storage, name, folder, trials = sys.argv[1:]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     training = problem()
-    # compiled before the first trial, so that no trial takes long, and a dead one is noticed soon
+    # This compiles before the first trial, so that no trial takes long, and a dead one is noticed soon.
     middle = {"penalty": np.full(SIZE, 0.1)}
     evaluate(training, middle, method=METHOD, key=jax.random.key(0), space=SPACE)
     sys.stdin.readline()  # a test may have it ready before it is to start

@@ -49,7 +49,7 @@ def run(ridge: Any, trials: int, **sampler: Any) -> optuna.Study:
 
 
 def parent_of(trial: FrozenTrial) -> int:
-    """The number of the trial that this one goes on from; -1 where the explorer chose."""
+    """Return the number of the trial that this one goes on from; -1 where the explorer chose."""
     return int(attributes.wanted(trial).parent or -1)
 
 

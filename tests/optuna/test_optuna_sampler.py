@@ -22,7 +22,7 @@ SILENT = "reported no gradient"
 
 
 def bowl(trial: optuna.Trial) -> float:
-    """A quadratic in 8 dimensions, its gradient reported where it is wanted."""
+    """Return a quadratic in 8 dimensions, and report its gradient where it is wanted."""
     x = np.array([trial.suggest_float(f"x{i}", -5, 5) for i in range(8)])
     value = float(np.sum((x - 1) ** 2))
     if wants_gradient(trial, value):
@@ -146,7 +146,7 @@ def test_what_is_not_common_to_all_trials_is_held_along_a_chain() -> None:
 @pytest.mark.filterwarnings("ignore:`constraints_func` has been deprecated")
 @pytest.mark.parametrize("way", ["set_constraint", "constraints_func"])
 def test_a_step_out_of_constraints_has_failed(way: str) -> None:
-    """The free minimum is at 1; feasible is the sum up to 4, where it is at 0.5."""
+    """Without a constraint the minimum is at 1; the sum must be at most 4, so that it is at 0.5."""
 
     def violation(x: np.ndarray) -> float:
         return float(x.sum() - 4)

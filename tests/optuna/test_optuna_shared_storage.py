@@ -23,7 +23,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def ready(storage: str, trials: int, processes: int = 1) -> subprocess.Popen[str]:
-    """Processes that start when they get a line."""
+    """Return processes that start when they get a line."""
     command = [sys.executable, str(WORKER), storage, "shared", str(trials), str(processes)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

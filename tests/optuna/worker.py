@@ -40,7 +40,7 @@ def work(storage: str, name: str, trials: int) -> None:
 if __name__ == "__main__":
     storage, name, trials, processes = sys.argv[1:]
     sys.stdin.readline()
-    # Forked, so that the packages are imported once; JAX has not started, and never does here.
+    # The processes are forked, so that the packages are imported once. JAX has not started, and never does here.
     children = []
     for _ in range(int(processes) - 1):
         child = os.fork()

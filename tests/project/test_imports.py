@@ -17,7 +17,7 @@ SOURCE_ROOTS = {
     "hypergrad_studies": ROOT / "studies",
 }
 
-# What a package must not reach, by any chain of imports through this project's modules.
+# A package must not reach these names by any chain of imports through this project's modules.
 FORBIDDEN = {
     "hypergrad_search": ["optuna", "ray", "hypergrad_optuna", "hypergrad_ray", "hypergrad_studies", "tests"],
     "hypergrad_search.search": ["jax", "hypergrad_search.training", "hypergrad_search.hypergradient"],
@@ -31,7 +31,7 @@ FORBIDDEN = {
 
 
 def module_files() -> dict[str, Path]:
-    """All modules of the project by their dotted names."""
+    """Return all modules of the project by their dotted names."""
     files = {}
     for package, root in SOURCE_ROOTS.items():
         for path in (root / package).rglob("*.py"):
@@ -41,7 +41,7 @@ def module_files() -> dict[str, Path]:
 
 
 def imports_of(module: str, files: dict[str, Path]) -> set[str]:
-    """Absolute names of all that a module imports, inside functions too."""
+    """Return the absolute names of all that a module imports, inside functions too."""
     path = files[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()

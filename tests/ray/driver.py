@@ -1,4 +1,4 @@
-"""A driver in a process of its own: address, folder and name of the run, and perhaps "kill" or "restore"."""
+"""A driver in a process of its own: python driver.py ADDRESS FOLDER NAME [kill|restore]."""
 
 import json
 import os

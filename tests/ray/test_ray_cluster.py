@@ -1,4 +1,4 @@
-"""Slow runs: on two nodes, and with a driver that is killed outright."""
+"""Slow runs on two nodes, one of them with a driver that is killed outright."""
 
 import json
 import os
@@ -27,10 +27,10 @@ SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3,
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes on one machine, one CPU each."""
+    """Yield two nodes on one machine, with one CPU each."""
     small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # by Ray, whose children leave JAX alone
+        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # Ray's children leave JAX alone
         nodes: Any = Cluster(initialize_head=True, head_node_args=small)
         nodes.add_node(**small)
     yield nodes

@@ -25,7 +25,7 @@ SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3,
 
 
 def problem() -> TrainingProblem:
-    """Weights that are drawn to `target`, and ought to be at 0.25; made of functions that travel by value."""
+    """Return a problem whose weights are drawn to `target` and ought to be at 0.25; its functions travel by value."""
     return TrainingProblem(
         init=lambda key, h: jnp.ones(2),
         train_loss=lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2),
@@ -37,7 +37,7 @@ def problem() -> TrainingProblem:
 
 
 def bowl(config: dict[str, Any]) -> None:
-    """A trainable of somebody else's, which knows its own gradient and has a gain to maximise."""
+    """Report a gain to maximise and its gradient, as a trainable of somebody else's may do."""
     offset = config["target"] - 0.25
     gain = -float(offset @ offset)
     result: dict[str, Any] = {"gain": gain}
@@ -48,11 +48,11 @@ def bowl(config: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    # what one trial's process has compiled, the others need not
+    # the processes of all trials share what one of them has compiled
     workers = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
     workers["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # by Ray, whose children leave JAX alone
+        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # Ray's children leave JAX alone
         ray.init(
             num_cpus=2,
             include_dashboard=False,
@@ -65,14 +65,14 @@ def _small_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def plain(config: dict[str, Any] | None) -> str:
-    """The config as text, without the parent's name, which Ray draws at random."""
+    """Return the config as text, without the parent's name, which Ray draws at random."""
     assert config is not None
     wanted = {**config["hypergrad"], "parent": None}
     return json.dumps({**config, "hypergrad": wanted}, default=np.ndarray.tolist)
 
 
 def fitted(tuner: tune.Tuner) -> Any:
-    """The results of a run; Ray's types do not say that they can be iterated."""
+    """Return the results of a run; Ray's types do not say that they can be iterated."""
     return tuner.fit()
 
 

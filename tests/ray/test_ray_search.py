@@ -43,13 +43,13 @@ Config = dict[str, Any]
 
 
 def bowl(config: Config) -> tuple[float, dict[str, Any]]:
-    """A quadratic of `FLOATS` and its gradient; its minimum is 0, at x = BEST, y = 0.5."""
+    """Return a quadratic of `FLOATS` and its gradient; the minimum is 0, at x = BEST, y = 0.5."""
     x, y = config["x"] - BEST, config["y"] - 0.5
     return float(x @ x + y * y), {"x": 2 * x, "y": 2 * y}
 
 
 def result(loss: Any, gradient: Config | None = None, **others: Any) -> Config:
-    """What Ray hands to a searcher: a flat dict."""
+    """Return what Ray hands to a searcher: a flat dict."""
     flat = {f"gradient/{name}": derivative for name, derivative in (gradient or {}).items()}
     return {"loss": loss, "training_iteration": 1, **flat, **others}
 
@@ -62,7 +62,7 @@ def evaluate(config: Config) -> Config:
 def play(
     searcher: Searcher, trials: int, evaluate: Callable[[Config], Config] = evaluate, start: int = 0
 ) -> list[Config]:
-    """Run trials one after another, as Ray does; their configs."""
+    """Run trials one after another, as Ray does, and return their configs."""
     configs = []
     for number in range(start, start + trials):
         config = searcher.suggest(trial_id=str(number))
@@ -75,7 +75,7 @@ def play(
 
 
 def slope(config: Config) -> tuple[float, dict[str, Any]]:
-    """A function of `LIFTED` and its gradient; its minimum, 0, is not the same everywhere in its arrays."""
+    """Return a function of `LIFTED` and its gradient. At its minimum of 0, arrays are not the same everywhere."""
     loss, gradient = 0.0, {}
     for name, best in {"decay": [[1e-5, 1e-4], [1e-3, 1e-2]], "rate": np.geomspace(0.01, 0.5, 5)}.items():
         offset = np.log(config[name] / np.array(best))
@@ -84,7 +84,7 @@ def slope(config: Config) -> tuple[float, dict[str, Any]]:
 
 
 def grains(config: Config, number: int) -> Config:
-    """What a trial of `slope` brings where each trial has its own luck."""
+    """Return the result of a trial of `slope` where each trial has its own luck."""
     loss, gradient = slope(config)
     loss += 5 * np.random.default_rng(number).standard_normal()
     return result(loss, gradient if wants_gradient(config, loss) else None)
@@ -96,13 +96,13 @@ def play_grains(searcher: HypergradSearch, trials: int, start: int = 0) -> list[
 
 
 def bits(config: Config) -> dict[str, Any]:
-    """The hyperparameters in a config, to the bit, with type and shape."""
+    """Return the hyperparameters in a config, to the bit, with type and shape."""
     values = {name: value for name, value in config.items() if name != "hypergrad"}
     return {n: (type(v), np.shape(v), np.asarray(v).dtype.str, np.asarray(v).tolist()) for n, v in values.items()}
 
 
 def second_looks(searcher: HypergradSearch, configs: list[Config]) -> list[int]:
-    """The trials that repeated the one that they followed."""
+    """Return the trials that repeated the one that they followed."""
     following = [(number, parent) for number, parent in enumerate(parents(searcher)) if parent is not None]
     return [number for number, parent in following if bits(configs[number]) == bits(configs[int(parent)])]
 
@@ -117,14 +117,14 @@ def until_second_look(searcher: HypergradSearch) -> list[Config]:
 
 
 def told_to(explorer: OptunaSearch) -> list[FrozenTrial]:
-    """The trials that an explorer knows of."""
+    """Return the trials that an explorer knows of."""
     study: optuna.Study | None = explorer._ot_study
     assert study is not None
     return study.trials
 
 
 def parents(searcher: HypergradSearch) -> list[str | None]:
-    """What the finished trials followed: None where the explorer chose."""
+    """Return the trials that the finished trials followed, or None where the explorer chose."""
     return [trial.parent for trial in searcher._observations.values()]
 
 
@@ -532,7 +532,7 @@ def test_trial_stopped_early_is_a_failed_step_and_keeps_its_cost(end: Config | N
 
 
 def test_last_result_counts_though_the_trial_ends_without_one() -> None:
-    """As under HyperBand, which pauses a trial on its last result and then ends it."""
+    """HyperBand does this: it pauses a trial on its last result, and then ends it."""
     searcher = HypergradSearch(FLOATS, seed=0)
     searcher.suggest(trial_id="a")
     searcher.on_trial_result("a", result(0.2, {"y": 1.0}, status="ok", gradient_evaluations=80.0))

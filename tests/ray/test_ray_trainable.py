@@ -59,7 +59,7 @@ def problem(**changes: Any) -> TrainingProblem:
 
 @pytest.fixture
 def results(monkeypatch: pytest.MonkeyPatch) -> Results:
-    """What a trainable that is called in this process reports."""
+    """Return what a trainable that is called in this process reports."""
     reported: Results = []
     monkeypatch.setattr("ray.tune.report", reported.append)
     return reported
@@ -180,7 +180,7 @@ def test_missing_hyperparameter_is_named() -> None:
 
 
 def test_one_problem_compiles_once_a_process(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though Ray unpickles a problem anew for each trial."""
+    """This must hold although Ray unpickles a problem anew for each trial."""
     evaluated = []
 
     def spy(problem: TrainingProblem, *arguments: Any, **others: Any) -> Evaluation:

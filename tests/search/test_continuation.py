@@ -25,7 +25,7 @@ def stretch(
 
 
 def started() -> State:
-    """Three explored points, of which the second ended lowest."""
+    """Return the state after three explored points, of which the second ended lowest."""
     state = State(SPACE)
     for trial, value in enumerate([3.0, 1.0, 2.0]):
         state = fold(state, stretch(trial, None, 0.1 * trial, 0.5 + 0.1 * trial, value))

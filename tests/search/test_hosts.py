@@ -115,7 +115,7 @@ class Scripted(Method):
 
 
 def chosen(space: Space, number: int) -> dict[str, Any]:
-    """What the explorer of either host chooses for a trial; arrays are one number."""
+    """Return what the explorer of either host chooses for a trial; arrays are one number."""
     rng = np.random.default_rng(number)
     point: dict[str, Any] = {}
     for name, parameter in sorted(space.items()):
@@ -275,13 +275,13 @@ def test_both_hosts_propose_the_same(
 
 
 def gain(h: dict[str, Any]) -> tuple[float, dict[str, Any]]:
-    """Something to maximise, and its gradient."""
+    """Return something to maximise, and its gradient."""
     offset = np.float32(h["array"] - BEST["array"])
     return -float(np.sum(offset**2)) - h["layers"] - 0.1 * h["number"], {"array": -2 * offset}
 
 
 def test_both_hosts_propose_the_same_where_a_value_is_maximised() -> None:
-    """With trainables of the user's own, whose gradient lacks a name."""
+    """The trainables are the user's own, and their gradients lack a name."""
     space: Space = {name: SPACE[name] for name in ("array", "layers", "number")}
     ours: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []

@@ -285,7 +285,7 @@ def test_the_model_fits_the_dimension() -> None:
 
 
 def founded(strategy: ExploreDescend, size: int) -> TrustRegion | Continuation:
-    """The chain that a first trial in so many dimensions founds."""
+    """Return the chain that a first trial in so many dimensions founds."""
     space = {"x": Float(0.0, 1.0, shape=(size,))}
     first = Observation("0", None, {"x": np.full(size, 0.5)}, 1.0, {"x": np.ones(size)}, 4.0)
     return strategy.fold(strategy.init(space), first).chains["0"]
@@ -363,7 +363,7 @@ def test_strategies_are_values() -> None:
 
 
 def test_a_chain_that_has_arrived_ends() -> None:
-    """The model's step becomes none at all, which is not to be taken again and again."""
+    """The model's step has length 0 then, and must not be taken again and again."""
     start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
     state = fold(State(SPACE), Observation("0", None, start, 1.0, slope(start), 4.0))
     assert "0" not in fold(state, Observation("1", "0", start, 1.0, slope(start), 4.0)).chains

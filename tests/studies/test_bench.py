@@ -1,4 +1,4 @@
-"""The bench: its ways differentiate the same thing, and what it measures arrives in records, tables, plot and page."""
+"""The bench's ways differentiate the same function, and what it measures arrives in records, tables, plot and page."""
 
 from functools import partial
 from pathlib import Path

@@ -15,7 +15,7 @@ from hypergrad_studies import records
 from hypergrad_studies.cli import main
 
 HYPERGRAD = [sys.executable, "-c", "from hypergrad_studies.cli import main; main()"]
-# Of few hyperparameters, since TPE takes long to model hundreds of them.
+# The problem has few hyperparameters, since TPE takes long to model hundreds of them.
 STUDY = ["compare", "--problem", "cancer-mlp", "--methods", "random,random-2x,tpe,hyperband,hypergrad"]
 
 
@@ -24,7 +24,7 @@ Outcome = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Lets the processes of these tests share what JAX compiles."""
+    """Return an environment in which the processes of these tests share what JAX compiles."""
     cache = tmp_path_factory.mktemp("cache")
     return {
         **os.environ,
@@ -40,7 +40,7 @@ def hypergrad(*arguments: object, environment: Mapping[str, str], timeout: float
 
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs `hypergrad` in this process, which saves the seconds that it takes to import everything."""
+    """Return a function that runs `hypergrad` in this process, which saves the seconds that imports take."""
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["hypergrad", *map(str, arguments)])
@@ -55,7 +55,7 @@ def inside(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 def lines_but_times(out: Path) -> list[dict[str, object]]:
-    """The records without what differs from run to run: seconds."""
+    """Return the records without seconds, which differ from run to run."""
     lines = (out / "records.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if "seconds" not in k} for line in lines]
 
@@ -112,7 +112,7 @@ def test_a_killed_study_continues_to_the_same_records(study: Path, environment: 
         [*HYPERGRAD, *map(str, arguments)], stdout=subprocess.DEVNULL, start_new_session=True, env=environment
     )
     deadline = time.monotonic() + 200
-    # in the midst of a run, not between two
+    # the process is killed in the middle of a run, not between two
     while not (out / "records.jsonl").exists() or (out / "records.jsonl").read_bytes().count(b"\n") < 30:
         assert victim.poll() is None
         assert time.monotonic() < deadline

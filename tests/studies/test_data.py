@@ -1,4 +1,4 @@
-"""MNIST from a folder, from OpenML, or an error that says both ways; Omniglot from a folder."""
+"""MNIST comes from a folder or from OpenML, or else an error names both ways; Omniglot comes from a folder."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The registry of methods: what each gets, and which one cannot run where."""
+"""The registry of methods says what each of them gets, and why one cannot run on a problem."""
 
 import importlib.util
 import math
@@ -37,7 +37,7 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list[str]]]:
-    """What `hypergrad compare` would run: methods by problem."""
+    """Return the methods for each problem that `hypergrad compare` would run."""
     seen: list[dict[str, list[str]]] = []
     monkeypatch.setattr(command, "run_comparison", lambda out, rivals, **_: seen.append(rivals))
     monkeypatch.setattr(command, "_show", lambda out, console: None)
@@ -45,7 +45,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list[str]]]:
 
 
 def refusal(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The line that `hypergrad compare` ends with."""
+    """Return the line that `hypergrad compare` ends with."""
     monkeypatch.setattr(sys, "argv", ["hypergrad", "compare", *arguments])
     with pytest.raises(SystemExit) as ended:
         command.main()

@@ -1,4 +1,4 @@
-"""Outer loops: what they do, and that a loop which was cut off goes on as if it had not been."""
+"""Outer loops do what their optimizers do, and a loop that was cut off goes on as if it had not been."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ START = {"log_rate": -2.0, "aim": 0.0}
 
 @pytest.fixture(scope="module")
 def problem() -> TrainingProblem:
-    """Training draws the weights towards `aim` from a random start. The outer loss is their distance to `TARGET`."""
+    """Return training that draws weights towards `aim` from a random start; the outer loss is 0 at `TARGET`."""
     return TrainingProblem(
         init=lambda key, h: 0.1 * jax.random.normal(key, (3,)),
         train_loss=lambda w, h, batch, key: jnp.sum((w - h["aim"]) ** 2),

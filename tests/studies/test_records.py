@@ -37,7 +37,7 @@ def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
 
 
 def cut_off(out: Path) -> None:
-    """A study killed in its second run: one run whole, one with a trial and a line cut short."""
+    """Write a study that was killed in its second run: one run is whole, one has a trial and a line cut short."""
     begin(out, PLAN)
     for trial in range(2):
         add(out, replace(RECORD, trial=trial))
@@ -88,9 +88,9 @@ def test_begin_continues_the_same_study(tmp_path: Path) -> None:
     [
         (
             Plan("optuna", 60),
-            r"with budget 50, asked to continue with 60; choose another --out, or --budget 50$",
+            r"with budget 50, which cannot continue with budget 60; choose another --out, or --budget 50$",
         ),
-        (Plan("ray", 50), r"with backend optuna, asked .* ray; choose another --out, or --backend optuna$"),
+        (Plan("ray", 50), r"with backend optuna, .* backend ray; choose another --out, or --backend optuna$"),
     ],
 )
 def test_begin_refuses_another_plan(tmp_path: Path, plan: Plan, message: str) -> None:

@@ -26,7 +26,7 @@ LOSSES = {
 
 
 def save(out: Path, records: list[Record], unfinished: frozenset[int] = frozenset()) -> Study:
-    """The study in `out`; runs of `unfinished` seeds get no mark that they finished."""
+    """Write a study into `out`, and return it; runs of `unfinished` seeds get no mark that they finished."""
     begin(out, Plan("optuna", 2))
     for record in records:
         add(out, record)
@@ -50,7 +50,7 @@ def failed(seed: int = 9, error: str = "the loss was not finite") -> Record:
 
 
 def rows(page: str) -> list[list[str]]:
-    """The texts of every table row on the page."""
+    """Return the texts of every table row on the page."""
     return [
         [html.unescape(re.sub(r"<[^>]*>", " ", cell)).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
         for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)
@@ -91,7 +91,7 @@ def test_page_shows_the_numbers(tmp_path: Path) -> None:
     assert page.count("<strong>0.330 (") == 1
     assert "<strong>0.530 (" not in page
     assert page.index(">tpe</th>") < page.index(">random</th>")
-    # Five against five, completely apart: p is 2 in 252, for one pair.
+    # Five losses lie completely apart from the other five: p is 2 in 252, for one pair.
     assert ["tpe", "", "100% p = 0.0079"] in [[re.sub(r"\s+", " ", cell) for cell in row] for row in shown]
     assert "tpe has the lowest median validation loss, 0.330 (test 1.33), for 2,000 gradient evaluations" in page
     assert re.findall(r'class="(better|worse)">(\d+%)', page) == [("better", "100%"), ("worse", "0%")] * 2

@@ -1,4 +1,4 @@
-"""`hypergrad reproduce`: what it writes, and how the chaos study computes its numbers."""
+"""`hypergrad reproduce` writes records, figures, results and a page, and chaos computes its numbers as it says."""
 
 import json
 import math
@@ -21,13 +21,13 @@ POINT = chaos.AtRate(
 
 
 def points(slopes: Sequence[float], seed: int = 0) -> list[chaos.AtRate]:
-    """Points at the log rates 0, 1, ..., with a gradient of 1."""
+    """Return points at the log rates 0, 1, ..., with a gradient of 1."""
     return [replace(POINT, seed=seed, log_rate=float(i), slope=slope) for i, slope in enumerate(slopes)]
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run at three rates with two seeds."""
+    """Return the folder of a run at three rates with two seeds."""
     folder = tmp_path_factory.mktemp("reproduce")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(chaos.SETUPS, "small", replace(chaos.SETUPS["small"], rates=(0.5, 2.5, 3)))

@@ -32,7 +32,7 @@ SMALL = scheduled_training.SETUPS["small"]
 
 
 def test_adam_as_the_authors_released_it() -> None:
-    """Computed by hand, m is 0.1 g at first and nearly g from then on, but is divided by 1 - 0.9**t all the same."""
+    """By hand, m is 0.1 g at first and nearly g from then on, and yet it is divided by 1 - 0.9**t."""
     optimizer = released_adam(0.5)
     gradients = [np.array([2.0, -1e-4]), np.array([1.0, 3e-4])]
     state = optimizer.init(np.zeros(2))

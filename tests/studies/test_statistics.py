@@ -46,7 +46,7 @@ def trials(
     tests: Sequence[float | None] | None = None,
     status: str = "ok",
 ) -> list[Record]:
-    """Trials that cost 10 gradient evaluations, and 1 + 0.5 + 0.25 seconds, each."""
+    """Return trials that cost 10 gradient evaluations and 1 + 0.5 + 0.25 seconds each."""
     return [
         Record(
             "digits",
