@@ -18,6 +18,12 @@ class Split(NamedTuple):
     labels: Any
 
 
+def in_turn(data: Split, step: jax.Array, size: int) -> Split:
+    """Return the batch of a step, which takes `data` in turn, `size` examples at a time; `size` divides its length."""
+    batch: Split = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * size % len(x), size), data)
+    return batch
+
+
 def network(key: jax.Array, sizes: tuple[int, ...], scales: Sequence[Any]) -> Layers:
     """Return layers with normal weights of standard deviation `scales[layer]`, and biases of 0.
 

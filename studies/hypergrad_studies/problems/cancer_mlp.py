@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer
 
 from hypergrad_search import Space, TrainingProblem
-from hypergrad_studies.networks import Layers, Split, cross_entropy
+from hypergrad_studies.networks import Layers, Split, cross_entropy, in_turn
 from hypergrad_studies.problems import tuned_mlp
 
 TRAIN, VALID = 300, 136  # the other 133 are for the test
@@ -39,9 +39,7 @@ def splits() -> tuple[Split, Split, Split]:
 
 
 def batches(step: jax.Array) -> Split:
-    """Return the rows of a step, which takes the training set in turn, `BATCH` rows at a time."""
-    batch: Split = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % TRAIN, BATCH), splits()[0])
-    return batch
+    return in_turn(splits()[0], step, BATCH)
 
 
 def valid_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:

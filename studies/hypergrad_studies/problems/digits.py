@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from sklearn.datasets import load_digits
 
-from hypergrad_studies.networks import Layers, Split, cross_entropy
+from hypergrad_studies.networks import Layers, Split, cross_entropy, in_turn
 
 BATCH = 200
 TRAIN, VALID = 1000, 400  # the other 397 images are for the test
@@ -31,8 +31,7 @@ def splits() -> tuple[Split, Split, Split]:
 
 def batches(step: jax.Array) -> Split:
     """Return the images of a step, which takes the training set in turn, `BATCH` images at a time."""
-    batch: Split = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % TRAIN, BATCH), splits()[0])
-    return batch
+    return in_turn(splits()[0], step, BATCH)
 
 
 def valid_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:

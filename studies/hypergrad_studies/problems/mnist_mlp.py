@@ -10,7 +10,7 @@ import jax
 
 from hypergrad_search import Space, TrainingProblem
 from hypergrad_studies.data import mnist
-from hypergrad_studies.networks import Layers, Split, cross_entropy
+from hypergrad_studies.networks import Layers, Split, cross_entropy, in_turn
 from hypergrad_studies.problems import tuned_mlp
 
 BATCH = 200
@@ -31,9 +31,7 @@ def splits() -> tuple[Split, Split, Split]:
 
 
 def batches(step: jax.Array) -> Split:
-    """Return the images of a step, which takes the training set in turn, `BATCH` images at a time."""
-    batch: Split = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % TRAIN, BATCH), splits()[0])
-    return batch
+    return in_turn(splits()[0], step, BATCH)
 
 
 def valid_loss(params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:

@@ -18,7 +18,7 @@ import numpy as np
 
 from hypergrad_search import Float, Optimizer, Space, TrainingProblem
 from hypergrad_search.space import floats
-from hypergrad_studies.networks import Layers, Split, logits, network
+from hypergrad_studies.networks import Layers, Split, in_turn, logits, network
 from hypergrad_studies.papers.hypernetworks.splits import Splits
 
 DEVIATION = 0.1
@@ -71,18 +71,15 @@ def problem(data: Splits, sizes: Sequence[int], *, optimizer: Optimizer, steps: 
     train, valid, test = jax.tree.map(jnp.asarray, data)
     scales = [*(math.sqrt(2 / fan_in) for fan_in in sizes[:-2]), math.exp(-4)]
 
-    def part(split: Split, step: jax.Array) -> Any:
-        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * batch % len(x), batch), split)
-
     return TrainingProblem(
         init=lambda key, hyperparameters: network(key, tuple(sizes), scales),
         train_loss=lambda params, hyperparameters, batch, key: (
             PRECISION * error(params, batch) + penalty(params, hyperparameters)
         ),
         valid_loss=lambda params, hyperparameters: error(params, valid),
-        valid_batch_loss=lambda params, hyperparameters, step: error(params, part(valid, step)),
+        valid_batch_loss=lambda params, hyperparameters, step: error(params, in_turn(valid, step, batch)),
         test_loss=lambda params, hyperparameters: error(params, test),
-        batches=lambda step: part(train, step),
+        batches=lambda step: in_turn(train, step, batch),
         optimizer=optimizer,
         steps=steps,
     )

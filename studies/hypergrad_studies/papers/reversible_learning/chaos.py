@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 
 from hypergrad_search import InexactReversalError, TrainingProblem, evaluate, sgd
 from hypergrad_studies import data, json_lines
-from hypergrad_studies.networks import Split, cross_entropy, normal_network
+from hypergrad_studies.networks import Split, cross_entropy, in_turn, normal_network
 from hypergrad_studies.papers import figures
 from hypergrad_studies.papers.results import Result, Row, Scale, medians
 
@@ -101,15 +101,11 @@ def study(scale: Scale, out: Path, seeds: int, console: Console) -> list[Result]
 
 def problem(sizes: tuple[int, ...], train: Split) -> TrainingProblem:
     """Return the training, whose outer loss is the loss on the training set, as in the paper's figure."""
-
-    def batches(step: jax.Array) -> Any:
-        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % len(x), BATCH), train)
-
     return TrainingProblem(
         init=lambda key, hyperparameters: normal_network(key, sizes, INITIAL_SCALE),
         train_loss=lambda params, hyperparameters, batch, key: jnp.mean(cross_entropy(params, batch)),
         valid_loss=lambda params, hyperparameters: jnp.mean(cross_entropy(params, train)),
-        batches=batches,
+        batches=lambda step: in_turn(train, step, BATCH),
         optimizer=sgd(lambda hyperparameters, step: jnp.exp(hyperparameters["log_rate"]), 0.9, dampening=True),
         steps=STEPS,
     )

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from rich.console import Console
 from hypergrad_optuna import HypergradSampler
 from hypergrad_search import Float, TrainingProblem, sgd
 from hypergrad_search.space import Hyperparameters
-from hypergrad_studies.networks import Layers, Split, cross_entropy, normal_network
+from hypergrad_studies.networks import Layers, Split, cross_entropy, in_turn, normal_network
 from hypergrad_studies.papers import figures
 from hypergrad_studies.papers.results import Result, Scale, medians
 from hypergrad_studies.papers.reversible_learning import comparison, mnist, outer
@@ -81,15 +80,12 @@ def problem(setup: Setup) -> TrainingProblem:
         squares = [jnp.sum(jnp.exp(2 * hyperparameters[f"log_l2_{part}"])) for part in PARTS]
         return jnp.mean(cross_entropy(params, valid)) + PRIOR * sum(squares)
 
-    def batches(step: jax.Array) -> Any:
-        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, step * BATCH % len(x), BATCH), train)
-
     return TrainingProblem(
         init=lambda key, hyperparameters: normal_network(key, (setup.pixels, OUTPUTS), INITIAL_SCALE),
         train_loss=train_loss,
         valid_loss=valid_loss,
         test_loss=lambda params, hyperparameters: jnp.mean(cross_entropy(params, test)),
-        batches=batches,
+        batches=lambda step: in_turn(train, step, BATCH),
         optimizer=sgd(1.0, 0.9, dampening=True),
         steps=STEPS,
     )
