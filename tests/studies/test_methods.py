@@ -17,7 +17,7 @@ from optuna.samplers import GPSampler, TPESampler
 from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler, Objective, best_hyperparameters
-from hypergrad_search import Cost, Evaluation, Float, Method, Space, TrainingProblem, evaluate
+from hypergrad_search import Cost, Evaluation, Float, Method, TrainingProblem, evaluate
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.hypergradient import Request
 from hypergrad_search.search import ExploreDescend, LocalStep, SignSteps
@@ -269,12 +269,13 @@ def test_the_lifted_method_alone_gets_lifts(name: str, lifts: bool, monkeypatch:
     class Caught(Exception):
         pass
 
-    def catch(self: Objective, problem: TrainingProblem, space: Space, **_: object) -> None:
-        assert isinstance(space["momentum"], Float)
-        assert (space["momentum"].lift is not None) == lifts
+    def catch(self: Objective, *_: object) -> None:
+        momentum = self.hosted.space["momentum"]
+        assert isinstance(momentum, Float)
+        assert (momentum.lift is not None) == lifts
         raise Caught
 
-    monkeypatch.setattr(Objective, "__init__", catch)
+    monkeypatch.setattr(Objective, "evaluate", catch)
     with pytest.raises(Caught):
         optuna_backend.run("digits-mlp", name, 0, 10, lambda record: None)
 
