@@ -31,7 +31,8 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
     searcher = method.searcher(space, seed)
     # random search is no Searcher: it is neither asked nor told
     timed = Timed(searcher) if isinstance(searcher, Searcher) else None
-    recorder = Recorder(problem_name, method_name, seed, problem.steps, timed, on_record)
+    most = method.how.cost(problem, problem.steps)  # what a trial that failed may have spent
+    recorder = Recorder(problem_name, method_name, seed, most, timed, on_record)
     _start()
     with tempfile.TemporaryDirectory() as folder:
         tune.run(
@@ -93,19 +94,22 @@ class Timed(Searcher):
 
 
 class Recorder(tune.Callback):
-    """Turns Ray's trials into records, in the order in which they end; `spent` counts their gradient evaluations."""
+    """Turns Ray's trials into records, in the order in which they end; `spent` counts their gradient evaluations.
+
+    A trial that does not report its gradient evaluations is charged `most`.
+    """
 
     def __init__(
         self,
         problem: str,
         method: str,
         seed: int,
-        steps: int,
+        most: float,
         timed: Timed | None,
         on_record: Callable[[Record], None],
     ) -> None:
         self.spent = 0
-        self._problem, self._method, self._seed, self._steps = problem, method, seed, steps
+        self._problem, self._method, self._seed, self._most = problem, method, seed, most
         self._timed, self._on_record = timed, on_record
         self._trials = 0
 
@@ -124,7 +128,7 @@ class Recorder(tune.Callback):
 
     def _record(self, trial: Trial, status: str, error: str | None) -> None:
         result = trial.last_result
-        self.spent += int(result.get("gradient_evaluations", self._steps))
+        self.spent += int(result.get("gradient_evaluations", self._most))
         self._on_record(
             Record(
                 problem=self._problem,

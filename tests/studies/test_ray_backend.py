@@ -1,0 +1,35 @@
+"""Trials of Ray become records, whatever they report; without a cluster."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+from hypergrad_studies.ray_backend import BudgetStopper, Recorder
+from hypergrad_studies.records import Record
+
+
+def trial(**result: Any) -> Any:
+    return SimpleNamespace(trial_id="a", last_result=result, error_file="the error's file")
+
+
+def test_trials_are_recorded_in_the_order_in_which_they_end() -> None:
+    seen: list[Record] = []
+    recorder = Recorder("digits", "asha", 3, 400.0, None, seen.append)
+    stopper = BudgetStopper(recorder, 550)
+    sound = {"loss": 0.5, "test_loss": 0.6, "gradient_evaluations": 100.0, "seconds": 1.5}
+    recorder.on_trial_complete(0, [], trial(**sound, status="ok"))
+    recorder.on_trial_complete(0, [], trial(**sound | {"gradient_evaluations": 10.0}, status="running"))
+    recorder.on_trial_complete(0, [], trial())  # it was stopped before its first report
+    assert not stopper.stop_all()
+    recorder.on_trial_error(0, [], trial())
+    recorder.on_trial_error(0, [], trial(**sound | {"gradient_evaluations": 50.0}, status="running"))
+    assert stopper.stop_all()
+    assert [(r.trial, r.status, r.value) for r in seen] == [
+        (0, "ok", 0.5),
+        (1, "pruned", math.inf),
+        (2, "failed", math.inf),
+        (3, "failed", math.inf),
+    ]
+    assert [r.gradient_evaluations for r in seen] == [100, 110, 510, 560]
+    assert [r.error for r in seen] == [None, None, "see the error's file", "see the error's file"]
+    assert (seen[0].key, seen[0].test_value, seen[0].seconds) == (("digits", "asha", 3), 0.6, 1.5)
