@@ -175,7 +175,7 @@ def write_plot(records: Sequence[Record], path: Path) -> Path:
         axes.grid(color="#dddddd", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    with matplotlib.rc_context({"svg.hashsalt": "bench"}):  # the same figure for the same records
+    with matplotlib.rc_context({"svg.hashsalt": "bench"}):  # so that the same records give the same figure
         figure.savefig(path, metadata={"Date": None})
     return path
 

@@ -18,7 +18,6 @@ HYPERGRAD = [sys.executable, "-c", "from hypergrad_studies.cli import main; main
 # The problem has few hyperparameters, since TPE takes long to model hundreds of them.
 STUDY = ["compare", "--problem", "cancer-mlp", "--methods", "random,random-2x,tpe,hyperband,hypergrad"]
 
-
 Outcome = subprocess.CompletedProcess[str]
 
 

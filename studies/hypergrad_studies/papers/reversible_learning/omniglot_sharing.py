@@ -49,7 +49,7 @@ ALPHABETS = (
 DRAWINGS, TEST, VALID = 15, 3, 2  # drawings of each character: all, those to test, and those to validate
 STEPS, ITERATIONS = 50, 20
 INITIAL_SCALE, L2 = math.exp(-2), math.exp(-4)
-OWN, SHARED = 0.5, 0.5  # at the start one part of a network's weights is its own, and one is the mean of all networks
+OWN, SHARED = 0.5, 0.5  # at the start a network's weights are half its own, and half the mean of all networks
 REPORTED = {"separate": (0.607, 1.342), "tied": (0.897, 1.246), "paper": (0.604, 1.130), "hypergrad": (0.604, 1.130)}
 
 Alphabet = tuple[np.ndarray, np.ndarray]  # images (characters, drawings, side, side), and a label for each character
