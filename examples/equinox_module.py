@@ -1,4 +1,4 @@
-"""An Equinox module with dropout: its validation loss after training, and the hypergradient of that."""
+"""Print the validation loss of a trained Equinox module with dropout, and the hypergradient of this loss."""
 
 from typing import Any
 

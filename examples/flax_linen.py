@@ -1,4 +1,4 @@
-"""A Flax Linen model with layer normalisation and dropout: its validation loss, and the hypergradient of that."""
+"""Print the validation loss of a trained Flax Linen model, with dropout and layer norms, and its hypergradient."""
 
 from typing import Any
 

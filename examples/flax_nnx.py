@@ -1,4 +1,4 @@
-"""A Flax NNX model with dropout: its validation loss after training, and the hypergradient of that."""
+"""Print the validation loss of a trained Flax NNX model with dropout, and the hypergradient of this loss."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ images, labels = jnp.asarray(digits.images.reshape(-1, 64) / 16), jnp.asarray(di
 class Network(nnx.Module):
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.hidden = nnx.Linear(64, 32, rngs=rngs)
-        self.dropout = nnx.Dropout(0.2)  # gets each step's key below, so that the module keeps no random state
+        self.dropout = nnx.Dropout(0.2)  # it gets each step's key below, so that the module keeps no random state
         self.output = nnx.Linear(32, 10, rngs=rngs)
 
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""A network of plain functions, with dropout: its validation loss after training, and the hypergradient of that."""
+"""Print the validation loss of a trained network of plain functions with dropout, and its hypergradient."""
 
 from typing import Any
 

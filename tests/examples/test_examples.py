@@ -19,7 +19,7 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
 @functools.cache
 def loaded(path: Path) -> dict[str, Any]:
-    """The names that an example defines."""
+    """Return the names that an example defines."""
     return runpy.run_path(str(path))
 
 

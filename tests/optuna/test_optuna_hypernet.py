@@ -64,7 +64,7 @@ def test_a_chain_is_one_long_joint_optimisation(ridge: Any) -> None:
     founder = study.trials[parent_of(first)]
     start = hyperparameters_of(founder)
     np.testing.assert_allclose(arrays.read(first, "penalty", None), start["penalty"], rtol=1e-12)
-    # the same two stretches without a host
+    # this is the second of the same two stretches, without a host
     kept = read_checkpoint(founder, None)
     again = evaluate(ridge.problem(), start, method=ridge.METHOD, key=KEY, space=ridge.SPACE, checkpoint=kept)
     assert first.value == pytest.approx(again.value, rel=1e-6)
@@ -189,7 +189,7 @@ def test_a_killed_study_goes_on_from_its_last_finished_trial(tmp_path: Path) -> 
     later = study.get_trials()[len(before) :]
     assert [t.state for t in later] == [TrialState.COMPLETE] * 6
     continued = [t for t in later if 0 <= parent_of(t) < len(before)]
-    heads = {t.number for t in finished} - {parent_of(t) for t in finished}  # of chains
+    heads = {t.number for t in finished} - {parent_of(t) for t in finished}  # the last trials of chains
     lowest = min((before[n] for n in heads), key=value_of)
     assert lowest.number in {parent_of(t) for t in continued}, "the best chain was not taken over"
     store = FileSystemArtifactStore(tmp_path / "artifacts")

@@ -136,7 +136,7 @@ def test_a_step_that_fits_what_is_held_back_no_better_has_failed() -> None:
         ours, theirs = trial.user_attrs[attributes.HELD_BACK], parent.user_attrs[attributes.HELD_BACK]
         assert len(ours) == len(theirs) == 4
         assert ours[0] >= theirs[0]
-    # a trial that the user has chosen a part of is no step, whatever the sampler had in mind
+    # a trial in which the user has chosen a part is no step, whatever the sampler had in mind
     for n in range(5):
         study.enqueue_trial({"rate": 0.01 * (n + 1)})
     study.optimize(objective, n_trials=5)

@@ -233,7 +233,7 @@ def test_a_new_strategy_is_one_entry_in_the_table(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("name", [n for n in OPTUNA if n != "gp" and n not in TIED and "hypernet" not in n])
 def test_every_method_searches_a_synthetic_problem(name: str) -> None:
-    problem = "synthetic-quadratic"  # no lifts there, which the backend leaves to the command line to refuse
+    problem = "synthetic-quadratic"  # it has no lifts, but only the command line refuses that
     seen: list[Record] = []
     optuna_backend.run(problem, name, 0, 20, seen.append)
     assert seen[-1].gradient_evaluations >= 20

@@ -26,7 +26,7 @@ DIMENSIONS = {
     "mnist-mlp": (7, 40_002),
     "digits-rates": (100, 100),
     "digits-schedules": (1608, 1608),
-    "digits-mixed": (10, 406),  # and an integer and a categorical
+    "digits-mixed": (10, 406),  # it also has an integer and a categorical
     "digits-noisy": (10, 6603),
     "synthetic-quadratic": (10, 10),
     "synthetic-rosenbrock": (8, 8),

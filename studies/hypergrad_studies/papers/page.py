@@ -1,4 +1,4 @@
-"""What reproductions have found, made of the files that they left: a page, and a table for the README."""
+"""A page and a table for the README that show what reproductions have found, made of the files that they left."""
 
 import base64
 import inspect

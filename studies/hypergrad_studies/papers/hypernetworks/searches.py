@@ -1,4 +1,7 @@
-"""The searches that the hypernetwork studies compare, each as an endless iterator of its evaluations."""
+"""The searches that the hypernetwork studies compare, each as an iterator of its evaluations.
+
+No search ends by itself, except that a hypernetwork's search ends when one of its evaluations fails.
+"""
 
 import math
 from collections.abc import Iterator

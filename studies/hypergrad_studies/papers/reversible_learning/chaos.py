@@ -5,7 +5,8 @@ training is chaotic: the gradient is still the right one, to the bit, but of a f
 about the next rate. There it disagrees with finite differences, and explodes. The paper's network is 784-200-50-10 on
 1,000 images of MNIST, batch 250, 50 steps, decay 0.9. Initial weights and biases of scale e^-2 and pixels in [0, 1] are
 those of the authors' code. (The paper's other studies subtract the mean of the pixels; chaos would then begin at higher
-rates.) The paper has 1,000 rates, and this study has 200. The small network is 64-50-20-10 on scikit-learn's digits.
+rates.) The paper has 1,000 rates, and this study has 200. The small study has 100, and a network 64-50-20-10 on
+scikit-learn's digits.
 """
 
 import math

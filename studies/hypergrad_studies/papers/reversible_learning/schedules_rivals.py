@@ -2,9 +2,9 @@
 
 Maclaurin, Duvenaud and Adams 2015, section 3.1, where Bayesian optimisation had about 100 evaluations of these three
 numbers. Here TPE, a Gaussian process (if torch is there) and random search have the 20,000 gradient evaluations of the
-paper's outer loop: 200 training runs, the first at the same start. "hypergrad" has as many, and "paper" is the run of
-`schedules` in the folder beside this study's, which it makes where it is not there yet. What counts is the loss from
-initial weights and on batches that no search has seen.
+paper's outer loop, which are 200 training runs after the one at the same start. "hypergrad" has as many, and "paper" is
+the run of `schedules` in the folder beside this study's, which it makes where it is not there yet. What counts is the
+loss from initial weights and on batches that no search has seen.
 """
 
 import importlib.util
