@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from optuna.samplers import GPSampler, TPESampler
 from rich.console import Console
 
-from hypergrad_optuna import HypergradSampler, Objective, best_hyperparameters
+from hypergrad_optuna import HypergradSampler, Objective, attributes, best_hyperparameters
 from hypergrad_search import Cost, Evaluation, Float, Method, TrainingProblem, evaluate
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.hypergradient import Request
@@ -265,14 +265,17 @@ def test_gp_searches_too() -> None:
 
 
 @pytest.mark.parametrize(("name", "lifts"), [("hypergrad", False), ("hypergrad-lifted", True)])
-def test_the_lifted_method_alone_gets_lifts(name: str, lifts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lifted_method_alone_gets_lifts_and_holds_back_a_fold(
+    name: str, lifts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Caught(Exception):
         pass
 
-    def catch(self: Objective, *_: object) -> None:
+    def catch(self: Objective, trial: optuna.Trial, hyperparameters: object) -> None:
         momentum = self.hosted.space["momentum"]
         assert isinstance(momentum, Float)
         assert (momentum.lift is not None) == lifts
+        assert (attributes.wanted(trial).held_back(self.hosted.space) is not None) == lifts
         raise Caught
 
     monkeypatch.setattr(Objective, "evaluate", catch)
