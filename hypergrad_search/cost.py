@@ -1,4 +1,4 @@
-"""The cost model: what an evaluation costs, in minibatch training gradients.
+"""The cost model: it counts evaluations in minibatch training gradients.
 
 A training step takes one gradient. A step of the reverse pass takes one gradient to step back, and a Hessian-vector
 product, which is worth two. All methods and the search count in these units, so that a budget means the same for all.
@@ -10,13 +10,13 @@ TRAINING_STEP = 1
 HESSIAN_VECTOR_PRODUCT = 2
 REVERSE_STEP = TRAINING_STEP + HESSIAN_VECTOR_PRODUCT
 
-#: what a value with its gradient costs, where a value alone costs 1
+#: A value with its gradient costs this much, where a value alone costs 1.
 VALUE_AND_GRADIENT = TRAINING_STEP + REVERSE_STEP
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an evaluation took: minibatch training gradients, or what is worth as many, and wall seconds."""
+    """The cost of an evaluation: minibatch training gradients, or what is worth as many, and wall seconds."""
 
     gradient_evaluations: float
     seconds: float

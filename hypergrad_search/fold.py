@@ -12,12 +12,12 @@ from hypergrad_search.checks import whole_number
 class Fold:
     """One of several equal parts of the validation set, held back from a hypergradient.
 
-    The gradient is that of the mean loss over all other examples. It needs a `valid_loss` that returns one loss for
-    each example; where `valid_loss` returns a scalar, nothing is held back.
+    The hypergradient is the gradient of the mean loss over all other examples. A fold needs a `valid_loss` that returns
+    one loss for each example; where `valid_loss` returns a scalar, nothing is held back.
 
-    - `index`: which part is held back, from 0.
-    - `of`: into how many parts the examples are split, at least 2. Each example's part is drawn once by a fixed seed,
-      so that sorted data do no harm.
+    - `index`: the part that is held back, counted from 0.
+    - `of`: the number of parts that the examples are split into, at least 2. Each example's part is drawn once by a
+      fixed seed, so that sorted data do no harm.
     - `below`: the evaluation's status is "overfitted" unless the mean loss on the part comes out below this.
 
     Raises `ValueError` where the numbers do not fit.

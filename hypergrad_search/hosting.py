@@ -1,4 +1,4 @@
-"""How hosts evaluate their trials: the defaults, and what a trial's search wants, in one place for all hosts."""
+"""The evaluation of a trial, with its defaults, in one place for all hosts."""
 
 import math
 import re
@@ -19,10 +19,10 @@ from hypergrad_search.search.ask_tell import Wanted
 from hypergrad_search.search.observation import number_to_json
 from hypergrad_search.space import Hyperparameters, Space, floats, lifted
 
-#: differentiates exactly, and in floats where a reversal turns out inexact, so that a search does not end for it
+#: It differentiates exactly, and in floats where a reversal turns out inexact, so that a search does not end for it.
 DEFAULT_METHOD: Method = Reversible(fallback=Unrolled())
 
-#: called with the steps done, the validation loss (infinite where it is NaN) and the cost so far
+#: It is called with the steps done, the validation loss (infinite where it is NaN) and the cost so far.
 OnTheWay = Callable[[int, float, float], None]
 
 
@@ -50,7 +50,10 @@ class HostedProblem:
         checkpoint: Callable[[], bytes | None],
         key: jax.Array | None = None,
     ) -> Evaluation:
-        """Evaluate a trial; `checkpoint` fetches the parent's, and is called only if the method goes on from one."""
+        """Evaluate a trial.
+
+        `checkpoint` returns the checkpoint of the trial's parent. It is called only if the method can go on from one.
+        """
 
         def report(step: int, loss: float) -> None:
             on_the_way(step, math.inf if math.isnan(loss) else loss, self.method.cost(self.problem, step))
@@ -69,10 +72,11 @@ class HostedProblem:
         )
 
     def facts(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Return what a host stores of an evaluation, beside its value and checkpoint, by name; nothing that is None.
+        """Return by name what a host stores of an evaluation, beside its value and checkpoint.
 
-        `gradient` is there only if a search may step along it. It and `refined` hold floats as numbers and numpy
-        arrays; all else is plain JSON.
+        Facts that are None are left out, and so is `gradient` where a search must not step along it. `gradient` and
+        `refined` hold floats as numbers and numpy arrays; all else is plain JSON, but for a test loss that is not
+        finite.
         """
         usable, refined, held_back = evaluation.usable_gradient, evaluation.refined, evaluation.held_back
         differentiable = floats(self.space)
@@ -94,7 +98,7 @@ class HostedProblem:
 def host(
     owner: str, problem: TrainingProblem, space: Space, method: Method, key: jax.Array | None, report_every: int | None
 ) -> HostedProblem:
-    """Return a problem ready to be evaluated by a host, where `owner` names the caller in errors.
+    """Return a problem that a host can evaluate; errors name the caller, `owner`.
 
     Raises `ValueError` where an argument does not fit.
     """
@@ -107,7 +111,7 @@ def host(
 
 
 def joined(values: Hyperparameters) -> dict[str, Any]:
-    """Return hyperparameters with arrays in place of their coordinates `name[i,j]`, where all of them are there."""
+    """Return hyperparameters with an array in place of its coordinates `name[i,j]`, where all of these are present."""
     keys: dict[str, dict[tuple[int, ...], str]] = {}
     for key in values:
         if match := re.fullmatch(r"(.+)\[(\d+(?:,\d+)*)\]", key):

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 
 from hypergrad_search.space import Hyperparameters
 
-#: hyperparameters that are plain values, as pairs of name and value; each choice of them is a program of its own
+#: Hyperparameters that are plain values, as pairs of name and value. Each choice of them compiles to its own program.
 Static = tuple[tuple[str, Any], ...]
 
 
 def split(hyperparameters: Hyperparameters) -> tuple[dict[str, Any], Static]:
-    """Return the floating-point hyperparameters, which can be traced and differentiated, and the others, hashable.
+    """Return the floating-point hyperparameters, which JAX can trace, and all others, which are hashable.
 
-    Raises `ValueError` where `hyperparameters` is no mapping, or a value is neither floating-point nor plain.
+    Raises `ValueError` where `hyperparameters` is not a mapping, or a value is neither floating-point nor plain.
     """
     if not isinstance(hyperparameters, Mapping):
         raise ValueError(f"hyperparameters must be a dict from names to values, got {hyperparameters!r}")

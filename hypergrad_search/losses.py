@@ -1,4 +1,4 @@
-"""The losses of a problem, checked: of one training step, and of trained parameters."""
+"""The losses of a problem, with checks: the loss of one training step, and the losses of trained parameters."""
 
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ class OuterLosses(NamedTuple):
     """The losses of trained parameters.
 
     `valid` and `test` are as the problem returns them: a scalar, or one loss for each example, shape `(n,)`. `value`
-    and `test_value` are their means. Both of the test are None where the problem has no test loss.
+    and `test_value` are their means. `test` and `test_value` are None where the problem has no test loss.
     """
 
     value: jax.Array
@@ -33,9 +33,9 @@ class OuterLosses(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A fold as a program sees it: numbers that it may trace, so that all folds share one compiled program.
+    """A fold as numbers that JAX can trace, so that all folds share one compiled program.
 
-    `part` is the index of the fold, and -1 where nothing is left out.
+    `part` is the index of the fold, or -1 where nothing is left out; `of` is the number of parts.
     """
 
     part: jax.Array
@@ -43,7 +43,7 @@ class LeftOut(NamedTuple):
 
 
 def left_out(held_back: Fold | None) -> LeftOut:
-    """Return what a gradient is to leave out."""
+    """Return a fold in the form that programs take; with None they leave nothing out."""
     part, of = (-1, 1) if held_back is None else (held_back.index, held_back.of)
     return LeftOut(jnp.int32(part), jnp.int32(of))
 
@@ -66,7 +66,7 @@ def step_loss(
 
 
 def outer_losses(problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters) -> OuterLosses:
-    """Return all that the problem says of trained parameters. JAX can trace it."""
+    """Return the validation and test losses of trained parameters. JAX can trace this function."""
     valid = _of_examples("valid_loss", problem.valid_loss(params, hyperparameters))
     if problem.test_loss is None:
         return OuterLosses(jnp.mean(valid), valid, None, None)
@@ -77,7 +77,7 @@ def outer_losses(problem: TrainingProblem, params: Params, hyperparameters: Hype
 def fitted_loss(
     problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, without: LeftOut
 ) -> jax.Array:
-    """Return the scalar whose gradient a search follows: the mean validation loss of all examples not left out."""
+    """Return the scalar whose gradient a search follows: the mean validation loss of the examples not left out."""
     valid = _of_examples("valid_loss", problem.valid_loss(params, hyperparameters))
     if not valid.shape:
         return valid
@@ -101,7 +101,7 @@ def descended_loss(
 
 
 def mean_and_error(losses: Any) -> tuple[float, float | None]:
-    """Return the mean of losses of examples and its standard error.
+    """Return the mean of the examples' losses, and its standard error.
 
     The error is None for fewer than two losses, and where one of them is not finite.
     """

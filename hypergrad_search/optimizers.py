@@ -1,4 +1,4 @@
-"""Inner optimizers: what plain floats need of them, and what exact reversal needs.
+"""The optimizers of training runs, with the steps that plain floats take and those that exact reversal takes.
 
 An additive optimizer keeps slots (momentum's velocity, Adam's moments) beside the weights. One step with the gradient g
 and the settings s is
@@ -12,7 +12,7 @@ are back the gradient can be computed again. So every optimizer of this form is 
 - SGD with momentum has one slot, the velocity (Maclaurin et al. 2015).
 - Adam has two slots. Both moments are exponential averages, of g and of g**2, and their corrections for the bias depend
   on the number of steps alone.
-- AdamW has a decay that multiplies the weights, whose bits are kept like those of the slots.
+- AdamW has a decay that multiplies the weights. The bits that it would lose are kept like those of the slots.
 
 Nesterov's momentum does not have this form and cannot be reversed to the bit. Its step `-rate * (momentum * v' + g)`
 uses the gradient itself. With `g = v' - momentum * v` it is the sum of `rate * momentum * v`, which is added before the
@@ -38,7 +38,7 @@ Scalars = Mapping[str, jax.Array]  # the settings of one leaf at one step
 
 
 class Optimizer(abc.ABC):
-    """What every inner optimizer can do: name its settings, and take one step in plain floats.
+    """A rule that trains weights: it names its settings, and takes one step in plain floats.
 
     `sgd(...)`, `adam(...)` and `adamw(...)` return one. Write a subclass to train with another rule; where its steps
     are additions, make it an `AdditiveOptimizer`, which `Reversible` can run backwards.
@@ -47,7 +47,7 @@ class Optimizer(abc.ABC):
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """How error messages call the optimizer, such as `"sgd(nesterov=True)"`."""
+        """The name of the optimizer in error messages, such as `"sgd(nesterov=True)"`."""
 
     @property
     @abc.abstractmethod
@@ -68,7 +68,7 @@ class Optimizer(abc.ABC):
         settings: Scalars,
         count: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Return the weights and slots of one leaf after the step number `count`, which is 1 for the first step."""
+        """Return the weights and slots of one leaf after step number `count`, which is 1 for the first step."""
 
     @final
     def check_names(self, hyperparameters: Mapping[str, Any]) -> None:
@@ -83,12 +83,12 @@ class Optimizer(abc.ABC):
 
 
 class AdditiveOptimizer(Optimizer):
-    """An optimizer whose steps add to what decays, in the form that the module describes; it is exactly reversible."""
+    """An optimizer whose steps decay and add, in the form that this module describes; it is exactly reversible."""
 
     @property
     @abc.abstractmethod
     def decays(self) -> Mapping[str, str]:
-        """The setting by which each slot decays."""
+        """The name of the setting by which each slot decays."""
 
     @property
     @abc.abstractmethod
@@ -98,19 +98,19 @@ class AdditiveOptimizer(Optimizer):
     @property
     @abc.abstractmethod
     def smallest_decays(self) -> Mapping[str, float]:
-        """The decay that buffers have room for, by what decays, where the true one is not known when they are made."""
+        """By the name of what decays, the decay that buffers are made for where the true one is traced."""
 
     @abc.abstractmethod
     def weight_decay(self, settings: Scalars) -> jax.Array | None:
-        """Return the part of the weights that a step takes away first; None for an optimizer that never does."""
+        """Return the share of the weights that a step takes away first; None for an optimizer that never does."""
 
     @abc.abstractmethod
     def increments(self, gradient: jax.Array, settings: Scalars) -> dict[str, jax.Array]:
-        """Return what is added to each slot after it has decayed."""
+        """Return the increment of each slot, which is added after the slot has decayed."""
 
     @abc.abstractmethod
     def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
-        """Return what the step number `count`, which is 1 for the first step, adds to the weights."""
+        """Return the change of the weights in step number `count`, which is 1 for the first step."""
 
     @property
     @final
@@ -244,19 +244,20 @@ class _Adam(AdditiveOptimizer):
 def sgd(learning_rate: Setting, momentum: Setting, nesterov: bool = False, *, dampening: bool = False) -> Optimizer:
     """Stochastic gradient descent with momentum, as optax's `sgd`: `v <- momentum * v + g; w <- w - rate * v`.
 
-    `nesterov=True` steps by `-rate * (momentum * v + g)` instead, and is for `Unrolled` only: several weights and
-    velocities lead to the same ones after such a step, so that the way back is not unique.
+    `nesterov=True` steps by `-rate * (momentum * v + g)` instead, and works with `Unrolled` only: such a step can take
+    different weights and velocities to the same ones, so that the way back is not unique.
 
     `dampening=True` scales the gradient by `1 - momentum` (Maclaurin et al. 2015), so that the size of a step does
     not depend on the momentum.
 
-    Each setting is one of, or a pytree prefix of the parameters whose leaves are each one of:
+    Each setting is one of the following, or a pytree prefix of the parameters with one of them at each leaf:
 
     - a number, or an array of length `steps`: a schedule;
-    - a string: the name of a hyperparameter that holds either;
+    - a string: the name of a hyperparameter that holds a number or a schedule;
     - a function of (hyperparameters, step) that returns a number, or a pytree prefix of numbers.
 
-    `Reversible` needs a momentum from 1/256 to 1. Use `Unrolled` for a momentum of 0.
+    `Reversible` needs a momentum from 1/256 to 1. Use `Unrolled` for a momentum of 0. Raises `ValueError` where a
+    setting is of the wrong kind.
     """
     kind = _Nesterov if nesterov else _Sgd
     return _checked(kind(learning_rate, momentum, dampening=dampening))
@@ -265,14 +266,14 @@ def sgd(learning_rate: Setting, momentum: Setting, nesterov: bool = False, *, da
 def adam(
     learning_rate: Setting, b1: Setting = 0.9, b2: Setting = 0.999, eps: Setting = 1e-8, eps_root: Setting = 0.0
 ) -> Optimizer:
-    """Adam (Kingma and Ba 2015), as optax's `adam`; each setting as for `sgd`.
+    """Adam (Kingma and Ba 2015), as optax's `adam`; `sgd` says what a setting may be.
 
     With m and v the exponential averages of g and g**2, and m' = m / (1 - b1**t), v' = v / (1 - b2**t):
     `w <- w - learning_rate * m' / (sqrt(v' + eps_root) + eps)`. A schedule of b1 or b2 corrects the bias, as optax
     does, as if its present value had held from the start.
 
     The hypergradient of a weight whose gradient is tiny but not 0 is huge, since Adam divides by it: an `eps` or
-    `eps_root` nearer to the size of gradients calms it. `Reversible` needs b1 and b2 from 1/256 to below 1.
+    `eps_root` nearer to the size of the gradients makes it smaller. `Reversible` needs b1 and b2 from 1/256 to below 1.
     """
     return _checked(_Adam(learning_rate, b1, b2, eps, eps_root))
 
@@ -289,7 +290,7 @@ def adamw(
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as optax's `adamw`: see `adam`.
 
     Before each step the weights lose `learning_rate * weight_decay` of themselves. For weights that should not decay,
-    such as biases, give a pytree prefix of the parameters with 0 there: what `mask` is to optax.
+    such as biases, give a pytree prefix of the parameters with 0 there, in place of optax's `mask`.
     """
     return _checked(_Adam(learning_rate, b1, b2, eps, eps_root, weight_decay))
 
@@ -310,7 +311,7 @@ def _one_minus_power(decay: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def _root(x: jax.Array) -> jax.Array:
-    """Return the square root, with slope 0 at 0, since a weight that never had a gradient reacts to none."""
+    """Return the square root. Its slope at 0 is set to 0: a weight that never had a gradient has no hypergradient."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 

@@ -1,4 +1,4 @@
-"""The model's parameters as `init` returns them, and the checks that they pass."""
+"""The model's initial parameters, as `init` returns them, and the checks that they must pass."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _STATISTICS = {("flax", "BatchStat"), ("equinox", "State"), ("equinox", "StateIn
 
 
 def initial_params(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> Params:
-    """Return what `problem.init` returns, as JAX arrays.
+    """Return the parameters that `problem.init` returns, as JAX arrays.
 
     Raises `ValueError` unless there is at least one array, all of them are floating-point, and none holds running
     statistics.

@@ -1,4 +1,4 @@
-"""What a user states: a training run, as plain functions of pytrees."""
+"""`TrainingProblem`: a training run that the user describes by plain functions of pytrees."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,24 +18,25 @@ class TrainingProblem:
     """A training run from hyperparameters to a validation loss.
 
     - `init(key, hyperparameters) -> params`: a pytree of float32 arrays; initial scales may be hyperparameters.
-    - `train_loss(params, hyperparameters, batch, key) -> scalar`: what training descends; `key` is new each step.
-    - `valid_loss(params, hyperparameters) -> scalar`, or one loss for each validation example, shape `(n,)`: what the
-      search minimises is the mean. Losses of examples are the better choice: results then have standard errors, and a
-      search with many hyperparameters can hold back a part of the examples (`Fold`).
-    - `batches(step) -> batch`: deterministic, and traceable by JAX: `step` is an int32 scalar array, so slice
-      with `jax.lax.dynamic_slice_in_dim` or index with an array.
+    - `train_loss(params, hyperparameters, batch, key) -> scalar`: training descends it; `key` is new each step.
+    - `valid_loss(params, hyperparameters) -> scalar`, or one loss for each validation example, shape `(n,)`: the search
+      minimises the mean. Losses of examples are the better choice: results then have standard errors, and a search with
+      many hyperparameters can hold back a part of the examples (`Fold`).
+    - `batches(step) -> batch`: it must be deterministic, and JAX must be able to trace it. `step` is an int32 scalar
+      array, so slice with `jax.lax.dynamic_slice_in_dim` or index with an array.
     - `optimizer`: `sgd(...)`, `adam(...)` or `adamw(...)`, whose settings may name hyperparameters.
-    - `steps`: the length of the training run.
-    - `test_loss(params, hyperparameters)`, optional, a scalar or shape `(n,)`: reported beside the validation loss, and
-      never seen by a search.
+    - `steps`: the number of training steps, at least 1.
+    - `test_loss(params, hyperparameters)`, optional, a scalar or shape `(n,)`: it is reported beside the validation
+      loss, and no search ever sees it.
     - `valid_batch_loss(params, hyperparameters, step)`, optional, a scalar or shape `(n,)`: the validation loss on a
       minibatch, as deterministic as `batches`. Methods that take a validation step for each training step (`Hypernet`)
-      descend it in place of the whole `valid_loss`, unless a fold is held back. The value is always that of
-      `valid_loss`.
+      descend it in place of the whole `valid_loss`, unless a fold is held back. The value of an evaluation is always
+      the mean of `valid_loss`.
 
     `hyperparameters` is a dict from names to float arrays (numbers too) and, where the space has them, the plain
-    values of integers and categoricals. What the outer losses do with it is a part of the hypergradient. A problem is
-    compared by identity: build it once and evaluate it often, so that its functions compile once.
+    values of integers and categoricals; a categorical that is a float is an array too. The outer losses may depend on
+    `hyperparameters` directly, and the hypergradient includes that. A problem is compared by identity: build it once
+    and evaluate it often, so that its functions compile once.
 
     Raises `ValueError` where a part is missing or of the wrong kind.
     """
@@ -65,7 +66,7 @@ class TrainingProblem:
 
 
 def check_problem(problem: TrainingProblem, space: Space) -> None:
-    """Raise `ValueError` unless `space` is a space that has every hyperparameter that the optimizer names."""
+    """Raise `ValueError` unless `space` is a space with every hyperparameter that the optimizer names."""
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"problem must be a TrainingProblem, got {problem!r}")
     check_space(space)

@@ -15,14 +15,15 @@ class Float:
     """A real hyperparameter, or an array of them: the only kind that has a gradient.
 
     `low` and `high` bound every element, both included. With `log=True` the search moves in the logarithm, and
-    `low` must be above 0. `shape=()` is a single number; any other shape makes one name stand for an array.
+    `low` must be above 0. With `shape=()` it is a single number, with any other shape an array.
 
     `lift` is the shape of an array that may take the place of a single number: a learning rate for each step instead
     of one for all, a penalty for each weight. `HypergradSampler` and `HypergradSearch` search the number first, and
     continue with the array from the best that they found; other searches keep to the number. The problem must take
     both: write `jnp.sum(l2 * w**2)`, not `l2 * jnp.sum(w**2)`.
 
-    Raises `ValueError` where the bounds are not finite, are reversed, or do not suit `log`, or an array has a `lift`.
+    Raises `ValueError` where the bounds are not finite, are reversed or do not suit `log`, a length is not a whole
+    number from 1, or an array has a `lift`.
     """
 
     low: float
@@ -44,7 +45,7 @@ class Float:
 
     @property
     def size(self) -> int:
-        """How many numbers this hyperparameter holds."""
+        """The number of elements that this hyperparameter has."""
         return math.prod(self.shape)
 
 
@@ -54,7 +55,7 @@ class Int:
 
     It has no gradient, so the explorer chooses it.
 
-    Raises `ValueError` where the bounds are reversed, or `log=True` and `low` is below 1.
+    Raises `ValueError` where a bound is no whole number, the bounds are reversed, or `log=True` and `low` is below 1.
     """
 
     low: int
@@ -73,9 +74,11 @@ class Int:
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of several values (None, bool, int, float or str). It has no gradient, so the explorer chooses it.
+    """A hyperparameter with several possible values (None, bool, int, float or str).
 
-    Raises `ValueError` where there is no choice.
+    It has no gradient, so the explorer chooses it.
+
+    Raises `ValueError` where `choices` is empty.
     """
 
     choices: tuple[bool | int | float | str | None, ...]
@@ -135,7 +138,7 @@ def unlifted(space: Space) -> dict[str, Float | Int | Categorical]:
 
 
 def dimension(space: Space) -> int:
-    """Return how many differentiable numbers a space holds, the length of a vector in its unit box."""
+    """Return the number of differentiable elements of a space, which is the length of a vector in its unit box."""
     return sum(parameter.size for parameter in floats(space).values())
 
 
@@ -164,13 +167,13 @@ def from_unit(space: Space, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def level(parameter: Float, array: np.ndarray[Any, Any]) -> float:
-    """Return the number that stands for an array: its mean in the unit box, in natural units."""
+    """Return the number that stands for an array: the mean of its elements in the unit box, in natural units."""
     mean = np.mean(scaled(parameter, np.asarray(array, np.float64)), keepdims=True)
     return float(_within_bounds(parameter, mean)[0])
 
 
 def gradient_to_unit(space: Space, hyperparameters: Hyperparameters, gradient: Hyperparameters) -> np.ndarray[Any, Any]:
-    """Carry a gradient in natural units into the unit box by the chain rule; shape `(dimension(space),)`."""
+    """Return a gradient in natural units carried into the unit box by the chain rule, shape `(dimension(space),)`."""
     parts = []
     for name, p in floats(space).items():
         slope = np.ravel(_array(name, p, hyperparameters)) * math.log(p.high / p.low) if p.log else p.high - p.low

@@ -1,6 +1,6 @@
-"""Ways to the gradient of a training run, one file each, and all that is needed to write another.
+"""Methods that differentiate a training run, one file each, and all that is needed to write another.
 
-A new way is a subclass of `Method` in a file of its own. It takes a problem, hyperparameters, a key and a `Request`,
+A new method is a subclass of `Method` in a file of its own. It takes a problem, hyperparameters, a key and a `Request`,
 and returns an `Evaluation`. The methods here are made of `split`, `outer_losses`, `fitted_loss` with `left_out`,
 `judge` and `finite_or_none`.
 """

@@ -1,4 +1,4 @@
-"""How `Hypernet` takes turns: which hyperparameters its network is trained on, and when the hyperparameters move."""
+"""The algorithms of `Hypernet`: where its network is trained, and when the hyperparameters move."""
 
 import abc
 import math
@@ -13,7 +13,7 @@ from hypergrad_search.checks import whole_number
 from hypergrad_search.cost import HESSIAN_VECTOR_PRODUCT, TRAINING_STEP
 
 LARGEST_SCALE = 0.5  # a larger one would draw most points at the ends of the box
-REACH = 3.0  # so many scales from its start hyperparameters may move while the network, trained there, stands still
+REACH = 3.0  # hyperparameters may move this many scales away from the start, around which the network was trained
 VALIDATION_STEP = 1  # one gradient of the validation loss costs as much as one of the training loss
 
 _State = TypeVar("_State")
@@ -22,8 +22,8 @@ _State = TypeVar("_State")
 class Moving(NamedTuple):
     """The hyperparameters in the unit box, arrays of shape `(inputs,)`.
 
-    `point` is where they are, `origin` where the stretch began, `log_scales` the logarithms of the standard deviations
-    with which they are drawn.
+    `point` is where they are now, and `origin` where the stretch began. `log_scales` are the logarithms of the standard
+    deviations with which they are drawn.
     """
 
     point: jax.Array
@@ -32,7 +32,7 @@ class Moving(NamedTuple):
 
 
 class Algorithm(abc.ABC):
-    """What differs between `Joint`, `Local` and `Global`."""
+    """How the network and the hyperparameters take turns; `Joint`, `Local` and `Global` are the choices."""
 
     @property
     @abc.abstractmethod
@@ -42,12 +42,12 @@ class Algorithm(abc.ABC):
     @property
     @abc.abstractmethod
     def entropy(self) -> float | None:
-        """The weight of an entropy bonus by which scales are learned; None where scales are kept."""
+        """The weight of the entropy bonus by which scales are learned; None where scales stay as they are."""
 
     @property
     @abc.abstractmethod
     def first_log_scale(self) -> float:
-        """The logarithm of the standard deviation that each hyperparameter is drawn with at first."""
+        """The logarithm of the standard deviation with which each hyperparameter is drawn at first."""
 
     @abc.abstractmethod
     def draw(self, moving: Moving, key: jax.Array) -> jax.Array:
@@ -73,7 +73,7 @@ class Algorithm(abc.ABC):
 
     @abc.abstractmethod
     def cost(self, done: int, steps: int) -> float:
-        """Return the gradient evaluations of the first `done` of `steps` steps."""
+        """Return how many gradient evaluations the first `done` of `steps` steps cost."""
 
     @abc.abstractmethod
     def check(self, steps: int) -> None:
@@ -90,18 +90,19 @@ class Joint(Algorithm):
 
     The network is trained on hyperparameters drawn around the present ones.
 
-    - `scale`: standard deviation of what is drawn, in units of the box, up to 0.5. With 0, nothing is drawn: the
-      network then learns a slope only as far as the hyperparameters happen to move, and none from the middle of the
-      box; this needs `centred=False` and `entropy=None`.
-    - `entropy`: the weight of an entropy bonus, set against the validation loss averaged over what is drawn, by which
-      the scale of each hyperparameter is learned (Self-Tuning Networks, MacKay et al. 2019). None keeps the scale.
-    - `centred`: the network outputs a change from weights that are trained at the present hyperparameters themselves.
-      It learns the change from the training gradient linearised there, in weights and hyperparameters, so that the
-      slope is learned however small the scale is (after Delta-STN, Bae and Grosse 2020, which linearise the model's
-      outputs). With `Linear()` and enough steps it is then the response of the implicit function theorem.
+    - `scale`: the standard deviation of the drawn hyperparameters, in units of the box, from 0 to 0.5. With 0, nothing
+      is drawn: the network then learns a slope only as far as the hyperparameters happen to move, and learns none from
+      the middle of the box. This needs `centred=False` and `entropy=None`.
+    - `entropy`: the weight of an entropy bonus, by which the scale of each hyperparameter is learned: the bonus rewards
+      large scales, and the validation loss, averaged over what is drawn, opposes them (Self-Tuning Networks, MacKay et
+      al. 2019). With None the scale stays as it is.
+    - `centred`: whether the network outputs a change from weights that are trained at the present hyperparameters
+      themselves. It learns the change from the training gradient linearised there, in weights and hyperparameters, so
+      that it learns the slope however small the scale is (Delta-STN, Bae and Grosse 2020, linearises the model's
+      outputs instead). With `Linear()` and enough steps it is then the response of the implicit function theorem.
 
-    A step costs 2 gradient evaluations, one of them of the validation loss, or 4 where it is `centred`, with a
-    Hessian-vector product. Raises `ValueError` where the settings do not fit.
+    A step costs 2 gradient evaluations, one for training and one for the validation loss. Where it is `centred` it
+    costs 4, since it takes a Hessian-vector product too. Raises `ValueError` where the settings do not fit.
     """
 
     _: KW_ONLY
@@ -152,7 +153,7 @@ class Joint(Algorithm):
 
 
 class _InTwoPhases(Algorithm):
-    """The hyperparameters move in the last `hyper_steps` steps alone, while the network stands still."""
+    """The network is trained first; in the last `hyper_steps` steps it stands still, and the hyperparameters move."""
 
     hyper_steps: int
     entropy = None
@@ -229,8 +230,10 @@ class Global(_InTwoPhases):
     """The network learns the whole box; then the hyperparameters move (Lorraine and Duvenaud 2018, algorithm 2).
 
     The network is trained on hyperparameters drawn uniformly from the box. In the last `hyper_steps` steps it stands
-    still, and the hyperparameters move. Each step costs 1 gradient evaluation. Not for more than a few hyperparameters,
-    since no network learns a large box. Raises `ValueError` where `hyper_steps` does not fit.
+    still, and the hyperparameters move. Each step costs 1 gradient evaluation. Raises `ValueError` where `hyper_steps`
+    does not fit.
+
+    Do not use it for more than a few hyperparameters, since no network learns a large box.
     """
 
     _: KW_ONLY
@@ -255,7 +258,7 @@ class Global(_InTwoPhases):
 
 
 def drawn_around(point: jax.Array, log_scales: jax.Array, key: jax.Array) -> jax.Array:
-    """Return a point of the box drawn from a normal distribution around `point`, clipped to the box."""
+    """Draw a point from a normal distribution around `point`, and return it clipped to the box."""
     noise = jax.random.normal(key, point.shape) * jnp.exp(log_scales)
     return jnp.clip(point + noise, 0.0, 1.0)
 

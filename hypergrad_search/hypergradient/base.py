@@ -1,4 +1,4 @@
-"""What all ways to a hypergradient have in common: the request, the result, and how a result is judged."""
+"""What all methods have in common: the request, the result, and how a result is judged."""
 
 import abc
 import math
@@ -19,7 +19,7 @@ from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import train_in_floats
 
-#: called with (steps done, validation loss) during training; it may raise to end the evaluation
+#: It is called with (steps done, validation loss) during training, and may raise an error to end the evaluation.
 Report = Callable[[int, float], None]
 
 
@@ -27,8 +27,9 @@ class Status(StrEnum):
     """How an evaluation ended; the value is infinite unless the status is `OK` or `EXPLODED`.
 
     `OVERFITTED`: the loss on the fold that was held back did not come out below `Fold.below`.
-    `EXPLODED`: the value is sound, but a step along the gradient would be one in the dark. On its way back through
-    training the adjoint grew by more than `MOST_GROWTH`, as it does where training is chaotic, or it is not finite.
+    `EXPLODED`: the value is sound, but the gradient does not tell where the loss falls: on its way back through
+    training the adjoint grew by more than a factor of 1,000, as it does where training is chaotic, or the gradient is
+    not finite.
     """
 
     OK = "ok"
@@ -48,8 +49,9 @@ MESSAGES = {
     Status.EXPLODED: "the value is sound, but its gradient is useless: it is not finite",
 }
 
-#: The largest norm of the adjoint on its way back, in units of that at the end, for a gradient to be of use. In studies
-#: the hypergradient agrees with finite differences up to a growth of about 100, and no longer from about 1,000 on.
+#: A gradient is of use only if the norm of the adjoint, on its way back, stays below this many times its norm at the
+#: end of training. In studies the hypergradient agrees with finite differences up to a growth of about 100, and no
+#: longer from about 1,000 on.
 MOST_GROWTH = 1e3
 
 
@@ -58,22 +60,25 @@ class Evaluation:
     """The result of training once at given hyperparameters.
 
     - `value`: the validation loss, a mean over examples; infinite where training failed, and `status` says why.
-    - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units; None where none was
-      asked for, or it is not finite. Where a `Fold` was held back it is the gradient of the loss on the other examples.
-    - `status`, `message`: how the evaluation ended, and in words what to do about it; "" where all is well.
+    - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units. It is None where no
+      gradient was asked for, where the value is infinite, and where the gradient is not finite. Where a `Fold` was held
+      back it is the gradient of the loss on the other examples.
+    - `status`, `message`: how the evaluation ended, and a sentence that says what to do about it; "" where all is well.
     - `cost`: what the evaluation took.
-    - `refined`: better hyperparameters that the evaluation itself found, and that `value` is the loss at; None for
+    - `refined`: better hyperparameters that the evaluation itself found; `value` is the loss at them. It is None for
       methods that find none.
-    - `checkpoint`: what a method needs to go on from `refined`, for the argument of `evaluate` of this name; None for
-      methods that start anew each time.
+    - `checkpoint`: the bytes that a method needs to go on from `refined`; pass them to `evaluate(checkpoint=...)`. It
+      is None for methods that start anew each time.
     - `test_loss`: the mean test loss; None where the problem has none, or training did not end.
-    - `standard_error`, `test_standard_error`: of the means above, where the problem gives losses of examples.
+    - `standard_error`, `test_standard_error`: the standard errors of the means above; None unless the problem returns
+      losses of examples.
     - `held_back`, `held_back_errors`: the mean loss on each fold, and their standard errors (None for a fold of one
       example), shape `(of,)`; None where no fold was held back, or the validation loss is a scalar.
-    - `diagnostics`: JSON-able facts that no computation reads. The methods of this package give `steps` (trained) and
-      `exact` (whether the reversal gave back the initial state bit for bit: False where a fallback had to take over,
-      None where nothing was reversed). `Reversible` adds `adjoint_norms`, the norm of the gradient with respect to all
-      weights before each step that it reversed, and last with respect to the final ones.
+    - `diagnostics`: facts that JSON can hold, and that no computation reads. The methods of this package give `steps`
+      (how many were trained) and `exact` (whether the reversal gave back the initial state bit for bit: False where a
+      fallback had to take over, None where nothing was reversed). `Reversible` adds `adjoint_norms`: before each step
+      that it reversed, the norm of the gradient with respect to all weights, and last the norm of the gradient with
+      respect to the final weights.
     """
 
     value: float
@@ -92,13 +97,13 @@ class Evaluation:
 
     @property
     def usable_gradient(self) -> dict[str, Any] | None:
-        """The gradient, or None where the status says that a step along it would be one in the dark."""
+        """The gradient, or None where the status is `EXPLODED`, so that a step along it would be of no use."""
         return None if self.status is Status.EXPLODED else self.gradient
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted of an evaluation: the keyword arguments of `hypergrad_search.evaluate`, which describes them."""
+    """The optional keyword arguments of `hypergrad_search.evaluate`, which describes them."""
 
     gradient_below: float = math.inf
     fold: Fold | None = None
@@ -111,9 +116,9 @@ class Request:
 class Method(abc.ABC):
     """A way to the value and the hypergradient of a training problem.
 
-    A subclass needs `evaluate` alone; it may build on `outer_losses`, `fitted_loss` and `judge`, and gives what `judge`
-    returns its own gradient and cost with `dataclasses.replace`. `continues` tells that an evaluation leaves a
-    checkpoint, from which another may go on.
+    A subclass needs `evaluate` alone. It may build on `outer_losses`, `fitted_loss` and `judge`: `judge` returns an
+    evaluation, to which the subclass adds its gradient and cost with `dataclasses.replace`. `continues` tells that an
+    evaluation leaves a checkpoint, from which another may go on.
     """
 
     continues: bool = False
@@ -129,7 +134,7 @@ class Method(abc.ABC):
         """See `hypergrad_search.evaluate`, which has checked the arguments."""
 
     def cost(self, problem: TrainingProblem, steps: int) -> float:
-        """Return what the first `steps` steps cost; it is charged when `report` ends an evaluation early."""
+        """Return the cost of the first `steps` steps, which is charged when `report` ends an evaluation early."""
         return steps
 
     def params(
@@ -143,14 +148,14 @@ class Method(abc.ABC):
     ) -> Params:
         """Return the trained parameters whose validation loss is the value of an evaluation.
 
-        Here they are trained once more, in floats. The arguments are those of `hypergrad_search.evaluate`.
+        This default trains them once more, in floats. The arguments are those of `hypergrad_search.evaluate`.
         """
         dynamic, static = split(hyperparameters)
         return train_in_floats(problem, {**dynamic, **dict(static)}, key)
 
 
 def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
-    """Return the evaluation that finished training has by its losses, without a gradient and at no cost.
+    """Return the evaluation that follows from the losses after training; it has no gradient, and its cost is 0.
 
     Its status is `NAN`, `DIVERGED`, `OVERFITTED` or `OK`. Raises `ValueError` where there are more folds than examples.
     """

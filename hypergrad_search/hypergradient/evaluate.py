@@ -1,4 +1,4 @@
-"""The one door to a hypergradient: a problem, hyperparameters and a method in, an `Evaluation` out."""
+"""`evaluate`: it takes a problem, hyperparameters and a method, and returns an `Evaluation`."""
 
 import math
 
@@ -28,23 +28,26 @@ def evaluate(
     """Train at `hyperparameters`; return the validation loss and its gradient with respect to them.
 
     Args:
-        problem: what to train. Its functions compile at the first evaluation.
+        problem: the training run. Its functions compile at the first evaluation.
         hyperparameters: a dict from names to values, in natural units.
-        method: how to differentiate.
-        key: decides the initial parameters and each step's randomness; the same key gives the same value.
-        gradient_below: the gradient is computed only where the value comes out below this; `-math.inf` for never.
+        method: the way to differentiate.
+        key: the source of the initial parameters and of each step's randomness; the same key gives the same value.
+        gradient_below: the gradient is computed only where the value comes out below this. With `-math.inf` it never
+            is.
         fold: a part of the validation set that the gradient leaves out; where the loss on this part does not come out
             below `fold.below`, the value is infinite. Nothing is held back where `valid_loss` returns a scalar. All
             folds share one compiled program.
-        report: called with (steps done, validation loss) every `report_every` steps before the last; what it raises
-            ends the evaluation, as Optuna's pruning does. Only methods that train step by step call it.
-        report_every: in steps.
-        space: the box that the hyperparameters are to stay in, for methods that move them (`Hypernet`).
-        checkpoint: go on from where the evaluation with this `checkpoint` ended; for methods that have one.
+        report: a function that is called with (steps done, validation loss) every `report_every` steps before the last.
+            An error that it raises ends the evaluation, as Optuna's pruning does. `Unrolled` never calls it.
+        report_every: the number of steps between two reports.
+        space: the box that the hyperparameters must stay in, for methods that move them (`Hypernet`).
+        checkpoint: the `checkpoint` of an earlier evaluation, from whose end this one goes on (`Hypernet`).
 
     Raises:
         ValueError: an argument does not fit; the message says which and what to do. What goes wrong in training is
-            no error, but the evaluation's `status`.
+            not an error but a `status` of the evaluation.
+        InexactReversalError: `method` is a `Reversible` without a fallback, as by default, and the reversal did not end
+            at the initial state.
     """
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"evaluate: problem must be a TrainingProblem, got {problem!r}")

@@ -1,4 +1,4 @@
-"""Joint stochastic optimisation of weights and hyperparameters, through a network that outputs weights.
+"""`Hypernet` optimises weights and hyperparameters jointly, through a network that outputs weights.
 
 A hypernetwork learns which weights are best for given hyperparameters; the validation loss of what it outputs then has
 a gradient with respect to the hyperparameters, with no training run to differentiate (Lorraine and Duvenaud 2018).
@@ -31,35 +31,35 @@ from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space, floats, from_unit, to_unit
 
 DEFAULT_OPTIMIZER = optax.adam(3e-3)
-ROUNDING = 1e-4  # in units of the box: so far a point may leave it, since float32 rounds logarithms
+ROUNDING = 1e-4  # in units of the box; a point may lie this far outside of it, since float32 rounds logarithms
 
 
 @dataclass(frozen=True)
 class Hypernet(Method):
-    """Learn the best weights as a function of the hyperparameters, and move these along (Lorraine and Duvenaud 2018).
+    """Learn the best weights as a function of the hyperparameters, and improve these too (Lorraine and Duvenaud 2018).
 
-    An evaluation is a stretch of joint optimisation from the given hyperparameters, of `steps` steps. Its value is the
-    validation loss of the weights that the network outputs at the hyperparameters where it ends, `refined`; and with
-    its `checkpoint` the next stretch goes on from there. `evaluate` needs the `space`, in whose unit box the
+    An evaluation is a stretch of joint optimisation: `steps` steps that begin at the given hyperparameters and end at
+    others, `refined`. Its value is the validation loss of the weights that the network outputs there. With its
+    `checkpoint` the next stretch goes on from there. `evaluate` needs the `space`, in whose unit box the
     hyperparameters move.
 
-    - `network`: from hyperparameters to a change of the weights: `Linear()`, `LowRank(rank)`, `OneHidden(width)`, or
-      `Diagonal()` where each weight has a hyperparameter of its own.
+    - `network`: the network from hyperparameters to a change of the weights: `Linear()`, `LowRank(rank)`,
+      `OneHidden(width)`, or `Diagonal()` where each weight has a hyperparameter of its own.
     - `algorithm`: `Joint()` moves the network and the hyperparameters in turn. `Local()` and `Global()` train the
       network first, on the neighbourhood of the start or on the whole box, and then move the hyperparameters.
-    - `optimizer`, `hyper_optimizer`: of optax, for the network and the weights that it adds to, and for the
-      hyperparameters in the unit box; Adam with a learning rate of 3e-3 unless given. The problem's own optimizer and
-      its weight decay are for training runs, and have no part in this.
-    - `steps`: of a stretch; the problem's `steps` unless given.
-    - `finetune`: steps of `optimizer` on the weights alone at the end of a stretch, at the refined hyperparameters,
-      before the value is taken; the network does not see them.
+    - `optimizer`: the optax optimizer of the network and of the weights that it adds to. `hyper_optimizer`: the optax
+      optimizer of the hyperparameters in the unit box. By default each is Adam with a learning rate of 3e-3. The
+      problem's own optimizer and its weight decay are for training runs, and are not used.
+    - `steps`: the length of a stretch; by default the problem's `steps`.
+    - `finetune`: so many steps of `optimizer` train the weights alone at the end of a stretch, at the refined
+      hyperparameters, before the value is taken. The network does not learn from them.
 
-    What a step costs is said by the algorithm. Where a `Fold` is held back, the hyperparameters follow the whole
-    `valid_loss` without it, never `valid_batch_loss`.
+    The algorithm determines the cost of a step. Where a `Fold` is held back, the hyperparameters follow `valid_loss` on
+    all other examples, and never `valid_batch_loss`.
 
-    Not for hyperparameters of the optimizer or of `init`: they have no meaning without training runs, and are refused
-    by name. The best weights must depend smoothly on the hyperparameters for the network to follow them. Raises
-    `ValueError` where a setting does not fit.
+    Do not use it for hyperparameters of the optimizer or of `init`: they have no meaning without training runs, and an
+    error names them. The best weights must depend smoothly on the hyperparameters for the network to follow them.
+    Raises `ValueError` where a setting does not fit.
     """
 
     _: KW_ONLY
@@ -121,7 +121,7 @@ class Hypernet(Method):
         )
 
     def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
-        """Raise `ValueError` where the arguments do not fit, or `space` has what needs training runs to be tuned."""
+        """Raise `ValueError` where the arguments do not fit, or a hyperparameter of `space` needs training runs."""
         if not floats(space):
             raise ValueError("Hypernet: the space has no Float, and nothing else has a gradient")
         self.algorithm.check(self.steps or problem.steps)
@@ -145,12 +145,12 @@ class Hypernet(Method):
     ) -> Params:
         """Return the model's parameters that the network of a `checkpoint` outputs for `hyperparameters`.
 
-        With those of the evaluation's `refined` it is the model whose loss was its value. `jax.jit` and `jax.jacobian`
-        take it as a function of the floating-point hyperparameters. Raises `ValueError` where `space` or `checkpoint`
-        is missing.
+        At the evaluation's `refined` they are the parameters whose validation loss was its value. `jax.jit` and
+        `jax.jacobian` take this as a function of the floating-point hyperparameters. Raises `ValueError` where `space`
+        or `checkpoint` is missing.
         """
         if space is None or checkpoint is None:
-            raise ValueError("Hypernet.params: needs the space and the checkpoint of an evaluation")
+            raise ValueError("Hypernet.params: give the space and the checkpoint of an evaluation, got None")
         setup, point, fixed = self._set_up(problem, space, hyperparameters)
         like = jax.eval_shape(functools.partial(stretch.start, setup), point, fixed, key)
         state = checkpoints.load(setup, checkpoint, like)
@@ -160,7 +160,7 @@ class Hypernet(Method):
     def _set_up(
         self, problem: TrainingProblem, space: Space, hyperparameters: Hyperparameters
     ) -> tuple[Setup, jax.Array, dict[str, Any]]:
-        """What is compiled, the point in the unit box, and the floating-point hyperparameters that do not move."""
+        """Return the setup, the point in the unit box, and the floating-point hyperparameters that do not move."""
         moving = floats(space)
         fixed, static = split({name: value for name, value in hyperparameters.items() if name not in moving})
         setup = Setup(

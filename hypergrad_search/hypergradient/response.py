@@ -1,4 +1,4 @@
-"""Networks from hyperparameters to weights: how the best weights are taken to change with the hyperparameters.
+"""Networks from hyperparameters to weights: they model how the best weights change with the hyperparameters.
 
 Each maps a vector of hyperparameters, shape `(inputs,)` in units of the search box, to a change of all of a model's
 weights, shape `(outputs,)`. The weights themselves start from the model's own initial ones, so that every network
@@ -31,7 +31,7 @@ class Response(abc.ABC):
 
 @dataclass(frozen=True)
 class Linear(Response):
-    """A matrix: `inputs` numbers for each of the model's weights. For few hyperparameters."""
+    """A matrix, with `inputs` numbers for each of the model's weights; use it for few hyperparameters."""
 
     def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
         """See `Response`."""
@@ -44,7 +44,7 @@ class Linear(Response):
 
 @dataclass(frozen=True)
 class LowRank(Response):
-    """Two matrices, with `rank` numbers for each hyperparameter and each weight: for thousands and millions."""
+    """Two matrices, with `rank` numbers for each hyperparameter and each weight; use it for thousands or more."""
 
     rank: int = 10
 
@@ -63,7 +63,7 @@ class LowRank(Response):
 
 @dataclass(frozen=True)
 class OneHidden(Response):
-    """A hidden layer of `width` units: for responses that bend, over the whole of a box with few dimensions."""
+    """A network with one hidden layer of `width` units; use it where responses bend over a box of few dimensions."""
 
     width: int = 50
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
@@ -87,11 +87,11 @@ class OneHidden(Response):
 
 @dataclass(frozen=True)
 class Diagonal(Response):
-    """One number for each weight: how much it changes with the hyperparameter that stands in the same place.
+    """One number for each weight: how much the weight changes with the hyperparameter at the same place.
 
-    For a penalty for each weight: `inputs` must be `outputs`, and the hyperparameters, flattened in the order of the
-    space, must come in the order of the parameters, flattened as `jax.flatten_util.ravel_pytree` does. What a
-    hyperparameter does to the other weights is left out.
+    Use it where each weight has a penalty of its own. `inputs` must equal `outputs`, and the hyperparameters, flattened
+    in the order of the space, must have the order of the parameters, flattened as `jax.flatten_util.ravel_pytree` does.
+    The effect of a hyperparameter on all other weights is ignored.
     """
 
     def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:

@@ -1,4 +1,4 @@
-"""Hypergradients by exactly reversible training: constant memory, any number of hyperparameters."""
+"""`Reversible`: hypergradients by exactly reversible training, for any number of hyperparameters."""
 
 import functools
 import math
@@ -43,21 +43,24 @@ class Reversible(Method):
     """Run training backwards, bit for bit, and differentiate it on the way (Maclaurin, Duvenaud and Adams 2015).
 
     Memory does not grow with the number of steps, but for log2(1 / decay) bits a weight and step, where a decay is a
-    momentum, one of Adam's betas, or what weight decay leaves. The reverse pass is run only where the value comes
-    out below `gradient_below`, after training. Afterwards the recovered initial state is compared with the true one
-    bit for bit: an inexact gradient is never returned. Where they differ, it is tried once more with the gradient
-    compiled by itself, which this problem's evaluations then keep to: one more gradient a step.
+    momentum, one of Adam's betas, or `1 - learning_rate * weight_decay`. The reverse pass is run after training, and
+    only where the value comes out below `gradient_below`. Then the recovered initial state is compared with the true
+    one bit for bit: an inexact gradient is never returned. Where they differ, the evaluation is repeated with a program
+    whose gradient is compiled by itself. All later evaluations of the problem use this program, and one more gradient
+    for each step of the reverse pass.
 
-    - `fallback`: evaluates instead where the reversal was not exact; with None `InexactReversalError` is raised.
-    - `last`: the reverse pass stops after this many steps, at `last / steps` of its cost: the hypergradient truncated
-      to the last steps. What acts through the initial parameters or earlier steps has no gradient then. A copy of the
-      weights and slots is kept to compare with.
+    - `fallback`: the method that evaluates instead where the reversal was not exact. With None, `InexactReversalError`
+      is raised.
+    - `last`: the reverse pass stops after this many steps, at `last / steps` of its cost, and the hypergradient is
+      truncated to them. It leaves out all effects through the initial parameters and earlier steps. One copy of the
+      weights and slots is kept for the comparison.
     - `fraction_bits`: the resolution of "weights" and of each of the optimizer's slots ("velocity"; "mu", "nu"), from
       16 to 84 bits behind the binary point; one bit more halves the range. A number that leaves its range ends
       training with the status "overflow", whose message names the setting.
 
-    Not for decays below 1/256, parameters other than float32, or losses that are not deterministic functions of
-    their arguments (on a GPU, switch on deterministic operations): use `Unrolled` there.
+    Use `Unrolled` instead for decays below 1/256, for parameters other than float32, and for losses that are not
+    deterministic functions of their arguments (on a GPU, switch on deterministic operations). Raises `ValueError` where
+    a setting does not fit.
     """
 
     _: KW_ONLY
@@ -131,7 +134,7 @@ class Reversible(Method):
         space: Space | None = None,
         checkpoint: bytes | None = None,
     ) -> Params:
-        """See `Method`; trained exactly, so that the bits are those of an evaluation that was not isolated."""
+        """See `Method`. Training is exact, so the bits are those of an evaluation that did not have to be repeated."""
         return train(problem, hyperparameters, key, fraction_bits=dict(self.fraction_bits))
 
     def _fallback(self) -> Method:
@@ -148,7 +151,7 @@ _ISOLATED: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
 
 
 def _after_failure(evaluation: Evaluation, spent: Cost) -> Evaluation:
-    """Charge an evaluation for the attempt before it, and note that its exactness is not that of a first attempt."""
+    """Return an evaluation that is charged for the failed attempt before it; `exact` is False if a fallback made it."""
     cost = Cost(
         spent.gradient_evaluations + evaluation.cost.gradient_evaluations, spent.seconds + evaluation.cost.seconds
     )
@@ -162,11 +165,11 @@ class _Reports(NamedTuple):
 
 
 class _Trained(NamedTuple):
-    """Training that is done, and what the way back needs.
+    """The result of training, and all that the way back needs.
 
-    `initial` are the initial weights as floats. `spills` says by name at which step and in which group contents were
-    shifted, and `planes` holds what that shifted out, by step. `origin` are the numbers at the step where the way back
-    ends; None where that is the start.
+    `initial` are the initial weights as floats. `spills` tells by name at which step and in which group contents were
+    shifted, and `planes` holds the bits that were shifted out, by step. `origin` holds the numbers at the step where
+    the way back ends, and is None where it ends at the start.
     """
 
     inputs: Inputs
@@ -180,7 +183,7 @@ class _Trained(NamedTuple):
 def _train(
     program: Program, dynamic: dict[str, Any], key: jax.Array, kept_from: int, reports: _Reports | None
 ) -> _Trained:
-    """Train, keeping what the way back to the step `kept_from` needs."""
+    """Train, and keep all that the way back to the step `kept_from` needs."""
     steps = program.problem.steps
     inputs, initial, state, extremes = _begin(program, dynamic, key)
     _check_decays(extremes)
@@ -201,12 +204,12 @@ def _train(
 
 
 def _run_back(program: Program, trained: _Trained, first: int, without: LeftOut) -> tuple[bool, Adjoint]:
-    """Return whether the way back ended where training had come from, and the adjoint there."""
+    """Return whether the way back ended at the same state as training had there, and the adjoint there."""
     inputs, initial, state, spills, planes, origin = trained
     adjoint = _start_adjoint(program, inputs, state, without)
     none = [jnp.zeros(x.shape, jnp.uint8) for x in initial]
     for stop in sorted({*planes, first}, reverse=True):
-        kept = planes.pop(stop, {})  # and so freed
+        kept = planes.pop(stop, {})  # taken out, so that its memory is freed
         shifted = _shifted(spills, stop if kept else 0)
         filled = {name: kept.get(name, none) for name in spills}
         state, adjoint = _backward(program, inputs, state, adjoint, stop, shifted, filled)
@@ -214,12 +217,12 @@ def _run_back(program: Program, trained: _Trained, first: int, without: LeftOut)
 
 
 def _shifted(spills: dict[str, np.ndarray[Any, Any]], stop: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Return by name and group whether contents are shifted before the step `stop`; at the start and end none are."""
+    """Return by name and group whether contents are shifted before the step `stop`; none are at the start and end."""
     return {name: spill[stop] if stop < len(spill) else np.zeros_like(spill[0]) for name, spill in spills.items()}
 
 
 def _why_useless(gradient: dict[str, Any] | None, norms: list[float]) -> str:
-    """What is wrong with a gradient, given the adjoint's norms on its way back; nothing if nothing is."""
+    """Return what is wrong with a gradient, given the adjoint's norms on its way back; "" if it is useful."""
     growth = max(norms) / norms[-1] if norms[-1] else 0.0
     if gradient is None:
         return MESSAGES[Status.EXPLODED]
@@ -287,7 +290,7 @@ def _begin(
 def _forward(
     program: Program, inputs: Inputs, state: State, stop: int, shifted: dict[str, Any]
 ) -> tuple[State, Planes]:
-    """Train until `stop`, and then spill what is due."""
+    """Train until `stop`, and then spill the contents that are due."""
     state = exact.run_forward(program, inputs, state, stop, early=True)
     planes = {}
     for name, now in shifted.items():
@@ -328,7 +331,7 @@ def _backward(
     shifted: dict[str, Any],
     planes: Planes,
 ) -> tuple[State, Adjoint]:
-    """Undo `_forward` until `stop`, and then what was spilled there."""
+    """Undo `_forward` until `stop`, and then unspill the contents that were spilled there."""
     state, adjoint = exact.run_backward(program, inputs, state, adjoint, stop)
     for name, now in shifted.items():
         state = exact.unspill(program, state, name, now, planes[name])
@@ -347,7 +350,7 @@ _equal = jax.jit(exact.equal)
 def _finish(
     program: Program, adjoint: Adjoint, dynamic: dict[str, Any], key: jax.Array, from_start: bool
 ) -> dict[str, jax.Array]:
-    """Return the hypergradient: what came through losses, settings and, if `from_start`, the initial weights."""
+    """Return the hypergradient: it acts through losses, settings and, if `from_start`, the initial weights."""
     init_key, _ = jax.random.split(key)
 
     def act(dynamic: dict[str, Any]) -> tuple[list[jax.Array], dict[str, jax.Array]]:

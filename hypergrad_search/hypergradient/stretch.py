@@ -24,8 +24,8 @@ from hypergrad_search.space import Float, scaled, unscaled
 class Setup:
     """All that is known when a stretch is compiled.
 
-    `parameters` are the names and boxes of the hyperparameters that move, `static` the others that are plain values.
-    `optimizer` is that of the network and the weights that it adds to, `hyper_optimizer` that of the hyperparameters.
+    `parameters` are the names and boxes of the hyperparameters that move, and `static` are those that are plain values.
+    `optimizer` trains the network and the weights that it adds to; `hyper_optimizer` moves the hyperparameters.
     """
 
     problem: TrainingProblem
@@ -46,15 +46,16 @@ class Setup:
         return {**values, **fixed, **dict(self.static)}
 
     def point(self, hyperparameters: Mapping[str, Any]) -> jax.Array:
-        """Return the point of the unit box where hyperparameters are, which may be traced."""
+        """Return the point of the unit box where hyperparameters are; JAX may trace these."""
         values = [(p, jnp.asarray(hyperparameters[name], jnp.float32)) for name, p in self.parameters]
         return jnp.concatenate([scaled(p, value, jnp) for p, value in values])
 
 
 class State(NamedTuple):
-    """A stretch as it stands: pytrees of arrays alone.
+    """The state of a stretch: pytrees of arrays alone.
 
-    `base` are the model's weights, shape `(outputs,)`, to which `network` adds. `moving` are the hyperparameters.
+    `base` are the model's weights, shape `(outputs,)`, to which the output of `network` is added. `moving` are the
+    hyperparameters.
     `centre`, shape `(inputs,)`, is the point from which the network's input is measured.
     """
 
@@ -87,7 +88,7 @@ def start(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], key: jax.
 
 @functools.partial(jax.jit, static_argnums=0)
 def resume(setup: Setup, state: State, point: jax.Array) -> State:
-    """Return a stretch from `point` that goes on from where another ended, with its network's weights for the point."""
+    """Return a stretch that begins at `point` with the network of another, and with its weights for this point."""
     if setup.algorithm.centred:
         base = state.base + _change(setup, state.network, point - state.centre)
         state = state._replace(base=base, centre=point)
@@ -104,7 +105,7 @@ def advance(
     last: int,
     stop: int,
 ) -> State:
-    """Step until `stop`, in the stretch that ends at `last`; the hyperparameters follow a loss `without` a fold."""
+    """Return the state at the step `stop` of a stretch that ends at `last`; `without` is what the loss leaves out."""
     init_key, _, step_key = jax.random.split(key, 3)
     algorithm = setup.algorithm
     _, unravel = _flat(setup, state.moving.point, fixed, init_key)
@@ -124,7 +125,7 @@ def advance(
         return gradient
 
     def linear_gradient(state: State, point: jax.Array) -> tuple[jax.Array, Weights]:
-        """The gradient at the centre, for `base`; and for the network, how it changes towards `point`."""
+        """Return the gradient at the centre, for `base`, and its change towards `point`, pulled back to the network."""
         difference = point - state.centre
         change, pull_back = jax.vjp(lambda network: _change(setup, network, difference), state.network)
         at_centre, towards = jax.jvp(
@@ -198,13 +199,13 @@ def finish(setup: Setup, state: State, fixed: dict[str, jax.Array], key: jax.Arr
 def _flat(
     setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
-    """The model's initial parameters as a float32 vector, and the way back to their structure and types."""
+    """Return the model's initial parameters as a float32 vector, and the function back to their structure and types."""
     flat, unravel = ravel_pytree(initial_params(setup.problem, setup.hyperparameters(point, fixed), key))
     return flat.astype(jnp.float32), lambda weights: unravel(weights.astype(flat.dtype))
 
 
 def _optax_step(optimizer: optax.GradientTransformation, gradient: Any, slots: Any, trained: Any) -> tuple[Any, Any]:
-    """Return what is trained, and the optimizer's slots, after one step.
+    """Return the trained values and the optimizer's slots after one step.
 
     Optax mixes integers and floats, so strict promotion, which a user may have chosen, is off here.
     """
@@ -214,14 +215,14 @@ def _optax_step(optimizer: optax.GradientTransformation, gradient: Any, slots: A
 
 
 def _moved(setup: Setup, moving: Moving) -> dict[str, jax.Array]:
-    """What the steps of the hyperparameters change."""
+    """Return all that the steps of the hyperparameters change."""
     if setup.algorithm.entropy is None:
         return {"point": moving.point}
     return {"point": moving.point, "log_scales": moving.log_scales}
 
 
 def _change(setup: Setup, network: Weights, difference: jax.Array) -> jax.Array:
-    """By how much the model's weights change for a point that is `difference` away from the centre."""
+    """Return the change of the model's weights for a point that is `difference` away from the centre."""
     change = setup.network(network, difference)
     if not setup.algorithm.centred:
         return change

@@ -1,4 +1,4 @@
-"""Hypergradients by differentiating the unrolled training loop in floats: the reference, and for any optimizer."""
+"""`Unrolled`: hypergradients by differentiating the training loop in floats; the reference for all other methods."""
 
 import functools
 import math
@@ -29,10 +29,10 @@ from hypergrad_search.training.floats import train_in_floats
 class Unrolled(Method):
     """Train in plain floats and let JAX differentiate the loop, checkpointed every sqrt(steps).
 
-    Works for any optimizer, a momentum of 0 included, and parameters of any floating-point type. Memory grows with
+    It works for any optimizer, a momentum of 0 included, and parameters of any floating-point type. Memory grows with
     sqrt(steps): where that is too much, use `Reversible`. Training is one program, so `report` is never called. Where
-    the request says that the gradient may not be needed, the value is computed first, and a gradient trains once more
-    at its own cost.
+    `gradient_below` or `fold.below` is finite, the value is computed first, at the cost of one training run; a gradient
+    that is then needed costs four more.
     """
 
     def evaluate(

@@ -1,6 +1,6 @@
-"""What to try next, from what has been seen: pure, and independent of any host.
+"""The search: it decides what to try next from what has been seen, in pure functions that know no host.
 
-This is all that it takes to write a `Strategy`, or a `LocalStep` for the present one: `to_unit`, `from_unit` and
+This is all that it takes to write a `Strategy`, or a `LocalStep` for `ExploreDescend`: `to_unit`, `from_unit` and
 `gradient_to_unit` carry hyperparameters and gradients into the unit box and back.
 """
 

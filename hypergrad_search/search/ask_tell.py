@@ -1,7 +1,7 @@
-"""Ask and tell: all that a host decides about a search, decided once for all hosts.
+"""Ask and tell: decisions about a search that are the same for all hosts.
 
-A host's adapter stores what `AskTell.ask` wants of a trial (`Wanted`) and what the trial brought (`Outcome`), and
-fetches both again. An `AskTell` is a frozen value, so a host can rebuild it from storage at any time.
+A host's adapter stores what `AskTell.ask` wants of a trial (`Wanted`) and what the trial reported (`Outcome`), and
+reads both back. An `AskTell` is a frozen value, so a host can rebuild it from storage at any time.
 """
 
 import math
@@ -22,14 +22,14 @@ from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_u
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is wanted of a trial, as its host stores it.
+    """The request that a search makes of a trial, as its host stores it.
 
     - `parent`: the trial whose chain this one extends; None where the explorer or the user chose the point.
     - `again`: whether the trial has its parent's own hyperparameters.
     - `gradient_below`: the loss below which the gradient is wanted.
-    - `fold`: what is held back where the space has a `lift`.
+    - `fold`: the part of the validation set that is held back where the space has a `lift`.
     - `maximise`: whether the objective's value is maximised; all thresholds are losses nevertheless.
-    - `checkpoint`: where the parent's checkpoint is, for hosts whose trials cannot look it up.
+    - `checkpoint`: the path of the parent's checkpoint, for hosts whose trials cannot look it up.
     """
 
     parent: str | None = None
@@ -40,13 +40,13 @@ class Wanted:
     checkpoint: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return strict JSON."""
+        """Return a dict that is strict JSON."""
         held_back = None if self.fold is None else [self.fold.index, self.fold.of, number_to_json(self.fold.below)]
         return {**vars(self), "gradient_below": number_to_json(self.gradient_below), "fold": held_back}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> Self:
-        """Return what `to_json` was called on; without data that nothing is wanted, as under another search."""
+        """Return what `to_json` was called on; with None, as under another search, a request that wants no gradient."""
         if data is None:
             return cls(gradient_below=-math.inf)
         fold = None
@@ -63,9 +63,9 @@ class Wanted:
         return math.isfinite(value) and (-value if self.maximise else value) < self.gradient_below
 
     def held_back(self, space: Space) -> Fold | None:
-        """Return the fold to hold back; none where no number of the user's space has a `lift`.
+        """Return the fold to hold back; None where no number of the user's space has a `lift`.
 
-        Without one there are too few hyperparameters to fit the validation set.
+        Without a lift there are too few hyperparameters to fit the validation set.
         """
         return self.fold if any(parameter.lift is not None for parameter in floats(space).values()) else None
 
@@ -74,10 +74,11 @@ class Wanted:
 class Suggestion:
     """The next trial.
 
-    - `moved`: the floats that a step gives new values, as numbers and arrays in natural units. All other
-      hyperparameters are to be as the parent had them, to the bit; where the parent is evaluated again, that is every
-      one. None where the explorer is to choose everything.
-    - `levels`: one number for each of these floats, the level for an array.
+    - `moved`: the floats to which a step gives new values, as numbers and arrays in natural units. All other
+      hyperparameters must be the same as the parent's, to the bit. `moved` is empty where the parent is evaluated
+      again, and None where the explorer chooses everything.
+    - `levels`: one number for each of these floats: the level of an array, and the value of a number.
+    - `wanted`: what is wanted of the trial.
     """
 
     moved: dict[str, Any] | None
@@ -87,9 +88,10 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial brought, in the host's own terms; None for what did not come.
+    """What a trial reported, in the host's own terms; None for what it did not report.
 
-    `gradient` is that of the objective itself, and may lack names. Numbers may be anything that a user reports.
+    `gradient` is the derivative of the objective itself, and may lack names. Each field may be anything that a user
+    reports: what is not a number, or not a list of losses, is ignored.
     """
 
     value: Any = None
@@ -101,7 +103,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class AskTell:
-    """A search whose history so far has come to `state`; made by `begin`.
+    """A search with its history so far, as the strategy's `state`; `begin` makes the first one.
 
     `has_gradients` tells whether any trial has reported a usable gradient.
     """
@@ -132,15 +134,15 @@ class AskTell:
         return self._suggest(self.strategy.propose(self.state, running))
 
     def explore(self) -> Suggestion:
-        """Return what is wanted of a trial whose point the user has chosen."""
+        """Return the suggestion for a trial whose point the user has chosen; it says what is wanted of the trial."""
         return self._suggest(self.strategy.explore(self.state))
 
     def read(self, begun: Observation, outcome: Outcome) -> Observation:
-        """Return the observation of a trial that has brought `outcome`; a value that is not finite is a failed step.
+        """Return the observation of a trial that has reported `outcome`; a value that is not finite is a failed step.
 
-        A trial that does not say what it cost has cost 1, or 4 where it reported a gradient. The derivatives that a
-        gradient lacks are 0. A gradient that is not finite is dropped; one that does not fit the space too, with a
-        warning.
+        A trial that does not report its cost counts as 1, or as 4 where it reported a gradient. The derivatives that a
+        gradient lacks are 0. A gradient that is not finite is dropped. One that does not fit the space is dropped too,
+        with a warning.
         """
         reported = {n: g for n, g in (outcome.gradient or {}).items() if g is not None and n in floats(self.space)}
         cost = _number(outcome.cost)
@@ -206,7 +208,7 @@ class AskTell:
 
 
 class Silence:
-    """Warns once where a search gets no gradients, so that it is its explorer's alone; the user may not know."""
+    """The warning, given once, that a search gets no gradients, so that its explorer alone decides."""
 
     def __init__(self, search: str, subject: str, explorer: object, remedy: str) -> None:
         alone = f"this search is {type(explorer).__name__}'s alone"
@@ -214,7 +216,7 @@ class Silence:
         self._warned = False
 
     def listen(self, mind: AskTell, value: Any, *, reported: bool) -> None:
-        """Hear of a trial that has ended; `reported` tells whether it gave a gradient, or at least its cost."""
+        """Warn where a trial has ended without a gradient; `reported` tells whether it gave one, or its cost."""
         if reported or mind.has_gradients or self._warned or _number(value) is None:
             return
         self._warned = True
@@ -222,7 +224,7 @@ class Silence:
 
 
 def same_model(space: Space, some: Hyperparameters, others: Hyperparameters) -> bool:
-    """Return whether all integers and categoricals agree, so that a checkpoint of one fits the other."""
+    """Return whether all integers and categoricals agree, so that a checkpoint of the one fits the other."""
     missing = object()
     names = space.keys() - floats(space).keys()
     return all(name in some and some[name] == others.get(name, missing) for name in names)
@@ -234,7 +236,7 @@ def levels(space: Space) -> dict[str, Any]:
 
 
 def spread(space: Space, chosen: Hyperparameters) -> dict[str, Any]:
-    """Return what an explorer chose in `levels(space)`, each array having its number everywhere."""
+    """Return the hyperparameters that an explorer chose in `levels(space)`; an array has its level at each element."""
     return {
         name: np.full(p.shape, chosen[name]) if isinstance(p, Float) and p.shape else chosen[name]
         for name, p in space.items()
@@ -242,7 +244,7 @@ def spread(space: Space, chosen: Hyperparameters) -> dict[str, Any]:
 
 
 def collect(space: Space, hyperparameters: Hyperparameters) -> dict[str, Any]:
-    """Return what an explorer is told of hyperparameters: for each float its level, the mean in the unit box."""
+    """Return hyperparameters as an explorer is told of them: each array is one number, its level."""
     return {
         name: level(p, hyperparameters[name]) if isinstance(p, Float) else hyperparameters[name]
         for name, p in space.items()
@@ -250,7 +252,7 @@ def collect(space: Space, hyperparameters: Hyperparameters) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    """Return a finite number, or None."""
+    """Return `value` as a finite number, or None where it is not one."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -259,7 +261,7 @@ def _number(value: Any) -> float | None:
 
 
 def _losses(values: Any) -> tuple[float, ...] | None:
-    """Return some losses, infinite where one is not a finite number; None where `values` holds none."""
+    """Return losses, with infinity for each that is not a finite number; None where `values` is not a list of any."""
     if not isinstance(values, list | tuple | np.ndarray) or not np.size(values):
         return None
     numbers = map(_number, values)

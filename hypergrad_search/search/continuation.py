@@ -11,12 +11,14 @@ from hypergrad_search.checks import whole_number
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """When a chain of evaluations that move the hyperparameters themselves is given up.
+    """The limits beyond which a chain of evaluations that move the hyperparameters themselves is given up.
 
-    - `stalls`: after so many evaluations in a row that do not lower the value. Joint optimisation is stochastic, so one
+    - `stalls`: the number of evaluations in a row that do not lower the value. Joint optimisation is stochastic, so one
       or two mean little.
-    - `failures`: after so many evaluations in a row that fail. A worker may die once, but an evaluation that has failed
+    - `failures`: the number of evaluations in a row that fail. A worker may die once, but an evaluation that has failed
       twice would fail again.
+
+    Raises `ValueError` where one is not a whole number from 1.
     """
 
     stalls: int = 3
@@ -29,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Continuation:
-    """Where the last evaluation of a chain ended, with the lowest value of the chain.
+    """The point where the last evaluation of a chain ended, and the lowest value of the chain.
 
     `point` has shape `(n,)`, in the unit box. `stalls` counts the evaluations since the value last fell, and `failures`
     those in a row that failed. `held_back` is the loss at the point on the fold that is held back from gradients.

@@ -1,16 +1,15 @@
 """The strategy that Optuna and Ray use by default: explore and descend in turns.
 
-Two arms share the budget. One *explores*: the host's explorer chooses, and a point that comes out as the best that the
-explorer has found yet gets its gradient and founds a chain. The other *descends*: it extends the best chain by
-trust-region steps. Each gets a share of the cost that follows what it has lately bought: how much it lowered the best
-value for what it spent.
+Two arms share the budget. One *explores*: the host's explorer chooses, and a point that is better than all that the
+explorer has found before gets its gradient and founds a chain. The other *descends*: it extends the best chain by
+trust-region steps. The share of each follows its recent gain: how much it lowered the best value for its cost.
 
-While it explores, an array is one number, the same everywhere; while it descends, it is an array. So thousands of
-hyperparameters are found in two stages: a good level for each array, and from there each number's own way.
+While the search explores, all elements of an array have one value, its level. While it descends, each element moves by
+itself. So thousands of hyperparameters are found in two stages: first the levels, and then the elements.
 
-Where the value of one point varies (a new seed each trial), a head of a chain that was lucky would turn every step
-down. Before it is given up, a head is therefore evaluated again, and its value and gradient are averaged. Where the
-second evaluation gives the first value, values do not vary, and no head is evaluated again.
+Where one point can have several values (a new seed each trial), the head of a chain may owe its low value to luck, and
+then all steps from it would seem to fail. Before a head is given up, it is therefore evaluated again, and its value and
+gradient are averaged. Where the second value equals the first, values do not vary, and no head is evaluated again.
 
 `fold` is incremental: an observation costs the same however many came before.
 """
@@ -34,7 +33,7 @@ from hypergrad_search.space import Space, dimension, gradient_to_unit, to_unit
 
 @dataclass(frozen=True)
 class Account:
-    """What an arm has lately spent, in how many trials, and by how much it lowered the best value for that."""
+    """The recent cost of an arm, its number of trials, and how much these lowered the best value."""
 
     cost: float = 0.0
     trials: float = 0.0
@@ -43,11 +42,11 @@ class Account:
 
 @dataclass(frozen=True)
 class State:
-    """What the history comes to.
+    """All that the strategy keeps of the history.
 
-    `chains` maps the trial at each chain's head to the trust region around it; or to where its evaluation ended, if
-    that moved the hyperparameters itself. `noisy` tells whether one point may have several values; it is None while no
-    point was evaluated twice.
+    `chains` maps the trial at each chain's head to the trust region around it, or to a `Continuation` if its evaluation
+    moved the hyperparameters itself. `noisy` tells whether one point may have several values; it is None while no
+    point has been evaluated twice.
     """
 
     space: Space
@@ -65,16 +64,17 @@ class State:
 class ExploreDescend(Strategy[State]):
     """Explore and descend in turns; each gets the share of the cost that it has lately earned.
 
-    - `startup_trials`: so many points are explored before the first descent, since a chain from the first point that
-      comes along mostly descends into a poor valley.
-    - `smallest_share`: the share of the cost that either arm keeps, however poor, because what pays may change.
-    - `memory`: a trial's weight in an arm's account, for each trial that comes after it. With 0.9 the last ten trials
-      count most, which is about as long as a chain keeps paying.
-    - `doubts`: a head is evaluated again after so many steps from it have failed. Fewer happen to good heads too.
-    - `folds`: the validation set is split into so many parts, of which gradients leave out the first, so that
+    - `startup_trials`: the number of points that are explored before the first descent, since a chain from the very
+      first point mostly descends into a poor valley.
+    - `smallest_share`: the share of the cost that each arm gets at least, from 0 to 0.5: the better arm may change.
+    - `memory`: the factor, from 0 to 1, by which a trial loses weight in an arm's account with each trial that follows.
+      With 0.9 the last ten trials count most, which is about as long as a chain keeps paying.
+    - `doubts`: the number of failed steps after which a head is evaluated again. Fewer failures happen to good heads
+      too.
+    - `folds`: the number of parts that the validation set is split into. Gradients leave out the first part, so that
       thousands of hyperparameters cannot fit the whole set. A quarter is enough to notice. None holds nothing back.
-    - `step`: the local step. By default it fits the dimension.
-    - `limits`: when a chain of evaluations that move the hyperparameters themselves is given up.
+    - `step`: the local step. The default chooses one that fits the dimension.
+    - `limits`: the limits beyond which a chain of evaluations that move the hyperparameters themselves is given up.
 
     Raises `ValueError` where a setting is out of its range.
     """
@@ -131,7 +131,7 @@ class ExploreDescend(Strategy[State]):
                 chains[observation.parent] = region.reject(point if value < math.inf else region.step())
 
         started = state.trials >= self.startup_trials and math.isfinite(state.best_value)
-        gain = max(state.best_value - value, 0.0) if started else 0.0  # the first points' are luck
+        gain = max(state.best_value - value, 0.0) if started else 0.0  # the gains of the first points are luck
         descended = observation.parent is not None
         return replace(
             state,
@@ -183,14 +183,14 @@ class ExploreDescend(Strategy[State]):
         share = per_cost[0] / sum(per_cost) if sum(per_cost) else 0.5
         share = min(max(share, self.smallest_share), 1 - self.smallest_share)
         under_way = sum(parent is None for parent in running)
-        explored = exploring.cost * (1 + under_way / exploring.trials)  # those will cost what the others did
+        explored = exploring.cost * (1 + under_way / exploring.trials)  # running trials will cost as much
         return explored < share * (explored + descending.cost)
 
 
 def _worth_a_gradient(state: State) -> float:
     """Return the value below which an explored point gets its gradient."""
     if not dimension(state.space):
-        return -math.inf if state.trials else math.inf  # before the first trial, a host may not know the space yet
+        return -math.inf if state.trials else math.inf  # before the first trial a host may not know the space
     if state.chains and state.descending.cost and not state.descending.gain:
-        return -math.inf  # gradients have not paid yet, and there is one left to try
+        return -math.inf  # no gradient has paid yet, and one chain is left to try
     return state.best_explored if state.has_gradients else math.inf

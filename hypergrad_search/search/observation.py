@@ -1,4 +1,4 @@
-"""One finished evaluation, as a search sees it: plain data, the same whether read from memory or storage."""
+"""`Observation`: a finished evaluation as a search sees it, in plain data that a host can store."""
 
 import math
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Observation:
-    """What was tried, why, and what came of it.
+    """A trial, the reason for it, and its result.
 
     - `trial`: the name by which the host knows the trial.
     - `parent`: the trial whose chain this one extends; None where the host's explorer chose the point.
-    - `hyperparameters`: all that the trial had, in natural units. A strategy reads only those that its space holds.
+    - `hyperparameters`: all hyperparameters of the trial, in natural units. A strategy reads those of its space alone.
     - `value`: the loss to be minimised; infinite where the trial failed or was pruned.
     - `gradient`: the finite derivatives of the value, one for each float of the space, in natural units; or None.
-    - `cost`: in any unit that is the same for all trials.
+    - `cost`: the cost of the trial, in any unit that is the same for all trials.
     - `held_back`: the loss on each fold of the validation set, where one was held back; else None.
-    - `refined`: hyperparameters that the evaluation itself moved to, and that `value` is the loss at; None where it
-      moved none.
+    - `refined`: the hyperparameters that the evaluation itself moved to; `value` is the loss at them. It is None where
+      the evaluation moved none.
     - `again`: whether the trial evaluated its parent's own hyperparameters once more.
     """
 
@@ -35,7 +35,7 @@ class Observation:
     again: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return strict JSON, with arrays as lists."""
+        """Return a dict that is strict JSON, with arrays as lists."""
         return {
             **asdict(self),
             "hyperparameters": _lists(self.hyperparameters),

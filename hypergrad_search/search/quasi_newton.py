@@ -1,8 +1,8 @@
-"""A quadratic model whose curvature is learned from gradients, trusted in a box: for few dimensions.
+"""`QuasiNewton`: a quadratic model, trusted in a box, that learns its curvature from gradients; for few dimensions.
 
 The curvature is a BFGS matrix with Powell's damping, which keeps it positive definite (Nocedal and Wright 2006,
-sections 4.1 and 18.3). Radii change boldly: a step that fails costs a value, one that succeeds a gradient too, and
-validation losses are rugged, so that small careful steps only find the nearest dent.
+sections 4.1 and 18.3). Radii change boldly: a step that fails costs a value alone, one that succeeds costs a gradient
+too, and validation losses are rugged, so that small careful steps only find the nearest dent.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,9 +16,9 @@ from hypergrad_search.search.trust_region import LocalStep, Radii, TrustRegion
 
 @dataclass(frozen=True, kw_only=True)
 class QuasiNewton(LocalStep):
-    """Steps to the minimum of a quadratic model within a box, whose sides have one length.
+    """A step to the minimum of a quadratic model within a box whose sides have one length.
 
-    Not for many hundreds of dimensions: a matrix of shape `(n, n)` is kept for each chain.
+    Do not use it for many hundreds of dimensions: a matrix of shape `(n, n)` is kept for each chain.
 
     - `radii`: how large the box may be.
     - `growth`: the factor by which the radius grows after a good step. Doubling loses few steps where the first radius
@@ -27,10 +27,12 @@ class QuasiNewton(LocalStep):
       value.
     - `agreement`: the radius grows where a step brings at least this share of the decrease that the model promised.
       Below a quarter the model does not describe the loss there.
-    - `damping`: Powell's share of the model's own curvature, below which what a step has measured is mixed with it.
-      0.2 is his choice.
+    - `damping`: the share of the model's own curvature that the measured curvature must reach. Where it does not, the
+      two are mixed. 0.2 is Powell's choice.
     - `curvatures`: the lowest and highest curvature of the first guess, in units of the box. One step is a poor measure
       of scale, so the guess stays within three orders of magnitude of 1.
+
+    Raises `ValueError` where a factor, `damping` or `curvatures` is out of its range.
     """
 
     radii: Radii = field(default_factory=Radii)
@@ -109,7 +111,7 @@ class QuasiNewtonRegion(TrustRegion):
         return replace(self, radius=min(self.radius * factor, self.how.radii.largest))
 
     def _change(self, point: np.ndarray) -> float:
-        """Return by how much the model expects the value to change on the way to `point`."""
+        """Return the change of the value that the model expects on the way to `point`."""
         step = point - self.point
         quadratic = 0.0 if self.curvature is None else 0.5 * step @ self.curvature @ step
         return float(self.gradient @ step + quadratic)

@@ -1,11 +1,11 @@
-"""Steps against the sign of the gradient, in a box with a radius for each coordinate: for any number of dimensions.
+"""`SignSteps`: steps against the gradient's sign, with a radius for each coordinate; for any number of dimensions.
 
 In a box, the linear model has its minimum at the corner that the gradient points away from, so a step needs no
 length from the gradient, only its signs: hypergradients differ by orders of magnitude between coordinates and along
-a path. But the sign of a gradient of next to nothing counts as much as any other, and thousands of those make a step
-at random. So signs are soft: where the gradient has its median size a step is half of the radius, and less where it is
-smaller. The radii follow the signs as in Rprop (Riedmiller and Braun 1993): they grow where a sign stays and shrink
-where it flips. As in any trust region, a step that did not lower the value is taken back and all radii shrink.
+a path. But a sign alone counts tiny derivatives as much as large ones, and thousands of tiny ones would make a random
+step. So signs are soft: a coordinate steps half of its radius where its derivative has the median size, and less where
+it is smaller. The radii follow the signs as in Rprop (Riedmiller and Braun 1993): they grow where a sign stays and
+shrink where it flips. As in any trust region, a step that did not lower the value is taken back and all radii shrink.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from hypergrad_search.search.trust_region import LocalStep, Radii, TrustRegion
 
 @dataclass(frozen=True, kw_only=True)
 class SignSteps(LocalStep):
-    """Steps whose lengths come from radii, one for each coordinate, and not from the size of the gradient.
+    """A step whose length comes from radii, one for each coordinate, rather than from the size of the gradient.
 
     - `radii`: how large each radius may be.
     - `growth`: the factor by which a radius grows where the gradient's sign stays. It is Rprop's 1.2, a little bolder
@@ -27,6 +27,8 @@ class SignSteps(LocalStep):
       the next step should go half as far.
     - `rejection`: the factor by which all radii shrink after a failed step. It is bold, since in many dimensions a step
       that fails has mostly gone much too far.
+
+    Raises `ValueError` where a factor is out of its range.
     """
 
     radii: Radii = field(default_factory=Radii)

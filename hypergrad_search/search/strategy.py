@@ -1,4 +1,4 @@
-"""What a search strategy is: an immutable value that folds the history into a state, and proposes from the state."""
+"""`Strategy`: an immutable value that folds the history into a state, and proposes what to try next."""
 
 import abc
 from collections.abc import Collection
@@ -16,16 +16,16 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to evaluate next.
+    """The next evaluation.
 
-    - `point`: the floats of the space, as one vector in the unit box; all else is to be as the parent had it. None
-      where the host's explorer is to choose everything.
-    - `parent`: the trial whose chain this step extends; None exactly where `point` is.
+    - `point`: the floats of the space, as one vector in the unit box; all other hyperparameters are the parent's. It is
+      None where the host's explorer chooses everything.
+    - `parent`: the trial whose chain this step extends. It is None where `point` is None, and only there.
     - `gradient_below`: the gradient is wanted only if the value comes out below this.
-    - `fold`: which part of the validation set the gradient leaves out, and the loss below which that part has to come
-      out; None to hold nothing back. Hosts hold back only where the space has a `lift`.
-    - `again`: whether the parent is to be evaluated once more. The host then takes the parent's own hyperparameters,
-      to the bit, instead of `point`.
+    - `fold`: the part of the validation set that the gradient leaves out, and the loss that this part must stay below;
+      None to hold nothing back. Hosts hold back only where the space has a `lift`.
+    - `again`: whether the parent is evaluated once more. The host then takes the parent's own hyperparameters, to the
+      bit, instead of `point`.
 
     Raises `ValueError` where only one of `point` and `parent` is None.
     """
@@ -70,4 +70,4 @@ class Strategy(abc.ABC, Generic[State]):
 
     @abc.abstractmethod
     def explore(self, state: State) -> Proposal:
-        """Return what is wanted of a point that the host's explorer or the user has chosen; its `point` is None."""
+        """Return what is wanted of a point that the explorer or the user chooses: a proposal whose `point` is None."""

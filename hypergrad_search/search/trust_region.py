@@ -1,7 +1,8 @@
 """The local step: around the head of a chain, a region of the unit box within which a model of the value is trusted.
 
-The model fits the dimension. Where a matrix is cheap it is a quadratic whose curvature is learned from the gradients
-(`quasi_newton`); where it is not, each coordinate has a radius that follows the gradient's signs (`sign_steps`).
+The model depends on the dimension. Where a matrix is cheap, the model is a quadratic whose curvature is learned from
+the gradients (`quasi_newton`). Where it is not, each coordinate has a radius that follows the gradient's signs
+(`sign_steps`).
 """
 
 import abc
@@ -15,7 +16,7 @@ from hypergrad_search.checks import whole_number
 
 
 class LocalStep(abc.ABC):
-    """How a chain moves on from a point whose gradient is known: what makes the first region around the point."""
+    """A way to move on from a point whose gradient is known: it makes the first region around the point."""
 
     @abc.abstractmethod
     def around(self, point: np.ndarray, value: float, gradient: np.ndarray) -> "TrustRegion":
@@ -24,7 +25,7 @@ class LocalStep(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Radii:
-    """How large a trust region may be, in units of the box.
+    """The allowed radii of a trust region, in units of the box.
 
     - `start`: the radius of a new region. What exploring finds is good to about a tenth of the box.
     - `largest`: no radius grows beyond this, with which a step reaches half of the box.
@@ -61,7 +62,7 @@ class TrustRegion(abc.ABC):
     @property
     @abc.abstractmethod
     def reach(self) -> float:
-        """How far the next step may go, in units of the box."""
+        """The distance that the next step may go, in units of the box."""
 
     @property
     @abc.abstractmethod
@@ -71,7 +72,7 @@ class TrustRegion(abc.ABC):
     @property
     @abc.abstractmethod
     def radii_allowed(self) -> Radii:
-        """How large the region may be."""
+        """The allowed radii of the region."""
 
     @abc.abstractmethod
     def step(self) -> np.ndarray:
@@ -79,7 +80,7 @@ class TrustRegion(abc.ABC):
 
     @abc.abstractmethod
     def length(self, point: np.ndarray) -> float:
-        """Return how long the step to `point` is, in radii."""
+        """Return the length of the step to `point`, in radii."""
 
     @abc.abstractmethod
     def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:
@@ -128,9 +129,11 @@ class TrustRegion(abc.ABC):
 class ByDimension(LocalStep):
     """One local step for few dimensions, another for many.
 
-    - `few`, `many`: the two.
-    - `most`: how many dimensions count as few. A step in 200 dimensions costs milliseconds with a matrix, which is
-      nothing beside training; the cost grows with the cube of the dimension.
+    - `few`, `many`: the two local steps.
+    - `most`: the largest dimension that counts as few. A step in 200 dimensions costs milliseconds with a matrix, which
+      is nothing beside training; the cost grows with the cube of the dimension.
+
+    Raises `ValueError` where `most` is not a whole number from 0.
     """
 
     few: LocalStep

@@ -1,13 +1,13 @@
-"""Training that can be run backwards to the bit, and the gradient that is computed on the way back.
+"""Exact training, which can be run backwards to the bit, and the gradient that is computed on the way back.
 
 Forwards, each step adds to fixed-point numbers, and a decay keeps the bits that it would lose. Backwards, the same
-steps are undone in the opposite order, the gradient is computed again from the recovered weights, and the adjoint of
-the step is the ordinary one, taken at the recovered values (Maclaurin, Duvenaud and Adams 2015, algorithm 2). So the
+steps are undone in the opposite order, the gradient is computed again from the recovered weights, and the ordinary
+adjoint of the step is taken at the recovered values (Maclaurin, Duvenaud and Adams 2015, algorithm 2). So the
 memory does not grow with the number of steps, but for log2(1 / decay) bits a weight and step.
 
-The functions here are the pieces: stretches of steps in either direction (`run_forward`, `run_backward`), and what
-happens to the bits between them (`spill`, `unspill`). Each takes a `Program`, which is known when it is compiled, and
-`Inputs`, which are arrays. `training.train` puts the pieces together as one program that JAX can transform;
+The functions here are the pieces: stretches of steps in either direction (`run_forward`, `run_backward`), and shifts of
+bits between them (`spill`, `unspill`). Each takes a `Program`, which is known at compile time, and `Inputs`, which are
+arrays. `training.train` puts the pieces together as one program that JAX can transform;
 `hypergradient.reversible` does so stretch by stretch, with no more memory than a run needs.
 """
 
@@ -35,17 +35,18 @@ WEIGHTS = "weights"
 FEWEST_FRACTION_BITS = 16
 
 Numbers = dict[str, Fixed]  # the weights and the optimizer's slots of one array, by name
-Planes = dict[str, list[jax.Array]]  # what was spilled, by name and array
+Planes = dict[str, list[jax.Array]]  # the bits that were spilled, by name and array
 
 
 @dataclass(frozen=True)
 class Program:
     """All that is known when training is compiled, and that no input changes.
 
-    `static` are the hyperparameters that are plain values, `fraction_bits` the resolution of the weights and each slot,
-    `layout` how the parameters are kept. If `isolated`, the gradient is compiled by itself in both directions, at the
-    cost of one more gradient on the way back. Among other operations a compiler may round it differently in the two
-    directions: XLA does so for some losses, such as that of a layer normalisation.
+    `static` are the hyperparameters that are plain values, `fraction_bits` is the resolution of the weights and each
+    slot, and `layout` is the arrangement of the parameters in arrays. If `isolated`, the gradient is compiled by itself
+    in both directions, at the cost of one more gradient for each step back. Otherwise the compiler mixes it with other
+    operations, and may round it differently in the two directions: XLA does so for some losses, such as those of models
+    with layer normalisation.
     """
 
     problem: TrainingProblem
@@ -91,10 +92,11 @@ class State(NamedTuple):
 class Adjoint(NamedTuple):
     """Gradients of the loss at the end, as far as the way back has come.
 
-    They are with respect to the weights and slots of each array as they were at that step, to the settings, each of
-    shape `(steps, groups)`, and to the hyperparameters on which training and outer losses depend directly. `norms` has
-    for each step the norm of the gradient with respect to all weights before it, and last the norm of the gradient
-    with respect to the final weights.
+    `weights` and `slots` are gradients with respect to the weights and slots of each array as they were at that step.
+    `settings` are gradients with respect to the settings, each of shape `(steps, groups)`. `hyperparameters` are
+    gradients with respect to the hyperparameters on which training and outer losses depend directly. `norms` has for
+    each step the norm of the gradient with respect to all weights before it, and last the norm of the gradient with
+    respect to the final weights.
     """
 
     weights: list[jax.Array]
@@ -130,7 +132,7 @@ def bind(
 
 @functools.lru_cache(maxsize=256)
 def _layout(problem: TrainingProblem, static: Static, shapes: tuple[Any, ...], structure: Any) -> Layout:
-    """Return the layout, which follows from shapes and from the structure of the settings alone."""
+    """Return the layout, which depends on shapes and on the structure of the settings alone."""
     groups: list[tuple[int, ...]] = []
 
     def trace(*leaves: jax.Array) -> Params:
@@ -146,7 +148,7 @@ def _layout(problem: TrainingProblem, static: Static, shapes: tuple[Any, ...], s
 def prepare(
     problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array
 ) -> tuple[Params, dict[str, jax.Array], tuple[int, ...]]:
-    """Return the initial parameters and the settings, through which hyperparameters act, and the group of each leaf."""
+    """Return the initial parameters, the settings, and the group of each leaf."""
     hyperparameters = {**dynamic, **dict(static)}
     params = initial_params(problem, hyperparameters, key)
     for path, weights in jax.tree_util.tree_leaves_with_path(params):
@@ -155,7 +157,7 @@ def prepare(
                 f"init: params{jax.tree_util.keystr(path)} must be float32 to train reversibly, "
                 f"got {weights.dtype}; cast it, or use method=Unrolled()"
             )
-    with jax.ensure_compile_time_eval():  # so settings that do not depend on what is traced keep their values
+    with jax.ensure_compile_time_eval():  # so that settings that are not traced keep their values
         return params, *resolve(problem.optimizer, hyperparameters, params, problem.steps)
 
 
@@ -168,7 +170,7 @@ def _resolution(optimizer: AdditiveOptimizer, chosen: Mapping[str, int]) -> tupl
 
 
 def check_fraction_bits(chosen: Mapping[str, int]) -> dict[str, int]:
-    """Return the fraction bits as ints; raise `ValueError` where one is no whole number within the limits."""
+    """Return the fraction bits as ints; raise `ValueError` where one is not a whole number from 16 to 84."""
     return {
         name: whole_number(f"fraction_bits: {name}", bits, FEWEST_FRACTION_BITS, fixed_point.MOST_FRACTION_BITS)
         for name, bits in chosen.items()
@@ -185,7 +187,7 @@ def log_decays(optimizer: AdditiveOptimizer, settings: dict[str, jax.Array]) -> 
 def plan_schedule(
     optimizer: AdditiveOptimizer, settings: dict[str, jax.Array], stretch: jax.Array | int
 ) -> tuple[Schedule, dict[str, jax.Array]]:
-    """Return the settings with the plan of what decays, and by name the most planes that an array fills."""
+    """Return the schedule, and by name the most planes that an array fills."""
     plans, planes = plan_decays(log_decays(optimizer, jax.lax.stop_gradient(settings)), stretch)
     return Schedule(settings, plans), planes
 
@@ -210,7 +212,7 @@ def start(program: Program, weights: list[jax.Array]) -> State:
 
 
 def weights_of(program: Program, inputs: Inputs, state: State) -> list[jax.Array]:
-    """Return the weights as float32 arrays; call it after what was due has been spilled."""
+    """Return the weights as float32 arrays; call it after all contents that were due have been spilled."""
     weights = [fixed_point.to_float(numbers[WEIGHTS], program.bits[WEIGHTS]) for numbers in state.numbers]
     plans = inputs.schedule.plans
     if WEIGHTS not in plans:
@@ -245,7 +247,7 @@ def run_forward(program: Program, inputs: Inputs, state: State, stop: jax.Array 
 def run_backward(
     program: Program, inputs: Inputs, state: State, adjoint: Adjoint, stop: jax.Array | int
 ) -> tuple[State, Adjoint]:
-    """Undo steps until `stop` of them are left, and carry `adjoint` back; no spill may have been done in between."""
+    """Undo steps until `stop` of them are left, and carry `adjoint` back; no spill may lie in between."""
 
     def backward(carry: tuple[State, Adjoint]) -> tuple[State, Adjoint]:
         (numbers, step, outside), adjoint = carry
@@ -290,7 +292,7 @@ def spill(program: Program, state: State, name: str, due: jax.Array) -> tuple[St
 
 
 def unspill(program: Program, state: State, name: str, due: jax.Array, planes: list[jax.Array]) -> State:
-    """Undo `spill`."""
+    """Return the state as it was before `spill`."""
     spilled = zip(state.numbers, planes, program.layout.groups, strict=True)
     return _replace(state, name, [bit_buffer.unspill(x[name], plane, due[group]) for x, plane, group in spilled])
 
@@ -298,10 +300,10 @@ def unspill(program: Program, state: State, name: str, due: jax.Array, planes: l
 def start_adjoint(
     program: Program, inputs: Inputs, weights: list[jax.Array], hyperparameters: dict[str, Any]
 ) -> Adjoint:
-    """Return the adjoint at the end of training, from the gradients of the outer loss.
+    """Return the adjoint at the end of training, given two gradients of the outer loss.
 
-    `weights` is its gradient with respect to the final weights, `hyperparameters` the one with respect to the
-    hyperparameters on which it depends directly.
+    `weights` is the gradient with respect to the final weights, and `hyperparameters` the gradient with respect to the
+    hyperparameters on which the loss depends directly.
     """
     return Adjoint(
         weights,
@@ -340,8 +342,9 @@ def _gradient(
 def _isolated(
     program: Program, dynamic: dict[str, Any], key: jax.Array, weights: list[jax.Array], step: jax.Array
 ) -> list[jax.Array]:
-    """Return the gradient from a branch. Compilers do not merge a branch with the code around it, and do not know that
-    this one is always taken.
+    """Return the gradient, computed in a branch.
+
+    Compilers do not merge a branch with the code around it, and do not know that this one is always taken.
     """
     gradient: list[jax.Array] = jax.lax.cond(
         step >= 0,
@@ -369,7 +372,7 @@ def _weights(program: Program, numbers: Numbers, now: Schedule) -> jax.Array:
 
 
 def _advance(program: Program, numbers: Numbers, gradient: jax.Array, now: Schedule, step: jax.Array) -> Numbers:
-    """Take one exact step of one array."""
+    """Return the numbers of one array after one exact step."""
     numbers = {**numbers}
     for name, increment in _increments(program, gradient, now).items():
         numbers[name] = fixed_point.add(numbers[name], increment)
@@ -443,10 +446,10 @@ def _outside(numbers: list[Numbers]) -> jax.Array:
 
 
 class Diagnosis(NamedTuple):
-    """What went wrong at the last step done, for each leaf of the parameters, as pytrees of their structure.
+    """The faults of the last step, for each leaf of the parameters, as pytrees of their structure.
 
-    `nan` tells whether the update has NaN, `outside` by name whether a number is out of range, and `reach` by name the
-    magnitude from which on a number is out of range.
+    `nan` tells whether the update has NaN. By name, `outside` tells whether a number is out of range, and `reach` is
+    the smallest magnitude that is out of range.
     """
 
     nan: Params
@@ -455,7 +458,7 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(program: Program, inputs: Inputs, state: State) -> Diagnosis:
-    """Find why training ended early: undo the weights' part of the last step, and take its gradient again."""
+    """Return why training ended early: undo the weights' part of the last step, and take its gradient again."""
     step = jnp.maximum(state.step - 1, 0)
     nows = _at(program, inputs, step)
     before = [_retreat_weights(program, *array, step) for array in zip(state.numbers, nows, strict=True)]

@@ -1,7 +1,7 @@
 """Fixed-point numbers in limbs of 32 bits, and the operations on them that can be undone to the bit.
 
 A number with F fraction bits is an integer, of 64 or 96 bits, times 2**-F. Addition is modular and therefore always
-undone by subtraction; whether a value left the range is the caller's to check (`outside`, after every addition).
+undone by subtraction. The caller must check after every addition whether a value left the range (`outside`).
 
 Everything runs in JAX's default 32-bit configuration. The floating-point steps are exact or rounded once, so that
 no fusion or contraction by the compiler can change their bits.
@@ -38,8 +38,9 @@ def zeros(shape: tuple[int, ...], fraction_bits: int) -> Fixed:
 
 
 def from_float(x: jax.Array, fraction_bits: int) -> Fixed:
-    """Round float32 to nearest. Where it is too large, or NaN, the sum of the result and any number in range is
-    `outside`.
+    """Return float32 numbers rounded to the nearest fixed-point numbers.
+
+    Where a number is too large, or NaN, the sum of the result and any number in range is `outside`.
     """
     saturated = 2.0 ** (_RANGE_BITS + 1)
     scaled = x * 2.0 ** _first_fraction_bits(fraction_bits)
@@ -119,7 +120,7 @@ def shift_right(x: Fixed, bits: jax.Array) -> Fixed:
 
 
 def shift_left(x: Fixed, bits: jax.Array, lost: jax.Array) -> Fixed:
-    """Undo `shift_right`, given the bits that were lost (uint32, below 2**bits)."""
+    """Return the numbers before `shift_right`, given the bits that were lost (uint32, below 2**bits)."""
     high, *lows = x
     below = [*(low >> (LIMB_BITS - bits) for low in lows), lost]
     return (

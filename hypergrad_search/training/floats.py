@@ -1,4 +1,4 @@
-"""Training in plain floats: what `Unrolled` differentiates, and what exact training is compared with."""
+"""Training in plain floats, which `Unrolled` differentiates, and with which exact training is compared."""
 
 import functools
 import math

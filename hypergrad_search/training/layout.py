@@ -1,4 +1,4 @@
-"""How parameters are kept while they are trained: small leaves share arrays, which makes fewer and longer loops."""
+"""The layout of parameters during training: small leaves share arrays, which makes fewer and longer loops."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _SMALL = 1 << 15  # weights; a smaller leaf shares an array with others of the s
 
 @dataclass(frozen=True)
 class Layout:
-    """How the leaves of the parameters are kept; `arrays` lists the leaves that each array consists of.
+    """The arrangement of the parameters' leaves in arrays; `arrays` lists the leaves that each array consists of.
 
     An array of one leaf has the shape of this leaf, and an array of several leaves is flat. All leaves of an array have
     the same settings, those of the array's group in `groups`.

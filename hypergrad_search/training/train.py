@@ -46,22 +46,21 @@ def train(
     fraction_bits: Mapping[str, int] | None = None,
     smallest_decays: Mapping[str, float] | None = None,
 ) -> Params:
-    """Train exactly reversibly, and return the final parameters, as a function that JAX can transform.
+    """Train exactly reversibly, and return the final parameters; JAX can transform this function.
 
     `jax.grad` of it runs training backwards in constant memory; it composes with `jax.jit` and `jax.vmap`.
-    Parameters are NaN where training left the fixed-point range or met NaN, and gradients where the reversal was not
-    exact: for a status that says which, use `evaluate`.
+    Parameters are NaN where training left the fixed-point range or met NaN. Gradients are NaN where the reversal was
+    not exact. Use `evaluate` for a status that says what went wrong.
 
     Args:
-        problem: what to train.
+        problem: the training run.
         hyperparameters: a dict from names to values, in natural units.
-        key: decides the initial parameters and each step's randomness.
-        fraction_bits: see `Reversible`.
-        smallest_decays: the smallest decay at each step for which there is to be room, by the name of what decays
-            ("velocity"; "mu", "nu"; "weights"). It matters only where decays are traced: the buffers for the bits that
-            decays lose have their size when the program is compiled, and the values of traced decays are not known
-            then. The defaults are 0.5, 0.9 for "nu" and 0.99 for "weights". A run that needs more room has NaN for a
-            gradient.
+        key: the source of the initial parameters and of each step's randomness.
+        fraction_bits: the same as that of `Reversible`.
+        smallest_decays: by the name of what decays ("velocity"; "mu", "nu"; "weights"), the smallest decay for which
+            buffers have room, if all steps have it. It matters only where decays are traced: buffers get their size
+            when the program is compiled, and the values of traced decays are not known then. The defaults are 0.5, 0.9
+            for "nu" and 0.99 for "weights". The gradient of a run that needs more room is NaN.
 
     Raises:
         ValueError: the optimizer cannot be reversed, the parameters are not float32, a decay that is known when the
@@ -78,7 +77,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Room:
-    """How many planes there is room for, by name, and how many steps lie between two chances to fill one."""
+    """The number of planes that buffers hold, by name, and the number of steps between two chances to fill one."""
 
     planes: tuple[tuple[str, int], ...]
     stretch: int
@@ -135,7 +134,7 @@ def _train(
 
 
 class _Residuals(NamedTuple):
-    """What the way back needs; `trusted` tells whether training stayed in range and the planes had room."""
+    """All that the way back needs; `trusted` tells whether training stayed in range and the planes had room."""
 
     state: State
     planes: Planes
@@ -154,7 +153,7 @@ def _train_forward(
 ) -> tuple[list[jax.Array], _Residuals]:
     schedule, filled = plan_schedule(program.optimizer, settings, room.stretch)
     inputs = Inputs(dynamic, key, schedule)
-    # There is one plane more than can be filled, to write to where none is due: a branch would copy them all.
+    # The last plane is written to where no plane is due, since a branch would copy all planes.
     planes = {name: [jnp.zeros((n + 1, *x.shape), jnp.uint8) for x in weights] for name, n in room.planes}
 
     def stretch(i: jax.Array, carry: tuple[State, Planes]) -> tuple[State, Planes]:

@@ -25,7 +25,7 @@ Trial = optuna.Trial | FrozenTrial
 
 
 def encode(array: np.ndarray, dtype: str, trial: optuna.Trial, store: Any | None) -> Attribute:
-    """Return an array as JSON: in base64, or as the name of the artifact that holds it if there is a store."""
+    """Return an array as JSON: in base64, or as the id of an artifact that holds it if there is a store."""
     array = np.ascontiguousarray(array, dtype=dtype)
     result: Attribute = {"shape": list(array.shape), "dtype": dtype}
     if store is None:
@@ -37,7 +37,7 @@ def encode(array: np.ndarray, dtype: str, trial: optuna.Trial, store: Any | None
 
 
 def decode(attribute: Attribute, store: Any | None) -> np.ndarray:
-    """Return what `encode` was given. Raises `ValueError` where the store is needed and missing."""
+    """Return the array that `encode` was given; raise `ValueError` where the store is needed and missing."""
     if "base64" in attribute:
         flat = np.frombuffer(base64.b64decode(attribute["base64"]), attribute["dtype"])
         return flat.reshape(attribute["shape"]).copy()  # a user may write to it
@@ -51,17 +51,17 @@ def decode(attribute: Attribute, store: Any | None) -> np.ndarray:
 
 
 def encode_all(values: Mapping[str, Any], dtype: str, trial: optuna.Trial, store: Any | None) -> dict[str, Any]:
-    """Return some values as JSON: arrays encoded, and the others as they are."""
+    """Return values as JSON: arrays are encoded, and all others stay as they are."""
     return {name: encode(x, dtype, trial, store) if np.shape(x) else x for name, x in values.items()}
 
 
 def decode_all(values: Mapping[str, Any], store: Any | None) -> dict[str, Any]:
-    """Return what `encode_all` was given."""
+    """Return the values that `encode_all` was given."""
     return {name: decode(x, store) if isinstance(x, dict) else x for name, x in values.items()}
 
 
 def write(trial: optuna.Trial, name: str, parameter: Float, array: np.ndarray | None, store: Any | None) -> None:
-    """Keep an array in its trial, None where all elements are at the level; and a summary of it for people."""
+    """Write an array to its trial, with a summary for people; `array` is None where all elements are at the level."""
     kept = {"shape": list(parameter.shape)} if array is None else encode(array, "<f8", trial, store)
     trial.set_user_attr(PREFIX + name, kept)
     if array is not None:
@@ -80,6 +80,6 @@ def shapes(trial: Trial) -> dict[str, tuple[int, ...]]:
 
 
 def read(trial: Trial, name: str, store: Any | None) -> np.ndarray:
-    """Return an array that a trial has; raises `KeyError` where it has none of this name."""
+    """Return an array of a trial; raise `KeyError` where the trial has none of this name."""
     kept = trial.user_attrs[PREFIX + name]
     return decode(kept, store) if "dtype" in kept else np.full(kept["shape"], trial.params[name])

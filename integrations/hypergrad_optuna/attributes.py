@@ -1,4 +1,4 @@
-"""The attributes of a trial through which sampler and objective talk; they work in every storage."""
+"""The attributes of a trial by which sampler and objective exchange data; they work in every storage."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 from hypergrad_search.search.ask_tell import Wanted
 
 PREFIX = "hypergrad:"
-#: what is kept of an evaluation, each in a user attribute of its own
+#: the facts of an evaluation that are kept, each in its own user attribute
 FACTS = ("cost", "status", "message", "test_loss", "exact", "held_back", "refined", "checkpoint")
 COST, STATUS, MESSAGE, TEST_LOSS, EXACT, HELD_BACK, REFINED, CHECKPOINT = (PREFIX + name for name in FACTS)
 GRADIENT = PREFIX + "gradient"
@@ -16,12 +16,12 @@ WANTED = PREFIX + "wanted"  # a system attribute: what the sampler wants of the 
 
 
 def want(study: optuna.Study, trial: FrozenTrial, wanted: Wanted) -> None:
-    """Note what a trial is for, before it runs."""
+    """Write what is wanted of a trial, before it runs."""
     study._storage.set_trial_system_attr(trial._trial_id, WANTED, wanted.to_json())
 
 
 def wanted(trial: optuna.Trial | FrozenTrial) -> Wanted:
-    """Return what the sampler wants of a trial: nothing, if it is no `HypergradSampler`."""
+    """Return what the sampler wants of a trial; under any but `HypergradSampler` no gradient is wanted."""
     attributes: dict[str, Any] = (
         trial.system_attrs if isinstance(trial, FrozenTrial) else trial.storage.get_trial_system_attrs(trial._trial_id)
     )
@@ -29,7 +29,7 @@ def wanted(trial: optuna.Trial | FrozenTrial) -> Wanted:
 
 
 def parent(trial: optuna.Trial) -> FrozenTrial | None:
-    """Return the trial whose chain this one extends; None where the explorer or the user chose it."""
+    """Return the trial whose chain this one extends; None where the explorer or the user chose its point."""
     number = wanted(trial).parent
     if number is None:
         return None

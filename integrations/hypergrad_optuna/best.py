@@ -1,4 +1,4 @@
-"""What a study has found: hyperparameters that are ready for `evaluate`, and the parameters trained with them."""
+"""The result of a study: hyperparameters that are ready for `evaluate`, and the parameters trained with them."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from hypergrad_search.hosting import joined
 def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = None) -> dict[str, Any]:
     """Return the hyperparameters of a study's best trial, ready for `hypergrad_search.evaluate`.
 
-    Use it in place of `study.best_params`, which holds one number in place of each array. See `hyperparameters_of` for
-    what it returns. `artifact_store` is that of the study's sampler by default.
+    Use it in place of `study.best_params`, which holds one number in place of each array. `hyperparameters_of` says
+    more about the result. `artifact_store` is by default that of the study's sampler.
 
     Raises `ValueError` where no trial is complete, or a store is needed and missing.
     """
@@ -24,12 +24,12 @@ def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = No
 def hyperparameters_of(trial: arrays.Trial, *, artifact_store: Any | None = None) -> dict[str, Any]:
     """Return the hyperparameters whose loss is a trial's value: numbers, arrays and categoricals, by name.
 
-    Arrays are put together, whichever sampler chose them. Where the evaluation itself moved the hyperparameters, as
-    `Hypernet` does, they are those that it moved to.
+    Arrays are whole, whichever sampler chose them. Where the evaluation itself moved the hyperparameters, as with
+    `Hypernet`, the result holds the values where it ended.
 
     Args:
         trial: a finished trial, or one whose objective has been evaluated.
-        artifact_store: where the arrays are, if the study's sampler was given one.
+        artifact_store: the store that holds the arrays, if the study's sampler was given one.
 
     Raises:
         ValueError: the store is needed and missing.
@@ -42,8 +42,8 @@ def hyperparameters_of(trial: arrays.Trial, *, artifact_store: Any | None = None
 def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any | None = None) -> Any:
     """Return the parameters that the study's best trial trained, as a pytree like that of the problem's `init`.
 
-    They are trained once more, or taken from the trial's checkpoint where its method keeps one. `objective` must be
-    made with the same arguments as that of the study; `artifact_store` is that of the study's sampler by default.
+    They are trained once more, or read from the trial's checkpoint where its method keeps one. `objective` must have
+    the same arguments as the study's own objective. `artifact_store` is by default that of the study's sampler.
 
     Raises `ValueError` where no trial is complete, or a store is needed and missing.
     """

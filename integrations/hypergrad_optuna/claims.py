@@ -1,7 +1,7 @@
-"""Claims: how processes that share a study agree who takes which step.
+"""Claims: processes that share a study agree by them which process takes which step.
 
-A process writes into its own trial whose chain the trial extends, and then looks at the others again. Of two processes
-that claim the same step at once, at least one sees the other's claim, and chooses anew.
+A process writes into its own trial which chain the trial extends, and then reads the other trials again. Of two
+processes that claim the same step at once, at least one sees the other's claim, and chooses anew.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from hypergrad_optuna import attributes
 from hypergrad_search.search.ask_tell import Suggestion
 
 #: A trial that has been running for more than twice as long as the longest one so far, and for at least this long, is
-#: taken to be dead, and its step is given to the next who asks.
+#: taken to be dead, and its step is given to the next process that asks.
 PATIENCE = timedelta(seconds=5)
 
 
@@ -39,12 +39,12 @@ def claim(
 
 
 def read(study: optuna.Study) -> list[FrozenTrial]:
-    """Return all trials as they stand in storage, those of other Hyperband brackets too."""
+    """Return all trials as storage holds them now, including those of other Hyperband brackets."""
     return study._get_trials(deepcopy=False, use_cache=False)
 
 
 def _running(trials: Sequence[FrozenTrial], own: FrozenTrial, longest: timedelta) -> list[str | None]:
-    """Return the parents of the trials that others are working on, None for a trial that explores."""
+    """Return the parents of the trials that other processes are running, None for a trial that explores."""
     earliest = datetime.now() - max(2 * longest, PATIENCE)
     return [
         attributes.wanted(t).parent

@@ -1,4 +1,4 @@
-"""`Objective`: a training problem as something that `study.optimize` can call."""
+"""`Objective`: a training problem in a form that `study.optimize` can call."""
 
 from typing import Any
 
@@ -18,29 +18,30 @@ from hypergrad_search.search.ask_tell import same_model
 
 
 class Objective:
-    """Train at the hyperparameters that a trial suggests; return the validation loss, report its gradient.
+    """Train at the hyperparameters that a trial suggests, return the validation loss, and report its gradient.
 
-    Works with every sampler: under any but `HypergradSampler` no gradient is computed. A training run that fails has
+    It works with every sampler: under any but `HypergradSampler` no gradient is computed. A training run that fails has
     the value infinity, and the trial's user attributes say why (`hypergrad:status`, `hypergrad:message`). They hold
     the cost in gradient evaluations (`hypergrad:cost`) and, where the problem has one, the test loss
     (`hypergrad:test_loss`) too. The value of a trial is a loss: the study must minimise it.
 
     Args:
-        problem: what to train.
-        space: names to `Float`, `Int` or `Categorical`. Arrays are those of `suggest_array`. A number with a `lift` is
-            an array too under `HypergradSampler`, and a number under any other.
-        method: how to differentiate. By default exactly; a trial whose reversal turns out inexact is differentiated in
-            floats, and has the attribute `hypergrad:exact` False, so that a study does not end for it. With `Hypernet`
-            a trial is a stretch of joint optimisation, and its parameters are where it started:
-            `best_hyperparameters(study)` has where the best one ended.
-        key: decides initial parameters and each step's randomness; `jax.random.key(0)` by default.
-        reseed: whether each trial has randomness of its own, `jax.random.fold_in(key, trial.number)`, so that the
-            search finds what is good for any seed. By default all trials have the same, which compares them best.
-        report_every: report the validation loss to the trial's pruner every so many steps; None for never.
+        problem: the training run.
+        space: a dict from names to `Float`, `Int` or `Categorical`. Arrays are suggested by `suggest_array`. A number
+            with a `lift` is an array under `HypergradSampler`, and a number under any other sampler.
+        method: the way to differentiate. By default it is exact; a trial whose reversal turns out inexact is
+            differentiated in floats, and has the attribute `hypergrad:exact` False, so that a study does not end for
+            it. With `Hypernet` a trial is a stretch of joint optimisation, and its parameters are where the stretch
+            began; `best_hyperparameters(study)` returns where the best one ended.
+        key: the source of the initial parameters and of each step's randomness; `jax.random.key(0)` by default.
+        reseed: whether each trial has its own randomness, `jax.random.fold_in(key, trial.number)`, so that the search
+            finds what is good for any seed. By default all trials have the same, which compares them best.
+        report_every: the number of steps between two reports of the validation loss to the trial's pruner; None for no
+            reports.
 
     Raises:
-        ValueError: the optimizer names a hyperparameter that the space lacks, `report_every` is no whole number from 1,
-            or the study maximises a loss.
+        ValueError: the optimizer names a hyperparameter that the space lacks, `method` is not a `Method`,
+            `report_every` is not a whole number from 1, or the study maximises a loss.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class Objective:
         self.reseed = reseed
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Return the validation loss at what the trial suggests."""
+        """Return the validation loss at the hyperparameters that the trial suggests."""
         return self.evaluate(trial, self.suggest(trial))
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Return the trial's hyperparameters, with arrays put together."""
+        """Return the trial's hyperparameters, in which arrays are whole."""
         space = self.hosted.searched(by_gradients=sampler_of(trial.study) is not None)
         return {name: _suggest(trial, name, parameter) for name, parameter in space.items()}
 

@@ -1,4 +1,4 @@
-"""What objectives that compute gradients themselves call: `wants_gradient` and `report_gradient`."""
+"""`wants_gradient` and `report_gradient`, for objectives that compute gradients themselves."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +13,8 @@ from hypergrad_optuna.sampler import sampler_of
 def wants_gradient(trial: optuna.Trial, value: float) -> bool:
     """Return whether `HypergradSampler` would use the gradient of this trial, whose value came out as `value`.
 
-    For objectives that compute gradients themselves: a gradient costs several times a value, and that of a step that
-    failed is worth nothing. Always False under another sampler.
+    Call it in objectives that compute gradients themselves: a gradient costs several times as much as a value, and the
+    gradient of a failed step is worth nothing. The result is always False under another sampler.
     """
     return attributes.wanted(trial).wants_gradient(value)
 
@@ -24,14 +24,14 @@ def report_gradient(trial: optuna.Trial, gradient: Mapping[str, Any], *, cost: f
 
     Args:
         trial: the trial that the objective was called with.
-        gradient: the derivative with respect to each float parameter, by its name and in its own units (not its
-            logarithm's); for an array of `suggest_array` an array of its shape. It is that of the objective itself,
-            whether this is minimised or maximised. The derivative of a parameter that is left out counts as 0.
-        cost: what the trial took in all, in any unit that is the same for all trials; by default 4 where there is a
+        gradient: by name the derivative of the objective itself, whether it is minimised or maximised, with respect to
+            each float parameter in its own units (not in the logarithm's). It is an array of the same shape for an
+            array of `suggest_array`. A parameter that is left out has the derivative 0.
+        cost: the whole cost of the trial, in any unit that is the same for all trials; by default 4 where there is a
             gradient and 1 where there is none.
 
     Raises:
-        ValueError: a name is no parameter of the trial, a derivative is not a number, or has another shape.
+        ValueError: a name is not a parameter of the trial, or a derivative is not a number or has another shape.
     """
     sampler = sampler_of(trial.study)
     store = None if sampler is None else sampler.artifact_store

@@ -28,18 +28,18 @@ SearchSpace = dict[str, BaseDistribution]
 
 @dataclass(frozen=True)
 class _Step:
-    """What a trial on a chain is to have: the floats that the step moves, and all else as the parent had it."""
+    """The values of a trial on a chain: the step gives the floats that it moves, and the parent all others."""
 
     parent: FrozenTrial
     suggestion: Suggestion
 
     @property
     def params(self) -> dict[str, Any]:
-        """All parameters; of an array the level."""
+        """All parameters of the trial; an array is one number, its level."""
         return {**self.parent.params, **self.suggestion.levels}
 
     def array(self, name: str, store: Any | None) -> np.ndarray | None:
-        """Return an array, read from the parent only if the step does not move it; None where there is none."""
+        """Return an array, which is read from the parent only if the step does not move it; None if there is none."""
         moved = (self.suggestion.moved or {}).get(name)
         if moved is None and name in arrays.shapes(self.parent):
             return arrays.read(self.parent, name, store)
@@ -48,7 +48,7 @@ class _Step:
 
 @dataclass
 class _Memory:
-    """What one study's history has come to, so that it need not be folded again; never a source of truth."""
+    """A cache of one study's folded history. It is never a source of truth: storage is."""
 
     mind: AskTell
     search_space: IntersectionSearchSpace = field(default_factory=lambda: IntersectionSearchSpace(include_pruned=True))
@@ -61,29 +61,29 @@ class _Memory:
 class HypergradSampler(BaseSampler):
     """Sample where the gradient of the objective points, taking turns with another sampler, the explorer.
 
-    Floats follow gradients, which `Objective` or `report_gradient` provide; so do the arrays of `suggest_array`, which
-    are one number each while the search explores. Integers, categoricals, floats with a step, and all on which the
-    gradient has no bearing are the explorer's choice, and stay as they are along a chain of descent. If no trial
-    reports a gradient, the search is the explorer's alone, and a warning says so once.
+    Floats follow gradients, which `Objective` or `report_gradient` provide; so do the arrays of `suggest_array`,
+    which are one number each while the search explores. The explorer chooses integers, categoricals, floats with a
+    step, and all other parameters that gradients do not cover; they stay as they are along a chain of descent. If no
+    trial reports a gradient, the explorer alone decides, and a warning says so once.
 
     A trial that was pruned, failed or violates a constraint (`trial.set_constraint`, or `constraints_func` of the
     explorer) is a step that failed. Any number of processes can share a study: all that the search knows is read from
-    the study's trials. A trial that has been running for more than twice as long as the longest one so far is taken to
-    be dead, and its step is given to the next who asks.
+    the study's trials. A trial that has been running for more than twice as long as the longest one so far, and for at
+    least 5 seconds, is taken to be dead, and its step is given to the next process that asks.
 
     Args:
         explorer: the other sampler; Optuna's `TPESampler` by default.
-        strategy: how the budget is spent; `hypergrad_search.search.ExploreDescend()` by default. All processes of a
+        strategy: the way to spend the budget; `hypergrad_search.search.ExploreDescend()` by default. All processes of a
             study should have the same.
-        seed: of the default explorer; the rest of the search is deterministic.
-        artifact_store: one of `optuna.artifacts`, to hold array hyperparameters, their gradients, and checkpoints of
+        seed: the seed of the default explorer; the rest of the search is deterministic.
+        artifact_store: a store of `optuna.artifacts` for array hyperparameters, their gradients, and checkpoints of
             methods such as `Hypernet`. By default they are attributes of the trials, in base64, which every storage
             takes up to tens of megabytes, except MySQL (64 KiB) and the gRPC proxy (4 MiB). All processes of a study
             need the same.
 
     Raises:
-        ValueError: both `explorer` and `seed` are given, or `strategy` is not a `Strategy`; and, at the first trial,
-            the study has several objectives, for which this sampler is not made.
+        ValueError: both `explorer` and `seed` are given, or `strategy` is not a `Strategy`. At the first trial: the
+            study has several objectives, for which this sampler is not made.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class HypergradSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """See `optuna.samplers.BaseSampler`."""
-        if "fixed_params" in trial.system_attrs:  # enqueued: where all is fixed, nothing else is asked of a sampler
+        if "fixed_params" in trial.system_attrs:  # enqueued: if all is fixed, Optuna calls nothing but this
             space = self.infer_relative_search_space(study, trial)
             mind = self._fold(study, claims.read(study), space)
             attributes.want(study, trial, mind.explore().wanted)
@@ -148,7 +148,7 @@ class HypergradSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Return the explorer's choice; on a chain what the parent had, if it had this parameter."""
+        """Return the explorer's choice; on a chain the parent's value, if the parent had this parameter."""
         self._raise_error_if_multi_objective(study)
         step = self._memory(study).steps.get(trial.number)
         if step is not None and param_name in step.params:
@@ -158,7 +158,7 @@ class HypergradSampler(BaseSampler):
         return self._explorer.sample_independent(study, trial, param_name, param_distribution)
 
     def proposed_array(self, trial: optuna.Trial, name: str) -> np.ndarray | None:
-        """Return the array that a trial on a chain is to have; None where all elements are to be at its level."""
+        """Return the array of a trial on a chain; None where all elements have the same value, the level."""
         step = self._memory(trial.study).steps.get(trial.number)
         return None if step is None else step.array(name, self.artifact_store)
 
@@ -182,7 +182,7 @@ class HypergradSampler(BaseSampler):
             return of_storage[study._study_id]
 
     def _fold(self, study: optuna.Study, trials: Sequence[FrozenTrial], search_space: SearchSpace) -> AskTell:
-        """Return the search that the finished trials come to; only those that are new are folded."""
+        """Return the search after all finished trials; only the new ones are folded."""
         with self._lock:
             memory = self._memory(study)
             new = [t for t in trials if t.state.is_finished() and t.number not in memory.folded]
@@ -205,7 +205,7 @@ class HypergradSampler(BaseSampler):
             return memory.mind
 
     def _observe(self, mind: AskTell, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> Observation:
-        """Fetch what came of a finished trial."""
+        """Return the observation of a finished trial."""
         wanted, reported = attributes.wanted(trial), trial.user_attrs
         feasible = trial.state == TrialState.COMPLETE and all(c <= 0 for c in trial.constraints.values())
         decode = functools.partial(arrays.decode_all, store=self.artifact_store)
@@ -216,7 +216,7 @@ class HypergradSampler(BaseSampler):
                 name: arrays.read(trial, name, self.artifact_store) if parameter.shape else trial.params[name]
                 for name, parameter in floats(mind.space).items()
             },
-            # another sampler around this one, such as PartialFixedSampler, may have changed some of them
+            # Another sampler around this one, such as PartialFixedSampler, may have changed some parameters.
             again=wanted.again and trial.params == trials[int(wanted.parent or 0)].params,
         )
         outcome = Outcome(
@@ -233,7 +233,7 @@ class HypergradSampler(BaseSampler):
     ) -> dict[str, Any]:
         jointly = self._explorer.infer_relative_search_space(study, trial)
         sampled = self._explorer.sample_relative(study, trial, jointly)
-        # in the order in which the objective suggests, which is what the explorer alone would see
+        # The order is that of the objective's suggestions, as it would be under the explorer alone.
         order = {name: i for t in trials if t.state.is_finished() for i, name in enumerate(t.params)}
         for name in sorted(search_space, key=lambda name: order.get(name, 0)):
             if name not in sampled:

@@ -1,4 +1,4 @@
-"""`suggest_array`: what `trial.suggest_float` is to a number."""
+"""`suggest_array`: it does for arrays what `trial.suggest_float` does for numbers."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,15 @@ def suggest_array(
 ) -> np.ndarray:
     """Suggest an array hyperparameter: a float64 array whose elements are from `low` to `high`, both included.
 
-    With `HypergradSampler` it is one parameter of the trial, the array's level, and one attribute, however large it is.
-    With any other sampler it is one `suggest_float` for each coordinate, named `name[i,j]`, so that the same objective
-    runs under both; beyond some hundreds of coordinates that is slow. `best_hyperparameters(study)` reads it back.
+    With `HypergradSampler` the array is one parameter of the trial, its level, and one attribute, however large it is.
+    With any other sampler each coordinate is a parameter, named `name[i,j]`, so that the same objective runs under
+    both; beyond some hundreds of coordinates that is slow. `best_hyperparameters(study)` returns the best array.
 
     Args:
         trial: the trial that the objective was called with.
-        name: of the hyperparameter.
-        shape: of the array.
-        low, high, log: as for `trial.suggest_float`.
+        name: the name of the hyperparameter.
+        shape: the shape of the array.
+        low, high, log: the same as for `trial.suggest_float`.
 
     Raises:
         ValueError: the bounds or the shape do not fit.

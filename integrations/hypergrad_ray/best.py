@@ -1,4 +1,4 @@
-"""What a run has found: hyperparameters that are ready for `evaluate`."""
+"""The result of a run: hyperparameters that are ready for `evaluate`."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from hypergrad_search import Space
 def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Space) -> dict[str, Any]:
     """Return the hyperparameters of a run's best trial, ready for `hypergrad_search.evaluate`.
 
-    Use it in place of the best config, in which arrays may come one number a coordinate, and a key of
-    `HypergradSearch` may be left. Where the evaluation itself moved the hyperparameters, as `Hypernet` does, they are
-    those that it moved to.
+    Use it in place of the best config, which may hold a key of `HypergradSearch`, and may have one key for each
+    coordinate of an array. Where the evaluation itself moved the hyperparameters, as with `Hypernet`, the result holds
+    the values where it ended.
 
     Args:
-        results: what `Tuner.fit` or `tune.run` returned, with a metric and a mode.
-        space: that of the searcher and the trainable.
+        results: the return value of `Tuner.fit` or `tune.run`, with a metric and a mode.
+        space: the space of the searcher and the trainable.
 
     Raises:
         ValueError: the best trial's config does not fit the space.

@@ -1,4 +1,4 @@
-"""A space in Ray Tune's terms, and the way back: an array is one number a coordinate, or one ndarray."""
+"""A space in Ray Tune's terms, and the way back: an array is one number for each coordinate, or one ndarray."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ def param_space(space: Space) -> dict[str, Any]:
     """Return `space` as Ray's own domains, for `trainable` under another searcher: `Tuner(..., param_space=...)`.
 
     An array becomes one domain for each coordinate, named `name[i,j]`, in C order; a number with a `lift` stays a
-    number. Not for `HypergradSearch`, which takes the space itself.
+    number. Do not use it with `HypergradSearch`, which takes the space itself.
 
-    Raises `ValueError` where `space` is none, or a name does not fit Ray's configs and results.
+    Raises `ValueError` where `space` is not a space, or a name does not fit Ray's configs and results.
     """
     check_names(space)
     domains: dict[str, Any] = {}
@@ -29,7 +29,7 @@ def param_space(space: Space) -> dict[str, Any]:
 
 
 def check_names(space: Space) -> None:
-    """Raise `ValueError` unless `space` is one, with names that fit Ray's configs and results."""
+    """Raise `ValueError` unless `space` is a space whose names fit Ray's configs and results."""
     check_space(space)
     seen = {RESERVED}
     for name, parameter in space.items():
@@ -42,9 +42,9 @@ def check_names(space: Space) -> None:
 
 
 def join(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters in a trial's config, arrays put together where they come one number a coordinate.
+    """Return the hyperparameters in a trial's config, in which arrays are put together from their coordinates.
 
-    Raises `ValueError` where one is missing, or neither of its own shape nor of its `lift`.
+    Raises `ValueError` where one is missing, or has neither its own shape nor that of its `lift`.
     """
     config = joined(config)
     try:

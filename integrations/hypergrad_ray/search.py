@@ -22,40 +22,40 @@ from hypergrad_search.search import Observation, Strategy
 from hypergrad_search.search.ask_tell import AskTell, Outcome, Silence, collect, levels, spread
 from hypergrad_search.space import floats, lifted
 
-LOSS = "loss"  # the default metric, and what the explorer is told to minimise
+LOSS = "loss"  # the default metric, and the name of the metric that the explorer minimises
 
 
 class HypergradSearch(Searcher):
     """Search where the gradient of the metric points, taking turns with another searcher, the explorer.
 
     Floats follow gradients, which `trainable` reports, or any other trainable as `"gradient": {name: array}` (see
-    `wants_gradient`). Integers, categoricals, and all on which the gradient has no bearing are the explorer's choice,
-    and stay as they are along a chain of descent. If no trial reports a gradient, the search is the explorer's alone,
-    and a warning says so once.
+    `wants_gradient`). The explorer chooses integers and categoricals, which stay as they are along a chain of descent.
+    If no trial reports a gradient, the explorer alone decides, and a warning says so once.
 
-    An array hyperparameter, which a number with a `lift` is here too, is one ndarray in a trial's config. The explorer
-    sees one number in its place: an array that it chooses is the same everywhere, and it is told the mean (of
-    logarithms, with `log=True`) of an array that a chain has led elsewhere.
+    An array hyperparameter, or a number with a `lift`, is one ndarray in a trial's config. The explorer sees one number
+    in its place: it chooses one value for all elements, and it is told the mean (of logarithms, with `log=True`) of an
+    array that a chain has moved.
 
     A trial that failed, or whose last result has the status `"running"` because a scheduler stopped it, is a failed
-    step, which still counts for what it cost: `"gradient_evaluations"` if the trainable reports that, else 4 with a
-    gradient and 1 without.
+    step. Its cost counts nevertheless: `"gradient_evaluations"` if the trainable reports that, else 4 with a gradient
+    and 1 without.
 
     Args:
-        space: names to `Float`, `Int` or `Categorical`. Leave Ray's own `param_space` empty, but for constants.
-        metric: the key of the result to optimise. Without it, that of `tune.run` or `tune.TuneConfig`, which Ray hands
-            on only together with constants in `param_space`; else `"loss"`.
-        mode: `"min"` or `"max"`, likewise; else `"min"`.
+        space: a dict from names to `Float`, `Int` or `Categorical`. Leave Ray's own `param_space` empty, but for
+            constants.
+        metric: the key of the result to optimise. By default it is the metric of `tune.run` or `tune.TuneConfig`, which
+            Ray passes on only together with constants in `param_space`, and otherwise `"loss"`.
+        mode: `"min"` or `"max"`. The default is found as that of `metric`, and otherwise `"min"`.
         explorer: the other searcher, made without a space; by default `OptunaSearch` (TPE), which needs optuna.
-        strategy: how the budget is spent; `hypergrad_search.search.ExploreDescend()` by default.
-        seed: of the default explorer; the rest of the search is deterministic.
+        strategy: the way to spend the budget; `hypergrad_search.search.ExploreDescend()` by default.
+        seed: the seed of the default explorer; the rest of the search is deterministic.
 
     Raises:
         ValueError: an argument does not fit; the message says which and what to do.
         ImportError: the default explorer is wanted, and optuna is missing.
 
-    Not for several metrics, nor inside `Repeater`, which drops the gradients. To limit concurrency wrap this searcher,
-    not its explorer.
+    Do not use it for several metrics, nor inside `Repeater`, which drops the gradients. To limit concurrency, wrap this
+    searcher, not its explorer.
     """
 
     def __init__(
@@ -82,18 +82,18 @@ class HypergradSearch(Searcher):
         remedy = "use hypergrad_ray.trainable, or report 'gradient': {name: array}"
         self._silence = Silence("HypergradSearch", "trainable", self._explorer, remedy)
         self._observations: dict[str, Observation] = {}
-        self._running: dict[str, Observation] = {}  # unfinished trials, with what they have brought so far
-        self._checkpoints: dict[str, str] = {}  # where each trial's checkpoint is, of those that have one
+        self._running: dict[str, Observation] = {}  # unfinished trials, with their results so far
+        self._checkpoints: dict[str, str] = {}  # the path of each trial's checkpoint, if it has one
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Take metric and mode where none were given; False, as the search space is not Ray's to set."""
+        """Take metric and mode where none were given, and return False, since Ray must not set the search space."""
         self._metric = self._metric or metric
         self._mode = self._mode or mode
         self._mind = replace(self._mind, maximise=self._mode == "max")
         return False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return a step along a gradient, its start once more, or the explorer's choice; and what is wanted of it."""
+        """Return the config of the next trial: a step, a second look at its start, or the explorer's choice."""
         suggestion = self._mind.ask([trial.parent for trial in self._running.values()])
         wanted = suggestion.wanted
         if wanted.parent is None:
@@ -109,7 +109,7 @@ class HypergradSearch(Searcher):
         return {**hyperparameters, RESERVED: wanted.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep what a running trial brought; the explorer is told of its own trials."""
+        """Keep the result of a running trial, and tell the explorer of its own trials."""
         trial = self._running.get(trial_id)
         if trial is None:
             _warn(f"a result of trial {trial_id!r}, which is not running, was ignored")
@@ -137,7 +137,7 @@ class HypergradSearch(Searcher):
         self._tell_explorer(trial, result, stopped, error)
 
     def get_state(self) -> dict[str, Any]:
-        """Return all that is needed to go on elsewhere, as plain JSON; what the explorer saves is in base64."""
+        """Return all that is needed to go on elsewhere, as plain JSON; the explorer's own state is in base64."""
         return {
             "observations": [trial.to_json() for trial in self._observations.values()],
             "running": [trial.to_json() for trial in self._running.values()],
@@ -160,11 +160,11 @@ class HypergradSearch(Searcher):
         Path(checkpoint_path).write_text(json.dumps(self.get_state()), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
-        """Read what `save` wrote. Only from files that you trust: explorers save themselves by pickle."""
+        """Read the file that `save` wrote. Restore only files that you trust: explorers save themselves by pickle."""
         self.set_state(json.loads(Path(checkpoint_path).read_text(encoding="utf-8")))
 
     def _read(self, begun: Observation, result: Mapping[str, Any]) -> Observation:
-        """Return a trial after one more result, which is its last unless it says that it is running."""
+        """Return a trial after one more result, which is the last one unless its status is `"running"`."""
         cost = result.get("gradient_evaluations")
         if result.get("status") == RUNNING:
             return self._mind.read(begun, Outcome(cost=cost))
@@ -190,7 +190,7 @@ class HypergradSearch(Searcher):
             self._explorer.on_trial_complete(trial.trial, result=told, error=error)
             return
         point = collect(self._space, trial.hyperparameters)
-        with contextlib.suppress(NotImplementedError):  # by searchers that cannot learn from points of others
+        with contextlib.suppress(NotImplementedError):  # of searchers that cannot learn from points that others chose
             self._explorer.add_evaluated_point(point, trial.value, error=error, pruned=stopped)
 
 

@@ -1,4 +1,4 @@
-"""`trainable`: a training problem as something that Ray Tune can run."""
+"""`trainable`: a training problem in a form that Ray Tune can run."""
 
 import tempfile
 import uuid
@@ -15,11 +15,11 @@ from hypergrad_search import Evaluation, Method, Space, TrainingProblem
 from hypergrad_search.hosting import DEFAULT_METHOD, HostedProblem, host
 from hypergrad_search.search.ask_tell import Wanted
 
-CHECKPOINT_FILE = "checkpoint"  # in a checkpoint's folder
+CHECKPOINT_FILE = "checkpoint"  # the file in a checkpoint's folder
 RUNNING = "running"  # the status of a result that is not the last
-KEPT = 4  # problems that a process remembers; Ray keeps a process for one run
+KEPT = 4  # the number of problems that a process remembers; Ray keeps a process for one run
 
-_problems: dict[str, TrainingProblem] = {}  # those that this process has run last, so that each compiles once
+_problems: dict[str, TrainingProblem] = {}  # the last ones of this process, so that each compiles once
 
 
 def trainable(
@@ -30,51 +30,53 @@ def trainable(
     key: jax.Array | None = None,
     report_every: int | None = None,
 ) -> Callable[[dict[str, Any]], None]:
-    """Return what trains at the hyperparameters in a trial's config, and reports the validation loss and its gradient.
+    """Return a function that trains at the hyperparameters in a trial's config, and reports the loss and its gradient.
 
-    Works with every searcher: under any but `HypergradSearch` no gradient is computed, and `param_space(space)` is what
-    to search. The problem gets an array for a number with a `lift` under `HypergradSearch`, else the number. The last
-    result of a trial holds
+    It works with every searcher. Under any but `HypergradSearch` no gradient is computed, and the domains to search are
+    `param_space(space)`. A number with a `lift` is an array under `HypergradSearch`, and a number under any other
+    searcher. The last result of a trial holds
 
     - `loss`: the validation loss, infinite where training failed; `status` and `message` say why.
-    - `gradient`: for each float of the space a number or an array, as in the config, in natural units; left out
-      where none was wanted, or it is of no use.
-    - `gradient_evaluations`: the cost in minibatch training gradients; `steps` trained; `seconds`.
-    - `test_loss`, where the problem has one; `held_back`, the loss on each fold of the validation set, where one was
-      held back; `exact`, whether a reversal was exact, where there was one.
-    - `refined`, with a method such as `Hypernet`, of which a trial is a stretch of joint optimisation: the
-      hyperparameters that `loss` is at. The trial's checkpoint (a file called `checkpoint`) holds what the method needs
-      to go on from there, as trials of the same chain do.
+    - `gradient`: for each float of the space a number or an array, as in the config, in natural units. It is missing
+      where none was wanted, and where it is of no use.
+    - `gradient_evaluations`: the cost in minibatch training gradients.
+    - `steps`: the number of steps trained; `seconds`: the time that they took.
+    - `test_loss`: the test loss, where the problem has one.
+    - `held_back`: the loss on each fold of the validation set, where one was held back.
+    - `exact`: whether the reversal was exact, where there was one.
+    - `refined`: with a method such as `Hypernet`, the hyperparameters where the trial's stretch of joint optimisation
+      ended; `loss` is the loss at them. The trial's checkpoint (a file called `checkpoint`) holds all that the method
+      needs to go on from there, as later trials of the same chain do.
 
     Earlier results, which come only with `report_every`, hold `loss`, `steps`, `gradient_evaluations` and the status
-    `"running"`. `best_hyperparameters(results, space)` has what the best trial found.
+    `"running"`. `best_hyperparameters(results, space)` returns the hyperparameters of the best trial.
 
-    JAX compiles once a process, and Ray starts a process for each trial unless told otherwise: pass `reuse_actors=True`
-    to `tune.run` or `tune.TuneConfig`, and keep what was compiled on disk by setting `JAX_COMPILATION_CACHE_DIR` (and
+    JAX compiles once a process, and Ray starts a process for each trial by default: pass `reuse_actors=True` to
+    `tune.run` or `tune.TuneConfig`, and keep compiled programs on disk by setting `JAX_COMPILATION_CACHE_DIR` (and
     `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0`) before Ray starts. Eight trials of a small network on two CPU cores
     took 85 s with neither, 58 s with the first, 19 s with the second, 5 s with both.
 
+    Do not use it for arrays of more than about 100,000 numbers: Ray writes every config and result to its logs as text.
+
     Args:
-        problem: what to train. It reaches the workers by cloudpickle through Ray's object store, data and all;
+        problem: the training run. It reaches the workers, with its data, by cloudpickle through Ray's object store;
             functions from a module that the workers cannot import must be made inside another function. After
             `ray.shutdown()` make the trainable anew.
-        space: names to `Float`, `Int` or `Categorical`: the same as `HypergradSearch` gets.
-        method: how to differentiate. By default exactly; a trial whose reversal turns out inexact is differentiated in
-            floats, so that a run does not end for it.
-        key: decides initial parameters and each step's randomness, the same for all trials; `jax.random.key(0)` by
-            default.
-        report_every: report the validation loss every so many steps, so that a scheduler can stop the trial; None for
-            never. Use it with `ASHAScheduler(time_attr="steps")`; not with schedulers that pause trials, such as
-            `HyperBandScheduler`: a paused trial starts again from its first step.
+        space: a dict from names to `Float`, `Int` or `Categorical`, the same as that of `HypergradSearch`.
+        method: the way to differentiate. By default it is exact; a trial whose reversal turns out inexact is
+            differentiated in floats, so that a run does not end for it.
+        key: the source of the initial parameters and of each step's randomness, the same for all trials;
+            `jax.random.key(0)` by default.
+        report_every: the number of steps between two reports of the validation loss, by which a scheduler can stop the
+            trial; None for no reports. Use it with `ASHAScheduler(time_attr="steps")`. Do not use it with schedulers
+            that pause trials, such as `HyperBandScheduler`: a paused trial starts again from its first step.
 
     Raises:
         ValueError: the optimizer names a hyperparameter that the space lacks, a name of the space cannot be used in
-            Ray, or `report_every` is no whole number from 1. Inside a trial: the searcher maximises the loss, or the
-            config does not fit the space.
-
-    Not for arrays of more than about 100,000 numbers: Ray writes every config and result to its logs as text.
+            Ray, `method` is not a `Method`, or `report_every` is not a whole number from 1. Inside a trial: the
+            searcher maximises the loss, or the config does not fit the space.
     """
-    host("trainable", problem, space, method, key, report_every)  # so that errors come here
+    host("trainable", problem, space, method, key, report_every)  # so that errors are raised here, not in a trial
     check_names(space)
     token = uuid.uuid4().hex
 
@@ -100,15 +102,16 @@ def trainable(
 def wants_gradient(config: Mapping[str, Any], value: float) -> bool:
     """Return whether `HypergradSearch` would use the gradient of this trial, whose metric came out as `value`.
 
-    For trainables that compute gradients themselves, and report them as `"gradient": {name: array}`: the derivative of
-    the metric itself in natural units, whether it is minimised or maximised. A gradient costs several times a value,
-    and that of a step that failed is worth nothing. Always False under another searcher.
+    Call it in trainables that compute gradients themselves, and report them as `"gradient": {name: array}`, the
+    derivatives of the metric itself in natural units, whether it is minimised or maximised. A gradient costs several
+    times as much as a value, and the gradient of a failed step is worth nothing. The result is always False under
+    another searcher.
     """
     return Wanted.from_json(config.get(RESERVED)).wants_gradient(value)
 
 
 def _remembered(token: str, problem: TrainingProblem) -> TrainingProblem:
-    """Return the problem of this token that has been compiled; Ray unpickles it anew for each trial."""
+    """Return the problem of this token that this process has compiled, since Ray unpickles a new one for each trial."""
     _problems[token] = _problems.pop(token, problem)
     while len(_problems) > KEPT:
         del _problems[next(iter(_problems))]
@@ -127,7 +130,7 @@ def _report_on_the_way(step: int, loss: float, cost: float) -> None:
 
 
 def _report(hosted: HostedProblem, evaluation: Evaluation) -> None:
-    """Report the last result of a trial, with its checkpoint and where a later trial finds this."""
+    """Report the last result of a trial, with its checkpoint and the path at which a later trial finds it."""
     facts = hosted.facts(evaluation)
     result = {"loss": evaluation.value, "gradient_evaluations": facts.pop("cost"), **facts}
     if evaluation.checkpoint is None:
