@@ -20,7 +20,7 @@ from hypergrad_optuna import HypergradSampler, Objective, attributes, best_hyper
 from hypergrad_search import Cost, Evaluation, Float, Method, TrainingProblem, evaluate
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.hypergradient import Request
-from hypergrad_search.search import ExploreDescend, LocalStep, SignSteps
+from hypergrad_search.search import ExploreDescend, SignSteps
 from hypergrad_search.space import floats
 from hypergrad_studies import cli as command
 from hypergrad_studies import compare, optuna_backend
@@ -198,14 +198,6 @@ class Halving(Method):
         return replace(found, value=found.value / 2, cost=Cost(1.0, 0.0))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Descending(ExploreDescend):
-    """A toy strategy: its steps have signs alone, and it descends from the first trial on."""
-
-    startup_trials: int = 1
-    step: LocalStep = SignSteps()  # noqa: RUF009 (frozen)
-
-
 def test_a_new_method_is_one_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     toy = GradientMethod(how=Halving())
     monkeypatch.setitem(OPTUNA, "toy", toy.in_optuna())
@@ -219,8 +211,8 @@ def test_a_new_method_is_one_entry_in_the_table(monkeypatch: pytest.MonkeyPatch)
     assert toy.in_ray().how is toy.how
 
 
-def test_a_new_strategy_is_one_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = GradientMethod(strategy=Descending())
+def test_other_settings_of_the_strategy_are_one_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = GradientMethod(strategy=ExploreDescend(startup_trials=1, step=SignSteps()))
     monkeypatch.setitem(OPTUNA, "toy", toy.in_optuna())
     landed: list[Record] = []
     seen: list[Record] = []
