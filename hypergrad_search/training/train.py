@@ -48,7 +48,7 @@ def train(
 ) -> Params:
     """Train exactly reversibly, and return the final parameters; JAX can transform this function.
 
-    `jax.grad` of it runs training backwards in constant memory; it composes with `jax.jit` and `jax.vmap`.
+    `jax.grad` of it runs training backwards, without a stored trajectory; it composes with `jax.jit` and `jax.vmap`.
     Parameters are NaN where training left the fixed-point range or met NaN. Gradients are NaN where the reversal was
     not exact. Use `evaluate` for a status that says what went wrong.
 
