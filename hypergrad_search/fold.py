@@ -30,8 +30,8 @@ class Fold:
     def __post_init__(self) -> None:
         object.__setattr__(self, "of", whole_number("Fold: of", self.of, 2))
         object.__setattr__(self, "index", whole_number("Fold: index", self.index, 0, self.of - 1))
-        if math.isnan(self.below):
-            raise ValueError("Fold: below must be a number, got nan; leave it out to accept any loss")
+        if not isinstance(self.below, int | float | np.number) or math.isnan(self.below):
+            raise ValueError(f"Fold: below must be a number, got {self.below!r}; leave it out to accept any loss")
 
 
 def order(examples: int) -> np.ndarray:

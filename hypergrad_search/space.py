@@ -22,8 +22,8 @@ class Float:
     continue with the array from the best that they found; other searches keep to the number. The problem must take
     both: write `jnp.sum(l2 * w**2)`, not `l2 * jnp.sum(w**2)`.
 
-    Raises `ValueError` where the bounds are not finite, are reversed or do not suit `log`, a length is not a whole
-    number from 1, or an array has a `lift`.
+    Raises `ValueError` where the bounds are not finite, are reversed, do not suit `log` or are too far apart for
+    floats, a length is not a whole number from 1, or an array has a `lift`.
     """
 
     low: float
@@ -95,12 +95,14 @@ Hyperparameters = Mapping[str, Any]
 
 def _check_bounds(parameter: Float | Int) -> None:
     kind, low, high = type(parameter).__name__, parameter.low, parameter.high
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{kind}: low and high must be finite, got low={low!r}, high={high!r}")
+    if not all(isinstance(bound, int | float | np.number) and math.isfinite(bound) for bound in (low, high)):
+        raise ValueError(f"{kind}: low and high must be finite numbers, got low={low!r}, high={high!r}")
     if low > high:
         raise ValueError(f"{kind}: low must not be above high, got low={low!r}, high={high!r}; swap them")
     if parameter.log and low <= 0:
         raise ValueError(f"{kind}: log=True needs low above 0, got low={low!r}; raise it, or drop log=True")
+    if not math.isfinite(high / low if parameter.log else high - low):
+        raise ValueError(f"{kind}: low and high must not be so far apart, got low={low!r}, high={high!r}")
 
 
 def _checked_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:

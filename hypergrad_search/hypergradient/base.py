@@ -28,8 +28,8 @@ class Status(StrEnum):
 
     `OVERFITTED`: the loss on the fold that was held back did not come out below `Fold.below`.
     `EXPLODED`: the value is sound, but the gradient does not tell where the loss falls: on its way back through
-    training the adjoint grew by more than a factor of 1,000, as it does where training is chaotic, or the gradient is
-    not finite.
+    training the adjoint grew by more than a factor of 1,000, as it does where training is chaotic (`Reversible` alone
+    measures that), or the gradient is not finite.
     """
 
     OK = "ok"

@@ -249,7 +249,7 @@ def _explain(diagnosis: Diagnosis, program: Program, step: int) -> tuple[Status,
     when = f"at step {step}" if step else "at the start"
     for path, found in jax.tree_util.tree_leaves_with_path(nan):
         if found:
-            return Status.NAN, f"NaN in the update of params{jax.tree_util.keystr(path)} {when}"
+            return Status.NAN, f"there is NaN in the update of params{jax.tree_util.keystr(path)} {when}"
     for name in outside:
         leaves = jax.tree_util.tree_leaves_with_path(outside[name])
         for (path, found), limit in zip(leaves, jax.tree.leaves(reach[name]), strict=True):

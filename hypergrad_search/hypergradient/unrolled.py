@@ -32,7 +32,8 @@ class Unrolled(Method):
     It works for any optimizer, a momentum of 0 included, and parameters of any floating-point type. Memory grows with
     sqrt(steps): where that is too much, use `Reversible`. Training is one program, so `report` is never called. Where
     `gradient_below` or `fold.below` is finite, the value is computed first, at the cost of one training run; a gradient
-    that is then needed costs four more.
+    that is then needed costs four more. The status is `EXPLODED` only where the gradient is not finite: growth on the
+    way back is not measured.
     """
 
     def evaluate(

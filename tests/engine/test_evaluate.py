@@ -217,7 +217,7 @@ def test_a_mismatch_raises_or_falls_back(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_gradient_that_is_compiled_differently_is_compiled_by_itself() -> None:
     """XLA rounds a layer normalisation's gradient differently in the two directions, beside Adam's step."""
     rng = np.random.default_rng(1)
-    x, into, out = (np.float32(rng.normal(size=shape)) for shape in ((100, 16), (16, 32), (32, 10)))
+    x, into, out = (rng.normal(size=shape).astype(np.float32) for shape in ((100, 16), (16, 32), (32, 10)))
 
     def outputs(p: dict[str, jax.Array]) -> jax.Array:
         hidden = x @ p["w"] + p["b"][None, :]

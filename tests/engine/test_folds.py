@@ -290,6 +290,7 @@ def test_folds_are_parts_of_nearly_equal_size() -> None:
         ({"index": 4, "of": 4}, "Fold: index must be a whole number from 0 to 3, got 4"),
         ({"index": -1, "of": 4}, "Fold: index must be a whole number from 0 to 3, got -1"),
         ({"index": 0, "of": 4, "below": math.nan}, "Fold: below must be a number, got nan"),
+        ({"index": 0, "of": 4, "below": None}, "Fold: below must be a number, got None"),
     ],
 )
 def test_folds_that_do_not_fit_are_named(arguments: dict[str, Any], message: str) -> None:

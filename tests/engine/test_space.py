@@ -129,6 +129,12 @@ def test_a_program_sees_the_unit_box_as_the_search_does() -> None:
         (lambda: Float(-1.0, 1.0, log=True), "log=True needs low above 0"),
         (lambda: Float(0.0, math.inf), "must be finite"),
         (lambda: Float(math.nan, 1.0), "must be finite"),
+        (
+            lambda: Float("low", 1.0),  # type: ignore[arg-type]
+            "must be finite numbers, got low='low'",
+        ),
+        (lambda: Float(1e-200, 1e200, log=True), "must not be so far apart"),
+        (lambda: Float(-1e308, 1e308), "must not be so far apart"),
         (lambda: Float(0.0, 1.0, shape=(0,)), "every length in shape"),
         (lambda: Int(5, 1), "low must not be above high"),
         (
