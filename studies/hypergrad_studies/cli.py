@@ -298,13 +298,13 @@ def _show(out: Path, console: Console) -> None:
 
 
 def main(command: Callable[..., object] = cli) -> None:
-    """Run the command line; every error is one line that says what to do."""
+    """Run the command line; an error that the user can mend is one line that says what to do."""
     try:
         command(standalone_mode=False)
         return
     except click.ClickException as error:
         message, code = error.format_message(), error.exit_code
-    except (data.MissingData, json_lines.BrokenRecords, records.OtherStudy) as error:
+    except (data.MissingData, json_lines.BrokenRecords, records.OtherStudy, OSError) as error:
         message, code = str(error), 1
     except (click.Abort, KeyboardInterrupt):
         message, code = "stopped", 130

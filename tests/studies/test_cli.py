@@ -104,6 +104,14 @@ def test_a_finished_study_has_nothing_left_to_do(study: Path, inside: Callable[.
     assert (study / "records.jsonl").read_bytes() == before
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, inside: Callable[..., Outcome]) -> None:
+    (tmp_path / "file").write_text("")
+    done = inside("compare", "--problem", "synthetic-quadratic", "--out", tmp_path / "file" / "out")
+    assert done.returncode == 1
+    assert done.stderr.startswith("hypergrad: error: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_killed_study_continues_to_the_same_records(study: Path, environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "killed"
     arguments = [*STUDY, "--budget", 1200, "--seeds", 2, "--out", out]

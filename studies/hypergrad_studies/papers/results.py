@@ -67,8 +67,10 @@ def claim(folder: Path, study: str, scale: Scale) -> None:
         if (folder / "records.jsonl").exists():
             raise OtherStudy(f"{folder} holds records of another study; choose another --out")
         _replace(path, json.dumps(mine) + "\n")
-    elif (held := _load(path)) != mine:
-        raise OtherStudy(f"{folder} holds the study {held}, not {mine}; choose another --out")
+        return
+    other = _load(path)
+    if other != mine:
+        raise OtherStudy(f"{folder} holds the study {other}, not {mine}; choose another --out")
 
 
 def read(path: Path, study: str, scale: Scale, seeds: int) -> list[Result]:
