@@ -24,7 +24,7 @@ from hypergrad_search import (
 from hypergrad_search.training import train_in_floats
 
 KEY = jax.random.key(0)
-STEPS = 64
+STEPS = 49
 DIMENSION = 5
 Params = dict[str, jax.Array]
 
