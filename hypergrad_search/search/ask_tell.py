@@ -207,7 +207,7 @@ class AskTell:
         return {name: np.asarray(reported[name]) for name in differentiable}
 
 
-class Silence:
+class MissingGradients:
     """The warning, given once, that a search gets no gradients, so that its explorer alone decides."""
 
     def __init__(self, search: str, subject: str, explorer: object, remedy: str) -> None:
@@ -215,7 +215,7 @@ class Silence:
         self._message = f"{search}: the {subject} reported no gradient, so {alone}; {remedy}"
         self._warned = False
 
-    def listen(self, mind: AskTell, value: Any, *, reported: bool) -> None:
+    def check(self, mind: AskTell, value: Any, *, reported: bool) -> None:
         """Warn where a trial has ended without a gradient; `reported` tells whether it gave one, or its cost."""
         if reported or mind.has_gradients or self._warned or _number(value) is None:
             return

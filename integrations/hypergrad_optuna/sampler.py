@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hypergrad_optuna import arrays, attributes, claims
 from hypergrad_search import Float
 from hypergrad_search.search import Observation, Strategy
-from hypergrad_search.search.ask_tell import AskTell, Outcome, Silence, Suggestion
+from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Outcome, Suggestion
 from hypergrad_search.space import floats
 
 SearchSpace = dict[str, BaseDistribution]
@@ -100,7 +100,7 @@ class HypergradSampler(BaseSampler):
         self._explorer = explorer or TPESampler(seed=seed)
         self._strategy = AskTell.begin({}, strategy).strategy
         remedy = "use hypergrad_optuna.Objective, or call report_gradient(trial, {...}) in the objective"
-        self._silence = Silence("HypergradSampler", "objective", self._explorer, remedy)
+        self._missing_gradients = MissingGradients("HypergradSampler", "objective", self._explorer, remedy)
         self._memories: WeakKeyDictionary[BaseStorage, dict[int, _Memory]] = WeakKeyDictionary()
         self._lock = threading.RLock()
 
@@ -170,7 +170,7 @@ class HypergradSampler(BaseSampler):
         memory.steps.pop(trial.number, None)
         if state == TrialState.COMPLETE and values is not None and len(values) == 1:
             reported = not {attributes.GRADIENT, attributes.COST}.isdisjoint(trial.user_attrs)
-            self._silence.listen(memory.mind, values[0], reported=reported)
+            self._missing_gradients.check(memory.mind, values[0], reported=reported)
         self._explorer.after_trial(study, trial, state, values)
 
     def _memory(self, study: optuna.Study) -> _Memory:

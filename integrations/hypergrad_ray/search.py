@@ -19,7 +19,7 @@ from hypergrad_ray.param_space import RESERVED, check_names, join, param_space
 from hypergrad_ray.trainable import RUNNING
 from hypergrad_search import Space
 from hypergrad_search.search import Observation, Strategy
-from hypergrad_search.search.ask_tell import AskTell, Outcome, Silence, collect, levels, spread
+from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Outcome, collect, levels, spread
 from hypergrad_search.space import floats, lifted
 
 LOSS = "loss"  # the default metric, and the name of the metric that the explorer minimises
@@ -80,7 +80,7 @@ class HypergradSearch(Searcher):
             raise ValueError("HypergradSearch: explorer must be made without a space, which it gets here")
         self._mind = AskTell.begin(self._space, strategy, maximise=mode == "max")
         remedy = "use hypergrad_ray.trainable, or report 'gradient': {name: array}"
-        self._silence = Silence("HypergradSearch", "trainable", self._explorer, remedy)
+        self._missing_gradients = MissingGradients("HypergradSearch", "trainable", self._explorer, remedy)
         self._observations: dict[str, Observation] = {}
         self._running: dict[str, Observation] = {}  # unfinished trials, with their results so far
         self._checkpoints: dict[str, str] = {}  # the path of each trial's checkpoint, if it has one
@@ -128,7 +128,7 @@ class HypergradSearch(Searcher):
         trial = self._read(trial, result) if result else trial
         trial = replace(trial, value=math.inf, gradient=None) if error else trial
         reported = trial.gradient is not None or any(key.startswith("gradient") for key in result)
-        self._silence.listen(self._mind, trial.value, reported=reported)
+        self._missing_gradients.check(self._mind, trial.value, reported=reported)
         self._observations[trial_id] = trial
         if trial.refined is not None and result.get("checkpoint_dir_name"):
             self._checkpoints[trial_id] = f"{result['trial_path']}/{result['checkpoint_dir_name']}"

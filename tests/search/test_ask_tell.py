@@ -13,8 +13,8 @@ from hypergrad_search.hosting import joined
 from hypergrad_search.search import ExploreDescend, Observation
 from hypergrad_search.search.ask_tell import (
     AskTell,
+    MissingGradients,
     Outcome,
-    Silence,
     Wanted,
     collect,
     levels,
@@ -168,19 +168,19 @@ def test_points_of_the_user_s_choice_extend_no_chain() -> None:
     assert chosen.wanted.fold == Fold(0, 4)
 
 
-def test_silence_is_told_of_once() -> None:
-    silence, mind = Silence("Search", "objective", object(), "report one"), AskTell.begin(SPACE)
+def test_missing_gradients_are_told_of_once() -> None:
+    missing, mind = MissingGradients("Search", "objective", object(), "report one"), AskTell.begin(SPACE)
     learned = mind.tell(Observation("0", None, POINT, 1.0, {"rate": 1.0, "array": [0, 0]}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        silence.listen(mind, math.inf, reported=False)
-        silence.listen(mind, 1.0, reported=True)
-        silence.listen(learned, 1.0, reported=False)
+        missing.check(mind, math.inf, reported=False)
+        missing.check(mind, 1.0, reported=True)
+        missing.check(learned, 1.0, reported=False)
     with pytest.warns(UserWarning, match="the objective reported no gradient, so this search is object's alone"):
-        silence.listen(mind, 1.0, reported=False)
+        missing.check(mind, 1.0, reported=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        silence.listen(mind, 1.0, reported=False)
+        missing.check(mind, 1.0, reported=False)
 
 
 def test_a_checkpoint_fits_where_integers_and_categoricals_agree() -> None:
