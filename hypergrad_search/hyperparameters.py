@@ -1,6 +1,7 @@
 """Hyperparameters as programs see them: those that JAX traces, and those that are part of the program."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -8,8 +9,20 @@ import jax.numpy as jnp
 
 from hypergrad_search.space import Hyperparameters
 
-#: Hyperparameters that are plain values, as pairs of name and value. Each choice of them compiles to its own program.
-Static = tuple[tuple[str, Any], ...]
+
+@dataclass(frozen=True)
+class Static:
+    """Hyperparameters that are plain values; each choice of them compiles to a program of its own.
+
+    Iterating gives pairs of name and value, so `dict` takes it. `types` tell apart what compares equal, such as True, 1
+    and 1.0.
+    """
+
+    pairs: tuple[tuple[str, Any], ...]
+    types: tuple[type, ...]
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return iter(self.pairs)
 
 
 def split(hyperparameters: Hyperparameters) -> tuple[dict[str, Any], Static]:
@@ -32,7 +45,7 @@ def split(hyperparameters: Hyperparameters) -> tuple[dict[str, Any], Static]:
             )
         else:
             static.append((name, value))
-    return dynamic, tuple(static)
+    return dynamic, Static(tuple(static), tuple(type(value) for _, value in static))
 
 
 def _is_floating(leaf: Any) -> bool:

@@ -334,8 +334,9 @@ def resolve(
         sources.append(source)
     of_leaves = list(zip(*sources, strict=True))
     groups = list(dict.fromkeys(of_leaves))
+    finest = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.itemsize)
     settings = {
-        name: jnp.stack([values[name][group[i]] for group in groups], axis=1).astype(leaves[0].dtype)
+        name: jnp.stack([values[name][group[i]] for group in groups], axis=1).astype(finest)
         for i, name in enumerate(values)
     }
     return settings, tuple(groups.index(group) for group in of_leaves)

@@ -24,7 +24,8 @@ class TrainingProblem:
       many hyperparameters can hold back a part of the examples (`Fold`).
     - `batches(step) -> batch`: it must be deterministic, and JAX must be able to trace it. `step` is an int32 scalar
       array, so slice with `jax.lax.dynamic_slice_in_dim` or index with an array.
-    - `optimizer`: `sgd(...)`, `adam(...)` or `adamw(...)`, whose settings may name hyperparameters.
+    - `optimizer`: `sgd(...)`, `adam(...)`, `adamw(...)` or an `Optimizer` of your own; its settings may name
+      hyperparameters.
     - `steps`: the number of training steps, at least 1.
     - `test_loss(params, hyperparameters)`, optional, a scalar or shape `(n,)`: it is reported beside the validation
       loss, and no search ever sees it.
@@ -59,7 +60,7 @@ class TrainingProblem:
                 raise ValueError(f"TrainingProblem: {name} must be a function or None, got {getattr(self, name)!r}")
         if not isinstance(self.optimizer, Optimizer):
             raise ValueError(
-                "TrainingProblem: optimizer must come from sgd, adam or adamw of hypergrad_search, "
+                "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw of hypergrad_search return it, "
                 f"got {self.optimizer!r}"
             )
         object.__setattr__(self, "steps", whole_number("TrainingProblem: steps", self.steps, 1))

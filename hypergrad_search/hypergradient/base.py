@@ -98,7 +98,7 @@ class Evaluation:
     @property
     def usable_gradient(self) -> dict[str, Any] | None:
         """The gradient, or None where the status is `EXPLODED`, so that a step along it would be of no use."""
-        return None if self.status is Status.EXPLODED else self.gradient
+        return None if self.status == Status.EXPLODED else self.gradient
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
     if fold is not None and valid.ndim:
         if valid.size < fold.of:
             raise ValueError(
-                f"fold: {valid.size} validation examples cannot be split into of={fold.of} parts; use fewer parts"
+                f"fold: {valid.size} validation examples cannot be split into of={fold.of} parts; "
+                "use fewer parts, in a search with strategy=ExploreDescend(folds=...)"
             )
         parts = [mean_and_error(part) for part in folds.split(valid, fold.of)]
         held_back, errors = tuple(mean for mean, _ in parts), tuple(error for _, error in parts)

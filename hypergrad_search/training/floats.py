@@ -43,7 +43,7 @@ def float_training(
             return step_loss(problem, jax.tree.unflatten(treedef, weights), hyperparameters, step_key, step)
 
         results = [
-            optimizer.float_step(w, s, g, {name: value[group] for name, value in now.items()}, step + 1)
+            optimizer.float_step(w, s, g, {name: value[group].astype(w.dtype) for name, value in now.items()}, step + 1)
             for w, s, g, group in zip(*state, jax.grad(loss)(state.weights), groups, strict=True)
         ]
         weights, slots = zip(*results, strict=True)

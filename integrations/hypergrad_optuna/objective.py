@@ -129,5 +129,5 @@ def _suggest(trial: optuna.Trial, name: str, parameter: Float | Int | Categorica
         return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log)
     low, high, log = parameter.low, parameter.high, parameter.log
     if not parameter.shape:
-        return trial.suggest_float(name, low, high, log=log)
+        return float(trial.suggest_float(name, low, high, log=log))  # an enqueued trial may have a whole number
     return suggest_array(trial, name, parameter.shape, low, high, log=log)

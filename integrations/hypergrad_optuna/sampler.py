@@ -96,6 +96,8 @@ class HypergradSampler(BaseSampler):
     ) -> None:
         if explorer is not None and seed is not None:
             raise ValueError("HypergradSampler: give the seed to explorer, or leave it out")
+        if explorer is not None and not isinstance(explorer, BaseSampler):
+            raise ValueError(f"HypergradSampler: explorer must be a sampler such as TPESampler(), got {explorer!r}")
         self.artifact_store = artifact_store
         self._explorer = explorer or TPESampler(seed=seed)
         self._strategy = AskTell.begin({}, strategy).strategy

@@ -34,9 +34,9 @@ def suggest_array(
         raise ValueError("suggest_array: shape must have at least one length, got (); use trial.suggest_float")
     sampler = sampler_of(trial.study)
     if sampler is None:
-        flat = [trial.suggest_float(n, low, high, log=log) for n in coordinates(name, parameter.shape)]
+        flat = [float(trial.suggest_float(n, low, high, log=log)) for n in coordinates(name, parameter.shape)]
         return np.reshape(flat, parameter.shape)
-    number = trial.suggest_float(name, low, high, log=log)
+    number = float(trial.suggest_float(name, low, high, log=log))  # an enqueued trial may have a whole number
     array = sampler.proposed_array(trial, name)
     if array is not None and (array.shape != parameter.shape or level(parameter, array) != number):
         array = None  # the level was fixed by the user, or the objective has changed

@@ -20,11 +20,14 @@ def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Space)
         space: the space of the searcher and the trainable.
 
     Raises:
-        ValueError: the best trial's config does not fit the space.
+        ValueError: no trial has a finite metric, or the best trial's config does not fit the space.
     """
-    if isinstance(results, ResultGrid):
-        best = results.get_best_result()
-        config, metrics = best.config, best.metrics
-    else:
-        config, metrics = results.best_config, results.best_result
+    try:
+        if isinstance(results, ResultGrid):
+            best = results.get_best_result()
+            config, metrics = best.config, best.metrics
+        else:
+            config, metrics = results.best_config, results.best_result
+    except (RuntimeError, AttributeError) as error:  # Ray's, where no trial has a finite metric
+        raise ValueError("best_hyperparameters: no trial has a finite metric; look at the trials' errors") from error
     return join(space, {**(config or {}), **(metrics or {}).get("refined", {})})

@@ -376,7 +376,7 @@ def test_a_problem_that_does_not_fit_is_named(change: dict[str, Any], message: s
         (lambda: quadratic(steps=0), "steps must be a whole number from 1, got 0"),
         (lambda: quadratic(steps=2.5), "steps must be a whole number from 1, got 2.5"),
         (lambda: quadratic(init=None), "init must be a function"),
-        (lambda: quadratic(optimizer=0.1), "optimizer must come from sgd, adam or adamw"),
+        (lambda: quadratic(optimizer=0.1), "optimizer must be an Optimizer, as sgd, adam and adamw"),
         (lambda: Reversible(last=0), "last must be a whole number from 1, got 0"),
         (
             lambda: Reversible(last=2.5),  # type: ignore[arg-type]
@@ -416,3 +416,30 @@ def test_bad_arguments_are_named(make: Callable[[], object], message: str) -> No
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_a_leaf_of_another_type_does_not_round_the_settings(other: Any) -> None:
+    def start(key: jax.Array, h: dict[str, Any]) -> dict[str, jax.Array]:
+        return {"a": jnp.ones(2, other), "w": jnp.ones(3)}
+
+    problem = quadratic(
+        init=start,
+        train_loss=lambda p, h, batch, key: jnp.sum((p["w"] - 0.1) ** 2),
+        valid_loss=lambda p, h: jnp.sum(p["w"] ** 2),
+    )
+    alone = quadratic(
+        init=lambda key, h: jnp.ones(3),
+        train_loss=lambda p, h, batch, key: jnp.sum((p - 0.1) ** 2),
+        valid_loss=lambda p, h: jnp.sum(p**2),
+    )
+    h = {**H, "rate": 0.0503}
+    found, expected = (evaluate(p, h, method=Unrolled(), key=KEY) for p in (problem, alone))
+    assert found.value == pytest.approx(expected.value, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", [Reversible(), Unrolled()])
+def test_plain_values_that_compare_equal_are_programs_of_their_own(method: Any) -> None:
+    problem = quadratic(valid_loss=lambda p, h: jnp.sum(p**2) * (10.0 if h["flag"] is True else 1.0))
+    one, true = (evaluate(problem, {**H, "flag": flag}, method=method, key=KEY).value for flag in (1, True))
+    assert true == pytest.approx(10 * one)

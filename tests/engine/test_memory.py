@@ -12,6 +12,7 @@ import pytest
 
 from hypergrad_search import Optimizer, TrainingProblem, adam, sgd, train
 from hypergrad_search.hypergradient import reversible as method
+from hypergrad_search.hyperparameters import split
 from hypergrad_search.losses import left_out
 from hypergrad_search.training import exact
 
@@ -42,7 +43,7 @@ def test_what_the_reverse_pass_holds(
     """
     problem = make_problem(1000, optimizer, sizes=SIZES)
     dynamic = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyperparameters)
-    program = exact.bind(problem, (), dynamic, {})
+    program = exact.bind(problem, split({})[1], dynamic, {})
     inputs, initial, state, _ = jax.eval_shape(functools.partial(method._begin, program), dynamic, KEY)
     adjoint = jax.eval_shape(functools.partial(method._start_adjoint, program), inputs, state, left_out(None))
     plans = method._begin(program, dynamic, KEY)[0].schedule.plans

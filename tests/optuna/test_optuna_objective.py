@@ -207,6 +207,26 @@ def test_the_key_decides_the_value() -> None:
     assert values[0] == values[1] != values[2]
 
 
+@pytest.mark.parametrize("sampler", [HypergradSampler(seed=0), optuna.samplers.RandomSampler(seed=0)], ids=type)
+def test_whole_numbers_that_were_enqueued_are_floats(sampler: optuna.samplers.BaseSampler) -> None:
+    space: Space = {"rate": Float(0.1, 2.0), "momentum": Float(0.1, 0.95), "target": Float(-1.0, 1.0, shape=(2, 2))}
+    study = optuna.create_study(sampler=sampler)
+    elements = {f"target[{i},{j}]": 0 for i in (0, 1) for j in (0, 1)}
+    study.enqueue_trial({"rate": 1, "momentum": 0.5, "target": 0, **elements})
+    given: list[dict[str, Any]] = []
+    objective = Objective(PROBLEM, space)
+
+    def watched(trial: optuna.Trial) -> float:
+        given.append(objective.suggest(trial))
+        return objective.evaluate(trial, given[-1])
+
+    study.optimize(watched, n_trials=1)
+    assert type(given[0]["rate"]) is float
+    assert given[0]["target"].dtype == np.float64
+    if isinstance(sampler, HypergradSampler):
+        assert set(study.trials[0].user_attrs[attributes.GRADIENT]) == set(space)
+
+
 def test_array_elements_are_named_in_c_order() -> None:
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
     hyperparameters = Objective(PROBLEM, SPACE).suggest(trial)

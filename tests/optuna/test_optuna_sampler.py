@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -313,5 +313,7 @@ def test_bad_input_is_named() -> None:
         report_gradient(trial, {"y": 1.0})
     with pytest.raises(ValueError, match="every derivative must be a number"):
         report_gradient(trial, {"x": "steep"})
+    with pytest.raises(ValueError, match=r"explorer must be a sampler such as TPESampler\(\), got 'tpe'"):
+        HypergradSampler(explorer=cast(Any, "tpe"))
     with pytest.raises(ValueError, match="give the seed to explorer"):
         HypergradSampler(explorer=RandomSampler(), seed=1)
