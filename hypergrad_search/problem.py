@@ -60,7 +60,7 @@ class TrainingProblem:
                 raise ValueError(f"TrainingProblem: {name} must be a function or None, got {getattr(self, name)!r}")
         if not isinstance(self.optimizer, Optimizer):
             raise ValueError(
-                "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw of hypergrad_search return it, "
+                "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw return it, "
                 f"got {self.optimizer!r}"
             )
         object.__setattr__(self, "steps", whole_number("TrainingProblem: steps", self.steps, 1))
