@@ -255,8 +255,11 @@ def test_losses_of_a_minibatch_are_their_mean() -> None:
     np.testing.assert_allclose(followed(of_examples)["penalty"], followed(run(LOSSES, HYPERNET))["penalty"], rtol=1e-6)
 
 
-@each_method
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [(method, jnp.float16) for method in METHODS.values()] + [(Unrolled(), jnp.bfloat16), (HYPERNET, jnp.bfloat16)],
+    ids=lambda x: getattr(x, "__name__", type(x).__name__),
+)
 def test_losses_in_half_precision_are_summed_in_float32(method: Method, dtype: Any) -> None:
     """3,000 losses of about 30 each: their sum is beyond float16."""
 
