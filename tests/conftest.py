@@ -15,6 +15,9 @@ import pytest
 
 # This comes before numpy is imported. Threads that wait for work by spinning slow down the other test processes a lot.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# This comes before JAX is imported. Test processes, and those that tests start, share what they compile.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def _server_programs() -> Path:
