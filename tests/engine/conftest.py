@@ -4,7 +4,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,13 +21,6 @@ LAYERS = len(SIZES) - 1
 Array = np.ndarray[Any, Any]
 Digits = tuple[Array, Array]
 Layers = list[dict[str, jax.Array]]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Make a warning an error in every test of this folder."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("error"), append=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
