@@ -27,12 +27,12 @@ test-slow: venv  ## Run the slow tests
 
 test-newest: venv  ## Run the fast tests on the newest Python that is installed, with the newest dependencies
 	@test -n "$(NEWEST)" || { echo "no Python newer than 3.11 was found; name one with: make test-newest NEWEST=..."; exit 1; }
-	$(VENV)/bin/uv venv --quiet --clear --python $(NEWEST) build/newest
+	$(VENV)/bin/uv venv --quiet --clear --seed --python $(NEWEST) build/newest
 	$(VENV)/bin/uv pip install --quiet --python build/newest/bin/python --editable '.[all]'
 	build/newest/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
 
 test-lowest: venv  ## Run the fast tests with the lowest versions of the dependencies that pyproject.toml allows
-	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python build/lowest
+	$(VENV)/bin/uv venv --quiet --clear --seed --python $(VENV)/bin/python build/lowest
 	$(VENV)/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable '.[all]'
 	build/lowest/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
 
