@@ -182,7 +182,7 @@ def test_gradients_of_training_runs(
     for name, slope in expected.gradient.items():
         assert result.gradient[name].shape == np.shape(h[name])
         distance = np.linalg.norm(result.gradient[name] - slope) / np.linalg.norm(slope)
-        assert distance < 1e-4, (name, distance)
+        assert distance < 5e-5, (name, distance)  # the largest is 2.8e-5, of float32 itself: both methods have it
 
 
 @each_problem
