@@ -18,7 +18,8 @@ class Fold:
     - `index`: the part that is held back, counted from 0.
     - `of`: the number of parts that the examples are split into, at least 2. Each example's part is drawn once by a
       fixed seed, so that sorted data do no harm.
-    - `below`: the evaluation's status is "overfitted" unless the mean loss on the part comes out below this.
+    - `below`: the evaluation's status is "overfitted", and it has no gradient, unless the mean loss on the part comes
+      out below this.
 
     Raises `ValueError` where the numbers do not fit.
     """

@@ -24,9 +24,10 @@ Report = Callable[[int, float], None]
 
 
 class Status(StrEnum):
-    """How an evaluation ended; the value is infinite unless the status is `OK` or `EXPLODED`.
+    """How an evaluation ended; the value is infinite unless the status is `OK`, `OVERFITTED` or `EXPLODED`.
 
-    `OVERFITTED`: the loss on the fold that was held back did not come out below `Fold.below`.
+    `OVERFITTED`: the loss on the fold that was held back did not come out below `Fold.below`. The value is sound, but a
+    search takes the step for a failed one.
     `EXPLODED`: the value is sound, but the gradient does not tell where the loss falls: on its way back through
     training the adjoint grew by more than a factor of 1,000, as it does where training is chaotic (`Reversible` alone
     measures that), or the gradient is not finite.
@@ -61,8 +62,8 @@ class Evaluation:
 
     - `value`: the validation loss, a mean over examples; infinite where training failed, and `status` says why.
     - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units. It is None where no
-      gradient was asked for, where the value is infinite, and where the gradient is not finite. Where a `Fold` was held
-      back it is the gradient of the loss on the other examples.
+      gradient was asked for, where the value is infinite, where the status is `OVERFITTED`, and where the gradient is
+      not finite. Where a `Fold` was held back it is the gradient of the loss on the other examples.
     - `status`, `message`: how the evaluation ended, and a sentence that says what to do about it; "" where all is well.
     - `cost`: what the evaluation took.
     - `refined`: better hyperparameters that the evaluation itself found; `value` is the loss at them. It is None for
@@ -97,8 +98,8 @@ class Evaluation:
 
     @property
     def usable_gradient(self) -> dict[str, Any] | None:
-        """The gradient, or None where the status is `EXPLODED`, so that a step along it would be of no use."""
-        return None if self.status == Status.EXPLODED else self.gradient
+        """The gradient, or None unless the status is `OK`, since a step along it would be of no use."""
+        return self.gradient if self.status == Status.OK else None
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,17 @@ class Request:
     space: Space | None = None
     checkpoint: bytes | None = None
 
+    def wants_gradient(self, judged: Evaluation) -> bool:
+        """Return whether the gradient is wanted of what `judge` returned: its status is `OK`, and its value low."""
+        return judged.status == Status.OK and judged.value < self.gradient_below
+
 
 class Method(abc.ABC):
     """A way to the value and the hypergradient of a training problem.
 
     A subclass needs `evaluate` alone. It may build on `outer_losses`, `fitted_loss` and `judge`: `judge` returns an
-    evaluation, to which the subclass adds its gradient and cost with `dataclasses.replace`. `continues` tells that an
-    evaluation leaves a checkpoint, from which another may go on.
+    evaluation, to which the subclass adds its gradient, where `Request.wants_gradient`, and its cost with
+    `dataclasses.replace`. `continues` tells that an evaluation leaves a checkpoint, from which another may go on.
     """
 
     continues: bool = False
@@ -177,7 +182,7 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
     elif math.isinf(value):
         status = Status.DIVERGED
     return Evaluation(
-        value=value if status is Status.OK else math.inf,
+        value=value if status in (Status.OK, Status.OVERFITTED) else math.inf,
         gradient=None,
         status=status,
         cost=Cost(0.0, 0.0),

@@ -104,7 +104,7 @@ class Reversible(Method):
             status, why = _explain(diagnosis, program, done)
             return Evaluation(math.inf, None, status, cost(), why, diagnostics={"steps": done, "exact": None})
         judged = judge(_losses(program, inputs, trained.state), request.fold)
-        if not judged.value < request.gradient_below:
+        if not request.wants_gradient(judged):
             return replace(judged, cost=cost(), diagnostics={"steps": done, "exact": None})
 
         is_exact, adjoint = _run_back(program, trained, first, left_out(request.fold))

@@ -53,7 +53,7 @@ class Unrolled(Method):
         if needs_value_first:
             judged = judge(_value(problem, static, dynamic, key), request.fold)
             spent += TRAINING_STEP * problem.steps
-        if not needs_value_first or judged.value < request.gradient_below:
+        if not needs_value_first or request.wants_gradient(judged):
             losses, gradient = _value_and_gradient(problem, static, dynamic, key, left_out(request.fold))
             judged = judge(losses, request.fold)
             spent += VALUE_AND_GRADIENT * problem.steps

@@ -19,6 +19,9 @@ from hypergrad_search.search.observation import Observation, number_to_json
 from hypergrad_search.search.strategy import Proposal, Strategy
 from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_unit, level
 
+#: the status of a step that fits what was held back no better than before, so that it has failed
+OVERFITTED = "overfitted"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -90,8 +93,8 @@ class Suggestion:
 class Outcome:
     """What a trial reported, in the host's own terms; None for what it did not report.
 
-    `gradient` is the derivative of the objective itself, and may lack names. Each field may be anything that a user
-    reports: what is not a number, or not a list of losses, is ignored.
+    `gradient` is the derivative of the objective itself, and may lack names. `status` is that of an evaluation. Each
+    field may be anything that a user reports: what is not a number, or not a list of losses, is ignored.
     """
 
     value: Any = None
@@ -99,6 +102,7 @@ class Outcome:
     cost: Any = None
     held_back: Any = None
     refined: Mapping[str, Any] | None = None
+    status: Any = None
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,9 @@ class AskTell:
         return self._suggest(self.strategy.explore(self.state))
 
     def read(self, begun: Observation, outcome: Outcome) -> Observation:
-        """Return the observation of a trial that has reported `outcome`; a value that is not finite is a failed step.
+        """Return the observation of a trial that has reported `outcome`.
 
+        A value that is not finite is a failed step, and so is one whose status is "overfitted", whatever the value.
         A trial that does not report its cost counts as 1, or as 4 where it reported a gradient. The derivatives that a
         gradient lacks are 0. A gradient that is not finite is dropped. One that does not fit the space is dropped too,
         with a warning.
@@ -150,7 +155,7 @@ class AskTell:
             cost = float(VALUE_AND_GRADIENT) if reported else 1.0
         return replace(
             begun,
-            value=self.loss(outcome.value),
+            value=math.inf if outcome.status == OVERFITTED else self.loss(outcome.value),
             gradient=self._gradient(reported) if reported else None,
             cost=cost,
             held_back=_losses(outcome.held_back),

@@ -3,22 +3,26 @@
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import arrays, attributes
 from hypergrad_optuna.objective import Objective, read_checkpoint
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_search.hosting import joined
+from hypergrad_search.search.ask_tell import OVERFITTED
 
 
 def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = None) -> dict[str, Any]:
     """Return the hyperparameters of a study's best trial, ready for `hypergrad_search.evaluate`.
 
-    Use it in place of `study.best_params`, which holds one number in place of each array. `hyperparameters_of` says
-    more about the result. `artifact_store` is by default that of the study's sampler.
+    Use it in place of `study.best_params`, which holds one number in place of each array. Trials whose status is
+    "overfitted" are passed over, unlike in `study.best_trial`. `hyperparameters_of` says more about the result.
+    `artifact_store` is by default that of the study's sampler.
 
     Raises `ValueError` where no trial is complete, or a store is needed and missing.
     """
-    return hyperparameters_of(study.best_trial, artifact_store=_store(study, artifact_store))
+    return hyperparameters_of(_best_trial(study), artifact_store=_store(study, artifact_store))
 
 
 def hyperparameters_of(trial: arrays.Trial, *, artifact_store: Any | None = None) -> dict[str, Any]:
@@ -40,14 +44,14 @@ def hyperparameters_of(trial: arrays.Trial, *, artifact_store: Any | None = None
 
 
 def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any | None = None) -> Any:
-    """Return the parameters that the study's best trial trained, as a pytree like that of the problem's `init`.
+    """Return the parameters that the trial of `best_hyperparameters` trained, as a pytree like that of `init`.
 
     They are trained once more, or read from the trial's checkpoint where its method keeps one. `objective` must have
     the same arguments as the study's own objective. `artifact_store` is by default that of the study's sampler.
 
     Raises `ValueError` where no trial is complete, or a store is needed and missing.
     """
-    trial, store, hosted = study.best_trial, _store(study, artifact_store), objective.hosted
+    trial, store, hosted = _best_trial(study), _store(study, artifact_store), objective.hosted
     return hosted.method.params(
         hosted.problem,
         hyperparameters_of(trial, artifact_store=store),
@@ -55,6 +59,21 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
         space=hosted.searched(by_gradients=attributes.WANTED in trial.system_attrs),
         checkpoint=read_checkpoint(trial, store) if hosted.method.continues else None,
     )
+
+
+def _best_trial(study: optuna.Study) -> FrozenTrial:
+    """Return the best trial that has not overfitted, and the best of all where every trial has."""
+    best = study.best_trial
+    if not _overfitted(best):
+        return best
+    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    others = [t for t in complete if not _overfitted(t) and all(c <= 0 for c in t.constraints.values())]
+    return min(others, key=lambda t: sign * (t.value or 0.0), default=best)
+
+
+def _overfitted(trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get(attributes.STATUS) == OVERFITTED
 
 
 def _store(study: optuna.Study, given: Any | None) -> Any | None:

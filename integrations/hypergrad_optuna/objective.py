@@ -25,6 +25,9 @@ class Objective:
     the cost in gradient evaluations (`hypergrad:cost`) and, where the problem has one, the test loss
     (`hypergrad:test_loss`) too. The value of a trial is a loss: the study must minimise it.
 
+    Where a `lift` holds back a part of the validation set, a step that fits this part no better has failed. Its value
+    is its loss, and its status "overfitted": use `best_hyperparameters(study)`, which passes over it.
+
     Args:
         problem: the training run.
         space: a dict from names to `Float`, `Int` or `Categorical`. Arrays are suggested by `suggest_array`. A number

@@ -227,6 +227,7 @@ class HypergradSampler(BaseSampler):
             cost=reported.get(attributes.COST),
             held_back=reported.get(attributes.HELD_BACK),
             refined=decode(reported.get(attributes.REFINED, {})),
+            status=reported.get(attributes.STATUS),
         )
         return mind.read(begun, outcome)
 

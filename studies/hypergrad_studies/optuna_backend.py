@@ -71,7 +71,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
             status=_status(ended),
             error=error or ended.user_attrs.get(attributes.MESSAGE),
         )
-        if method.retrains and math.isfinite(record.value):
+        if method.retrains and record.sound:
             record = _retrained(record, problem, ended, key)
         spent = record.gradient_evaluations
         on_record(record)

@@ -44,7 +44,7 @@ class FiniteDifferences(Method):
 
         judged = judge(outer_losses(problem, *trained(dynamic)), request.fold)
         judged = replace(judged, cost=Cost(self.cost(problem, problem.steps), 0.0))
-        if not judged.value < request.gradient_below:
+        if not request.wants_gradient(judged):
             return judged
         gradient = {}
         for name, value in dynamic.items():

@@ -6,8 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import optuna
 import pytest
+from optuna.trial import create_trial
 
-from hypergrad_optuna import HypergradSampler, Objective, attributes, best_hyperparameters, best_model
+from hypergrad_optuna import (
+    HypergradSampler,
+    Objective,
+    attributes,
+    best_hyperparameters,
+    best_model,
+    hyperparameters_of,
+)
 from hypergrad_search import (
     Categorical,
     Float,
@@ -132,15 +140,25 @@ def test_a_step_that_fits_what_is_held_back_no_better_has_failed() -> None:
     assert overfitted
     for trial in overfitted:
         parent = study.trials[int(attributes.wanted(trial).parent or 0)]
-        assert trial.value == math.inf
+        assert trial.value == evaluate(two_minds, hyperparameters_of(trial), key=KEY).value
+        assert attributes.GRADIENT not in trial.user_attrs
         ours, theirs = trial.user_attrs[attributes.HELD_BACK], parent.user_attrs[attributes.HELD_BACK]
         assert len(ours) == len(theirs) == 4
         assert ours[0] >= theirs[0]
+    # an overfitted trial may have the lowest value of all, but it is not what the search has found
+    lowest = create_trial(value=-1.0, user_attrs={attributes.STATUS: "overfitted"})
+    expected = hyperparameters_of(min((t for t in study.trials if t not in overfitted), key=lambda t: t.value or 0.0))
+    study.add_trial(lowest)
+    assert study.best_value == -1.0
+    found = best_hyperparameters(study)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], value) for name, value in expected.items())
+    assert best_model(study, objective).shape == (2, 2)
     # a trial in which the user has chosen a part is no step, whatever the sampler had in mind
     for n in range(5):
         study.enqueue_trial({"rate": 0.01 * (n + 1)})
     study.optimize(objective, n_trials=5)
-    assert all(t.user_attrs["hypergrad:status"] == "ok" for t in study.trials[30:])
+    assert all(t.user_attrs["hypergrad:status"] == "ok" for t in study.trials[31:])
 
 
 def test_nothing_is_held_back_without_a_lift() -> None:

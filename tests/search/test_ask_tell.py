@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hypergrad_search import Categorical, Float, Fold, Int, Space
+from hypergrad_search import Categorical, Float, Fold, Int, Space, Status
 from hypergrad_search.hosting import joined
 from hypergrad_search.search import ExploreDescend, Observation
 from hypergrad_search.search.ask_tell import (
+    OVERFITTED,
     AskTell,
     MissingGradients,
     Outcome,
@@ -77,6 +78,14 @@ def test_observations_survive_strict_json() -> None:
 @pytest.mark.parametrize("maximise", [False, True])
 def test_a_value_that_is_no_finite_number_is_a_failed_step(value: Any, maximise: bool) -> None:
     assert AskTell.begin(SPACE, maximise=maximise).read(BEGUN, Outcome(value)).value == math.inf
+
+
+@pytest.mark.parametrize("maximise", [False, True])
+def test_an_overfitted_step_has_failed_whatever_its_value(maximise: bool) -> None:
+    mind = AskTell.begin(SPACE, maximise=maximise)
+    assert mind.read(BEGUN, Outcome(-5.0, status="overfitted")).value == math.inf
+    assert math.isfinite(mind.read(BEGUN, Outcome(-5.0, status="ok")).value)
+    assert Status.OVERFITTED == OVERFITTED
 
 
 def test_maximising_turns_value_and_gradient_round() -> None:

@@ -98,7 +98,7 @@ class Scripted(Method):
             held_back = tuple(value + 0.1 * part + 0.02 * (number % 5) for part in range(request.fold.of))
             ours = replace(ours, held_back=held_back)
             if not held_back[request.fold.index] < request.fold.below:
-                return replace(ours, value=math.inf, status=Status.OVERFITTED)
+                return replace(ours, status=Status.OVERFITTED)
         if self.continues:
             nearer = {name: h[name] - 0.3 * (h[name] - best) for name, best in BEST.items()}
             kept = f"after {number}".encode()
