@@ -1,6 +1,8 @@
-"""Hypergradient search in Ray Tune: `tune.run(trainable(problem, space), search_alg=HypergradSearch(space), ...)`.
+"""Hypergradient search in Ray Tune.
 
-Importing it registers the searcher as `tune.create_searcher("hypergrad", space=space)`.
+    tune.run(trainable(problem, space), search_alg=HypergradSearch(space, metric="loss", mode="min"), ...)
+
+Importing it registers the searcher as `tune.create_searcher("hypergrad", space=space, metric="loss", mode="min")`.
 """
 
 from ray.tune.search import SEARCH_ALG_IMPORT

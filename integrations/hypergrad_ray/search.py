@@ -22,7 +22,7 @@ from hypergrad_search.search import Observation, Strategy
 from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Outcome, collect, levels, spread
 from hypergrad_search.space import floats, lifted
 
-LOSS = "loss"  # the default metric, and the name of the metric that the explorer minimises
+LOSS = "loss"  # the name of the metric that the explorer minimises
 
 
 class HypergradSearch(Searcher):
@@ -43,9 +43,9 @@ class HypergradSearch(Searcher):
     Args:
         space: a dict from names to `Float`, `Int` or `Categorical`. Leave Ray's own `param_space` empty, but for
             constants.
-        metric: the key of the result to optimise. By default it is the metric of `tune.run` or `tune.TuneConfig`, which
-            Ray passes on only together with constants in `param_space`, and otherwise `"loss"`.
-        mode: `"min"` or `"max"`. The default is found as that of `metric`, and otherwise `"min"`.
+        metric: the key of the result to optimise, `"loss"` for `trainable`. Give it here: Ray passes the metric and the
+            mode of `tune.run` or `tune.TuneConfig` on only together with constants in `param_space`.
+        mode: `"min"` or `"max"`.
         explorer: the other searcher, made without a space; by default `OptunaSearch` (TPE), which needs optuna.
         strategy: the way to spend the budget; `hypergrad_search.search.ExploreDescend()` by default.
         seed: the seed of the default explorer; the rest of the search is deterministic.
@@ -53,6 +53,7 @@ class HypergradSearch(Searcher):
     Raises:
         ValueError: an argument does not fit; the message says which and what to do.
         ImportError: the default explorer is wanted, and optuna is missing.
+        RuntimeError: at the first trial, neither this searcher nor Ray was told the metric and the mode.
 
     Do not use it for several metrics, nor inside `Repeater`, which drops the gradients. To limit concurrency, wrap this
     searcher, not its explorer.
@@ -69,10 +70,7 @@ class HypergradSearch(Searcher):
         seed: int | None = None,
     ) -> None:
         check_names(space)
-        if metric is not None and not isinstance(metric, str):
-            raise ValueError(f"HypergradSearch: metric must be one name, got {metric!r}")
-        if mode not in (None, "min", "max"):
-            raise ValueError(f"HypergradSearch: mode must be 'min' or 'max', got {mode!r}")
+        _check_goal(metric, mode)
         super().__init__(metric=metric, mode=mode)
         self._space = lifted(space)
         self._explorer = _check_explorer(explorer, seed)
@@ -84,16 +82,38 @@ class HypergradSearch(Searcher):
         self._observations: dict[str, Observation] = {}
         self._running: dict[str, Observation] = {}  # unfinished trials, with their results so far
         self._checkpoints: dict[str, str] = {}  # the path of each trial's checkpoint, if it has one
+        self._said: set[str] = set()  # the warnings so far, each of which is given once
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Take metric and mode where none were given, and return False, since Ray must not set the search space."""
+        """Take metric and mode where none were given, and return False, since Ray must not set the search space.
+
+        Where this searcher has another metric of its own, that of Ray only decides which trial Ray calls the best.
+        Raises `ValueError` where the metric is the same and the mode is not.
+        """
+        _check_goal(metric, mode)
+        if self._metric is not None and metric not in (None, self._metric):
+            return False
+        if self._mode is not None and mode not in (None, self._mode):
+            raise ValueError(
+                f"HypergradSearch: it was made with mode={self._mode!r}, and Ray has mode={mode!r} for the metric "
+                f"{metric or self._metric!r}; give both the same"
+            )
         self._metric = self._metric or metric
         self._mode = self._mode or mode
         self._mind = replace(self._mind, maximise=self._mode == "max")
         return False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the config of the next trial: a step, a second look at its start, or the explorer's choice."""
+        """Return the config of the next trial: a step, a second look at its start, or the explorer's choice.
+
+        Raises `RuntimeError` where metric or mode is unknown: the wrong direction would go unnoticed.
+        """
+        if self._metric is None or self._mode is None:
+            raise RuntimeError(
+                f"HypergradSearch: metric ({self._metric}) or mode ({self._mode}) have not been set. Pass both when "
+                'instantiating it, HypergradSearch(space, metric="loss", mode="min"), since Ray passes those of '
+                "tune.TuneConfig() on only together with a param_space."
+            )
         suggestion = self._mind.ask([trial.parent for trial in self._running.values()])
         wanted = suggestion.wanted
         if wanted.parent is None:
@@ -175,14 +195,21 @@ class HypergradSearch(Searcher):
             cost=cost,
             held_back=result.get("held_back"),
             refined={name: result.get(f"refined/{name}") for name in differentiable},
+            status=result.get("status"),
         )
         return self._mind.read(begun, outcome)
 
     def _value(self, result: Mapping[str, Any]) -> Any:
-        metric = self._metric or LOSS
-        if metric not in result:
-            _warn(f"{metric!r} is missing from a result, which is a failed step; set metric and mode here")
-        return result.get(metric)
+        if self._metric not in result:
+            self._warn_once(
+                f"{self._metric!r} is missing from a result, which is a failed step; report it, or set metric"
+            )
+        return result.get(str(self._metric))
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            _warn(message)
 
     def _tell_explorer(self, trial: Observation, result: dict[str, Any], stopped: bool, error: bool) -> None:
         if trial.parent is None:
@@ -192,6 +219,13 @@ class HypergradSearch(Searcher):
         point = collect(self._space, trial.hyperparameters)
         with contextlib.suppress(NotImplementedError):  # of searchers that cannot learn from points that others chose
             self._explorer.add_evaluated_point(point, trial.value, error=error, pruned=stopped)
+
+
+def _check_goal(metric: Any, mode: Any) -> None:
+    if metric is not None and not isinstance(metric, str):
+        raise ValueError(f"HypergradSearch: metric must be one name, got {metric!r}")
+    if mode not in (None, "min", "max"):
+        raise ValueError(f"HypergradSearch: mode must be 'min' or 'max', got {mode!r}")
 
 
 def _check_explorer(explorer: Searcher | None, seed: int | None) -> Searcher:

@@ -102,7 +102,7 @@ class GradientMethod:
     def in_ray(self) -> RayMethod:
         """Return the method as Ray Tune runs it, where nothing can be retrained."""
         return RayMethod(
-            lambda space, seed: HypergradSearch(space, seed=seed, strategy=self.strategy),
+            lambda space, seed: HypergradSearch(space, metric="loss", mode="min", seed=seed, strategy=self.strategy),
             own_space=True,
             lifts=self.lifts,
             how=self.how,

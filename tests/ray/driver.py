@@ -35,7 +35,7 @@ def main() -> None:
         tuner = tune.Tuner(
             bowl,
             tune_config=tune.TuneConfig(
-                search_alg=HypergradSearch({"x": Float(-1.0, 1.0, shape=(3,))}, seed=0),
+                search_alg=HypergradSearch({"x": Float(-1.0, 1.0, shape=(3,))}, metric="loss", mode="min", seed=0),
                 metric="loss",
                 mode="min",
                 num_samples=14,

@@ -49,7 +49,7 @@ def problem() -> TrainingProblem:
 
 
 def test_trials_descend_on_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
-    searcher = HypergradSearch(SPACE, seed=0)
+    searcher = HypergradSearch(SPACE, metric="loss", mode="min", seed=0)
     train, nodes = trainable(problem(), SPACE), tmp_path / "nodes"
     nodes.mkdir()
 

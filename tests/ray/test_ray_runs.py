@@ -79,7 +79,7 @@ def fitted(tuner: tune.Tuner) -> Any:
 def test_tune_run_descends(tmp_path: Path) -> None:
     analysis = tune.run(
         trainable(problem(), SPACE),
-        search_alg=HypergradSearch(SPACE, seed=0),
+        search_alg=HypergradSearch(SPACE, metric="loss", mode="min", seed=0),
         metric="loss",
         mode="min",
         num_samples=16,
@@ -100,7 +100,7 @@ def test_tune_run_descends(tmp_path: Path) -> None:
 def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
     space: Space = {"target": SPACE["target"]}
     method = Hypernet(network=Linear(), steps=400, optimizer=optax.sgd(0.2))  # with Adam it takes longer to settle
-    searcher = HypergradSearch(space, seed=0)
+    searcher = HypergradSearch(space, metric="loss", mode="min", seed=0)
     tuner = tune.Tuner(
         trainable(replace(problem(), optimizer=sgd(0.1, 0.5)), space, method=method),
         tune_config=tune.TuneConfig(
@@ -123,7 +123,7 @@ def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
     assert list(found) == ["target"]
     np.testing.assert_array_equal(found["target"], best.metrics["refined"]["target"])
     np.testing.assert_allclose(found["target"], [0.25, 0.25], atol=0.05)
-    restored = HypergradSearch(space, seed=0)
+    restored = HypergradSearch(space, metric="loss", mode="min", seed=0)
     restored.set_state(json.loads(json.dumps(searcher.get_state())))
     assert restored.suggest("next") is not None
     assert restored._checkpoints == searcher._checkpoints
@@ -149,7 +149,7 @@ def test_other_searchers_train_without_gradients(tmp_path: Path) -> None:
 
 
 def test_tuner_with_a_scheduler_that_stops_trials(tmp_path: Path) -> None:
-    searcher = HypergradSearch(SPACE, seed=0)
+    searcher = HypergradSearch(SPACE, metric="loss", mode="min", seed=0)
     tuner = tune.Tuner(
         trainable(problem(), SPACE, report_every=5),
         tune_config=tune.TuneConfig(
@@ -201,6 +201,35 @@ def test_errors_and_constants_do_no_harm(tmp_path: Path) -> None:
     assert sum(np.isinf(trial.value) for trial in searcher._observations.values()) == len(failed)
     assert analysis.best_result["gain"] > -0.05
     assert searcher.mode == "max"
+
+
+@pytest.mark.parametrize("known", [{}, {"metric": "gain"}, {"mode": "max"}])
+def test_what_ray_does_not_pass_on_is_asked_for(known: dict[str, Any], tmp_path: Path) -> None:
+    """Without constants in `param_space`, a searcher never hears of the run's metric and mode."""
+    with pytest.raises(
+        RuntimeError, match=r"have not been set.*HypergradSearch\(space, metric=\"loss\", mode=\"min\"\)"
+    ):
+        tune.run(
+            bowl,
+            search_alg=HypergradSearch(SPACE, seed=0, **known),
+            metric="gain",
+            mode="max",
+            num_samples=2,
+            storage_path=str(tmp_path),
+            verbose=0,
+        )
+
+
+def test_tuner_that_contradicts_the_searcher_is_refused(tmp_path: Path) -> None:
+    searcher = HypergradSearch(SPACE, metric="gain", mode="min", seed=0)
+    tuner = tune.Tuner(
+        bowl,
+        param_space={"mood": "bad"},
+        tune_config=tune.TuneConfig(search_alg=searcher, metric="gain", mode="max", num_samples=2),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )
+    with pytest.raises(Exception, match="made with mode='min', and Ray has mode='max' for the metric 'gain'"):
+        fitted(tuner)
 
 
 class PowerCut(tune.Callback):

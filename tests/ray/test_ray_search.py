@@ -42,6 +42,10 @@ LIFTED: Space = {
 Config = dict[str, Any]
 
 
+def minimising(space: Space, **others: Any) -> HypergradSearch:
+    return HypergradSearch(space, metric="loss", mode="min", **others)
+
+
 def bowl(config: Config) -> tuple[float, dict[str, Any]]:
     """Return a quadratic of `FLOATS` and its gradient; the minimum is 0, at x = BEST, y = 0.5."""
     x, y = config["x"] - BEST, config["y"] - 0.5
@@ -136,7 +140,7 @@ def same(some: Sequence[Config | None], others: Sequence[Config | None]) -> bool
 
 
 def test_config_holds_the_hyperparameters_and_one_reserved_key() -> None:
-    config = HypergradSearch(SPACE, seed=0).suggest(trial_id="a")
+    config = minimising(SPACE, seed=0).suggest(trial_id="a")
     assert config is not None
     assert list(config) == [*SPACE, "hypergrad"]
     assert config["bend"].shape == (2, 2)
@@ -149,7 +153,7 @@ def test_config_holds_the_hyperparameters_and_one_reserved_key() -> None:
 
 
 def test_descends_where_the_explorer_alone_cannot_follow() -> None:
-    ours, theirs = HypergradSearch(FLOATS, seed=0), OptunaSearch(seed=0)
+    ours, theirs = minimising(FLOATS, seed=0), OptunaSearch(seed=0)
     theirs.set_search_properties("loss", "min", param_space(FLOATS))
     best = min(bowl(config)[0] for config in play(ours, 40))
     coordinatewise = [
@@ -160,7 +164,7 @@ def test_descends_where_the_explorer_alone_cannot_follow() -> None:
 
 
 def test_gradient_is_wanted_only_below_the_chain_it_would_extend() -> None:
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     play(searcher, 6)
     values = {trial.trial: trial.value for trial in searcher._observations.values()}
     explored = [trial.value for trial in searcher._observations.values() if trial.parent is None]
@@ -185,7 +189,7 @@ def test_integers_and_categoricals_stay_as_they_are_along_a_chain() -> None:
         value = float(np.sum(bend**2) + math.log(rate) ** 2 + config["layers"])
         return result(value, {"bend": 2 * bend, "rate": 2 * math.log(rate) / rate})
 
-    searcher = HypergradSearch(SPACE, seed=1)
+    searcher = minimising(SPACE, seed=1)
     held = {}
     steps = 0
     for number in range(30):
@@ -202,7 +206,7 @@ def test_integers_and_categoricals_stay_as_they_are_along_a_chain() -> None:
 
 @pytest.mark.parametrize("finished", range(6, 12))
 def test_chains_are_not_extended_twice_at_a_time(finished: int) -> None:
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     play(searcher, finished)
     for number in range(finished, finished + 8):
         searcher.suggest(trial_id=str(number))
@@ -216,7 +220,7 @@ def test_maximising_mirrors_minimising() -> None:
         gain = {name: -derivative for name, derivative in gradient.items()}
         return result(None, gain if wants_gradient(config, -loss) else None, gain=-loss)
 
-    down = play(HypergradSearch(FLOATS, seed=0), 25)
+    down = play(minimising(FLOATS, seed=0), 25)
     up = play(HypergradSearch(FLOATS, metric="gain", mode="max", seed=0), 25, mirrored)
     for config in (*down, *up):
         config.pop("hypergrad")
@@ -225,7 +229,7 @@ def test_maximising_mirrors_minimising() -> None:
 
 def test_explorer_learns_from_every_trial() -> None:
     explorer = OptunaSearch(sampler=None, seed=0)
-    searcher = HypergradSearch(SPACE, explorer=explorer)
+    searcher = minimising(SPACE, explorer=explorer)
 
     def loss(config: Config) -> Config:
         return result(float(np.sum(config["bend"] ** 2)), {"bend": 2 * config["bend"]})
@@ -247,7 +251,7 @@ def test_explorer_learns_from_every_trial() -> None:
 
 def test_explorer_sees_one_number_for_each_array() -> None:
     explorer = Centre(1)
-    HypergradSearch(LIFTED, explorer=explorer)
+    minimising(LIFTED, explorer=explorer)
     numbers = {name: replace(p, shape=(), lift=None) if isinstance(p, Float) else p for name, p in LIFTED.items()}
     expected = param_space(numbers)
     assert list(explorer.domains) == list(LIFTED)
@@ -261,7 +265,7 @@ def test_explorer_sees_one_number_for_each_array() -> None:
 
 def test_exploring_gives_arrays_of_one_number() -> None:
     explorer = OptunaSearch(seed=0)
-    searcher = HypergradSearch(LIFTED, explorer=explorer)
+    searcher = minimising(LIFTED, explorer=explorer)
     configs = play(searcher, 30, lambda config: result(*slope(config)))
     told = [trial.params for trial in told_to(explorer)]
     assert len(told) == 30
@@ -275,8 +279,8 @@ def test_exploring_gives_arrays_of_one_number() -> None:
 
 def test_chains_of_lifted_numbers_go_where_one_number_cannot() -> None:
     numbers = {name: replace(p, shape=(), lift=None) if isinstance(p, Float) else p for name, p in LIFTED.items()}
-    best = min(slope(config)[0] for config in play(HypergradSearch(LIFTED, seed=0), 60, lambda c: result(*slope(c))))
-    alone = play(HypergradSearch(numbers, seed=0), 60, lambda c: result(slope(c)[0], gradient_evaluations=1.0))
+    best = min(slope(config)[0] for config in play(minimising(LIFTED, seed=0), 60, lambda c: result(*slope(c))))
+    alone = play(minimising(numbers, seed=0), 60, lambda c: result(slope(c)[0], gradient_evaluations=1.0))
     assert best < 1.0 < min(slope(config)[0] for config in alone)
 
 
@@ -289,7 +293,7 @@ def test_explorer_is_told_levels_within_bounds(shape: tuple[int, ...]) -> None:
         "fixed": Float(0.3, 0.3, log=True, shape=shape),
     }
     explorer = OptunaSearch(seed=0)
-    searcher = HypergradSearch(space, explorer=explorer)
+    searcher = minimising(space, explorer=explorer)
 
     def outwards(config: Config) -> Config:
         value = float(np.sum(config["down"]) - np.sum(np.log(config["up"])))
@@ -316,7 +320,7 @@ def test_level_of_an_uneven_array_is_its_mean_in_the_unit_box() -> None:
 
 def test_plain_values_come_of_an_explorer_that_works_in_numpy() -> None:
     chosen = {"decay": np.float32(0.01), "rate": 1, "pull": np.int64(1), "layers": np.int64(2), "kind": np.str_("tanh")}
-    searcher = HypergradSearch(LIFTED, explorer=Centre(3, chosen))
+    searcher = minimising(LIFTED, explorer=Centre(3, chosen))
     config = searcher.suggest(trial_id="a")
     assert config is not None
     assert [type(config[name]) for name in LIFTED] == [np.ndarray] * 3 + [int, str]
@@ -328,7 +332,7 @@ def test_plain_values_come_of_an_explorer_that_works_in_numpy() -> None:
 
 
 def test_second_look_is_at_the_same_hyperparameters_to_the_bit() -> None:
-    searcher = HypergradSearch(LIFTED, seed=0)
+    searcher = minimising(LIFTED, seed=0)
     configs = []
     looked_at = 0
     for number in range(80):
@@ -350,7 +354,7 @@ def test_one_second_look_is_enough_where_values_do_not_vary() -> None:
         loss, gradient = slope(config)
         return result(loss, {name: -derivative for name, derivative in gradient.items()})
 
-    searcher = HypergradSearch(LIFTED, seed=0)
+    searcher = minimising(LIFTED, seed=0)
     configs = play(searcher, 80, uphill)
     assert len(second_looks(searcher, configs)) == 1
     assert searcher._mind.state.noisy is False
@@ -358,11 +362,11 @@ def test_one_second_look_is_enough_where_values_do_not_vary() -> None:
 
 @pytest.mark.parametrize("under_way", [False, True])
 def test_restored_in_the_middle_of_a_second_look(under_way: bool, tmp_path: Path) -> None:
-    original, killed = HypergradSearch(LIFTED, seed=3), HypergradSearch(LIFTED, seed=3)
+    original, killed = minimising(LIFTED, seed=3), minimising(LIFTED, seed=3)
     before, number = until_second_look(original), len(until_second_look(killed))
     parent = original._mind.ask([]).wanted.parent
     assert parent is not None
-    restored = HypergradSearch(LIFTED, seed=99)
+    restored = minimising(LIFTED, seed=99)
     if under_way:
         expected, config = original.suggest(trial_id=str(number)), killed.suggest(trial_id=str(number))
         killed.save(str(tmp_path / "state"))
@@ -386,7 +390,7 @@ def test_restored_in_the_middle_of_a_second_look(under_way: bool, tmp_path: Path
 @pytest.mark.parametrize("end", [{"error": True}, {"result": None}, {"result": result(math.nan)}])
 def test_second_look_that_fails_leaves_the_point_as_it_was(end: Config) -> None:
     explorer = OptunaSearch(seed=3)
-    searcher = HypergradSearch(LIFTED, explorer=explorer)
+    searcher = minimising(LIFTED, explorer=explorer)
     number = len(until_second_look(searcher))
     parent = searcher._mind.ask([]).wanted.parent
     assert parent is not None
@@ -412,7 +416,7 @@ def test_thousands_of_hyperparameters() -> None:
         return result(value, {"rate": 2 * offset / config["rate"] / 5000, "y": 2 * config["y"]})
 
     explorer = OptunaSearch(seed=0)
-    searcher = HypergradSearch(space, explorer=explorer)
+    searcher = minimising(space, explorer=explorer)
     play(searcher, 60, loss)
     assert {frozenset(trial.params) for trial in told_to(explorer)} == {frozenset(space)}
     assert all(isinstance(region, SignRegion) for region in searcher._mind.state.chains.values())
@@ -443,7 +447,7 @@ class Centre(Searcher):
 
 
 def test_any_searcher_can_explore_until_it_has_finished() -> None:
-    searcher = HypergradSearch(FLOATS, explorer=Centre(4))
+    searcher = minimising(FLOATS, explorer=Centre(4))
     trials = 0
     while (config := cast(Any, searcher.suggest(trial_id=str(trials)))) != Searcher.FINISHED:
         searcher.on_trial_complete(str(trials), result=evaluate(config))
@@ -453,7 +457,7 @@ def test_any_searcher_can_explore_until_it_has_finished() -> None:
 
 
 def test_explorer_that_waits_is_waited_for() -> None:
-    searcher = HypergradSearch(FLOATS, explorer=ConcurrencyLimiter(OptunaSearch(), max_concurrent=1))
+    searcher = minimising(FLOATS, explorer=ConcurrencyLimiter(OptunaSearch(), max_concurrent=1))
     assert searcher.suggest(trial_id="a") is not None
     assert searcher.suggest(trial_id="b") is None
     assert list(searcher._running) == ["a"]
@@ -472,15 +476,16 @@ def test_bad_values_are_failed_steps(bad: Any, mode: str) -> None:
     assert searcher._mind.state.best_value == math.inf
 
 
-def test_missing_metric_is_a_failed_step_with_a_warning() -> None:
-    searcher = HypergradSearch(FLOATS, seed=0)
-    with pytest.warns(UserWarning, match="'loss' is missing from a result"):
+def test_missing_metric_is_a_failed_step_with_one_warning() -> None:
+    searcher = minimising(FLOATS, seed=0)
+    with pytest.warns(UserWarning, match="'loss' is missing from a result") as caught:
         play(searcher, 3, lambda config: {"training_iteration": 1, "other": 1.0})
+    assert len(caught) == 1
     assert [trial.value for trial in searcher._observations.values()] == [math.inf] * 3
 
 
 def test_failed_step_shortens_the_next() -> None:
-    searcher = HypergradSearch({"y": Float(-1.0, 1.0)}, seed=0)
+    searcher = minimising({"y": Float(-1.0, 1.0)}, seed=0)
     lengths = []
     for number in range(30):
         config = searcher.suggest(trial_id=str(number))
@@ -512,7 +517,7 @@ def test_failed_step_shortens_the_next() -> None:
     ],
 )
 def test_error_is_a_failed_step_and_keeps_its_cost(brought: Config | None) -> None:
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     searcher.suggest(trial_id="a")
     if brought:
         searcher.on_trial_result("a", brought)
@@ -523,7 +528,7 @@ def test_error_is_a_failed_step_and_keeps_its_cost(brought: Config | None) -> No
 
 @pytest.mark.parametrize("end", [None, result(0.1, {"y": 1.0}, status="running", gradient_evaluations=5.0)])
 def test_trial_stopped_early_is_a_failed_step_and_keeps_its_cost(end: Config | None) -> None:
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     searcher.suggest(trial_id="a")
     searcher.on_trial_result("a", result(0.2, status="running", gradient_evaluations=5.0))
     searcher.on_trial_complete("a", result=end)
@@ -533,7 +538,7 @@ def test_trial_stopped_early_is_a_failed_step_and_keeps_its_cost(end: Config | N
 
 def test_last_result_counts_though_the_trial_ends_without_one() -> None:
     """HyperBand does this: it pauses a trial on its last result, and then ends it."""
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     searcher.suggest(trial_id="a")
     searcher.on_trial_result("a", result(0.2, {"y": 1.0}, status="ok", gradient_evaluations=80.0))
     searcher.on_trial_complete("a", result=None)
@@ -544,7 +549,7 @@ def test_last_result_counts_though_the_trial_ends_without_one() -> None:
 
 def test_explorer_hears_how_its_trials_ended() -> None:
     explorer = OptunaSearch(seed=0)
-    searcher = HypergradSearch(FLOATS, explorer=explorer)
+    searcher = minimising(FLOATS, explorer=explorer)
     for trial in "abcd":
         searcher.suggest(trial_id=trial)
     searcher.on_trial_result("a", result(0.4, status="running"))
@@ -558,7 +563,7 @@ def test_explorer_hears_how_its_trials_ended() -> None:
 
 def test_explorer_hears_how_steps_along_a_gradient_ended() -> None:
     explorer = OptunaSearch(seed=0)
-    searcher = HypergradSearch(FLOATS, explorer=explorer)
+    searcher = minimising(FLOATS, explorer=explorer)
     ends: list[Config] = [{"error": True}, {"result": None}, {"result": result(math.nan)}, {"result": result(9.0)}]
     expected = [("FAIL", None), ("PRUNED", math.inf), ("COMPLETE", math.inf), ("COMPLETE", 9.0)]
     steps: list[int] = []
@@ -576,7 +581,7 @@ def test_explorer_hears_how_steps_along_a_gradient_ended() -> None:
 
 
 def test_late_and_unknown_results_are_ignored_with_a_warning() -> None:
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     play(searcher, 2)
     for trial in ("0", "unknown"):
         with pytest.warns(UserWarning, match=f"a result of trial '{trial}', which is not running"):
@@ -587,7 +592,7 @@ def test_late_and_unknown_results_are_ignored_with_a_warning() -> None:
 
 
 def test_without_gradients_it_is_the_explorer_and_warns_once() -> None:
-    ours, theirs = HypergradSearch(SPACE, seed=3), OptunaSearch(seed=3)
+    ours, theirs = minimising(SPACE, seed=3), OptunaSearch(seed=3)
     theirs.set_search_properties("loss", "min", param_space({**SPACE, "bend": Float(-2.0, 2.0)}))
     with pytest.warns(UserWarning, match="reported no gradient, so this search is OptunaSearch's") as caught:
         configs = play(ours, 20, lambda config: result(config["rate"]))
@@ -600,7 +605,7 @@ def test_without_gradients_it_is_the_explorer_and_warns_once() -> None:
 
 
 def test_trainable_that_drops_an_exploded_gradient_is_not_silent() -> None:
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         play(searcher, 6, lambda config: result(1.0, status="exploded", gradient_evaluations=80.0))
@@ -610,7 +615,7 @@ def test_floats_without_a_derivative_stay_along_a_chain() -> None:
     def loss(config: Config) -> Config:
         return result(config["y"] ** 2, {"y": 2 * config["y"]})
 
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     configs = play(searcher, 15, loss)
     steps = [number for number, parent in enumerate(parents(searcher)) if parent is not None]
     repeated = second_looks(searcher, configs)
@@ -623,7 +628,7 @@ def test_floats_without_a_derivative_stay_along_a_chain() -> None:
 
 @pytest.mark.parametrize("bad", [np.ones(2), 1.0, "steep", {"a": 1}])
 def test_gradient_that_does_not_fit_is_ignored_with_a_warning(bad: Any) -> None:
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     with pytest.warns(UserWarning, match=r"gradient\['x'\] must be numbers of shape \(3,\)"):
         play(searcher, 1, lambda config: result(1.0, {"x": bad}))
     (trial,) = searcher._observations.values()
@@ -631,13 +636,13 @@ def test_gradient_that_does_not_fit_is_ignored_with_a_warning(bad: Any) -> None:
 
 
 def test_gradient_that_is_not_finite_founds_no_chain() -> None:
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     play(searcher, 6, lambda config: result(1.0, {"x": np.full(3, np.nan), "y": 1.0}))
     assert parents(searcher) == [None] * 6
 
 
 def test_cost_is_what_the_trainable_says_else_four_for_a_gradient() -> None:
-    searcher = HypergradSearch(FLOATS, seed=0)
+    searcher = minimising(FLOATS, seed=0)
     gradient = {"y": 1.0}
     outcomes = [result(1.0, gradient), result(1.0), result(1.0, gradient, gradient_evaluations=400)]
     outcomes.append(result(1.0, gradient_evaluations=math.nan))
@@ -660,7 +665,7 @@ def test_restored_searcher_goes_on_as_if_nothing_had_happened(after: int, tmp_pa
         return result(value, {"bend": 2 * (bend - 1), "rate": 2 * math.log(rate / 0.1) / rate})
 
     def begin() -> HypergradSearch:
-        searcher = HypergradSearch(SPACE, seed=5)
+        searcher = minimising(SPACE, seed=5)
         play(searcher, after, loss)
         return searcher
 
@@ -669,7 +674,7 @@ def test_restored_searcher_goes_on_as_if_nothing_had_happened(after: int, tmp_pa
     for searcher in (original, killed):
         searcher.on_trial_result("waiting", result(9.0, status="running", gradient_evaluations=3.0))
     killed.save(str(tmp_path / "state"))
-    restored = HypergradSearch(SPACE, seed=99)
+    restored = minimising(SPACE, seed=99)
     restored.restore(str(tmp_path / "state"))
     for searcher in (original, restored):
         searcher.on_trial_complete("waiting", result=None)
@@ -680,7 +685,7 @@ def test_restored_searcher_goes_on_as_if_nothing_had_happened(after: int, tmp_pa
 
 
 def test_saved_file_is_strict_json(tmp_path: Path) -> None:
-    searcher = HypergradSearch(SPACE, seed=0)
+    searcher = minimising(SPACE, seed=0)
     play(searcher, 3, lambda config: result(math.inf))
     searcher.suggest(trial_id="running")
     searcher.save_to_dir(str(tmp_path))
@@ -742,9 +747,45 @@ def test_metric_and_mode_of_the_run_count_where_none_were_given() -> None:
     assert searcher.mode is None
     assert not searcher.set_search_properties("accuracy", "max", {"constant": 1}, stop=None)
     assert (searcher.metric, searcher.mode) == ("accuracy", "max")
-    searcher = HypergradSearch(FLOATS, metric="loss", mode="min")
-    searcher.set_search_properties("accuracy", "max", {"constant": 1})
-    assert (searcher.metric, searcher.mode) == ("loss", "min")
+    assert searcher._mind.maximise
+
+
+@pytest.mark.parametrize(
+    ("own", "of_the_run", "known"),
+    [
+        (("loss", "min"), ("loss", "min"), ("loss", "min")),
+        (("loss", "min"), ("accuracy", "max"), ("loss", "min")),  # by which Ray reports the best trial
+        (("loss", None), ("loss", "max"), ("loss", "max")),
+        (("loss", None), ("accuracy", "max"), ("loss", None)),  # the direction of another metric
+        ((None, "max"), ("accuracy", None), ("accuracy", "max")),
+        (("loss", None), (None, "max"), ("loss", "max")),
+        (("loss", "min"), (None, None), ("loss", "min")),
+    ],
+)
+def test_own_metric_and_mode_come_first(own: Sequence[Any], of_the_run: Sequence[Any], known: Sequence[Any]) -> None:
+    searcher = HypergradSearch(FLOATS, metric=own[0], mode=own[1])
+    searcher.set_search_properties(of_the_run[0], of_the_run[1], {"constant": 1})
+    assert (searcher.metric, searcher.mode) == tuple(known)
+    if None in known:
+        with pytest.raises(RuntimeError, match=r"metric \(loss\) or mode \(None\) have not been set"):
+            searcher.suggest(trial_id="a")
+    else:
+        assert searcher.suggest(trial_id="a") is not None
+        assert searcher._mind.maximise == (searcher.mode == "max")
+
+
+@pytest.mark.parametrize(("own", "metric"), [("loss", "loss"), (None, "loss"), ("loss", None)])
+def test_two_directions_of_one_metric_are_refused(own: str | None, metric: str | None) -> None:
+    searcher = HypergradSearch(FLOATS, metric=own, mode="min")
+    with pytest.raises(ValueError, match="made with mode='min', and Ray has mode='max' for the metric 'loss'"):
+        searcher.set_search_properties(metric, "max", {"constant": 1})
+
+
+@pytest.mark.parametrize("known", [{}, {"metric": "loss"}, {"mode": "min"}])
+def test_unknown_direction_is_asked_for_and_not_guessed(known: Config) -> None:
+    with pytest.raises(RuntimeError, match=r"have not been set\. Pass both when instantiating") as caught:
+        HypergradSearch(FLOATS, **known).suggest(trial_id="a")
+    assert "\n" not in str(caught.value)
 
 
 def test_it_can_be_made_by_name() -> None:

@@ -122,7 +122,7 @@ def test_gradient_has_the_shape_that_the_config_has(results: Results) -> None:
 def test_lifted_rates_descend(results: Results) -> None:
     space: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-3, 0.3, log=True, lift=(20,))}
     train = trainable(problem(train_loss=lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2)), space)
-    searcher = HypergradSearch(space, seed=0)
+    searcher = HypergradSearch(space, metric="loss", mode="min", seed=0)
     for trial in range(16):
         config = searcher.suggest(trial_id=str(trial))
         assert config is not None
@@ -325,6 +325,6 @@ def test_numpy_values_of_other_searchers_become_plain() -> None:
 
 
 def test_the_searcher_s_own_config_is_understood() -> None:
-    config = HypergradSearch(SPACE, seed=0).suggest(trial_id="a")
+    config = HypergradSearch(SPACE, metric="loss", mode="min", seed=0).suggest(trial_id="a")
     assert config is not None
     assert list(join(SPACE, config)) == list(SPACE)

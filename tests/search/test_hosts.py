@@ -220,7 +220,7 @@ def _no_trial_is_taken_to_be_dead(monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 def run_ray(
     ray: InProcess, method: Scripted, strategy: Strategy[Any] | None, rounds: int, workers: int, report: int | None
 ) -> HypergradSearch:
-    searcher = HypergradSearch(SPACE, explorer=RayExplorer(lifted(SPACE)), strategy=strategy)
+    searcher = HypergradSearch(SPACE, metric="loss", mode="min", explorer=RayExplorer(lifted(SPACE)), strategy=strategy)
     run: Any = trainable(PROBLEM, SPACE, method=method, report_every=report)
     for number in range(0, rounds * workers, workers):
         names = [str(number + worker) for worker in range(workers)]
@@ -429,7 +429,7 @@ def test_a_method_of_somebody_else_s_runs_in_both_hosts(in_process: InProcess) -
     model = hypergrad_optuna.best_model(study, objective)
     assert float(problem.valid_loss(model, best)) == pytest.approx(study.best_value, rel=1e-4)
 
-    searcher = HypergradSearch(OWN_SPACE, seed=0)
+    searcher = HypergradSearch(OWN_SPACE, metric="loss", mode="min", seed=0)
     run: Any = trainable(problem, OWN_SPACE, method=Differences())
     for number in range(8):
         in_process.trial, in_process.results = str(number), []
