@@ -238,7 +238,11 @@ class _Adam(AdditiveOptimizer):
     def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
         corrected = slots["nu"] / _one_minus_power(settings["b2"], count) + settings["eps_root"]
         size = settings["learning_rate"] / _one_minus_power(settings["b1"], count)
-        return -size * slots["mu"] / (_root(corrected) + settings["eps"])
+        # A weight that never had a gradient takes no part in training. Its slope, size / eps, would grow on the way
+        # back until it is infinite, and infinite times 0 is NaN: it has none.
+        moves = (slots["mu"] != 0) | (slots["nu"] != 0)
+        divisor = jnp.where(moves, _root(corrected) + settings["eps"], 1)
+        return jnp.where(moves, -size * slots["mu"] / divisor, 0 * size)
 
 
 def sgd(learning_rate: Setting, momentum: Setting, nesterov: bool = False, *, dampening: bool = False) -> Optimizer:
@@ -272,8 +276,9 @@ def adam(
     `w <- w - learning_rate * m' / (sqrt(v' + eps_root) + eps)`. A schedule of b1 or b2 corrects the bias, as optax
     does, as if its present value had held from the start.
 
-    The hypergradient of a weight whose gradient is tiny but not 0 is huge, since Adam divides by it: an `eps` or
-    `eps_root` nearer to the size of the gradients makes it smaller. `Reversible` needs b1 and b2 from 1/256 to below 1.
+    A weight without any gradient so far does not move, and has no hypergradient. The hypergradient of a weight whose
+    gradient is tiny but not 0 is huge, since Adam divides by it: an `eps` or `eps_root` nearer to the size of the
+    gradients makes it smaller. `Reversible` needs b1 and b2 from 1/256 to below 1.
     """
     return _checked(_Adam(learning_rate, b1, b2, eps, eps_root))
 
