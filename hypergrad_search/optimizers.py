@@ -329,7 +329,8 @@ def resolve(
 ) -> tuple[dict[str, jax.Array], tuple[int, ...]]:
     """Return every setting as an array of shape `(steps, groups)`, and the group of each leaf of `params`.
 
-    Leaves that share all settings form a group.
+    Leaves that share all settings form a group. All settings have one type, the finest among them and the leaves, and
+    float32 at least: rounded to half precision, Adam's usual b2 would be 1.
     """
     optimizer.check_names(hyperparameters)
     leaves = jax.tree.leaves(params)
@@ -339,12 +340,18 @@ def resolve(
         sources.append(source)
     of_leaves = list(zip(*sources, strict=True))
     groups = list(dict.fromkeys(of_leaves))
-    finest = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.itemsize)
+    chosen = [x for schedules in values.values() for x in schedules if jnp.issubdtype(x.dtype, jnp.floating)]
+    dtype = finest(*(leaf.dtype for leaf in leaves), *(x.dtype for x in chosen if not x.weak_type))
     settings = {
-        name: jnp.stack([values[name][group[i]] for group in groups], axis=1).astype(finest)
+        name: jnp.stack([values[name][group[i]] for group in groups], axis=1).astype(dtype)
         for i, name in enumerate(values)
     }
     return settings, tuple(groups.index(group) for group in of_leaves)
+
+
+def finest(*dtypes: Any) -> Any:
+    """Return the widest of these floating-point types, float32 at least."""
+    return max((jnp.dtype(jnp.float32), *dtypes), key=lambda dtype: dtype.itemsize)
 
 
 def _resolve(

@@ -148,7 +148,7 @@ def _layout(problem: TrainingProblem, static: Static, shapes: tuple[Any, ...], s
 def prepare(
     problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array
 ) -> tuple[Params, dict[str, jax.Array], tuple[int, ...]]:
-    """Return the initial parameters, the settings, and the group of each leaf."""
+    """Return the initial parameters, the settings in float32, and the group of each leaf."""
     hyperparameters = {**dynamic, **dict(static)}
     params = initial_params(problem, hyperparameters, key)
     for path, weights in jax.tree_util.tree_leaves_with_path(params):
@@ -158,7 +158,8 @@ def prepare(
                 f"got {weights.dtype}; cast it, or use method=Unrolled()"
             )
     with jax.ensure_compile_time_eval():  # so that settings that are not traced keep their values
-        return params, *resolve(problem.optimizer, hyperparameters, params, problem.steps)
+        settings, groups = resolve(problem.optimizer, hyperparameters, params, problem.steps)
+        return params, {name: x.astype(jnp.float32) for name, x in settings.items()}, groups
 
 
 def _resolution(optimizer: AdditiveOptimizer, chosen: Mapping[str, int]) -> tuple[tuple[str, int], ...]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search.losses import step_loss
-from hypergrad_search.optimizers import resolve
+from hypergrad_search.optimizers import Optimizer, finest, resolve
 from hypergrad_search.parameters import initial_params
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.space import Hyperparameters
@@ -43,7 +43,7 @@ def float_training(
             return step_loss(problem, jax.tree.unflatten(treedef, weights), hyperparameters, step_key, step)
 
         results = [
-            optimizer.float_step(w, s, g, {name: value[group].astype(w.dtype) for name, value in now.items()}, step + 1)
+            _step(optimizer, w, s, g, {name: value[group] for name, value in now.items()}, step + 1)
             for w, s, g, group in zip(*state, jax.grad(loss)(state.weights), groups, strict=True)
         ]
         weights, slots = zip(*results, strict=True)
@@ -53,8 +53,26 @@ def float_training(
     return one_step, state, (jnp.arange(problem.steps), settings)
 
 
+def _step(
+    optimizer: Optimizer,
+    weights: jax.Array,
+    slots: dict[str, jax.Array],
+    gradient: jax.Array,
+    settings: dict[str, jax.Array],
+    count: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Take a step of one leaf in the type of the settings, and round the results to the leaf's own type."""
+    dtype = finest(weights.dtype, *(x.dtype for x in settings.values()))
+    wide, wide_slots, wide_gradient = jax.tree.map(lambda x: x.astype(dtype), (weights, slots, gradient))
+    stepped = optimizer.float_step(wide, wide_slots, wide_gradient, settings, count)
+    rounded: tuple[jax.Array, dict[str, jax.Array]] = jax.tree.map(lambda x: x.astype(weights.dtype), stepped)
+    return rounded
+
+
 def train_in_floats(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> Params:
-    """Train in floats of the parameters' own type, and return the final parameters.
+    """Train in floats, and return the final parameters.
+
+    Weights and slots are of each leaf's own type. A step is computed in float32 at least, and then rounded to it.
 
     JAX can differentiate it. Checkpoints are kept every sqrt(steps), so the memory of a gradient is of the order of
     sqrt(steps) copies of the weights and slots, and its time includes one more training run.

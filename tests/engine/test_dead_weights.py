@@ -54,7 +54,8 @@ def train_loss(p: Params, h: Any, batch: Any, key: jax.Array) -> jax.Array:
     """The penalty gives even a dead weight a second derivative. The frozen leaf has no part in it."""
     p = {**p, "frozen": jnp.zeros_like(p["frozen"])}
     penalties = jnp.stack([jnp.sum(p[name] ** 2) for name in ("linear", "masked", "into", "out")])
-    return jnp.mean(h["weight"] * error(p, slice(ROWS))) + h["penalty"] * jnp.sum(penalties)
+    loss: jax.Array = jnp.mean(h["weight"] * error(p, slice(ROWS))) + h["penalty"] * jnp.sum(penalties)
+    return loss
 
 
 H = {"rate": 0.02, "decay": 1e-3, "penalty": 1e-3, "weight": np.linspace(0.5, 1.5, ROWS)}
