@@ -3,6 +3,8 @@
 import operator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -26,3 +28,12 @@ def whole_number(name: str, value: Any, least: int | None = None, most: int | No
     if number is None or (least is not None and number < least) or (most is not None and number > most):
         raise ValueError(f"{name} must be a whole number{limits}, got {value!r}")
     return number
+
+
+def random_key(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is a key of `jax.random`."""
+    dtype = getattr(value, "dtype", None)
+    is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and not value.shape
+    is_raw = dtype == jnp.uint32 and value.shape == (2,)
+    if not is_key and not is_raw:
+        raise ValueError(f"{name} must be a key such as jax.random.key(0), got {value!r}")

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from hypergrad_search.space import Hyperparameters
+from hypergrad_search.space import Categorical, Float, Hyperparameters, Int, Space
 
 
 @dataclass(frozen=True)
@@ -25,28 +26,69 @@ class Static:
         return iter(self.pairs)
 
 
-def split(hyperparameters: Hyperparameters) -> tuple[dict[str, Any], Static]:
-    """Return the floating-point hyperparameters, which JAX can trace, and all others, which are hashable.
+def split(hyperparameters: Hyperparameters, space: Space | None = None) -> tuple[dict[str, Any], Static]:
+    """Return the hyperparameters that JAX traces, as floating-point arrays, and all others, which are hashable.
 
-    Raises `ValueError` where `hyperparameters` is not a mapping, or a value is neither floating-point nor plain.
+    The space decides: a `Float` is traced, an `Int` or a `Categorical` is a plain value. Of what is not in the space,
+    every number is traced, whether it is written 1 or 1.0, and so are arrays of numbers and pytrees of floats.
+
+    Raises `ValueError` where `hyperparameters` is not a mapping from names, or a value does not fit.
     """
     if not isinstance(hyperparameters, Mapping):
         raise ValueError(f"hyperparameters must be a dict from names to values, got {hyperparameters!r}")
     dynamic, static = {}, []
     for name, value in hyperparameters.items():
-        leaves = jax.tree.leaves(value)
-        if leaves and all(_is_floating(leaf) for leaf in leaves):
-            # The type is spelled out so that a Python number and an array of the same value share a compiled program.
-            dynamic[name] = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), value)
-        elif isinstance(value, jax.Array) or getattr(value, "__hash__", None) is None:
+        if not isinstance(name, str):
+            raise ValueError(f"hyperparameters: names must be strings, got {name!r}")
+        plain = value.item() if isinstance(value, np.generic) else value
+        parameter = None if space is None else space.get(name)
+        if parameter is not None:
+            plain = _fitted(name, plain, parameter)
+        if isinstance(parameter, Float) or (parameter is None and (_is_number(plain) or _holds_floats(plain))):
+            dynamic[name] = jax.tree.map(_floating, plain)
+        elif isinstance(plain, jax.Array) or getattr(plain, "__hash__", None) is None:
             raise ValueError(
-                f"hyperparameter {name!r} must be floating-point or a plain value (int, str, bool), got {value!r}; "
-                "integer arrays belong in batches"
+                f"hyperparameter {name!r} must be numbers or a plain value (str, bool or None), got {value!r}"
             )
         else:
-            static.append((name, value))
+            static.append((name, plain))
     return dynamic, Static(tuple(static), tuple(type(value) for _, value in static))
 
 
-def _is_floating(leaf: Any) -> bool:
-    return not isinstance(leaf, str | bool | int) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+def taken_for_floats(hyperparameters: Hyperparameters, space: Space | None) -> list[str]:
+    """Return the names of whole numbers that `split` takes for floats only because no space says what they are."""
+    known = space or {}
+    return [n for n, value in hyperparameters.items() if n not in known and isinstance(value, int | np.integer)]
+
+
+def _fitted(name: str, value: Any, parameter: Float | Int | Categorical) -> Any:
+    """Return a value of its parameter's kind, where a choice that was written 1 may be 1.0; raise `ValueError`."""
+    if isinstance(parameter, Float):
+        fits = _is_number(value) and np.shape(value) in (parameter.shape, parameter.lift)
+    elif isinstance(parameter, Int):
+        fits = isinstance(value, int) and not isinstance(value, bool)
+    else:
+        equal = [choice for choice in parameter.choices if np.ndim(value) == 0 and choice == value]
+        same = [choice for choice in equal if type(choice) is type(value)]
+        fits, value = bool(equal), (same or equal or [value])[0]
+    if not fits:
+        raise ValueError(f"hyperparameter {name!r} must fit {parameter}, got {value!r}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number, or an array of numbers; booleans are none."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return bool(jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _holds_floats(tree: Any) -> bool:
+    leaves = jax.tree.leaves(tree)
+    return bool(leaves) and all(_is_number(x) and jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves)
+
+
+def _floating(leaf: Any) -> jax.Array:
+    # The type is spelled out so that a Python number and an array of the same value share a compiled program.
+    dtype = jnp.result_type(leaf)
+    return jnp.asarray(leaf, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float))

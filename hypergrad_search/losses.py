@@ -131,9 +131,17 @@ def _of_examples(name: str, value: Any) -> jax.Array:
 
 
 def _floating(name: str, value: Any, wanted: str) -> jax.Array:
+    if value is None:
+        raise ValueError(f"{name} must return {wanted}, got None; does it lack a return?")
     if not jax.tree_util.all_leaves([value]):
-        raise ValueError(f"{name} must return {wanted} alone, got {jax.tree.structure(value)}; {_STATISTICS}")
-    array = jnp.asarray(value)
+        raise ValueError(
+            f"{name} must return {wanted} alone, got {jax.tree.structure(value)}; return the loss without auxiliary "
+            f"outputs, or, {_STATISTICS}"
+        )
+    try:
+        array = jnp.asarray(value)
+    except TypeError as error:
+        raise ValueError(f"{name} must return {wanted}, got {value!r}") from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
             f"{name} must return {wanted}, got shape {array.shape} and dtype {array.dtype}; make it floating-point"

@@ -1,5 +1,6 @@
 """`TrainingProblem`: a training run that the user describes by plain functions of pytrees."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,15 @@ from hypergrad_search.optimizers import Optimizer
 from hypergrad_search.space import Space, check_space
 
 Params = Any  # a pytree of float arrays
+
+_ARGUMENTS = {
+    "init": ("key", "hyperparameters"),
+    "train_loss": ("params", "hyperparameters", "batch", "key"),
+    "valid_loss": ("params", "hyperparameters"),
+    "batches": ("step",),
+    "test_loss": ("params", "hyperparameters"),
+    "valid_batch_loss": ("params", "hyperparameters", "step"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +45,15 @@ class TrainingProblem:
       the mean of `valid_loss`.
 
     `hyperparameters` is a dict from names to float arrays (numbers too) and, where the space has them, the plain
-    values of integers and categoricals; a categorical that is a float is an array too. The outer losses may depend on
-    `hyperparameters` directly, and the hypergradient includes that. A problem is compared by identity: build it once
-    and evaluate it often, so that its functions compile once.
+    values of integers and categoricals. The outer losses may depend on `hyperparameters` directly, and the
+    hypergradient includes that. A problem is compared by identity: build it once and evaluate it often, so that its
+    functions compile once.
 
-    Raises `ValueError` where a part is missing or of the wrong kind.
+    All functions must depend on their arguments alone, since JAX runs them once and then repeats what it has traced.
+    What they draw from NumPy's generator, or take from a data loader, would be the same at every step; the first
+    evaluation looks for that, except inside of functions that `jax.jit` has already traced.
+
+    Raises `ValueError` where a part is missing or of the wrong kind, or a function takes other arguments.
     """
 
     init: Callable[[jax.Array, Any], Params]
@@ -58,12 +72,28 @@ class TrainingProblem:
         for name in ("test_loss", "valid_batch_loss"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise ValueError(f"TrainingProblem: {name} must be a function or None, got {getattr(self, name)!r}")
+        for name, arguments in _ARGUMENTS.items():
+            if getattr(self, name) is not None:
+                _check_arguments(name, getattr(self, name), arguments)
         if not isinstance(self.optimizer, Optimizer):
             raise ValueError(
                 "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw return it, "
                 f"got {self.optimizer!r}"
             )
         object.__setattr__(self, "steps", whole_number("TrainingProblem: steps", self.steps, 1))
+
+
+def _check_arguments(name: str, function: Callable[..., Any], arguments: tuple[str, ...]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions written in C do not tell
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        raise ValueError(
+            f"TrainingProblem: {name} must take ({', '.join(arguments)}), got a function that takes {signature}"
+        ) from None
 
 
 def check_problem(problem: TrainingProblem, space: Space) -> None:

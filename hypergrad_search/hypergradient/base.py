@@ -79,7 +79,7 @@ class Evaluation:
       (how many were trained) and `exact` (whether the reversal gave back the initial state bit for bit: False where a
       fallback had to take over, None where nothing was reversed). `Reversible` adds `adjoint_norms`: before each step
       that it reversed, the norm of the gradient with respect to all weights, and last the norm of the gradient with
-      respect to the final weights.
+      respect to the final weights; and `fallback` where its fallback evaluated: a sentence that says why.
     """
 
     value: float
@@ -155,7 +155,7 @@ class Method(abc.ABC):
 
         This default trains them once more, in floats. The arguments are those of `hypergrad_search.evaluate`.
         """
-        dynamic, static = split(hyperparameters)
+        dynamic, static = split(hyperparameters, space)
         return train_in_floats(problem, {**dynamic, **dict(static)}, key)
 
 

@@ -3,13 +3,16 @@
 import math
 
 import jax
+import numpy as np
 
-from hypergrad_search.checks import whole_number
+from hypergrad_search.checks import random_key, whole_number
 from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request
 from hypergrad_search.hypergradient.reversible import Reversible
+from hypergrad_search.hyperparameters import split, taken_for_floats
 from hypergrad_search.problem import TrainingProblem
-from hypergrad_search.space import Hyperparameters, Space
+from hypergrad_search.repeatable import check_repeatable
+from hypergrad_search.space import Hyperparameters, Space, check_space
 
 
 def evaluate(
@@ -29,7 +32,9 @@ def evaluate(
 
     Args:
         problem: the training run. Its functions compile at the first evaluation.
-        hyperparameters: a dict from names to values, in natural units.
+        hyperparameters: a dict from names to values, in natural units. The `space` says what each is: a `Float` is
+            traced by JAX and has a derivative, an `Int` or a `Categorical` is a plain value, for which the problem
+            compiles anew. Without a space every number is taken for a float, also where it is written 1.
         method: the way to differentiate.
         key: the source of the initial parameters and of each step's randomness; the same key gives the same value.
         gradient_below: the gradient is computed only where the value comes out below this. With `-math.inf` it never
@@ -40,7 +45,7 @@ def evaluate(
         report: a function that is called with (steps done, validation loss) every `report_every` steps before the last.
             An error that it raises ends the evaluation, as Optuna's pruning does. `Unrolled` never calls it.
         report_every: the number of steps between two reports.
-        space: the box that the hyperparameters must stay in, for methods that move them (`Hypernet`).
+        space: what each hyperparameter is, and the box that methods which move them (`Hypernet`) stay in.
         checkpoint: the `checkpoint` of an earlier evaluation, from whose end this one goes on (`Hypernet`).
 
     Raises:
@@ -53,11 +58,32 @@ def evaluate(
         raise ValueError(f"evaluate: problem must be a TrainingProblem, got {problem!r}")
     if not isinstance(method, Method):
         raise ValueError(f"evaluate: method must be a Method such as Reversible(), got {method!r}")
+    random_key("evaluate: key", key)
+    if not isinstance(gradient_below, int | float | np.number) or math.isnan(gradient_below):
+        raise ValueError(f"evaluate: gradient_below must be a number, got {gradient_below!r}")
     if fold is not None and not isinstance(fold, Fold):
         raise ValueError(f"evaluate: fold must be a Fold such as Fold(0, of=4) or None, got {fold!r}")
+    if report is not None and not callable(report):
+        raise ValueError(f"evaluate: report must be a function of (steps done, loss) or None, got {report!r}")
+    every = whole_number("evaluate: report_every", report_every, 1)
     if checkpoint is not None and not method.continues:
         raise ValueError(f"evaluate: {type(method).__name__} has no checkpoints to go on from; leave checkpoint out")
-    every = whole_number("evaluate: report_every", report_every, 1)
-    return method.evaluate(
-        problem, hyperparameters, key, Request(gradient_below, fold, report, every, space, checkpoint)
-    )
+    if space is not None:
+        check_space(space)
+    dynamic, static = split(hyperparameters, space)
+    missing = [name for name in space or {} if name not in hyperparameters]
+    if missing:
+        raise ValueError(f"evaluate: hyperparameters lack {missing[0]!r} of the space, got {sorted(hyperparameters)}")
+    problem.optimizer.check_names(hyperparameters)
+    try:
+        check_repeatable(problem, dynamic, static)
+    except Exception as error:
+        counts = taken_for_floats(hyperparameters, space)
+        if counts:
+            error.add_note(
+                f"{', '.join(counts)}: whole numbers were taken for floats; give evaluate a space that says which is "
+                "an Int, such as space={'width': Int(1, 100)}"
+            )
+        raise
+    request = Request(gradient_below, fold, report, every, space, checkpoint)
+    return method.evaluate(problem, hyperparameters, key, request)

@@ -106,8 +106,8 @@ class Hypernet(Method):
         for stop in [*range(every, steps, every), steps]:
             state = stretch.advance(setup, state, fixed, key, without, first + steps, first + stop)
             if request.report is not None and stop < steps:
-                request.report(stop, float(stretch.finish(setup, state, fixed, key, 0).value))
-        judged = judge(stretch.finish(setup, state, fixed, key, self.finetune), request.fold)
+                request.report(stop, float(stretch.finish(setup, 0, state, fixed, key).value))
+        judged = judge(stretch.finish(setup, self.finetune, state, fixed, key), request.fold)
         end = np.asarray(state.moving.point, np.float64)
         if judged.status is Status.OK and not np.isfinite(end).all():
             judged = replace(judged, value=math.inf, status=Status.NAN, message=MESSAGES[Status.NAN])
@@ -155,14 +155,14 @@ class Hypernet(Method):
         like = jax.eval_shape(functools.partial(stretch.start, setup), point, fixed, key)
         state = checkpoints.load(setup, checkpoint, like)
         state = state._replace(moving=state.moving._replace(point=point))
-        return stretch.trained(setup, state, fixed, key, self.finetune)
+        return stretch.trained(setup, self.finetune, state, fixed, key)
 
     def _set_up(
         self, problem: TrainingProblem, space: Space, hyperparameters: Hyperparameters
     ) -> tuple[Setup, jax.Array, dict[str, Any]]:
         """Return the setup, the point in the unit box, and the floating-point hyperparameters that do not move."""
         moving = floats(space)
-        fixed, static = split({name: value for name, value in hyperparameters.items() if name not in moving})
+        fixed, static = split({n: value for n, value in hyperparameters.items() if n not in moving}, space)
         setup = Setup(
             problem,
             self.network,

@@ -1,6 +1,5 @@
 """A stretch of joint optimisation: the program of `Hypernet`, step by step."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from hypergrad_search.hyperparameters import Static
 from hypergrad_search.losses import LeftOut, OuterLosses, descended_loss, outer_losses, step_loss
 from hypergrad_search.parameters import initial_params
 from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.programs import compiled
 from hypergrad_search.space import Float, scaled, unscaled
 
 
@@ -68,7 +68,7 @@ class State(NamedTuple):
     step: jax.Array
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def start(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array) -> State:
     """Return the state before the first step."""
     init_key, network_key, _ = jax.random.split(key, 3)
@@ -86,7 +86,7 @@ def start(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], key: jax.
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def resume(setup: Setup, state: State, point: jax.Array) -> State:
     """Return a stretch that begins at `point` with the network of another, and with its weights for this point."""
     if setup.algorithm.centred:
@@ -95,7 +95,7 @@ def resume(setup: Setup, state: State, point: jax.Array) -> State:
     return state._replace(moving=state.moving._replace(point=point, origin=point))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def advance(
     setup: Setup,
     state: State,
@@ -169,8 +169,8 @@ def advance(
     return jax.lax.while_loop(lambda state: state.step < stop, step, state)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def trained(setup: Setup, state: State, fixed: dict[str, jax.Array], key: jax.Array, finetune: int) -> Params:
+@compiled(static=2)
+def trained(setup: Setup, finetune: int, state: State, fixed: dict[str, jax.Array], key: jax.Array) -> Params:
     """Return the model's parameters for the present point, after `finetune` steps on these alone."""
     init_key, _, step_key = jax.random.split(key, 3)
     point = state.moving.point
@@ -189,10 +189,10 @@ def trained(setup: Setup, state: State, fixed: dict[str, jax.Array], key: jax.Ar
     return unravel(weights)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def finish(setup: Setup, state: State, fixed: dict[str, jax.Array], key: jax.Array, finetune: int) -> OuterLosses:
+@compiled(static=2)
+def finish(setup: Setup, finetune: int, state: State, fixed: dict[str, jax.Array], key: jax.Array) -> OuterLosses:
     """Return the losses of the parameters that `trained` returns."""
-    params = trained(setup, state, fixed, key, finetune)
+    params = trained(setup, finetune, state, fixed, key)
     return outer_losses(setup.problem, params, setup.hyperparameters(state.moving.point, fixed))
 
 

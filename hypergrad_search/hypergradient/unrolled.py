@@ -1,6 +1,5 @@
 """`Unrolled`: hypergradients by differentiating the training loop in floats; the reference for all other methods."""
 
-import functools
 import math
 import time
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from hypergrad_search.hypergradient.base import (
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
 from hypergrad_search.problem import TrainingProblem
+from hypergrad_search.programs import compiled
 from hypergrad_search.space import Hyperparameters
 from hypergrad_search.training.floats import train_in_floats
 
@@ -45,7 +45,7 @@ class Unrolled(Method):
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`."""
         started = time.perf_counter()
-        dynamic, static = split(hyperparameters)
+        dynamic, static = split(hyperparameters, request.space)
         needs_value_first = request.gradient_below < math.inf or (
             request.fold is not None and request.fold.below < math.inf
         )
@@ -70,13 +70,13 @@ class Unrolled(Method):
         return replace(judged, gradient=gradient)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static=2)
 def _value(problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array) -> OuterLosses:
     hyperparameters = {**dynamic, **dict(static)}
     return outer_losses(problem, train_in_floats(problem, hyperparameters, key), hyperparameters)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static=2)
 def _value_and_gradient(
     problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array, without: LeftOut
 ) -> tuple[OuterLosses, dict[str, jax.Array]]:

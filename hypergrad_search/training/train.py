@@ -11,11 +11,13 @@ import jax.numpy as jnp
 
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.problem import Params, TrainingProblem
-from hypergrad_search.space import Hyperparameters
+from hypergrad_search.programs import compiled
+from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training import bit_buffer
 from hypergrad_search.training.exact import (
     Adjoint,
     Inputs,
+    IrreversibleDecayError,
     Planes,
     Program,
     State,
@@ -45,6 +47,7 @@ def train(
     *,
     fraction_bits: Mapping[str, int] | None = None,
     smallest_decays: Mapping[str, float] | None = None,
+    space: Space | None = None,
 ) -> Params:
     """Train exactly reversibly, and return the final parameters; JAX can transform this function.
 
@@ -61,18 +64,19 @@ def train(
             buffers have room, if all steps have it. It matters only where decays are traced: buffers get their size
             when the program is compiled, and the values of traced decays are not known then. The defaults are 0.5, 0.9
             for "nu" and 0.99 for "weights". The gradient of a run that needs more room is NaN.
+        space: what each hyperparameter is, as for `evaluate`.
 
     Raises:
         ValueError: the optimizer cannot be reversed, the parameters are not float32, a decay that is known when the
             program is compiled is not from 1/256 to 1, or another argument does not fit.
     """
-    dynamic, static = split(hyperparameters)
+    dynamic, static = split(hyperparameters, space)
     program = bind(problem, static, dynamic, check_fraction_bits(fraction_bits or {}))
     init_key, step_key = jax.random.split(key)
     params, settings, _ = prepare(problem, static, dynamic, init_key)
     room = _room(program, settings, _smallest_decays(program, smallest_decays or {}))
     layout = program.layout
-    return layout.unpack(_jitted_train(program, room, layout.pack(params), settings, dynamic, step_key))
+    return layout.unpack(_compiled_train(program, room, layout.pack(params), settings, dynamic, step_key))
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,10 @@ def _smallest_decays(program: Program, chosen: Mapping[str, float]) -> dict[str,
 
 
 def _check_decays(logs: dict[str, jax.Array]) -> None:
-    """Raise `ValueError` where a decay that is known is NaN or out of its range."""
+    """Raise `IrreversibleDecayError` where a decay that is known is NaN or out of its range."""
     for name, log in logs.items():
         if not isinstance(log, jax.core.Tracer) and not ((log >= _LOG_SMALLEST_DECAY) & (log <= 0)).all():
-            raise ValueError(
+            raise IrreversibleDecayError(
                 f"train: the decay of {name} must be from {bit_buffer.SMALLEST_DECAY} to 1 at each step, got "
                 f"{float(jnp.exp(jnp.min(log)))} to {float(jnp.exp(jnp.max(log)))}; "
                 "differentiate with evaluate(..., method=Unrolled()) instead"
@@ -196,4 +200,4 @@ def _train_backward(program: Program, room: _Room, residuals: _Residuals, adjoin
 
 
 _train.defvjp(_train_forward, _train_backward)
-_jitted_train = jax.jit(_train, static_argnums=(0, 1))
+_compiled_train = compiled(static=2)(_train)

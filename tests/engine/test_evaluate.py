@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from hypergrad_search import (
+    Categorical,
     Evaluation,
     InexactReversalError,
+    Int,
     Method,
     Reversible,
+    Space,
     Status,
     TrainingProblem,
     Unrolled,
@@ -265,7 +268,8 @@ def test_reports_come_in_between_and_may_end_the_evaluation() -> None:
 def test_integers_and_categoricals_shape_the_model() -> None:
     problem = quadratic(init=lambda key, h: jnp.full((h["width"],), h["scale"] if h["kind"] == "ones" else 0.0))
     for width in (2, 5):
-        result = evaluate(problem, {**H, "width": width, "kind": "ones"}, key=KEY)
+        space: Space = {"width": Int(1, 5), "kind": Categorical(["ones", "zeros"])}
+        result = evaluate(problem, {**H, "width": width, "kind": "ones"}, key=KEY, space=space)
         assert result.value == pytest.approx(evaluate(PLAIN, H, key=KEY).value * width / 4, rel=1e-4)
         assert set(slopes(result)) == set(H)
 
@@ -350,7 +354,11 @@ def test_a_second_evaluation_does_not_compile_again() -> None:
         ({"test_loss": lambda p, h: p[None]}, "test_loss must return a floating-point scalar or one loss for each"),
         ({"init": lambda k, h: jnp.zeros(3, int)}, "must be floating-point, got int32"),
         (
-            {"init": lambda k, h: {"w": jnp.zeros(3, jnp.float16)}},
+            {
+                "init": lambda k, h: {"w": jnp.zeros(3, jnp.float16)},
+                "train_loss": lambda p, h, b, k: jnp.sum(p["w"]),
+                "valid_loss": lambda p, h: jnp.sum(p["w"]),
+            },
             r"params\['w'\] must be float32 .* got float16",
         ),
         ({"init": lambda k, h: []}, "at least one array"),
@@ -405,8 +413,8 @@ def test_a_problem_that_does_not_fit_is_named(change: dict[str, Any], message: s
             "hyperparameters must be a dict",
         ),
         (
-            lambda: evaluate(PLAIN, {**H, "i": jnp.arange(3)}, key=KEY),
-            "integer arrays belong in batches",
+            lambda: evaluate(PLAIN, {**H, "i": np.array(["a", "b"])}, key=KEY),
+            "hyperparameter 'i' must be numbers or a plain value",
         ),
         (lambda: evaluate(PLAIN, H, key=KEY, report_every=0), "report_every must be"),
     ],

@@ -36,7 +36,7 @@ class FiniteDifferences(Method):
     width: float = 2e-3
 
     def evaluate(self, problem: TrainingProblem, hyperparameters: Any, key: jax.Array, request: Request) -> Evaluation:
-        dynamic, static = split(hyperparameters)
+        dynamic, static = split(hyperparameters, request.space)
 
         def trained(dynamic: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             h = {**dynamic, **dict(static)}

@@ -112,7 +112,7 @@ def test_a_program_sees_the_unit_box_as_the_search_does() -> None:
         optimizer=DEFAULT_OPTIMIZER,
         hyper_optimizer=DEFAULT_OPTIMIZER,
         parameters=tuple((name, p) for name, p in SPACE.items() if isinstance(p, Float)),
-        static=split({"width": 3})[1],
+        static=split({"width": 3}, SPACE)[1],
     )
     vector = np.random.default_rng(3).uniform(size=8)
     seen, known = setup.hyperparameters(jnp.float32(vector), {}), from_unit(SPACE, vector)

@@ -29,7 +29,7 @@ class ForwardDifferences(Method):
     def evaluate(
         self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, request: Request
     ) -> Evaluation:
-        dynamic, static = split(hyperparameters)
+        dynamic, static = split(hyperparameters, request.space)
 
         def at(changed: Hyperparameters) -> Evaluation:
             whole = {**changed, **dict(static)}

@@ -1,0 +1,39 @@
+"""Compiled programs, of which a process keeps a limited number."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+
+#: The number of programs that each function keeps. A program of a small network takes some 5 MB and 200 memory maps, of
+#: which Linux grants a process 65,530.
+MOST_KEPT = 32
+
+Result = TypeVar("Result")
+
+
+def compiled(*, static: int, donate: tuple[int, ...] = ()) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Return a decorator like `jax.jit` that keeps the programs of the last 32 choices of static arguments alone.
+
+    `jax.jit` itself keeps all. A search over whole numbers compiles a program for each of them, and would end when the
+    process runs out of memory maps.
+
+    Args:
+        static: the number of leading arguments that are static; they must be hashable.
+        donate: the positions of the arguments whose memory the result may take.
+    """
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        @functools.lru_cache(maxsize=MOST_KEPT)
+        def program(*known: Any) -> Callable[..., Result]:
+            # JAX forgets what it has compiled when this partial function is no longer referred to.
+            return jax.jit(functools.partial(function, *known), donate_argnums=[at - static for at in donate])
+
+        @functools.wraps(function)
+        def call(*args: Any) -> Result:
+            return program(*args[:static])(*args[static:])
+
+        return call
+
+    return decorate

@@ -1,0 +1,120 @@
+"""A check that the functions of a problem depend on their arguments alone.
+
+JAX runs a function once, to trace it, and from then on repeats what it has traced. What a function draws from NumPy's
+generator or takes from an iterator would be the same at every step, without a word. Such a function does not trace to
+the same program twice.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from hypergrad_search.hyperparameters import Static
+from hypergrad_search.parameters import initial_params
+from hypergrad_search.problem import TrainingProblem
+
+_IN_BATCHES = (
+    "step is traced by JAX, so keep the data in a jax array and take (1) jax.lax.dynamic_slice_in_dim(data, start, "
+    "length), (2) data[order[step]] with a table of indices, order, that is a jax array too, or (3) "
+    "data[jax.random.randint(jax.random.fold_in(key, step), (length,), 0, len(data))]"
+)
+_REMEDIES = {
+    "init": "draw from the key that it is given",
+    "batches": _IN_BATCHES,
+    "train_loss": "draw from the key that it is given, which is new at each step",
+    "valid_loss": "draw from a fixed key, such as jax.random.key(0)",
+    "test_loss": "draw from a fixed key, such as jax.random.key(0)",
+    "valid_batch_loss": "draw from jax.random.fold_in(jax.random.key(0), step)",
+}
+
+#: The problems whose functions have been found repeatable.
+_checked: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
+
+
+def check_repeatable(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) -> None:
+    """Raise `ValueError` where a function of the problem differs between two traces, or `batches` cannot be traced.
+
+    It is done once for a problem; nothing is computed.
+    """
+    if problem in _checked:
+        return
+    key, step = jax.random.key(0), jnp.int32(0)
+
+    batch = _shape_of_batch(problem, step)
+    params = jax.eval_shape(lambda dynamic: initial_params(problem, {**dynamic, **dict(static)}, key), dynamic)
+    arguments_of = {
+        "batches": (step,),
+        "init": (key, dynamic),
+        "train_loss": (params, dynamic, batch, key),
+        "valid_loss": (params, dynamic),
+        "test_loss": (params, dynamic),
+        "valid_batch_loss": (params, dynamic, step),
+    }
+    for name, arguments in arguments_of.items():
+        function = getattr(problem, name)
+        if function is None:
+            continue
+        first, second = _traced(function, arguments, static), _traced(function, arguments, static)
+        if len(first) != len(second) or not all(map(_equal, first, second)):
+            raise ValueError(
+                f"{name}: two calls with the same arguments differ, so it reads something that changes, such as "
+                f"NumPy's random numbers, an iterator or a counter. JAX would repeat what it saw first at every step. "
+                f"Instead, {_REMEDIES[name]}"
+            )
+    _checked.add(problem)
+
+
+def _shape_of_batch(problem: TrainingProblem, step: jax.Array) -> Any:
+    try:
+        return jax.eval_shape(problem.batches, step)
+    except (TypeError, IndexError) as error:  # of which JAX's errors about traced values are subclasses
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"batches: JAX cannot trace it ({type(error).__name__}: {reason}); {_IN_BATCHES}") from error
+
+
+def _traced(function: Callable[..., Any], arguments: tuple[Any, ...], static: Static) -> list[Any]:
+    """Return the parts of the program that a function is traced to; its second argument is `dynamic`, if it has one.
+
+    JAX remembers what it has traced by function, so this traces a new one, and what a `jax.jit` is made of.
+    """
+    plain = function.__wrapped__ if hasattr(function, "lower") and hasattr(function, "__wrapped__") else function
+
+    def anew(first: Any, *rest: Any) -> Any:
+        result = plain(first, *({**dynamic, **dict(static)} for dynamic in rest[:1]), *rest[1:])
+        return [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, jax.Array)]  # checked where they are used
+
+    return list(_parts(jax.make_jaxpr(anew)(*arguments)))
+
+
+def _parts(program: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Any]:
+    """Yield all that a program computes with: its constants, and for each operation its name, types and literals."""
+    if isinstance(program, core.ClosedJaxpr):
+        yield from program.consts
+        program = program.jaxpr
+    for equation in program.eqns:
+        yield equation.primitive.name
+        yield from (str(out.aval) for out in equation.outvars)
+        yield from (x.val for x in equation.invars if isinstance(x, core.Literal))
+        for parameter in equation.params.values():
+            for inner in parameter if isinstance(parameter, tuple | list) else (parameter,):
+                if isinstance(inner, core.Jaxpr | core.ClosedJaxpr):
+                    yield from _parts(inner)
+
+
+def _equal(some: Any, other: Any) -> bool:
+    if some is other:
+        return True
+    if isinstance(some, str) or isinstance(other, str):
+        return bool(some == other)
+    first, second = _bits(some), _bits(other)
+    return first.shape == second.shape and first.dtype == second.dtype and first.tobytes() == second.tobytes()
+
+
+def _bits(constant: Any) -> np.ndarray[Any, Any]:
+    array = jnp.asarray(constant)
+    return np.asarray(jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array)

@@ -1,0 +1,129 @@
+"""Functions that JAX would freeze at tracing are refused by name; so is what JAX cannot trace."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hypergrad_search import Method, Reversible, TrainingProblem, Unrolled, evaluate, sgd
+
+KEY = jax.random.key(0)
+DATA = np.random.default_rng(0).normal(size=(40, 4)).astype("f4")
+ON_DEVICE = jnp.asarray(DATA)
+
+
+def problem(**changes: Any) -> TrainingProblem:
+    parts: dict[str, Any] = {
+        "init": lambda key, h: jax.random.normal(key, (4,)),
+        "train_loss": lambda w, h, batch, key: jnp.mean((batch @ w - 1 + 0.1 * jax.random.normal(key, (3,))) ** 2),
+        "valid_loss": lambda w, h: jnp.mean((ON_DEVICE @ w + jax.random.normal(jax.random.key(1), (40,))) ** 2),
+        "test_loss": lambda w, h: jnp.mean(w**2),
+        "valid_batch_loss": lambda w, h, step: jnp.mean(w**2) * step.astype(jnp.float32),
+        "batches": lambda step: jax.lax.dynamic_slice_in_dim(ON_DEVICE, step, 3),
+        "optimizer": sgd("rate", 0.5),
+        "steps": 3,
+    }
+    return TrainingProblem(**{**parts, **changes})
+
+
+def drawn() -> Any:
+    return np.random.default_rng().normal(size=3).astype("f4")
+
+
+def loader() -> Iterator[Any]:
+    while True:
+        yield np.random.default_rng().normal(size=(3, 4)).astype("f4")
+
+
+LOADER = loader()
+COUNTER = itertools.count()
+HEAVY = np.random.default_rng()
+
+FROZEN = {
+    "an iterator": ("batches", lambda step: next(LOADER)),
+    "an iterator of its own jit": ("batches", jax.jit(lambda step: next(LOADER))),
+    "rows that numpy draws": ("batches", lambda step: ON_DEVICE[jnp.asarray(HEAVY.integers(0, 40, 3))]),
+    "a counter": ("batches", lambda step: ON_DEVICE[next(COUNTER) % 30 + jnp.arange(3)]),
+    "noise of numpy": ("train_loss", lambda w, h, batch, key: jnp.mean((batch @ w + drawn()) ** 2)),
+    "a number of numpy": ("train_loss", lambda w, h, batch, key: jnp.sum(w) * float(HEAVY.normal())),
+    "noise in a loop": (
+        "train_loss",
+        lambda w, h, batch, key: jax.lax.fori_loop(0, 3, lambda i, x: x * float(HEAVY.normal()), jnp.sum(w)),
+    ),
+    "noise in the start": ("init", lambda key, h: jnp.asarray(HEAVY.normal(size=4), jnp.float32)),
+    "a part of the validation set": ("valid_loss", lambda w, h: jnp.mean(ON_DEVICE[HEAVY.permutation(40)[:20]] @ w)),
+    "a key that changes": (
+        "valid_loss",
+        lambda w, h: jnp.sum(w * jax.random.normal(jax.random.key(next(COUNTER)), (4,))),
+    ),
+    "a part of the test set": ("test_loss", lambda w, h: jnp.mean(DATA[HEAVY.permutation(40)[:20]] @ w)),
+    "minibatches of numpy": ("valid_batch_loss", lambda w, h, step: jnp.mean(DATA[HEAVY.integers(0, 40, 3)] @ w)),
+}
+
+
+@pytest.mark.parametrize(("name", "function"), FROZEN.values(), ids=FROZEN)
+@pytest.mark.parametrize("method", [Reversible(), Unrolled()])
+def test_what_tracing_would_freeze_is_refused(name: str, function: Any, method: Method) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: two calls with the same arguments differ") as caught:
+        evaluate(problem(**{name: function}), {"rate": 0.1}, key=KEY, method=method)
+    assert "Instead, " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_randomness_by_keys_is_allowed() -> None:
+    evaluate(problem(), {"rate": 0.1}, key=KEY)
+
+
+def test_a_constant_that_is_not_a_number_is_allowed() -> None:
+    evaluate(problem(test_loss=lambda w, h: jnp.sum(jnp.where(jnp.isnan(w), jnp.nan, w))), {"rate": 0.1}, key=KEY)
+
+
+UNTRACEABLE = {
+    "slice of numpy": lambda step: DATA[3 * step : 3 * step + 3],
+    "slice of jax": lambda step: ON_DEVICE[3 * step : 3 * step + 3],
+    "index of numpy": lambda step: DATA[step],
+    "index of a list": lambda step: [DATA, DATA][step],
+    "a Python number": lambda step: DATA[int(step)],
+    "a condition": lambda step: DATA[:3] if step % 2 else DATA[3:6],
+    "a range": lambda step: jnp.asarray([DATA[i] for i in range(step, step + 3)]),
+    "foreign": lambda step: {"rows": object()},
+}
+
+
+@pytest.mark.parametrize("batches", UNTRACEABLE.values(), ids=UNTRACEABLE)
+def test_batches_that_jax_cannot_trace_are_told_three_ways(batches: Any) -> None:
+    with pytest.raises(ValueError, match=r"^batches: JAX cannot trace it") as caught:
+        evaluate(problem(batches=batches), {"rate": 0.1}, key=KEY)
+    assert all(way in str(caught.value) for way in ("dynamic_slice_in_dim", "data[order[step]]", "fold_in(key, step)"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "wanted"),
+    [
+        ("valid_loss", lambda w: jnp.sum(w), r"must take \(params, hyperparameters\), got a function that takes \(w\)"),
+        ("init", lambda: None, r"must take \(key, hyperparameters\)"),
+        ("train_loss", lambda w, h, batch: jnp.sum(w), r"must take \(params, hyperparameters, batch, key\)"),
+        ("batches", lambda: None, r"must take \(step\)"),
+    ],
+)
+def test_functions_take_what_they_are_given(name: str, function: Any, wanted: str) -> None:
+    with pytest.raises(ValueError, match=f"TrainingProblem: {name} {wanted}"):
+        problem(**{name: function})
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        (lambda w, h: (jnp.sum(w), {"accuracy": 1.0}), "return the loss without auxiliary outputs"),
+        (lambda w, h: None, "got None; does it lack a return"),
+        (lambda w, h: "low", "got 'low'"),
+    ],
+)
+def test_a_loss_alone_is_returned(function: Any, wanted: str) -> None:
+    with pytest.raises(ValueError, match=f"valid_loss must return .*{wanted}"):
+        evaluate(problem(valid_loss=function), {"rate": 0.1}, key=KEY)
