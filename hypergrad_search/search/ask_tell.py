@@ -141,6 +141,11 @@ class AskTell:
         """Return the suggestion for a trial whose point the user has chosen; it says what is wanted of the trial."""
         return self._suggest(self.strategy.explore(self.state))
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a chain is left to extend."""
+        return self.strategy.goes_on(self.state)
+
     def read(self, begun: Observation, outcome: Outcome) -> Observation:
         """Return the observation of a trial that has reported `outcome`.
 

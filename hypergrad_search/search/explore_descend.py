@@ -11,6 +11,9 @@ Where one point can have several values (a new seed each trial), the head of a c
 then all steps from it would seem to fail. Before a head is given up, it is therefore evaluated again, and its value and
 gradient are averaged. Where the second value equals the first, values do not vary, and no head is evaluated again.
 
+A search may take over a history that another has made, whose points have no gradients. The best of them is evaluated
+once more, with its gradient, if it is better than all that has a chain.
+
 `fold` is incremental: an observation costs the same however many came before.
 """
 
@@ -41,12 +44,22 @@ class Account:
 
 
 @dataclass(frozen=True)
+class Unasked:
+    """A trial of which no gradient was ever wanted, its value, and its point in the unit box."""
+
+    value: float
+    trial: str
+    point: np.ndarray
+
+
+@dataclass(frozen=True)
 class State:
     """All that the strategy keeps of the history.
 
     `chains` maps the trial at each chain's head to the trust region around it, or to a `Continuation` if its evaluation
     moved the hyperparameters itself. `noisy` tells whether one point may have several values; it is None while no
-    point has been evaluated twice.
+    point has been evaluated twice. `unasked` is the best trial without a gradient that another search ran, until it has
+    been evaluated once more.
     """
 
     space: Space
@@ -58,6 +71,7 @@ class State:
     exploring: Account = Account()
     descending: Account = Account()
     chains: Mapping[str, TrustRegion | Continuation] = field(default_factory=dict)
+    unasked: Unasked | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +146,14 @@ class ExploreDescend(Strategy[State]):
 
         started = state.trials >= self.startup_trials and math.isfinite(state.best_value)
         gain = max(state.best_value - value, 0.0) if started else 0.0  # the gains of the first points are luck
-        descended = observation.parent is not None
+        unasked = state.unasked
+        founding = unasked is not None and observation.parent == unasked.trial  # as explored points do
+        if founding:
+            unasked = None
+        elif observation.unasked and gradient is None and dimension(state.space):
+            better = value < (math.inf if unasked is None else unasked.value)
+            unasked = Unasked(value, observation.trial, point) if better else unasked
+        descended = observation.parent is not None and not founding
         return replace(
             state,
             trials=state.trials + 1,
@@ -143,10 +164,14 @@ class ExploreDescend(Strategy[State]):
             exploring=self._enter(state.exploring, None if descended else (observation.cost, gain)),
             descending=self._enter(state.descending, (observation.cost, gain) if descended else None),
             chains={trial: region for trial, region in chains.items() if not region.spent},
+            unasked=unasked,
         )
 
     def propose(self, state: State, running: Collection[str | None]) -> Proposal:
         """See `Strategy`."""
+        unasked, best = state.unasked, min((region.value for region in state.chains.values()), default=math.inf)
+        if unasked is not None and unasked.value < best and unasked.trial not in running:
+            return Proposal(unasked.point, unasked.trial, math.inf, self._held_back(math.inf), again=True)
         idle = [(region.value, trial) for trial, region in state.chains.items() if trial not in running]
         starting = state.trials + len(running) < self.startup_trials
         if starting or not idle or self._explored_too_little(state, running):
@@ -160,6 +185,10 @@ class ExploreDescend(Strategy[State]):
     def explore(self, state: State) -> Proposal:
         """See `Strategy`."""
         return Proposal(None, None, _worth_a_gradient(state), self._held_back(math.inf))
+
+    def goes_on(self, state: State) -> bool:
+        """See `Strategy`."""
+        return bool(state.chains)
 
     def _held_back(self, below: float) -> Fold | None:
         return None if self.folds is None else Fold(0, self.folds, below)

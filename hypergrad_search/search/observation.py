@@ -22,6 +22,7 @@ class Observation:
     - `refined`: the hyperparameters that the evaluation itself moved to; `value` is the loss at them. It is None where
       the evaluation moved none.
     - `again`: whether the trial evaluated its parent's own hyperparameters once more.
+    - `unasked`: whether no gradient was ever wanted of the trial, as of one that another search ran.
     """
 
     trial: str
@@ -33,6 +34,7 @@ class Observation:
     held_back: tuple[float, ...] | None = None
     refined: Mapping[str, Any] | None = None
     again: bool = False
+    unasked: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that is strict JSON, with arrays as lists."""

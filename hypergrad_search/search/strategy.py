@@ -25,7 +25,7 @@ class Proposal:
     - `fold`: the part of the validation set that the gradient leaves out, and the loss that this part must stay below;
       None to hold nothing back. Hosts hold back only where the space has a `lift`.
     - `again`: whether the parent is evaluated once more. The host then takes the parent's own hyperparameters, to the
-      bit, instead of `point`.
+      bit, instead of `point`. The parent may be a trial that another search ran.
 
     Raises `ValueError` where only one of `point` and `parent` is None.
     """
@@ -71,3 +71,7 @@ class Strategy(abc.ABC, Generic[State]):
     @abc.abstractmethod
     def explore(self, state: State) -> Proposal:
         """Return what is wanted of a point that the explorer or the user chooses: a proposal whose `point` is None."""
+
+    def goes_on(self, state: State) -> bool:
+        """Return whether a chain is left to extend, so that a host goes on though its explorer has nothing left."""
+        return self.propose(state, ()).parent is not None

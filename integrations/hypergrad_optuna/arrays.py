@@ -2,29 +2,34 @@
 
 Under `HypergradSampler` an array is one float parameter, its *level*, which explorers can model and dashboards can
 plot, and an attribute that holds the array itself. While the search explores, all elements are at the level; on a chain
-the level is their mean in the unit box.
+the level is their mean in the unit box. Under other samplers each element is a parameter, `name[i,j]`.
 """
 
 import base64
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
 from optuna.artifacts import download_artifact, upload_artifact
-from optuna.trial import FrozenTrial
+from optuna.trial import FixedTrial, FrozenTrial
 
+from hypergrad_optuna.attributes import AnyTrial, own
 from hypergrad_search import Float
+from hypergrad_search.space import coordinates
 
 PREFIX = "hypergrad:array:"
 
 Attribute = dict[str, Any]
-Trial = optuna.Trial | FrozenTrial
 
 
-def encode(array: np.ndarray, dtype: str, trial: optuna.Trial, store: Any | None) -> Attribute:
+class StoreMissing(ValueError):
+    """Arrays are kept as artifacts, and nobody has said in which store."""
+
+
+def encode(array: np.ndarray, dtype: str, trial: optuna.Trial | FixedTrial, store: Any | None) -> Attribute:
     """Return an array as JSON: in base64, or as the id of an artifact that holds it if there is a store."""
     array = np.ascontiguousarray(array, dtype=dtype)
     result: Attribute = {"shape": list(array.shape), "dtype": dtype}
@@ -33,7 +38,8 @@ def encode(array: np.ndarray, dtype: str, trial: optuna.Trial, store: Any | None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "array.npy")
         np.save(path, array)
-        return {**result, "artifact": upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)}
+        owner = cast(optuna.Trial, trial)  # without a study there is no store
+        return {**result, "artifact": upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=owner)}
 
 
 def decode(attribute: Attribute, store: Any | None) -> np.ndarray:
@@ -42,7 +48,9 @@ def decode(attribute: Attribute, store: Any | None) -> np.ndarray:
         flat = np.frombuffer(base64.b64decode(attribute["base64"]), attribute["dtype"])
         return flat.reshape(attribute["shape"]).copy()  # a user may write to it
     if store is None:
-        raise ValueError("this study keeps its arrays as artifacts: give the artifact_store that they were written to")
+        raise StoreMissing(
+            "this study keeps its arrays as artifacts: give the artifact_store that they were written to"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "array.npy")
         download_artifact(artifact_store=store, file_path=str(path), artifact_id=attribute["artifact"])
@@ -50,7 +58,9 @@ def decode(attribute: Attribute, store: Any | None) -> np.ndarray:
     return array
 
 
-def encode_all(values: Mapping[str, Any], dtype: str, trial: optuna.Trial, store: Any | None) -> dict[str, Any]:
+def encode_all(
+    values: Mapping[str, Any], dtype: str, trial: optuna.Trial | FixedTrial, store: Any | None
+) -> dict[str, Any]:
     """Return values as JSON: arrays are encoded, and all others stay as they are."""
     return {name: encode(x, dtype, trial, store) if np.shape(x) else x for name, x in values.items()}
 
@@ -60,17 +70,22 @@ def decode_all(values: Mapping[str, Any], store: Any | None) -> dict[str, Any]:
     return {name: decode(x, store) if isinstance(x, dict) else x for name, x in values.items()}
 
 
-def write(trial: optuna.Trial, name: str, parameter: Float, array: np.ndarray | None, store: Any | None) -> None:
+def write(
+    trial: optuna.Trial | FixedTrial, name: str, parameter: Float, array: np.ndarray | None, store: Any | None
+) -> None:
     """Write an array to its trial, with a summary for people; `array` is None where all elements are at the level."""
     kept = {"shape": list(parameter.shape)} if array is None else encode(array, "<f8", trial, store)
     trial.set_user_attr(PREFIX + name, kept)
+    summary = f"{name} (array)"
     if array is not None:
         size = "x".join(map(str, array.shape))
-        summary = f"{size}: {array.min():.3g} to {array.max():.3g}, median {np.median(array):.3g}"
-        trial.set_user_attr(f"{name} (array)", summary)
+        low, high, middle = array.min(), array.max(), np.median(array)
+        trial.set_user_attr(summary, f"{size}: {low:.3g} to {high:.3g}, median {middle:.3g}")
+    elif summary in trial.user_attrs:  # of the trial that this one is a copy of
+        trial.set_user_attr(summary, "all elements are at the level")
 
 
-def shapes(trial: Trial) -> dict[str, tuple[int, ...]]:
+def shapes(trial: AnyTrial) -> dict[str, tuple[int, ...]]:
     """Return the shape of each array that a trial has, by name."""
     return {
         key.removeprefix(PREFIX): tuple(kept["shape"])
@@ -79,7 +94,23 @@ def shapes(trial: Trial) -> dict[str, tuple[int, ...]]:
     }
 
 
-def read(trial: Trial, name: str, store: Any | None) -> np.ndarray:
+def read(trial: AnyTrial, name: str, store: Any | None) -> np.ndarray:
     """Return an array of a trial; raise `KeyError` where the trial has none of this name."""
     kept = trial.user_attrs[PREFIX + name]
     return decode(kept, store) if "dtype" in kept else np.full(kept["shape"], trial.params[name])
+
+
+def find(trial: FrozenTrial, name: str, shape: tuple[int, ...], store: Any | None) -> np.ndarray | None:
+    """Return an array of a finished trial, whichever sampler ran it; None where it has none of this shape.
+
+    Where another sampler ran the trial, the elements may be parameters, and a number may stand for all of them.
+    """
+    known = shapes(trial)
+    if known.get(name) == shape and name in trial.params:
+        return read(trial, name, store)
+    keys = coordinates(name, shape)
+    if all(key in trial.params for key in keys):
+        return np.reshape([float(trial.params[key]) for key in keys], shape)
+    if name in trial.params and name not in known and not own(trial):
+        return np.full(shape, float(trial.params[name]))
+    return None

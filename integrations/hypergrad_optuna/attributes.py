@@ -3,36 +3,56 @@
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FixedTrial, FrozenTrial
 
 from hypergrad_search.search.ask_tell import Wanted
 
 PREFIX = "hypergrad:"
-#: the facts of an evaluation that are kept, each in its own user attribute
+#: the facts of an evaluation that are kept, each in its own user attribute; None where a trial's life before left one
 FACTS = ("cost", "status", "message", "test_loss", "exact", "held_back", "refined", "checkpoint")
 COST, STATUS, MESSAGE, TEST_LOSS, EXACT, HELD_BACK, REFINED, CHECKPOINT = (PREFIX + name for name in FACTS)
 GRADIENT = PREFIX + "gradient"
-WANTED = PREFIX + "wanted"  # a system attribute: what the sampler wants of the trial
+REPORTED = (*(PREFIX + name for name in FACTS), GRADIENT)
+WANTED = PREFIX + "wanted"  # a system attribute: what the sampler wants of the trial, and the trial's own number
+
+AnyTrial = optuna.Trial | FrozenTrial | FixedTrial
 
 
 def want(study: optuna.Study, trial: FrozenTrial, wanted: Wanted) -> None:
     """Write what is wanted of a trial, before it runs."""
-    study._storage.set_trial_system_attr(trial._trial_id, WANTED, wanted.to_json())
+    study._storage.set_trial_system_attr(trial._trial_id, WANTED, {**wanted.to_json(), "trial": trial.number})
 
 
-def wanted(trial: optuna.Trial | FrozenTrial) -> Wanted:
-    """Return what the sampler wants of a trial; under any but `HypergradSampler` no gradient is wanted."""
-    attributes: dict[str, Any] = (
-        trial.system_attrs if isinstance(trial, FrozenTrial) else trial.storage.get_trial_system_attrs(trial._trial_id)
-    )
-    return Wanted.from_json(attributes.get(WANTED))
+def wanted(trial: AnyTrial) -> Wanted:
+    """Return what the sampler wants of a trial; nothing where the trial is a copy, or another sampler ran it."""
+    data = dict(_system_attributes(trial).get(WANTED) or {})
+    return Wanted.from_json(data if data.pop("trial", None) == trial.number else None)
 
 
-def parent(trial: optuna.Trial) -> FrozenTrial | None:
+def own(trial: FrozenTrial) -> bool:
+    """Return whether `HypergradSampler` ran a trial, which is not the copy of another."""
+    return (trial.system_attrs.get(WANTED) or {}).get("trial") == trial.number
+
+
+def parent(trial: AnyTrial) -> FrozenTrial | None:
     """Return the trial whose chain this one extends; None where the explorer or the user chose its point."""
     number = wanted(trial).parent
-    if number is None:
+    if number is None or not isinstance(trial, optuna.Trial):
         return None
     return trial.storage.get_trial(
         trial.storage.get_trial_id_from_study_id_trial_number(trial.study._study_id, int(number))
     )
+
+
+def forget(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Clear what a trial reported in a life before, as a copy of one that died."""
+    for key in REPORTED:
+        if trial.user_attrs.get(key) is not None:
+            study._storage.set_trial_user_attr(trial._trial_id, key, None)
+            trial.user_attrs[key] = None
+
+
+def _system_attributes(trial: AnyTrial) -> dict[str, Any]:
+    if isinstance(trial, optuna.Trial):
+        return trial.storage.get_trial_system_attrs(trial._trial_id)
+    return trial.system_attrs

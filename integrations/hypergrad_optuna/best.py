@@ -25,7 +25,7 @@ def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = No
     return hyperparameters_of(_best_trial(study), artifact_store=_store(study, artifact_store))
 
 
-def hyperparameters_of(trial: arrays.Trial, *, artifact_store: Any | None = None) -> dict[str, Any]:
+def hyperparameters_of(trial: attributes.AnyTrial, *, artifact_store: Any | None = None) -> dict[str, Any]:
     """Return the hyperparameters whose loss is a trial's value: numbers, arrays and categoricals, by name.
 
     Arrays are whole, whichever sampler chose them. Where the evaluation itself moved the hyperparameters, as with
@@ -39,7 +39,7 @@ def hyperparameters_of(trial: arrays.Trial, *, artifact_store: Any | None = None
         ValueError: the store is needed and missing.
     """
     own = {name: arrays.read(trial, name, artifact_store) for name in arrays.shapes(trial)}
-    refined = arrays.decode_all(trial.user_attrs.get(attributes.REFINED, {}), artifact_store)
+    refined = arrays.decode_all(trial.user_attrs.get(attributes.REFINED) or {}, artifact_store)
     return {**joined(trial.params), **own, **refined}
 
 

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hypergrad_optuna import attributes
-from hypergrad_search.search.ask_tell import Suggestion
+from hypergrad_optuna import arrays, attributes
+from hypergrad_search.search.ask_tell import Suggestion, Wanted
 
 #: A trial that has been running for more than twice as long as the longest one so far, and for at least this long, is
 #: taken to be dead, and its step is given to the next process that asks.
@@ -43,6 +43,25 @@ def read(study: optuna.Study) -> list[FrozenTrial]:
     return study._get_trials(deepcopy=False, use_cache=False)
 
 
+def lost_step(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> Wanted | None:
+    """Return what was wanted of the dead trial that `trial` runs once more, if that was a step that nobody has taken.
+
+    It is None too where the dead trial had not got all its parameters, so that `trial` gets others.
+    """
+    first = (trial.system_attrs.get(attributes.WANTED) or {}).get("trial")
+    lost = trials[first] if first is not None and first < len(trials) else trial
+    step = attributes.wanted(lost)
+    if first not in trial.system_attrs.get("retry_history", []) or lost.state != TrialState.FAIL or step.parent is None:
+        return None
+    parent = trials[int(step.parent)]
+    complete = parent.params.keys() <= trial.params.keys() and arrays.shapes(parent) == arrays.shapes(trial)
+    taken = any(
+        attributes.wanted(t).parent == step.parent and t.params == trial.params and t.state != TrialState.FAIL
+        for t in trials
+    )
+    return step if complete and not taken else None
+
+
 def _running(trials: Sequence[FrozenTrial], own: FrozenTrial, longest: timedelta) -> list[str | None]:
     """Return the parents of the trials that other processes are running, None for a trial that explores."""
     earliest = datetime.now() - max(2 * longest, PATIENCE)
@@ -50,7 +69,7 @@ def _running(trials: Sequence[FrozenTrial], own: FrozenTrial, longest: timedelta
         attributes.wanted(t).parent
         for t in trials
         if t.state == TrialState.RUNNING
-        and attributes.WANTED in t.system_attrs
+        and attributes.own(t)
         and t.number != own.number
         and (t.datetime_start is None or t.datetime_start > earliest)
     ]

@@ -6,15 +6,17 @@ import jax
 import numpy as np
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FixedTrial, FrozenTrial
 
 from hypergrad_optuna import arrays, attributes
+from hypergrad_optuna.attributes import AnyTrial
 from hypergrad_optuna.report import report_gradient
 from hypergrad_optuna.sampler import sampler_of
-from hypergrad_optuna.suggest import suggest_array
+from hypergrad_optuna.suggest import has_array, suggest_array
 from hypergrad_search import Categorical, Evaluation, Float, Int, Method, Space, TrainingProblem
 from hypergrad_search.hosting import DEFAULT_METHOD, host
 from hypergrad_search.search.ask_tell import same_model
+from hypergrad_search.space import floats
 
 
 class Objective:
@@ -60,19 +62,19 @@ class Objective:
         self.hosted = host("Objective", problem, space, method, key, report_every)
         self.reseed = reseed
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: AnyTrial) -> float:
         """Return the validation loss at the hyperparameters that the trial suggests."""
         return self.evaluate(trial, self.suggest(trial))
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+    def suggest(self, trial: AnyTrial) -> dict[str, Any]:
         """Return the trial's hyperparameters, in which arrays are whole."""
-        space = self.hosted.searched(by_gradients=sampler_of(trial.study) is not None)
+        _check_directions(trial)
+        space = self.hosted.searched(by_gradients=self._by_gradients(trial))
         return {name: _suggest(trial, name, parameter) for name, parameter in space.items()}
 
-    def evaluate(self, trial: optuna.Trial, hyperparameters: dict[str, Any]) -> float:
-        """Return the validation loss at given hyperparameters, and write the trial's attributes."""
-        if trial.study.direction != StudyDirection.MINIMIZE:
-            raise ValueError("Objective: its value is a loss, so create the study with direction='minimize'")
+    def evaluate(self, trial: AnyTrial, hyperparameters: dict[str, Any]) -> float:
+        """Return the validation loss at given hyperparameters, and write the trial's attributes, if it is running."""
+        _check_directions(trial)
 
         def on_the_way(step: int, valid_loss: float, cost: float) -> None:
             trial.report(valid_loss, step)
@@ -84,27 +86,36 @@ class Objective:
             parent = attributes.parent(trial)
             if parent is None:
                 return None
-            fits = same_model(self.hosted.space, parent.user_attrs.get(attributes.REFINED, {}), hyperparameters)
+            fits = same_model(self.hosted.space, parent.user_attrs.get(attributes.REFINED) or {}, hyperparameters)
             return read_checkpoint(parent, store) if fits else None
 
-        sampler = sampler_of(trial.study)
+        if isinstance(trial, optuna.Trial):
+            _forget(trial)
+        sampler = sampler_of(trial)
         store = None if sampler is None else sampler.artifact_store
         evaluation = self.hosted.evaluate(
             hyperparameters,
             attributes.wanted(trial),
-            by_gradients=sampler is not None,
+            by_gradients=self._by_gradients(trial),
             on_the_way=on_the_way,
             checkpoint=checkpoint,
             key=self.key_of(trial),
         )
-        self._record(trial, evaluation, store)
+        if not isinstance(trial, FrozenTrial):
+            self._record(trial, evaluation, store)
         return evaluation.value
 
-    def key_of(self, trial: optuna.Trial | FrozenTrial) -> jax.Array:
+    def key_of(self, trial: AnyTrial) -> jax.Array:
         """Return the key that decides a trial's randomness."""
         return jax.random.fold_in(self.hosted.key, trial.number) if self.reseed else self.hosted.key
 
-    def _record(self, trial: optuna.Trial, evaluation: Evaluation, store: Any | None) -> None:
+    def _by_gradients(self, trial: AnyTrial) -> bool:
+        """Return whether a trial's numbers are lifted; one without a study tells by the arrays that it has."""
+        if isinstance(trial, optuna.Trial):
+            return sampler_of(trial) is not None
+        return any(has_array(trial, name, p.lift) for name, p in floats(self.hosted.space).items() if p.lift)
+
+    def _record(self, trial: optuna.Trial | FixedTrial, evaluation: Evaluation, store: Any | None) -> None:
         facts = self.hosted.facts(evaluation)
         gradient = facts.pop("gradient", None)
         if "refined" in facts:
@@ -119,13 +130,31 @@ class Objective:
             report_gradient(trial, gradient)
 
 
+def _check_directions(trial: AnyTrial) -> None:
+    """Raise `ValueError` where the trial's study has another goal than one loss that is minimised."""
+    directions = trial.study.directions if isinstance(trial, optuna.Trial) else [StudyDirection.MINIMIZE]
+    if directions != [StudyDirection.MINIMIZE]:
+        wrong = "maximises" if len(directions) == 1 else f"has {len(directions)} objectives"
+        raise ValueError(
+            f"Objective: its value is one loss, but the study {wrong}; create the study with direction='minimize'"
+        )
+
+
+def _forget(trial: optuna.Trial) -> None:
+    """Clear what a trial reported in a life before, as a copy of one that died."""
+    before = trial.user_attrs
+    for key in attributes.REPORTED:
+        if before.get(key) is not None:
+            trial.set_user_attr(key, None)
+
+
 def read_checkpoint(trial: FrozenTrial, store: Any | None) -> bytes | None:
     """Return the checkpoint that a trial's evaluation left; None where it left none."""
     kept = trial.user_attrs.get(attributes.CHECKPOINT)
     return None if kept is None else arrays.decode(kept, store).tobytes()
 
 
-def _suggest(trial: optuna.Trial, name: str, parameter: Float | Int | Categorical) -> Any:
+def _suggest(trial: AnyTrial, name: str, parameter: Float | Int | Categorical) -> Any:
     if isinstance(parameter, Categorical):
         return trial.suggest_categorical(name, parameter.choices)
     if isinstance(parameter, Int):

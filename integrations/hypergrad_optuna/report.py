@@ -5,22 +5,28 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial
 
 from hypergrad_optuna import arrays, attributes
+from hypergrad_optuna.attributes import AnyTrial
 from hypergrad_optuna.sampler import sampler_of
+from hypergrad_search.hosting import joined
 
 
-def wants_gradient(trial: optuna.Trial, value: float) -> bool:
+def wants_gradient(trial: AnyTrial, value: float) -> bool:
     """Return whether `HypergradSampler` would use the gradient of this trial, whose value came out as `value`.
 
     Call it in objectives that compute gradients themselves: a gradient costs several times as much as a value, and the
-    gradient of a failed step is worth nothing. The result is always False under another sampler.
+    gradient of a failed step is worth nothing. The result is always False under another sampler, and for a trial
+    without a study, such as `study.best_trial`.
     """
-    return attributes.wanted(trial).wants_gradient(value)
+    return isinstance(trial, optuna.Trial) and attributes.wanted(trial).wants_gradient(value)
 
 
-def report_gradient(trial: optuna.Trial, gradient: Mapping[str, Any], *, cost: float | None = None) -> None:
+def report_gradient(trial: AnyTrial, gradient: Mapping[str, Any], *, cost: float | None = None) -> None:
     """Tell `HypergradSampler` the gradient of the objective at this trial's parameters.
+
+    A finished trial, such as `study.best_trial`, stays as it is.
 
     Args:
         trial: the trial that the objective was called with.
@@ -33,27 +39,29 @@ def report_gradient(trial: optuna.Trial, gradient: Mapping[str, Any], *, cost: f
     Raises:
         ValueError: a name is not a parameter of the trial, or a derivative is not a number or has another shape.
     """
-    sampler = sampler_of(trial.study)
+    known = {name: np.shape(value) for name, value in joined(trial.params).items()}
+    known |= arrays.shapes(trial)
+    derivatives = {name: _checked(known, name, derivative) for name, derivative in gradient.items()}
+    if isinstance(trial, FrozenTrial):
+        return
+    sampler = sampler_of(trial)
     store = None if sampler is None else sampler.artifact_store
-    shapes = arrays.shapes(trial)
-    derivatives = {name: _checked(trial, shapes, name, derivative) for name, derivative in gradient.items()}
     trial.set_user_attr(attributes.GRADIENT, arrays.encode_all(derivatives, "<f4", trial, store))
     if cost is not None:
         trial.set_user_attr(attributes.COST, float(cost))
 
 
-def _checked(trial: optuna.Trial, shapes: Mapping[str, tuple[int, ...]], name: str, derivative: Any) -> Any:
-    if name not in trial.params:
+def _checked(known: Mapping[str, tuple[int, ...]], name: str, derivative: Any) -> Any:
+    if name not in known:
         raise ValueError(
-            f"report_gradient: {name!r} is no parameter of this trial, which has {sorted(trial.params)}; "
-            "suggest it first"
+            f"report_gradient: {name!r} is no parameter of this trial, which has {sorted(known)}; suggest it first"
         )
     try:
         values = np.asarray(derivative, dtype=float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"report_gradient: every derivative must be a number, got {derivative!r}") from error
-    if values.shape != shapes.get(name, ()):
+    if values.shape != known[name]:
         raise ValueError(
-            f"report_gradient: the derivative of {name!r} must have shape {shapes.get(name, ())}, got {values.shape}"
+            f"report_gradient: the derivative of {name!r} must have shape {known[name]}, got {values.shape}"
         )
     return values if values.shape else float(values)

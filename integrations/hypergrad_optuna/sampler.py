@@ -1,8 +1,11 @@
 """`HypergradSampler`: Optuna's side of the search. It stores and fetches, and decides nothing itself."""
 
-import functools
+import contextlib
+import copy
 import threading
-from collections.abc import Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -10,40 +13,42 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import arrays, attributes, claims
-from hypergrad_search import Float
-from hypergrad_search.search import Observation, Strategy
-from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Outcome, Suggestion
+from hypergrad_optuna.explorer import Explorer
+from hypergrad_optuna.history import History, Unusable, in_order, observe, params_of, space_of
+from hypergrad_search.search import Strategy
+from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Suggestion
 from hypergrad_search.space import floats
 
 SearchSpace = dict[str, BaseDistribution]
 
+#: the number of trials for which the space must have been the same before a warning says what does not fit into it
+BEFORE_A_WARNING = 3
+
 
 @dataclass(frozen=True)
 class _Step:
-    """The values of a trial on a chain: the step gives the floats that it moves, and the parent all others."""
+    """The values of a trial on a chain: the step gives the floats that it moves, and the parent all others.
+
+    `params` has all parameters of the trial, in which an array is one number, its level.
+    """
 
     parent: FrozenTrial
-    suggestion: Suggestion
+    params: dict[str, Any]
+    moved: dict[str, Any]
 
-    @property
-    def params(self) -> dict[str, Any]:
-        """All parameters of the trial; an array is one number, its level."""
-        return {**self.parent.params, **self.suggestion.levels}
-
-    def array(self, name: str, store: Any | None) -> np.ndarray | None:
+    def array(self, name: str, shape: tuple[int, ...], store: Any | None) -> np.ndarray | None:
         """Return an array, which is read from the parent only if the step does not move it; None if there is none."""
-        moved = (self.suggestion.moved or {}).get(name)
-        if moved is None and name in arrays.shapes(self.parent):
-            return arrays.read(self.parent, name, store)
-        return moved if isinstance(moved, np.ndarray) else None
+        if name not in self.moved:
+            return arrays.find(self.parent, name, shape, store)
+        array = self.moved[name]
+        return array if isinstance(array, np.ndarray) else None
 
 
 @dataclass
@@ -51,9 +56,14 @@ class _Memory:
     """A cache of one study's folded history. It is never a source of truth: storage is."""
 
     mind: AskTell
-    search_space: IntersectionSearchSpace = field(default_factory=lambda: IntersectionSearchSpace(include_pruned=True))
+    explorer: Explorer
+    missing_gradients: MissingGradients
+    study_name: str
+    history: History = field(default_factory=History)
     folded: set[int] = field(default_factory=set)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    unusable: Counter[str] = field(default_factory=Counter)  # trials that do not fit the space, by what is wrong
+    since: int = 0  # the number of trials when the space last changed
+    warned: bool = False
     longest: timedelta = timedelta()  # the longest that a finished trial has taken
     steps: dict[int, _Step] = field(default_factory=dict)  # of running trials on a chain
 
@@ -101,13 +111,14 @@ class HypergradSampler(BaseSampler):
         self.artifact_store = artifact_store
         self._explorer = explorer or TPESampler(seed=seed)
         self._strategy = AskTell.begin({}, strategy).strategy
-        remedy = "use hypergrad_optuna.Objective, or call report_gradient(trial, {...}) in the objective"
-        self._missing_gradients = MissingGradients("HypergradSampler", "objective", self._explorer, remedy)
         self._memories: WeakKeyDictionary[BaseStorage, dict[int, _Memory]] = WeakKeyDictionary()
+        self._explorers: dict[str, BaseSampler] = {}  # those of studies that were pickled with this sampler, by name
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_memories": None}
+        with self._lock:
+            explorers = {m.study_name: m.explorer.sampler for of in self._memories.values() for m in of.values()}
+        return {**self.__dict__, "_lock": None, "_memories": None, "_explorers": {**self._explorers, **explorers}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -116,27 +127,34 @@ class HypergradSampler(BaseSampler):
 
     def reseed_rng(self) -> None:
         """See `optuna.samplers.BaseSampler`."""
-        self._explorer.reseed_rng()
+        with self._lock:
+            self._explorer.reseed_rng()
+            for memory in [m for of in self._memories.values() for m in of.values()]:
+                memory.explorer.sampler.reseed_rng()
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> SearchSpace:
-        """Return the parameters that all finished trials have in common."""
-        with self._lock:
-            space = self._memory(study).search_space.calculate(study)
-        return {name: distribution for name, distribution in space.items() if not distribution.single()}
+        """Return the parameters that the newest trials have in common."""
+        fixed = getattr(self._explorer, "_fixed_params", {})  # of a PartialFixedSampler
+        shared = self._read(study, claims.read(study)).history.shared()
+        return {name: distribution for name, (distribution, _) in shared.items() if name not in fixed}
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """See `optuna.samplers.BaseSampler`."""
-        if "fixed_params" in trial.system_attrs:  # enqueued: if all is fixed, Optuna calls nothing but this
-            space = self.infer_relative_search_space(study, trial)
-            mind = self._fold(study, claims.read(study), space)
-            attributes.want(study, trial, mind.explore().wanted)
-        self._explorer.before_trial(study, trial)
+        """Say what is wanted of a trial that was queued: if all its parameters are fixed, Optuna calls only this."""
+        if attributes.own(trial):  # another process has begun it
+            return
+        attributes.forget(study, trial)
+        if trial.params or "fixed_params" in trial.system_attrs:
+            trials = claims.read(study)
+            mind = self._fold(study, trials, self.infer_relative_search_space(study, trial))
+            attributes.want(study, trial, claims.lost_step(trial, trials) or mind.explore().wanted)
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: SearchSpace) -> dict[str, Any]:
         """Return a step along a gradient, or the explorer's choice."""
         self._raise_error_if_multi_objective(study)
-        if "fixed_params" in trial.system_attrs:
-            return self._explore(study, trial, claims.read(study), search_space)
+        if "fixed_params" in trial.system_attrs or not search_space.keys().isdisjoint(trial.params):
+            trials = claims.read(study)
+            attributes.want(study, trial, self._fold(study, trials, search_space).explore().wanted)
+            return self._explore(study, trial, trials, search_space)
 
         def ask(trials: Sequence[FrozenTrial], running: list[str | None]) -> Suggestion:
             return self._fold(study, trials, search_space).ask(running)
@@ -144,25 +162,29 @@ class HypergradSampler(BaseSampler):
         trials, suggestion = claims.claim(study, trial, ask, lambda: self._memory(study).longest)
         if suggestion.wanted.parent is None:
             return self._explore(study, trial, trials, search_space)
-        step = self._memory(study).steps[trial.number] = _Step(trials[int(suggestion.wanted.parent)], suggestion)
-        return {name: step.params[name] for name in search_space}
+        memory, number = self._memory(study), int(suggestion.wanted.parent)
+        parent = trials[number] if number < len(trials) else claims.read(study)[number]  # other threads may be faster
+        params = {**params_of(parent, floats(memory.mind.space), self.artifact_store), **suggestion.levels}
+        memory.steps[trial.number] = _Step(parent, params, suggestion.moved or {})
+        return {name: params[name] for name in search_space if name in params}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Return the explorer's choice; on a chain the parent's value, if the parent had this parameter."""
         self._raise_error_if_multi_objective(study)
-        step = self._memory(study).steps.get(trial.number)
+        memory = self._memory(study)
+        step = memory.steps.get(trial.number)
         if step is not None and param_name in step.params:
             kept = step.params[param_name]
             if param_distribution._contains(param_distribution.to_internal_repr(kept)):
                 return kept
-        return self._explorer.sample_independent(study, trial, param_name, param_distribution)
+        return memory.explorer.sample_independent(study, trial, param_name, param_distribution)
 
-    def proposed_array(self, trial: optuna.Trial, name: str) -> np.ndarray | None:
+    def proposed_array(self, trial: optuna.Trial, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
         """Return the array of a trial on a chain; None where all elements have the same value, the level."""
         step = self._memory(trial.study).steps.get(trial.number)
-        return None if step is None else step.array(name, self.artifact_store)
+        return None if step is None else step.array(name, shape, self.artifact_store)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
@@ -170,89 +192,90 @@ class HypergradSampler(BaseSampler):
         """See `optuna.samplers.BaseSampler`."""
         memory = self._memory(study)
         memory.steps.pop(trial.number, None)
+        reported = any(trial.user_attrs.get(key) is not None for key in (attributes.GRADIENT, attributes.COST))
         if state == TrialState.COMPLETE and values is not None and len(values) == 1:
-            reported = not {attributes.GRADIENT, attributes.COST}.isdisjoint(trial.user_attrs)
-            self._missing_gradients.check(memory.mind, values[0], reported=reported)
-        self._explorer.after_trial(study, trial, state, values)
+            memory.missing_gradients.check(memory.mind, values[0], reported=reported)
+        chosen = attributes.wanted(trial).parent is None and "fixed_params" not in trial.system_attrs
+        memory.explorer.after_trial(study, trial, state, values, chosen=chosen)
+        may_go_on = memory.mind.goes_on or trial.user_attrs.get(attributes.GRADIENT) is not None
+        if memory.explorer.exhausted and not may_go_on:
+            with contextlib.suppress(RuntimeError):  # where the user asks and tells, there is no loop to stop
+                study.stop()
 
     def _memory(self, study: optuna.Study) -> _Memory:
         with self._lock:
             of_storage = self._memories.setdefault(study._storage, {})
             if study._study_id not in of_storage:
-                maximise = study.directions == [StudyDirection.MAXIMIZE]
-                of_storage[study._study_id] = _Memory(AskTell.begin({}, self._strategy, maximise=maximise))
+                of_storage[study._study_id] = self._begin(study)
             return of_storage[study._study_id]
 
-    def _fold(self, study: optuna.Study, trials: Sequence[FrozenTrial], search_space: SearchSpace) -> AskTell:
-        """Return the search after all finished trials; only the new ones are folded."""
+    def _begin(self, study: optuna.Study) -> _Memory:
+        """Return what is known of a study before any trial is read, with an explorer of its own."""
+        explorer = self._explorers.pop(study.study_name, None) or copy.deepcopy(self._explorer)
+        remedy = "use hypergrad_optuna.Objective, or call report_gradient(trial, {...}) in the objective"
+        return _Memory(
+            AskTell.begin({}, self._strategy, maximise=study.directions == [StudyDirection.MAXIMIZE]),
+            Explorer(explorer),
+            MissingGradients("HypergradSampler", "objective", explorer, remedy),
+            study.study_name,
+        )
+
+    def _read(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> _Memory:
+        """Return the memory of a study after all its finished trials have been read."""
         with self._lock:
             memory = self._memory(study)
-            new = [t for t in trials if t.state.is_finished() and t.number not in memory.folded]
-            for trial in new:
-                memory.shapes.update(arrays.shapes(trial))
-            space = {
-                name: Float(d.low, d.high, log=d.log, shape=memory.shapes.get(name, ()))
-                for name, d in search_space.items()
-                if isinstance(d, FloatDistribution) and d.step is None
-            }
+            if not memory.history.belongs_to(trials):
+                memory = self._memories[study._storage][study._study_id] = self._begin(study)
+            for trial in memory.history.read(trials):
+                memory.longest = max(memory.longest, trial.duration or timedelta())
+            return memory
+
+    def _fold(self, study: optuna.Study, trials: Sequence[FrozenTrial], search_space: SearchSpace) -> AskTell:
+        """Return the search after all finished trials; only the new ones are folded, unless the space has changed."""
+        with self._lock:
+            memory = self._read(study, trials)
+            shared = memory.history.shared()
+            space = space_of(shared, [name for name in search_space if name in shared])
             if memory.mind.space != space:
                 memory.mind = AskTell.begin(space, self._strategy, maximise=memory.mind.maximise)
-                memory.folded = set()
-                new = [t for t in trials if t.state.is_finished()]
-            for trial in sorted(new, key=lambda t: (t.datetime_complete, t.number)):
+                memory.folded, memory.unusable, memory.since = set(), Counter(), len(trials)
+            new = [t for t in trials if t.state.is_finished() and t.number not in memory.folded]
+            for trial in in_order(new):
                 memory.folded.add(trial.number)
-                memory.longest = max(memory.longest, trial.duration or timedelta())
-                if _fits(trial, space):
-                    memory.mind = memory.mind.tell(self._observe(memory.mind, trial, trials))
+                try:
+                    memory.mind = memory.mind.tell(observe(memory.mind, trial, trials, self.artifact_store))
+                except Unusable as why:
+                    memory.unusable[str(why)] += trial.state == TrialState.COMPLETE
+            self._say_what_is_unusable(memory, trials)
             return memory.mind
 
-    def _observe(self, mind: AskTell, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> Observation:
-        """Return the observation of a finished trial."""
-        wanted, reported = attributes.wanted(trial), trial.user_attrs
-        feasible = trial.state == TrialState.COMPLETE and all(c <= 0 for c in trial.constraints.values())
-        decode = functools.partial(arrays.decode_all, store=self.artifact_store)
-        begun = Observation(
-            trial=str(trial.number),
-            parent=wanted.parent,
-            hyperparameters={
-                name: arrays.read(trial, name, self.artifact_store) if parameter.shape else trial.params[name]
-                for name, parameter in floats(mind.space).items()
-            },
-            # Another sampler around this one, such as PartialFixedSampler, may have changed some parameters.
-            again=wanted.again and trial.params == trials[int(wanted.parent or 0)].params,
+    def _say_what_is_unusable(self, memory: _Memory, trials: Sequence[FrozenTrial]) -> None:
+        unusable, lasting = memory.unusable.total(), len(trials) - memory.since >= BEFORE_A_WARNING
+        if memory.warned or not unusable or not lasting or not memory.mind.has_gradients:
+            return
+        memory.warned = True
+        complete = sum(t.state == TrialState.COMPLETE for t in trials)
+        reasons = ", ".join(f"{number} {why}" for why, number in memory.unusable.items() if number)
+        warnings.warn(
+            f"HypergradSampler: {unusable} of {complete} finished trials are not used: {reasons}", stacklevel=4
         )
-        outcome = Outcome(
-            value=trial.value if feasible else None,
-            gradient=decode(reported.get(attributes.GRADIENT, {})),
-            cost=reported.get(attributes.COST),
-            held_back=reported.get(attributes.HELD_BACK),
-            refined=decode(reported.get(attributes.REFINED, {})),
-            status=reported.get(attributes.STATUS),
-        )
-        return mind.read(begun, outcome)
 
     def _explore(
         self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], search_space: SearchSpace
     ) -> dict[str, Any]:
-        jointly = self._explorer.infer_relative_search_space(study, trial)
-        sampled = self._explorer.sample_relative(study, trial, jointly)
         # The order is that of the objective's suggestions, as it would be under the explorer alone.
-        order = {name: i for t in trials if t.state.is_finished() for i, name in enumerate(t.params)}
-        for name in sorted(search_space, key=lambda name: order.get(name, 0)):
-            if name not in sampled:
-                sampled[name] = self._explorer.sample_independent(study, trial, name, search_space[name])
-        return {name: sampled[name] for name in search_space}
+        position = {name: i for t in trials if t.state.is_finished() for i, name in enumerate(t.params)}
+        order = sorted(search_space, key=lambda name: position.get(name, 0))
+        return self._memory(study).explorer.sample(study, trial, search_space, order)
 
 
-def _fits(trial: FrozenTrial, space: Mapping[str, Float]) -> bool:
-    """Return whether a trial has all floats of a space, as numbers or arrays of the same shape."""
-    shapes = arrays.shapes(trial)
-    return all(name in trial.params and shapes.get(name, ()) == p.shape for name, p in space.items())
+def sampler_of(owner: optuna.Study | attributes.AnyTrial) -> HypergradSampler | None:
+    """Return the `HypergradSampler` of a study or of a trial's study; None for a trial without a study.
 
-
-def sampler_of(study: optuna.Study) -> HypergradSampler | None:
-    """Return a study's `HypergradSampler`, which may be inside another sampler such as `PartialFixedSampler`."""
-    sampler: Any = study.sampler
+    It may be inside another sampler such as `PartialFixedSampler`.
+    """
+    study = owner if isinstance(owner, optuna.Study) else getattr(owner, "study", None)
+    sampler: Any = None if study is None else study.sampler
     while sampler is not None and not isinstance(sampler, HypergradSampler):
         sampler = getattr(sampler, "_base_sampler", None)
     return sampler

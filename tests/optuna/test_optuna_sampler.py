@@ -254,7 +254,7 @@ def test_a_sampler_knows_nothing_that_the_study_does_not() -> None:
         study.optimize(bowl, n_trials=20)
         if swap:
             assert isinstance(study.sampler, HypergradSampler)
-            study.sampler = HypergradSampler(explorer=study.sampler._explorer)
+            study.sampler = HypergradSampler(explorer=study.sampler._memory(study).explorer.sampler)
         study.optimize(bowl, n_trials=20)
         return [t.params for t in study.trials]
 
