@@ -33,6 +33,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hypergrad_search.checks import boolean
+
 Setting = float | str | Callable[[Mapping[str, Any], jax.Array], Any] | Any
 Scalars = Mapping[str, jax.Array]  # the settings of one leaf at one step
 
@@ -263,8 +265,8 @@ def sgd(learning_rate: Setting, momentum: Setting, nesterov: bool = False, *, da
     `Reversible` needs a momentum from 1/256 to 1. Use `Unrolled` for a momentum of 0. Raises `ValueError` where a
     setting is of the wrong kind.
     """
-    kind = _Nesterov if nesterov else _Sgd
-    return _checked(kind(learning_rate, momentum, dampening=dampening))
+    kind = _Nesterov if boolean("sgd: nesterov", nesterov) else _Sgd
+    return _checked(kind(learning_rate, momentum, dampening=boolean("sgd: dampening", dampening)))
 
 
 def adam(
@@ -317,7 +319,7 @@ def _one_minus_power(decay: jax.Array, count: jax.Array) -> jax.Array:
 
 def _root(x: jax.Array) -> jax.Array:
     """Return the square root. Its slope at 0 is set to 0: a weight that never had a gradient has no hypergradient."""
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
+    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
 def _is_number(leaf: Any) -> bool:
@@ -363,6 +365,7 @@ def _resolve(
         if isinstance(leaf, str):
             return hyperparameters[leaf]
         if callable(leaf):
+            check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
             return jax.vmap(lambda step: leaf(hyperparameters, step))(jnp.arange(steps))
         return leaf
 

@@ -3,6 +3,7 @@
 import functools
 import math
 import time
+import warnings
 import weakref
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
@@ -28,6 +29,7 @@ from hypergrad_search.hypergradient.base import (
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
 from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.programs import compiled
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training import bit_buffer, exact
 from hypergrad_search.training.exact import Adjoint, Diagnosis, Inputs, Numbers, Planes, Program, State
@@ -49,8 +51,9 @@ class Reversible(Method):
     whose gradient is compiled by itself. All later evaluations of the problem use this program, and one more gradient
     for each step of the reverse pass.
 
-    - `fallback`: the method that evaluates instead where the reversal was not exact. With None, `InexactReversalError`
-      is raised.
+    - `fallback`: the method that evaluates instead where training cannot be run backwards (see below), and where the
+      reversal was not exact. With None, `ValueError` and `InexactReversalError` are raised. Where it evaluated,
+      `diagnostics` say why. It must train at the given hyperparameters, so it cannot be a `Hypernet`.
     - `last`: the reverse pass stops after this many steps, at `last / steps` of its cost, and the hypergradient is
       truncated to them. It leaves out all effects through the initial parameters and earlier steps. One copy of the
       weights and slots is kept for the comparison.
@@ -58,9 +61,10 @@ class Reversible(Method):
       16 to 84 bits behind the binary point; one bit more halves the range. A number that leaves its range ends
       training with the status "overflow", whose message names the setting.
 
-    Use `Unrolled` instead for decays below 1/256, for parameters other than float32, and for losses that are not
-    deterministic functions of their arguments (on a GPU, switch on deterministic operations). Raises `ValueError` where
-    a setting does not fit.
+    Training cannot be run backwards with decays below 1/256 or above 1, with parameters other than float32, with an
+    optimizer that is not an `AdditiveOptimizer`, and with losses that are not deterministic functions of their
+    arguments (on a GPU, switch on deterministic operations): use `Unrolled` there. Raises `ValueError` where a setting
+    does not fit.
     """
 
     _: KW_ONLY
@@ -71,10 +75,16 @@ class Reversible(Method):
     def __post_init__(self) -> None:
         if self.fallback is not None and not isinstance(self.fallback, Method):
             raise ValueError(f"Reversible: fallback must be a Method such as Unrolled(), got {self.fallback!r}")
+        if self.fallback is not None and self.fallback.continues:
+            raise ValueError(
+                "Reversible: fallback must train at the given hyperparameters, as Unrolled() does, and "
+                f"{type(self.fallback).__name__} moves them; give it to evaluate as the method instead"
+            )
         if self.last is not None:
             object.__setattr__(self, "last", whole_number("Reversible: last", self.last, 1))
         # Pairs, so that a method can be hashed.
-        bits = exact.check_fraction_bits(dict(self.fraction_bits))
+        chosen = dict(self.fraction_bits) if isinstance(self.fraction_bits, tuple) else self.fraction_bits
+        bits = exact.check_fraction_bits(chosen)
         object.__setattr__(self, "fraction_bits", tuple(bits.items()))
 
     def evaluate(
@@ -86,7 +96,22 @@ class Reversible(Method):
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`."""
         started = time.perf_counter()
-        dynamic, static = split(hyperparameters)
+        try:
+            return self._reverse(problem, hyperparameters, key, request)
+        except exact.IrreversibleError as error:
+            if self.fallback is None:
+                raise
+            why = str(error)
+            if not isinstance(error, exact.IrreversibleDecayError):
+                _warn_once(problem, f"Reversible: its fallback evaluates this problem. {why}")
+        spent = Cost(0.0, time.perf_counter() - started)
+        return _fall_back(self.fallback, problem, hyperparameters, key, request, spent, why)
+
+    def _reverse(
+        self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, request: Request
+    ) -> Evaluation:
+        started = time.perf_counter()
+        dynamic, static = split(hyperparameters, request.space)
         isolated = problem in _ISOLATED
         program = exact.bind(problem, static, dynamic, dict(self.fraction_bits), isolated=isolated)
         first = 0 if self.last is None else max(problem.steps - self.last, 0)
@@ -101,7 +126,7 @@ class Reversible(Method):
 
         if trained.state.outside:
             diagnosis = _diagnose(program, inputs, trained.initial, trained.state)
-            status, why = _explain(diagnosis, program, done)
+            status, why = _explain(diagnosis, program, inputs, done)
             return Evaluation(math.inf, None, status, cost(), why, diagnostics={"steps": done, "exact": None})
         judged = judge(_losses(program, inputs, trained.state), request.fold)
         if not request.wants_gradient(judged):
@@ -110,9 +135,13 @@ class Reversible(Method):
         is_exact, adjoint = _run_back(program, trained, first, left_out(request.fold))
         spent = cost(problem.steps - first)
         if not is_exact:
-            retry: Method = self._fallback() if isolated else self
-            _ISOLATED.add(problem)
-            return _after_failure(retry.evaluate(problem, hyperparameters, key, Request(fold=request.fold)), spent)
+            rest = replace(request, gradient_below=math.inf, report=None)  # the reports have been made
+            if not isolated:
+                _ISOLATED.add(problem)
+                return _charged(self.evaluate(problem, hyperparameters, key, rest), spent)
+            if self.fallback is None:
+                raise InexactReversalError(f"{_INEXACT}; make it deterministic, or use Reversible(fallback=Unrolled())")
+            return _fall_back(self.fallback, problem, hyperparameters, key, rest, spent, _INEXACT)
         gradient = finite_or_none(_finish(program, adjoint, dynamic, key, first == 0))
         norms = np.nan_to_num(adjoint.norms, nan=math.inf, posinf=math.inf)[first:].tolist()  # beyond float32
         why = _why_useless(gradient, norms)
@@ -134,29 +163,58 @@ class Reversible(Method):
         space: Space | None = None,
         checkpoint: bytes | None = None,
     ) -> Params:
-        """See `Method`. Training is exact, so the bits are those of an evaluation that did not have to be repeated."""
-        return train(problem, hyperparameters, key, fraction_bits=dict(self.fraction_bits))
+        """See `Method`. Training is exact, so the bits are those of an evaluation that did not have to be repeated.
 
-    def _fallback(self) -> Method:
-        if self.fallback is None:
-            raise InexactReversalError(
-                "training run backwards did not end at its initial state: the training loss is not computed with the "
-                "same bits twice; make it deterministic, or use Reversible(fallback=Unrolled())"
-            )
-        return self.fallback
+        Where training cannot be run backwards, the parameters are the fallback's.
+        """
+        try:
+            return train(problem, hyperparameters, key, fraction_bits=dict(self.fraction_bits), space=space)
+        except exact.IrreversibleError:
+            if self.fallback is None:
+                raise
+        return self.fallback.params(problem, hyperparameters, key=key, space=space, checkpoint=checkpoint)
+
+
+_INEXACT = (
+    "training run backwards did not end at its initial state: the training loss is not computed with the same bits "
+    "twice"
+)
 
 
 # The problems whose gradient the compiler rounds differently in the two directions, as a first reversal has shown.
 _ISOLATED: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
 
 
-def _after_failure(evaluation: Evaluation, spent: Cost) -> Evaluation:
-    """Return an evaluation that is charged for the failed attempt before it; `exact` is False if a fallback made it."""
+# The problems about which a warning was given.
+_WARNED: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
+
+
+def _warn_once(problem: TrainingProblem, message: str) -> None:
+    if problem not in _WARNED:
+        _WARNED.add(problem)
+        warnings.warn(message, stacklevel=4)
+
+
+def _fall_back(
+    fallback: Method,
+    problem: TrainingProblem,
+    hyperparameters: Hyperparameters,
+    key: jax.Array,
+    request: Request,
+    spent: Cost,
+    why: str,
+) -> Evaluation:
+    evaluation = fallback.evaluate(problem, hyperparameters, key, request)
+    diagnostics = {**evaluation.diagnostics, "exact": False, "fallback": why}
+    return _charged(replace(evaluation, diagnostics=diagnostics), spent)
+
+
+def _charged(evaluation: Evaluation, spent: Cost) -> Evaluation:
+    """Return an evaluation that is charged for what was spent before it."""
     cost = Cost(
         spent.gradient_evaluations + evaluation.cost.gradient_evaluations, spent.seconds + evaluation.cost.seconds
     )
-    is_exact = bool(evaluation.diagnostics.get("exact"))
-    return replace(evaluation, cost=cost, diagnostics={**evaluation.diagnostics, "exact": is_exact})
+    return replace(evaluation, cost=cost)
 
 
 class _Reports(NamedTuple):
@@ -238,18 +296,20 @@ def _check_decays(extremes: dict[str, jax.Array]) -> None:
     for name, (low, high) in jax.device_get(extremes).items():
         if not bit_buffer.SMALLEST_DECAY <= low <= high <= 1:
             wrong = low if not low >= bit_buffer.SMALLEST_DECAY else high
-            raise ValueError(
+            raise exact.IrreversibleDecayError(
                 f"{name} must be from {bit_buffer.SMALLEST_DECAY} to 1 to train reversibly, got {wrong}; "
                 "use method=Unrolled()"
             )
 
 
-def _explain(diagnosis: Diagnosis, program: Program, step: int) -> tuple[Status, str]:
-    nan, outside, reach = jax.device_get(diagnosis)
+def _explain(diagnosis: Diagnosis, program: Program, inputs: Inputs, step: int) -> tuple[Status, str]:
+    nan, gradient_nan, outside, reach = jax.device_get(diagnosis)
     when = f"at step {step}" if step else "at the start"
-    for path, found in jax.tree_util.tree_leaves_with_path(nan):
+    leaves = jax.tree_util.tree_leaves_with_path(nan)
+    for (path, found), in_gradient in zip(leaves, jax.tree.leaves(gradient_nan), strict=True):
         if found:
-            return Status.NAN, f"there is NaN in the update of params{jax.tree_util.keystr(path)} {when}"
+            why = f"there is NaN in the update of params{jax.tree_util.keystr(path)} {when}"
+            return Status.NAN, why if in_gradient or not step else f"{why}, {_by_settings(inputs, step)}"
     for name in outside:
         leaves = jax.tree_util.tree_leaves_with_path(outside[name])
         for (path, found), limit in zip(leaves, jax.tree.leaves(reach[name]), strict=True):
@@ -262,11 +322,17 @@ def _explain(diagnosis: Diagnosis, program: Program, step: int) -> tuple[Status,
     raise AssertionError("training ended early for no reason")
 
 
+def _by_settings(inputs: Inputs, step: int) -> str:
+    settings = jax.device_get({name: x[step - 1] for name, x in inputs.schedule.settings.items()})
+    values = (f"{name} {' and '.join(f'{x:g}' for x in dict.fromkeys(xs.tolist()))}" for name, xs in settings.items())
+    return f"and none in its gradient: change the settings, which are {', '.join(values)} there"
+
+
 # These are the programs that evaluate() puts together. Their shapes do not depend on the values of hyperparameters, so
 # that each compiles once for a problem.
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def _begin(
     program: Program, dynamic: dict[str, Any], key: jax.Array
 ) -> tuple[Inputs, list[jax.Array], State, dict[str, jax.Array]]:
@@ -286,7 +352,7 @@ def _begin(
     return Inputs(dynamic, step_key, schedule), initial, exact.start(program, initial), extremes
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+@compiled(static=1, donate=(2,))
 def _forward(
     program: Program, inputs: Inputs, state: State, stop: int, shifted: dict[str, Any]
 ) -> tuple[State, Planes]:
@@ -298,20 +364,20 @@ def _forward(
     return state, planes
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def _losses(program: Program, inputs: Inputs, state: State) -> OuterLosses:
     params = program.layout.unpack(exact.weights_of(program, inputs, state))
     return outer_losses(program.problem, params, {**inputs.dynamic, **dict(program.static)})
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def _diagnose(program: Program, inputs: Inputs, initial: list[jax.Array], state: State) -> Diagnosis:
     diagnosis = exact.diagnose(program, inputs, state)
     start = jax.tree.map(lambda x: jnp.any(jnp.isnan(x)), program.layout.unpack(initial))
     return diagnosis._replace(nan=jax.tree.map(lambda x, y: jnp.where(state.step > 0, x, y), diagnosis.nan, start))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def _start_adjoint(program: Program, inputs: Inputs, state: State, without: LeftOut) -> Adjoint:
     def fitted(weights: list[jax.Array], dynamic: dict[str, Any]) -> jax.Array:
         hyperparameters = {**dynamic, **dict(program.static)}
@@ -321,7 +387,7 @@ def _start_adjoint(program: Program, inputs: Inputs, state: State, without: Left
     return exact.start_adjoint(program, inputs, *jax.grad(fitted, argnums=(0, 1))(weights, inputs.dynamic))
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3))
+@compiled(static=1, donate=(2, 3))
 def _backward(
     program: Program,
     inputs: Inputs,
@@ -338,7 +404,7 @@ def _backward(
     return state, adjoint
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def _is_start(program: Program, state: State, initial: list[jax.Array]) -> jax.Array:
     return exact.equal(state.numbers, exact.start(program, initial).numbers)
 
@@ -346,7 +412,7 @@ def _is_start(program: Program, state: State, initial: list[jax.Array]) -> jax.A
 _equal = jax.jit(exact.equal)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static=1)
 def _finish(
     program: Program, adjoint: Adjoint, dynamic: dict[str, Any], key: jax.Array, from_start: bool
 ) -> dict[str, jax.Array]:

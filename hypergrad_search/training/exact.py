@@ -38,6 +38,14 @@ Numbers = dict[str, Fixed]  # the weights and the optimizer's slots of one array
 Planes = dict[str, list[jax.Array]]  # the bits that were spilled, by name and array
 
 
+class IrreversibleError(ValueError):
+    """No training of this problem can be run backwards: its optimizer or its parameters do not allow it."""
+
+
+class IrreversibleDecayError(IrreversibleError):
+    """A decay has a value with which training cannot be run backwards."""
+
+
 @dataclass(frozen=True)
 class Program:
     """All that is known when training is compiled, and that no input changes.
@@ -116,12 +124,12 @@ def bind(
 ) -> Program:
     """Return the program for hyperparameters like these, of which `dynamic` gives the shapes alone.
 
-    Raises `ValueError` where the optimizer cannot be reversed, the parameters are not float32, a setting does not fit,
-    or `fraction_bits` name what the optimizer does not keep.
+    Raises `IrreversibleError` where the optimizer cannot be reversed or the parameters are not float32, and another
+    `ValueError` where a setting does not fit, or `fraction_bits` name what the optimizer does not keep.
     """
     optimizer = problem.optimizer
     if not isinstance(optimizer, AdditiveOptimizer):
-        raise ValueError(
+        raise IrreversibleError(
             f"optimizer: {optimizer.name} loses bits that no reverse pass can recover; use method=Unrolled()"
         )
     bits = _resolution(optimizer, fraction_bits)
@@ -153,7 +161,7 @@ def prepare(
     params = initial_params(problem, hyperparameters, key)
     for path, weights in jax.tree_util.tree_leaves_with_path(params):
         if weights.dtype != jnp.float32:
-            raise ValueError(
+            raise IrreversibleError(
                 f"init: params{jax.tree_util.keystr(path)} must be float32 to train reversibly, "
                 f"got {weights.dtype}; cast it, or use method=Unrolled()"
             )
@@ -172,6 +180,8 @@ def _resolution(optimizer: AdditiveOptimizer, chosen: Mapping[str, int]) -> tupl
 
 def check_fraction_bits(chosen: Mapping[str, int]) -> dict[str, int]:
     """Return the fraction bits as ints; raise `ValueError` where one is not a whole number from 16 to 84."""
+    if not isinstance(chosen, Mapping):
+        raise ValueError(f"fraction_bits must be a dict from names to whole numbers, got {chosen!r}")
     return {
         name: whole_number(f"fraction_bits: {name}", bits, FEWEST_FRACTION_BITS, fixed_point.MOST_FRACTION_BITS)
         for name, bits in chosen.items()
@@ -449,11 +459,12 @@ def _outside(numbers: list[Numbers]) -> jax.Array:
 class Diagnosis(NamedTuple):
     """The faults of the last step, for each leaf of the parameters, as pytrees of their structure.
 
-    `nan` tells whether the update has NaN. By name, `outside` tells whether a number is out of range, and `reach` is
-    the smallest magnitude that is out of range.
+    `nan` tells whether the update has NaN, and `gradient_nan` whether the gradient has. By name, `outside` tells
+    whether a number is out of range, and `reach` is the smallest magnitude that is out of range.
     """
 
     nan: Params
+    gradient_nan: Params
     outside: dict[str, Params]
     reach: dict[str, Params]
 
@@ -480,4 +491,4 @@ def diagnose(program: Program, inputs: Inputs, state: State) -> Diagnosis:
         limit = fixed_point.limit(program.bits[name])
         limits = [jnp.full_like(w, scale * limit) for w, scale in zip(weights, scales, strict=True)]
         reach[name] = jax.tree.map(lambda x: jnp.max(x, initial=0.0), program.layout.unpack(limits))
-    return Diagnosis(by_leaf(nan), outside, reach)
+    return Diagnosis(by_leaf(nan), by_leaf([jnp.isnan(g) for g in gradient]), outside, reach)
