@@ -1,5 +1,6 @@
 """Hyperparameter search that sees the gradient: exact hypergradients of training runs, in JAX."""
 
+from hypergrad_search.check_gradient import check_gradient
 from hypergrad_search.cost import Cost
 from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient import (
@@ -36,6 +37,7 @@ __all__ = [
     "Unrolled",
     "adam",
     "adamw",
+    "check_gradient",
     "evaluate",
     "sgd",
     "train",

@@ -1,11 +1,20 @@
 """Checks of arguments that many places share."""
 
+import inspect
+import math
 import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error message shows it: on one line, and not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
@@ -26,8 +35,28 @@ def whole_number(name: str, value: Any, least: int | None = None, most: int | No
     except TypeError:
         number = None
     if number is None or (least is not None and number < least) or (most is not None and number > most):
-        raise ValueError(f"{name} must be a whole number{limits}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number{limits}, got {shown(value)}")
     return number
+
+
+def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """Return `value` as a float; numpy's numbers count, booleans do not, and infinity counts where it is a limit.
+
+    Raises:
+        ValueError: `value` is not a number, or lies outside of the limits, which are allowed.
+    """
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool | complex)
+    if not is_number or not least <= value <= most:
+        limits = ("" if least == -math.inf else f" from {least:g}") + ("" if most == math.inf else f" to {most:g}")
+        raise ValueError(f"{name} must be a number{limits}, got {shown(value)}")
+    return float(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Return `value` as a bool; raise `ValueError` unless it is True or False, or numpy's."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
 
 
 def random_key(name: str, value: Any) -> None:
@@ -36,4 +65,16 @@ def random_key(name: str, value: Any) -> None:
     is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and not value.shape
     is_raw = dtype == jnp.uint32 and value.shape == (2,)
     if not is_key and not is_raw:
-        raise ValueError(f"{name} must be a key such as jax.random.key(0), got {value!r}")
+        raise ValueError(f"{name} must be a key such as jax.random.key(0), got {shown(value)}")
+
+
+def check_arguments(name: str, function: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """Raise `ValueError` unless `function` can be called with positional arguments like these."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions written in C do not tell
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        raise ValueError(f"{name} must take ({', '.join(arguments)}), got a function that takes {signature}") from None

@@ -6,6 +6,8 @@ product, which is worth two. All methods and the search count in these units, so
 
 from dataclasses import dataclass
 
+from hypergrad_search.checks import number
+
 TRAINING_STEP = 1
 HESSIAN_VECTOR_PRODUCT = 2
 REVERSE_STEP = TRAINING_STEP + HESSIAN_VECTOR_PRODUCT
@@ -16,7 +18,14 @@ VALUE_AND_GRADIENT = TRAINING_STEP + REVERSE_STEP
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of an evaluation: minibatch training gradients, or what is worth as many, and wall seconds."""
+    """The cost of an evaluation: minibatch training gradients, or what is worth as many, and wall seconds.
+
+    Raises `ValueError` where one is not a number from 0.
+    """
 
     gradient_evaluations: float
     seconds: float
+
+    def __post_init__(self) -> None:
+        number("Cost: gradient_evaluations", self.gradient_evaluations, 0)
+        number("Cost: seconds", self.seconds, 0)

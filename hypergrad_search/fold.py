@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hypergrad_search.checks import whole_number
+from hypergrad_search.checks import number, whole_number
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Fold:
     def __post_init__(self) -> None:
         object.__setattr__(self, "of", whole_number("Fold: of", self.of, 2))
         object.__setattr__(self, "index", whole_number("Fold: index", self.index, 0, self.of - 1))
-        if not isinstance(self.below, int | float | np.number) or math.isnan(self.below):
-            raise ValueError(f"Fold: below must be a number, got {self.below!r}; leave it out to accept any loss")
+        object.__setattr__(self, "below", number("Fold: below", self.below))
 
 
 def order(examples: int) -> np.ndarray:

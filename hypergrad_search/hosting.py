@@ -1,7 +1,11 @@
 """The evaluation of a trial, with its defaults, in one place for all hosts."""
 
+import contextlib
 import math
 import re
+import time
+import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,24 +13,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypergrad_search.checks import whole_number
-from hypergrad_search.hypergradient.base import Evaluation, Method
+from hypergrad_search.checks import random_key, whole_number
+from hypergrad_search.cost import Cost
+from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Status
 from hypergrad_search.hypergradient.evaluate import evaluate
-from hypergrad_search.hypergradient.reversible import Reversible
+from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
 from hypergrad_search.hypergradient.unrolled import Unrolled
 from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.search.ask_tell import Wanted
 from hypergrad_search.search.observation import number_to_json
-from hypergrad_search.space import Hyperparameters, Space, floats, lifted
+from hypergrad_search.space import Float, Hyperparameters, Int, Space, dimension, floats, from_unit, lifted
 
 #: It differentiates exactly, and in floats where a reversal turns out inexact, so that a search does not end for it.
 DEFAULT_METHOD: Method = Reversible(fallback=Unrolled())
+
+_COORDINATE = re.compile(r"(.+)\[(\d+(?:,\d+)*)\]")
 
 #: It is called with the steps done, the validation loss (infinite where it is NaN) and the cost so far.
 OnTheWay = Callable[[int, float, float], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HostedProblem:
     """A problem with all that decides how a host evaluates it; made by `host`."""
 
@@ -53,23 +60,64 @@ class HostedProblem:
         """Evaluate a trial.
 
         `checkpoint` returns the checkpoint of the trial's parent. It is called only if the method can go on from one.
+
+        A `ValueError` or `ArithmeticError` is the result `REFUSED` where it comes of the trial's values, so that no
+        search ends for it: if other values of this problem have been evaluated without an error, or can be, at the
+        middle of the space. All other errors are raised.
         """
+        reports_failed: list[Exception] = []
 
         def report(step: int, loss: float) -> None:
-            on_the_way(step, math.inf if math.isnan(loss) else loss, self.method.cost(self.problem, step))
+            try:
+                on_the_way(step, math.inf if math.isnan(loss) else loss, self.method.cost(self.problem, step))
+            except Exception as error:
+                reports_failed.append(error)
+                raise
 
-        return evaluate(
-            self.problem,
-            hyperparameters,
-            method=self.method,
-            key=self.key if key is None else key,
-            gradient_below=wanted.gradient_below,
-            fold=wanted.held_back(self.space),
-            report=None if self.report_every is None else report,
-            report_every=self.report_every or self.problem.steps,
-            space=self.searched(by_gradients=by_gradients),
-            checkpoint=checkpoint() if self.method.continues else None,
-        )
+        before = checkpoint() if self.method.continues else None
+        started = time.perf_counter()
+        try:
+            evaluation = evaluate(
+                self.problem,
+                hyperparameters,
+                method=self.method,
+                key=self.key if key is None else key,
+                gradient_below=wanted.gradient_below,
+                fold=wanted.held_back(self.space),
+                report=None if self.report_every is None else report,
+                report_every=self.report_every or self.problem.steps,
+                space=self.searched(by_gradients=by_gradients),
+                checkpoint=before,
+            )
+        except InexactReversalError:
+            raise
+        except (ValueError, ArithmeticError) as error:
+            if error in reports_failed or not self._works_elsewhere(hyperparameters, wanted, by_gradients):
+                raise
+            spent = Cost(self.method.cost(self.problem, self.problem.steps), time.perf_counter() - started)
+            message = f"{MESSAGES[Status.REFUSED]}: {error}"
+            return Evaluation(math.inf, None, Status.REFUSED, spent, message)
+        _WORKING.add(self)
+        return evaluation
+
+    def _works_elsewhere(self, hyperparameters: Hyperparameters, wanted: Wanted, by_gradients: bool) -> bool:
+        """Return whether other values can be evaluated: the middle of all floats, or that of the whole space."""
+        space = self.searched(by_gradients=by_gradients)
+        middle = {**hyperparameters, **from_unit(space, np.full(dimension(space), 0.5))}
+        for values in (middle, {**middle, **_middle_of_the_rest(space)}):
+            if self not in _WORKING:
+                with contextlib.suppress(ValueError, ArithmeticError):
+                    evaluate(
+                        self.problem,
+                        values,
+                        method=self.method,
+                        key=self.key,
+                        gradient_below=-math.inf,
+                        fold=wanted.held_back(self.space),
+                        space=space,
+                    )
+                    _WORKING.add(self)
+        return self in _WORKING
 
     def facts(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return by name what a host stores of an evaluation, beside its value and checkpoint.
@@ -95,6 +143,10 @@ class HostedProblem:
         return {name: fact for name, fact in facts.items() if fact is not None}
 
 
+# The problems of which some evaluation has ended without an error.
+_WORKING: "weakref.WeakSet[HostedProblem]" = weakref.WeakSet()
+
+
 def host(
     owner: str, problem: TrainingProblem, space: Space, method: Method, key: jax.Array | None, report_every: int | None
 ) -> HostedProblem:
@@ -107,14 +159,28 @@ def host(
         raise ValueError(f"{owner}: method must be a Method such as Reversible(), got {method!r}")
     if report_every is not None:
         report_every = whole_number(f"{owner}: report_every", report_every, 1)
-    return HostedProblem(problem, space, method, jax.random.key(0) if key is None else key, report_every)
+        if not method.reports:
+            warnings.warn(
+                f"{owner}: {type(method).__name__} trains in one program and never reports, so report_every="
+                f"{report_every} has no effect, and nothing is stopped early; leave it out, or use Reversible()",
+                stacklevel=3,
+            )
+    if key is None:
+        key = jax.random.key(0)
+    random_key(f"{owner}: key", key)
+    return HostedProblem(problem, space, method, key, report_every)
+
+
+def is_coordinate(name: str) -> bool:
+    """Return whether hosts know an array's element by such a name, as `coordinates` gives them."""
+    return _COORDINATE.fullmatch(name) is not None
 
 
 def joined(values: Hyperparameters) -> dict[str, Any]:
     """Return hyperparameters with an array in place of its coordinates `name[i,j]`, where all of these are present."""
     keys: dict[str, dict[tuple[int, ...], str]] = {}
     for key in values:
-        if match := re.fullmatch(r"(.+)\[(\d+(?:,\d+)*)\]", key):
+        if match := _COORDINATE.fullmatch(key):
             keys.setdefault(match[1], {})[tuple(map(int, match[2].split(",")))] = key
     arrays: dict[str, tuple[str, Any]] = {}  # by the key of each element
     for name, of_name in keys.items():
@@ -124,6 +190,12 @@ def joined(values: Hyperparameters) -> dict[str, Any]:
             array = np.reshape([values[of_name[index]] for index in np.ndindex(*shape)], shape)
             arrays |= dict.fromkeys(of_name.values(), (name, array))
     return dict(arrays.get(key, (key, value)) for key, value in values.items())
+
+
+def _middle_of_the_rest(space: Space) -> dict[str, Any]:
+    """Return a value for each hyperparameter that is no float."""
+    rest = {name: p for name, p in space.items() if not isinstance(p, Float)}
+    return {name: (p.low + p.high) // 2 if isinstance(p, Int) else p.choices[0] for name, p in rest.items()}
 
 
 def _plain(values: Hyperparameters) -> dict[str, Any]:

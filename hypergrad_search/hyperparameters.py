@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hypergrad_search.checks import shown
 from hypergrad_search.space import Categorical, Float, Hyperparameters, Int, Space
 
 
@@ -35,7 +36,7 @@ def split(hyperparameters: Hyperparameters, space: Space | None = None) -> tuple
     Raises `ValueError` where `hyperparameters` is not a mapping from names, or a value does not fit.
     """
     if not isinstance(hyperparameters, Mapping):
-        raise ValueError(f"hyperparameters must be a dict from names to values, got {hyperparameters!r}")
+        raise ValueError(f"hyperparameters must be a dict from names to values, got {shown(hyperparameters)}")
     dynamic, static = {}, []
     for name, value in hyperparameters.items():
         if not isinstance(name, str):
@@ -48,7 +49,7 @@ def split(hyperparameters: Hyperparameters, space: Space | None = None) -> tuple
             dynamic[name] = jax.tree.map(_floating, plain)
         elif isinstance(plain, jax.Array) or getattr(plain, "__hash__", None) is None:
             raise ValueError(
-                f"hyperparameter {name!r} must be numbers or a plain value (str, bool or None), got {value!r}"
+                f"hyperparameter {name!r} must be numbers or a plain value (str, bool or None), got {shown(value)}"
             )
         else:
             static.append((name, plain))
@@ -71,8 +72,10 @@ def _fitted(name: str, value: Any, parameter: Float | Int | Categorical) -> Any:
         equal = [choice for choice in parameter.choices if np.ndim(value) == 0 and choice == value]
         same = [choice for choice in equal if type(choice) is type(value)]
         fits, value = bool(equal), (same or equal or [value])[0]
+    if not fits and isinstance(parameter, Float) and _is_number(value):
+        raise ValueError(f"hyperparameter {name!r} must have shape {parameter.shape}, got {np.shape(value)}")
     if not fits:
-        raise ValueError(f"hyperparameter {name!r} must fit {parameter}, got {value!r}")
+        raise ValueError(f"hyperparameter {name!r} must fit {parameter}, got {shown(value)}")
     return value
 
 

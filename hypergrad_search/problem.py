@@ -1,13 +1,12 @@
 """`TrainingProblem`: a training run that the user describes by plain functions of pytrees."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from hypergrad_search.checks import whole_number
+from hypergrad_search.checks import check_arguments, whole_number
 from hypergrad_search.optimizers import Optimizer
 from hypergrad_search.space import Space, check_space
 
@@ -74,26 +73,13 @@ class TrainingProblem:
                 raise ValueError(f"TrainingProblem: {name} must be a function or None, got {getattr(self, name)!r}")
         for name, arguments in _ARGUMENTS.items():
             if getattr(self, name) is not None:
-                _check_arguments(name, getattr(self, name), arguments)
+                check_arguments(f"TrainingProblem: {name}", getattr(self, name), arguments)
         if not isinstance(self.optimizer, Optimizer):
             raise ValueError(
                 "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw return it, "
                 f"got {self.optimizer!r}"
             )
         object.__setattr__(self, "steps", whole_number("TrainingProblem: steps", self.steps, 1))
-
-
-def _check_arguments(name: str, function: Callable[..., Any], arguments: tuple[str, ...]) -> None:
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # some functions written in C do not tell
-        return
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        raise ValueError(
-            f"TrainingProblem: {name} must take ({', '.join(arguments)}), got a function that takes {signature}"
-        ) from None
 
 
 def check_problem(problem: TrainingProblem, space: Space) -> None:

@@ -32,6 +32,8 @@ _REMEDIES = {
     "valid_batch_loss": "draw from jax.random.fold_in(jax.random.key(0), step)",
 }
 
+_NUMBERS = (jax.Array, np.ndarray, np.generic, float, int)
+
 #: The problems whose functions have been found repeatable.
 _checked: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
 
@@ -86,7 +88,10 @@ def _traced(function: Callable[..., Any], arguments: tuple[Any, ...], static: St
 
     def anew(first: Any, *rest: Any) -> Any:
         result = plain(first, *({**dynamic, **dict(static)} for dynamic in rest[:1]), *rest[1:])
-        return [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, jax.Array)]  # checked where they are used
+        # What is no number is refused where it is used.
+        return [
+            leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, jax.Array | np.ndarray | np.generic | float)
+        ]
 
     return list(_parts(jax.make_jaxpr(anew)(*arguments)))
 
@@ -96,6 +101,7 @@ def _parts(program: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Any]:
     if isinstance(program, core.ClosedJaxpr):
         yield from program.consts
         program = program.jaxpr
+    yield from (x.val for x in program.outvars if isinstance(x, core.Literal))
     for equation in program.eqns:
         yield equation.primitive.name
         yield from (str(out.aval) for out in equation.outvars)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hypergrad_search.checks import whole_number
+from hypergrad_search.checks import boolean, number, whole_number
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Float:
     lift: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            bound = number(f"Float: {name}", getattr(self, name))
+            if not math.isfinite(bound):
+                raise ValueError(f"Float: {name} must be finite, got {bound!r}")
+            object.__setattr__(self, name, bound)
         _check_bounds(self)
         object.__setattr__(self, "shape", _checked_shape("shape", self.shape))
         if self.lift is not None:
@@ -76,17 +81,23 @@ class Int:
 class Categorical:
     """A hyperparameter with several possible values (None, bool, int, float or str).
 
-    It has no gradient, so the explorer chooses it.
+    It has no gradient, so the explorer chooses it. A problem gets the choice as it was written here.
 
-    Raises `ValueError` where `choices` is empty.
+    Raises `ValueError` where `choices` is empty, a choice is of another kind, or two choices are equal, as 1 and True.
     """
 
     choices: tuple[bool | int | float | str | None, ...]
 
     def __init__(self, choices: Sequence[bool | int | float | str | None]) -> None:
-        if isinstance(choices, str) or not choices:
-            raise ValueError(f"Categorical: choices must be a sequence of at least one value, got {choices!r}")
-        object.__setattr__(self, "choices", tuple(choices))
+        if not isinstance(choices, list | tuple | np.ndarray) or not len(choices):
+            raise ValueError(f"Categorical: choices must be a list of at least one value, got {choices!r}")
+        plain = tuple(choice.item() if isinstance(choice, np.generic) else choice for choice in choices)
+        for i, choice in enumerate(plain):
+            if not isinstance(choice, bool | int | float | str | None) or choice != choice:
+                raise ValueError(f"Categorical: each choice must be None, a bool, a number or a str, got {choice!r}")
+            if choice in plain[:i]:
+                raise ValueError(f"Categorical: choices must differ, got {choice!r} and a choice that equals it")
+        object.__setattr__(self, "choices", plain)
 
 
 Space = Mapping[str, Float | Int | Categorical]
@@ -95,8 +106,7 @@ Hyperparameters = Mapping[str, Any]
 
 def _check_bounds(parameter: Float | Int) -> None:
     kind, low, high = type(parameter).__name__, parameter.low, parameter.high
-    if not all(isinstance(bound, int | float | np.number) and math.isfinite(bound) for bound in (low, high)):
-        raise ValueError(f"{kind}: low and high must be finite numbers, got low={low!r}, high={high!r}")
+    object.__setattr__(parameter, "log", boolean(f"{kind}: log", parameter.log))
     if low > high:
         raise ValueError(f"{kind}: low must not be above high, got low={low!r}, high={high!r}; swap them")
     if parameter.log and low <= 0:
@@ -106,7 +116,7 @@ def _check_bounds(parameter: Float | Int) -> None:
 
 
 def _checked_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
-    lengths = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    lengths = tuple(shape) if isinstance(shape, list | tuple) else (shape,)
     return tuple(whole_number(f"Float: every length in {name}", n, 1) for n in lengths)
 
 

@@ -2,6 +2,7 @@
 
 import abc
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple, TypeVar
@@ -9,9 +10,10 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from hypergrad_search.checks import whole_number
+from hypergrad_search.checks import boolean, number, whole_number
 from hypergrad_search.cost import HESSIAN_VECTOR_PRODUCT, TRAINING_STEP
 
+SMALLEST_SCALE = 1e-6
 LARGEST_SCALE = 0.5  # a larger one would draw most points at the ends of the box
 REACH = 3.0  # hyperparameters may move this many scales away from the start, around which the network was trained
 VALIDATION_STEP = 1  # one gradient of the validation loss costs as much as one of the training loss
@@ -111,9 +113,10 @@ class Joint(Algorithm):
     centred: bool = True
 
     def __post_init__(self) -> None:
-        _check_scale("Joint", self.scale)
-        if self.entropy is not None and not (_is_number(self.entropy) and self.entropy >= 0):
-            raise ValueError(f"Joint: entropy must be a number from 0, or None, got {self.entropy!r}")
+        object.__setattr__(self, "scale", _checked_scale("Joint", self.scale))
+        object.__setattr__(self, "centred", boolean("Joint: centred", self.centred))
+        if self.entropy is not None:
+            object.__setattr__(self, "entropy", number("Joint: entropy", self.entropy, 0, sys.float_info.max))
         if self.scale == 0 and (self.centred or self.entropy is not None):
             raise ValueError("Joint: scale=0 draws nothing, which needs centred=False and entropy=None")
 
@@ -205,7 +208,7 @@ class Local(_InTwoPhases):
     hyper_steps: int = 100
 
     def __post_init__(self) -> None:
-        _check_scale("Local", self.scale)
+        object.__setattr__(self, "scale", _checked_scale("Local", self.scale))
         if self.scale == 0:
             raise ValueError("Local: scale must be above 0, or nothing is learned of the neighbourhood; got 0")
         object.__setattr__(self, "hyper_steps", whole_number("Local: hyper_steps", self.hyper_steps, 1))
@@ -263,12 +266,11 @@ def drawn_around(point: jax.Array, log_scales: jax.Array, key: jax.Array) -> jax
     return jnp.clip(point + noise, 0.0, 1.0)
 
 
-def _check_scale(owner: str, scale: float) -> None:
-    if not _is_number(scale) or not 0 <= scale <= LARGEST_SCALE:
+def _checked_scale(owner: str, scale: float) -> float:
+    checked = number(f"{owner}: scale", scale, 0, LARGEST_SCALE)
+    if 0 < checked < SMALLEST_SCALE:
         raise ValueError(
-            f"{owner}: scale must be a number from 0 to {LARGEST_SCALE}, in units of the box, got {scale!r}"
+            f"{owner}: scale must be 0 or at least {SMALLEST_SCALE:g}, below which float32 rounds what is drawn, "
+            f"got {scale!r}"
         )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return checked

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from hypergrad_search import fold as folds
+from hypergrad_search.checks import number
 from hypergrad_search.cost import Cost
 from hypergrad_search.fold import Fold
 from hypergrad_search.hyperparameters import split
-from hypergrad_search.losses import OuterLosses, mean_and_error
+from hypergrad_search.losses import OuterLosses, mean_and_error, outer_losses
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import train_in_floats
@@ -31,6 +32,7 @@ class Status(StrEnum):
     `EXPLODED`: the value is sound, but the gradient does not tell where the loss falls: on its way back through
     training the adjoint grew by more than a factor of 1,000, as it does where training is chaotic (`Reversible` alone
     measures that), or the gradient is not finite.
+    `REFUSED`: inside a host, an error refused the values of this trial, but not others.
     """
 
     OK = "ok"
@@ -39,6 +41,7 @@ class Status(StrEnum):
     DIVERGED = "diverged"
     OVERFITTED = "overfitted"
     EXPLODED = "exploded"
+    REFUSED = "refused"
 
 
 MESSAGES = {
@@ -48,6 +51,7 @@ MESSAGES = {
     Status.DIVERGED: "the validation loss is infinite; lower the learning rate or scales",
     Status.OVERFITTED: "the part of the validation set that was held back is fitted no better than before the step",
     Status.EXPLODED: "the value is sound, but its gradient is useless: it is not finite",
+    Status.REFUSED: "an error refused these values",
 }
 
 #: A gradient is of use only if the norm of the adjoint, on its way back, stays below this many times its norm at the
@@ -80,6 +84,8 @@ class Evaluation:
       fallback had to take over, None where nothing was reversed). `Reversible` adds `adjoint_norms`: before each step
       that it reversed, the norm of the gradient with respect to all weights, and last the norm of the gradient with
       respect to the final weights; and `fallback` where its fallback evaluated: a sentence that says why.
+
+    Raises `ValueError` where `value` is NaN, `status` or `cost` is of another kind, or the gradient is not finite.
     """
 
     value: float
@@ -95,6 +101,16 @@ class Evaluation:
     held_back: tuple[float, ...] | None = None
     held_back_errors: tuple[float | None, ...] | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", number("Evaluation: value", self.value))
+        if self.status not in list(Status):
+            raise ValueError(f"Evaluation: status must be one of {list(map(str, Status))}, got {self.status!r}")
+        object.__setattr__(self, "status", Status(self.status))
+        if not isinstance(self.cost, Cost):
+            raise ValueError(f"Evaluation: cost must be a Cost such as Cost(100, 0.5), got {self.cost!r}")
+        if self.gradient is not None and finite_or_none(self.gradient) is None:
+            raise ValueError("Evaluation: gradient has NaN or infinities; give finite_or_none(gradient)")
 
     @property
     def usable_gradient(self) -> dict[str, Any] | None:
@@ -123,10 +139,12 @@ class Method(abc.ABC):
 
     A subclass needs `evaluate` alone. It may build on `outer_losses`, `fitted_loss` and `judge`: `judge` returns an
     evaluation, to which the subclass adds its gradient, where `Request.wants_gradient`, and its cost with
-    `dataclasses.replace`. `continues` tells that an evaluation leaves a checkpoint, from which another may go on.
+    `dataclasses.replace`. `continues` tells that an evaluation leaves a checkpoint, from which another may go on, and
+    `reports` that it calls `report` on its way.
     """
 
     continues: bool = False
+    reports: bool = True
 
     @abc.abstractmethod
     def evaluate(
@@ -157,6 +175,16 @@ class Method(abc.ABC):
         """
         dynamic, static = split(hyperparameters, space)
         return train_in_floats(problem, {**dynamic, **dict(static)}, key)
+
+    def value(
+        self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: Space, left: bytes
+    ) -> float:
+        """Return the value of an evaluation that refined its hyperparameters to these, and left the checkpoint `left`.
+
+        Methods that continue need it, so that a host can evaluate a trial again without the trials that came before.
+        """
+        params = self.params(problem, hyperparameters, key=key, space=space, checkpoint=left)
+        return float(outer_losses(problem, params, dict(hyperparameters)).value)
 
 
 def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:

@@ -3,9 +3,8 @@
 import math
 
 import jax
-import numpy as np
 
-from hypergrad_search.checks import random_key, whole_number
+from hypergrad_search.checks import number, random_key, whole_number
 from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request
 from hypergrad_search.hypergradient.reversible import Reversible
@@ -59,8 +58,7 @@ def evaluate(
     if not isinstance(method, Method):
         raise ValueError(f"evaluate: method must be a Method such as Reversible(), got {method!r}")
     random_key("evaluate: key", key)
-    if not isinstance(gradient_below, int | float | np.number) or math.isnan(gradient_below):
-        raise ValueError(f"evaluate: gradient_below must be a number, got {gradient_below!r}")
+    below = number("evaluate: gradient_below", gradient_below)
     if fold is not None and not isinstance(fold, Fold):
         raise ValueError(f"evaluate: fold must be a Fold such as Fold(0, of=4) or None, got {fold!r}")
     if report is not None and not callable(report):
@@ -85,5 +83,8 @@ def evaluate(
                 "an Int, such as space={'width': Int(1, 100)}"
             )
         raise
-    request = Request(gradient_below, fold, report, every, space, checkpoint)
-    return method.evaluate(problem, hyperparameters, key, request)
+    request = Request(below, fold, report, every, space, checkpoint)
+    evaluation = method.evaluate(problem, hyperparameters, key, request)
+    if not isinstance(evaluation, Evaluation):
+        raise ValueError(f"{type(method).__name__}.evaluate must return an Evaluation, got {evaluation!r}")
+    return evaluation

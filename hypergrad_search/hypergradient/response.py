@@ -70,6 +70,8 @@ class OneHidden(Response):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", whole_number("OneHidden: width", self.width, 1))
+        if not callable(self.activation):
+            raise ValueError(f"OneHidden: activation must be a function such as jax.nn.relu, got {self.activation!r}")
 
     def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
         """See `Response`."""

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hypergrad_search.checks import number, random_key
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.programs import compiled
+from hypergrad_search.repeatable import check_repeatable
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training import bit_buffer
 from hypergrad_search.training.exact import (
@@ -70,7 +72,12 @@ def train(
         ValueError: the optimizer cannot be reversed, the parameters are not float32, a decay that is known when the
             program is compiled is not from 1/256 to 1, or another argument does not fit.
     """
+    if not isinstance(problem, TrainingProblem):
+        raise ValueError(f"train: problem must be a TrainingProblem, got {problem!r}")
+    random_key("train: key", key)
     dynamic, static = split(hyperparameters, space)
+    problem.optimizer.check_names(hyperparameters)
+    check_repeatable(problem, dynamic, static)
     program = bind(problem, static, dynamic, check_fraction_bits(fraction_bits or {}))
     init_key, step_key = jax.random.split(key)
     params, settings, _ = prepare(problem, static, dynamic, init_key)
@@ -90,13 +97,12 @@ class _Room:
 def _smallest_decays(program: Program, chosen: Mapping[str, float]) -> dict[str, float]:
     """Return the optimizer's smallest decays, except for those that the user chose."""
     defaults = program.optimizer.smallest_decays
+    if not isinstance(chosen, Mapping):
+        raise ValueError(f"train: smallest_decays must be a dict from names to numbers, got {chosen!r}")
     for name, decay in chosen.items():
         if name not in defaults:
             raise ValueError(f"train: smallest_decays: {name!r} is not among {sorted(defaults)}")
-        if not bit_buffer.SMALLEST_DECAY <= decay <= 1:
-            raise ValueError(
-                f"train: smallest_decays: {name} must be from {bit_buffer.SMALLEST_DECAY} to 1, got {decay!r}"
-            )
+        number(f"train: smallest_decays: {name}", decay, bit_buffer.SMALLEST_DECAY, 1)
     return {**defaults, **chosen}
 
 

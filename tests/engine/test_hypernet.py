@@ -15,7 +15,7 @@ import optax
 import pytest
 from scipy.optimize import minimize
 
-from hypergrad_search import Evaluation, Float, Hypernet, Status, TrainingProblem, evaluate, sgd
+from hypergrad_search import Evaluation, Float, Hypernet, Int, Status, TrainingProblem, evaluate, sgd
 from hypergrad_search.hypergradient import (
     Algorithm,
     Diagonal,
@@ -402,7 +402,7 @@ def test_bad_settings_get_one_line(arguments: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Joint(scale=-1.0), "Joint: scale must be a number from 0 to 0.5, in units of the box, got -1.0"),
+        (lambda: Joint(scale=-1.0), "Joint: scale must be a number from 0 to 0.5, got -1.0"),
         (lambda: Joint(scale=0.6), "Joint: scale must be a number from 0"),
         (lambda: Joint(scale=math.nan), "Joint: scale must be a number from 0"),
         (
@@ -449,7 +449,7 @@ def test_bad_requests_get_one_line(ridge: Ridge) -> None:
     with pytest.raises(ValueError, match="lack 'penalty' of the space"):
         stretch(ridge, SMALL, {})
     with pytest.raises(ValueError, match="no Float"):
-        evaluate(ridge.plain, MIDDLE, method=SMALL, key=KEY, space={})
+        evaluate(ridge.plain, {**MIDDLE, "width": 1}, method=SMALL, key=KEY, space={"width": Int(1, 2)})
     with pytest.raises(ValueError, match="checkpoint is of another"):
         stretch(ridge, Hypernet(network=LowRank(3), steps=20), checkpoint=stretch(ridge, SMALL).checkpoint)
     checkpoint = stretch(ridge, SMALL).checkpoint

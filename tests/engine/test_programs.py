@@ -33,7 +33,8 @@ def test_memory_maps_do_not_grow_with_the_programs() -> None:
 
     @compiled(static=1)
     def shifted(by: int, x: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, 3, lambda i, y: jnp.sin(y + by), x)
+        shifted: jax.Array = jax.lax.fori_loop(0, 3, lambda i, y: jnp.sin(y + by), x)
+        return shifted
 
     def maps_after(numbers: range) -> int:
         for number in numbers:

@@ -48,6 +48,8 @@ FROZEN = {
     "an iterator of its own jit": ("batches", jax.jit(lambda step: next(LOADER))),
     "rows that numpy draws": ("batches", lambda step: ON_DEVICE[jnp.asarray(HEAVY.integers(0, 40, 3))]),
     "a counter": ("batches", lambda step: ON_DEVICE[next(COUNTER) % 30 + jnp.arange(3)]),
+    "a number": ("batches", lambda step: HEAVY.normal()),
+    "an array that is numpy's": ("batches", lambda step: {"rows": HEAVY.normal(size=(3, 4))}),
     "noise of numpy": ("train_loss", lambda w, h, batch, key: jnp.mean((batch @ w + drawn()) ** 2)),
     "a number of numpy": ("train_loss", lambda w, h, batch, key: jnp.sum(w) * float(HEAVY.normal())),
     "noise in a loop": (

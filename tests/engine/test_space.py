@@ -129,10 +129,10 @@ def test_a_program_sees_the_unit_box_as_the_search_does() -> None:
         (lambda: Float(0.0, 1.0, log=True), "log=True needs low above 0, got low=0.0"),
         (lambda: Float(-1.0, 1.0, log=True), "log=True needs low above 0"),
         (lambda: Float(0.0, math.inf), "must be finite"),
-        (lambda: Float(math.nan, 1.0), "must be finite"),
+        (lambda: Float(math.nan, 1.0), "low must be a number, got nan"),
         (
             lambda: Float("low", 1.0),  # type: ignore[arg-type]
-            "must be finite numbers, got low='low'",
+            "low must be a number, got 'low'",
         ),
         (lambda: Float(1e-200, 1e200, log=True), "must not be so far apart"),
         (lambda: Float(-1e308, 1e308), "must not be so far apart"),
@@ -144,7 +144,7 @@ def test_a_program_sees_the_unit_box_as_the_search_does() -> None:
         ),
         (lambda: Int(0, 9, log=True), "log=True needs low above 0"),
         (lambda: Categorical([]), "at least one value"),
-        (lambda: Categorical("tanh"), "must be a sequence"),
+        (lambda: Categorical("tanh"), "must be a list"),
         (lambda: check_space({}), "at least one name"),
         (
             lambda: check_space({"x": (0, 1)}),  # type: ignore[dict-item]

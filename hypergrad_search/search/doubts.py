@@ -1,0 +1,125 @@
+"""Doubts about gradients that a user's own objective reports: each kind is said once, with the numbers.
+
+A step along a gradient says whether the gradient was right: over a short enough step, the value changes by the gradient
+times the step. A gradient with the wrong sign or scale shows in step after step; one hard step shows nothing, since the
+value may be curved or noisy.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hypergrad_search.search.observation import Observation
+from hypergrad_search.space import Space, gradient_to_unit, to_unit
+
+#: A step is short if no coordinate moves farther than this, in units of the box.
+SHORT = 0.05
+#: So many steps in a row must say the same.
+ENOUGH = 5
+#: A step whose change is this many times the prediction, or this share of it, tells that the scale is wrong.
+OUT_OF_SCALE = 10.0
+#: Ratios that differ by more than this factor come from curvature or noise, not from the gradient.
+CONSISTENT = 3.0
+#: So many gradients in a row that are all zero are no accident.
+ENOUGH_ZEROS = 3
+KEPT = 32  # the number of trials with a gradient that are remembered, from which steps may start
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A point of the unit box with its value and gradient, from which a step may start."""
+
+    point: np.ndarray
+    value: float
+    gradient: np.ndarray
+
+
+class Doubts:
+    """Looks at the finished trials of one search, and warns once for each kind of trouble with their gradients.
+
+    It is a memory of what was said, not a part of the search, which is the same with and without it.
+    """
+
+    def __init__(self, search: str) -> None:
+        self._search = search
+        self._said: set[str] = set()
+        self._starts: dict[str, _Start] = {}
+        self._ratios: list[float] = []
+        self._zeros = 0
+
+    def look(self, space: Space, reported: Mapping[str, Any], observation: Observation) -> None:
+        """Look at one finished trial: the gradient as it was reported, and the observation that was made of it."""
+        if not math.isfinite(observation.value):
+            return
+        self._look_at_numbers(reported, observation.trial)
+        if observation.again or observation.refined is not None:
+            return
+        point = to_unit(space, observation.hyperparameters)
+        if observation.parent in self._starts:
+            self._look_at_step(self._starts[str(observation.parent)], point, observation)
+        if observation.gradient is not None:
+            gradient = gradient_to_unit(space, observation.hyperparameters, observation.gradient)
+            self._starts[observation.trial] = _Start(point, observation.value, gradient)
+            while len(self._starts) > KEPT:
+                del self._starts[next(iter(self._starts))]
+
+    def _look_at_numbers(self, reported: Mapping[str, Any], trial: str) -> None:
+        arrays = {name: np.asarray(derivative, np.float64) for name, derivative in reported.items()}
+        if not arrays:
+            return
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                bad = int(np.sum(~np.isfinite(array)))
+                self._warn(
+                    "finite",
+                    f"the gradient of trial {trial} is not used, since {bad} of {array.size} derivatives with respect "
+                    f"to {name!r} are NaN or infinite",
+                )
+        self._zeros = 0 if any(array.any() for array in arrays.values()) else self._zeros + 1
+        if self._zeros == ENOUGH_ZEROS:
+            self._warn(
+                "zero",
+                f"the gradients of {ENOUGH_ZEROS} trials in a row were zero everywhere, so no step can follow them; an "
+                "objective that is constant by pieces, such as an accuracy, has no useful gradient: take a smooth loss",
+            )
+
+    def _look_at_step(self, start: _Start, point: np.ndarray, observation: Observation) -> None:
+        step = point - start.point
+        predicted = float(start.gradient @ step)
+        if not 0 < np.abs(step).max(initial=0.0) <= SHORT or not predicted:
+            return
+        changed = observation.value - start.value
+        self._ratios = [*self._ratios, changed / predicted][-ENOUGH:]
+        if len(self._ratios) < ENOUGH:
+            return
+        sizes = np.abs(self._ratios)
+        numbers = (
+            f"the last {ENOUGH} short steps changed the value by {_listed(self._ratios)} times what the reported "
+            f"gradients promise (trial {observation.trial}: {predicted:.3g} was promised, {changed:.3g} came)"
+        )
+        if not sizes.min() or sizes.max() > CONSISTENT * sizes.min():
+            return
+        if max(self._ratios) < 0:
+            self._warn("sign", f"{numbers}; is the sign right? {_REMEDY}")
+        elif min(self._ratios) > 0 and not 1 / OUT_OF_SCALE < np.median(sizes) < OUT_OF_SCALE:
+            self._warn(
+                "scale",
+                f"{numbers}; a gradient must be in the parameters' own units, not per logarithm, and that of the "
+                f"value itself; {_REMEDY}",
+            )
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(f"{self._search}: {message}", stacklevel=4)
+
+
+_REMEDY = "check_gradient compares a gradient with finite differences"
+
+
+def _listed(ratios: list[float]) -> str:
+    return ", ".join(f"{ratio:.2g}" for ratio in ratios)

@@ -1,0 +1,281 @@
+"""Every public function and class, called with wrong things: each call ends in one line that names the argument."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hypergrad_search
+from hypergrad_search import (
+    Categorical,
+    Evaluation,
+    Float,
+    Fold,
+    Hypernet,
+    Int,
+    Method,
+    Optimizer,
+    Reversible,
+    Status,
+    TrainingProblem,
+    Unrolled,
+    adam,
+    adamw,
+    check_gradient,
+    evaluate,
+    sgd,
+    train,
+)
+from hypergrad_search.cost import Cost
+from hypergrad_search.hypergradient import Diagonal, Global, Joint, Linear, Local, LowRank, OneHidden
+
+Call = Callable[[], Any]
+KEY = jax.random.key(0)
+H = {"rate": 0.1, "l2": 0.0}
+SPACE = {"rate": Float(1e-3, 1.0, log=True), "l2": Float(0.0, 1.0)}
+
+
+def problem(**changes: Any) -> Any:
+    parts: dict[str, Any] = {
+        "init": lambda key, h: jnp.ones(2),
+        "train_loss": lambda w, h, batch, key: jnp.sum(w**2) + h["l2"] * jnp.sum(w),
+        "valid_loss": lambda w, h: jnp.sum(w**2),
+        "batches": lambda step: None,
+        "optimizer": sgd("rate", 0.5),
+        "steps": 2,
+    }
+    return TrainingProblem(**{**parts, **changes})
+
+
+PROBLEM = problem()
+
+
+def run(hyperparameters: Any = H, **changes: Any) -> Evaluation:
+    return evaluate(PROBLEM, hyperparameters, **{"key": KEY, **changes})
+
+
+def trained_with(optimizer: Any) -> Evaluation:
+    return evaluate(problem(optimizer=optimizer), H, key=KEY)
+
+
+class Answers(Method):
+    """A method of a user's own that gives a fixed answer."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def evaluate(self, *_: Any) -> Any:
+        return self.answer
+
+
+def evaluation(**changes: Any) -> Evaluation:
+    return Evaluation(**{"value": 1.0, "gradient": None, "status": Status.OK, "cost": Cost(1.0, 1.0), **changes})
+
+
+any_: Any = object()
+
+WRONG: dict[str, list[tuple[Call, str]]] = {
+    "Float": [
+        (lambda: Float(True, 3), "Float: low must be a number, got True"),
+        (lambda: Float("0", 3), "Float: low must be a number, got '0'"),  # type: ignore[arg-type]
+        (lambda: Float(0, None), "Float: high must be a number, got None"),  # type: ignore[arg-type]
+        (lambda: Float(0, np.ones(2)), "Float: high must be a number"),  # type: ignore[arg-type]
+        (lambda: Float(0, 1j), "Float: high must be a number"),  # type: ignore[arg-type]
+        (lambda: Float(0, math.inf), "Float: high must be finite"),
+        (lambda: Float(math.nan, 1), "Float: low must be a number, got nan"),
+        (lambda: Float(0, 1, log="no"), "Float: log must be True or False, got 'no'"),  # type: ignore[arg-type]
+        (lambda: Float(0, 1, shape="3"), "Float: every length in shape must be a whole number"),  # type: ignore[arg-type]
+        (lambda: Float(0, 1, shape=(2.5,)), "Float: every length in shape must be a whole number"),  # type: ignore[arg-type]
+        (lambda: Float(0, 1, shape=None), "Float: every length in shape must be a whole number"),  # type: ignore[arg-type]
+        (lambda: Float(0, 1, lift=(-1,)), "Float: every length in lift must be a whole number from 1"),
+    ],
+    "Int": [
+        (lambda: Int(1.5, 3), "Int: low must be a whole number, got 1.5; is it a Float"),  # type: ignore[arg-type]
+        (lambda: Int(False, 3), "Int: low must be a whole number, got False"),
+        (lambda: Int(1, "9"), "Int: high must be a whole number, got '9'"),  # type: ignore[arg-type]
+        (lambda: Int(3, 1), "Int: low must not be above high"),
+        (lambda: Int(1, 3, log=1), "Int: log must be True or False, got 1"),  # type: ignore[arg-type]
+    ],
+    "Categorical": [
+        (lambda: Categorical([]), "Categorical: choices must be a list of at least one value"),
+        (lambda: Categorical("abc"), "Categorical: choices must be a list"),
+        (lambda: Categorical(3), "Categorical: choices must be a list"),  # type: ignore[arg-type]
+        (lambda: Categorical({1, 2}), "Categorical: choices must be a list"),  # type: ignore[arg-type]
+        (lambda: Categorical([[1], [2]]), "Categorical: each choice must be None, a bool, a number or a str"),  # type: ignore[list-item]
+        (lambda: Categorical([jnp.ones(2)]), "Categorical: each choice must be"),  # type: ignore[list-item]
+        (lambda: Categorical([math.nan]), "Categorical: each choice must be .*, got nan"),
+        (lambda: Categorical(["a", "a"]), "Categorical: choices must differ, got 'a'"),
+        (lambda: Categorical([1, True]), "Categorical: choices must differ, got True"),
+    ],
+    "Fold": [
+        (lambda: Fold(4, of=4), "Fold: index must be a whole number from 0 to 3"),
+        (lambda: Fold(0, of=1), "Fold: of must be a whole number from 2"),
+        (lambda: Fold(0, of=2, below=math.nan), "Fold: below must be a number, got nan"),
+        (lambda: Fold(0, of=2, below="1"), "Fold: below must be a number"),  # type: ignore[arg-type]
+    ],
+    "TrainingProblem": [
+        (lambda: problem(init=3), "TrainingProblem: init must be a function, got 3"),
+        (lambda: problem(init=lambda: 3), r"TrainingProblem: init must take \(key, hyperparameters\)"),
+        (lambda: problem(valid_loss=lambda w: w), r"TrainingProblem: valid_loss must take \(params, hyperparameters\)"),
+        (lambda: problem(test_loss="no"), "TrainingProblem: test_loss must be a function or None"),
+        (lambda: problem(valid_batch_loss=lambda w, h: w), "TrainingProblem: valid_batch_loss must take"),
+        (lambda: problem(optimizer=sgd), "TrainingProblem: optimizer must be an Optimizer"),
+        (lambda: problem(optimizer="adam"), "TrainingProblem: optimizer must be an Optimizer"),
+        (lambda: problem(steps=0), "TrainingProblem: steps must be a whole number from 1"),
+        (lambda: problem(steps=10.0), "TrainingProblem: steps must be a whole number from 1"),
+    ],
+    "sgd": [
+        (lambda: sgd(None, 0.9), "sgd: learning_rate must be numbers, names"),
+        (lambda: sgd(True, 0.9), "sgd: learning_rate must be numbers, names"),
+        (lambda: sgd(0.1, 0.9, nesterov="no"), "sgd: nesterov must be True or False"),  # type: ignore[arg-type]
+        (lambda: sgd(0.1, 0.9, dampening=None), "sgd: dampening must be True or False"),  # type: ignore[arg-type]
+        (lambda: trained_with(sgd("typo", 0.9)), "optimizer: learning_rate names the hyperparameter 'typo'"),
+        (
+            lambda: trained_with(sgd(jnp.ones(3), 0.9)),
+            "optimizer: learning_rate must be a number or a schedule of length",
+        ),
+        (lambda: trained_with(sgd({"w": 0.1}, 0.9)), "optimizer: learning_rate must be one value or a pytree prefix"),
+        (
+            lambda: trained_with(sgd(lambda h: 0.1, 0.9)),
+            r"learning_rate must take \(hyperparameters, step\)",
+        ),
+        (lambda: trained_with(sgd(lambda h, t: None, 0.9)), "optimizer: learning_rate must be numbers, got None"),
+        (lambda: trained_with(sgd(lambda h, t: "fast", 0.9)), "learning_rate must be numbers, got 'fast'"),
+    ],
+    "adam": [
+        (lambda: adam(0.1, b1=None), "adam: b1 must be numbers, names"),
+        (lambda: adam(0.1, eps=[]), "adam: eps must be numbers, names"),
+    ],
+    "adamw": [(lambda: adamw(0.1, weight_decay=None), "adamw: weight_decay must be a setting, got None")],
+    "evaluate": [
+        (lambda: evaluate(SPACE, H, key=KEY), "evaluate: problem must be a TrainingProblem"),  # type: ignore[arg-type]
+        (lambda: run([0.1]), "hyperparameters must be a dict"),
+        (lambda: run({1: 0.1}), "hyperparameters: names must be strings, got 1"),
+        (lambda: run({"l2": 0.1}), "optimizer: learning_rate names the hyperparameter 'rate', which is not among"),
+        (lambda: run({"rate": "fast", "l2": 0.0}), "learning_rate must be numbers, got 'fast'"),
+        (lambda: run({**H, "rate": [0.1, "a"]}), "hyperparameter 'rate' must be numbers or a plain value"),
+        (lambda: run({"rate": 0.1}, space=SPACE), "evaluate: hyperparameters lack 'l2' of the space"),
+        (lambda: run({**H, "l2": np.ones(3)}, space=SPACE), r"hyperparameter 'l2' must have shape \(\), got \(3,\)"),
+        (lambda: run({**H, "l2": True}, space=SPACE), r"hyperparameter 'l2' must fit Float\(.*got True"),
+        (lambda: run({**H, "k": 1.5}, space={"k": Int(1, 2)}), r"hyperparameter 'k' must fit Int\(.*got 1.5"),
+        (lambda: run({**H, "c": "x"}, space={"c": Categorical(["a"])}), r"'c' must fit Categorical\(.*got 'x'"),
+        (lambda: run({**H, "c": np.ones(2)}, space={"c": Categorical([1])}), r"'c' must fit Categorical\(.*got array"),
+        (lambda: run(space={"rate": (0, 1)}), r"space\['rate'\] must be a Float, Int or Categorical"),
+        (lambda: run(space=3), "space must be a dict"),
+        (lambda: run(key=None), "evaluate: key must be a key such as jax.random.key"),
+        (lambda: run(key=0), "evaluate: key must be a key such as jax.random.key"),
+        (lambda: run(key=jax.random.split(KEY)), "evaluate: key must be a key such as jax.random.key"),
+        (lambda: run(method="reversible"), "evaluate: method must be a Method such as"),
+        (lambda: run(method=Reversible), "evaluate: method must be a Method such as"),
+        (lambda: run(gradient_below=math.nan), "evaluate: gradient_below must be a number, got nan"),
+        (lambda: run(gradient_below="all"), "evaluate: gradient_below must be a number"),
+        (lambda: run(fold=2), "evaluate: fold must be a Fold"),
+        (lambda: run(report="x"), "evaluate: report must be a function"),
+        (lambda: run(report=print, report_every=0), "evaluate: report_every must be a whole number from 1"),
+        (lambda: run(checkpoint=b"x"), "evaluate: Reversible has no checkpoints"),
+    ],
+    "train": [
+        (lambda: train(PROBLEM, H, key=0), "train: key must be a key"),  # type: ignore[arg-type]
+        (lambda: train(3, H, key=KEY), "train: problem must be a TrainingProblem"),  # type: ignore[arg-type]
+        (lambda: train(PROBLEM, H, KEY, fraction_bits={"typo": 30}), "fraction_bits: 'typo' is not among"),
+        (lambda: train(PROBLEM, H, KEY, fraction_bits=3), "fraction_bits must be a dict"),  # type: ignore[arg-type]
+        (lambda: train(PROBLEM, H, KEY, smallest_decays={"velocity": "x"}), "smallest_decays: velocity must be"),  # type: ignore[dict-item]
+        (lambda: train(PROBLEM, H, KEY, smallest_decays={"typo": 0.5}), "smallest_decays: 'typo' is not among"),
+    ],
+    "check_gradient": [
+        (lambda: check_gradient(PROBLEM, H, {"k": Int(1, 2)}, key=KEY), "lack 'k' of the space"),
+        (lambda: check_gradient(PROBLEM, {**H, "k": 1}, {"k": Int(1, 2)}, key=KEY), "the space has no Float"),
+        (lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, steps=[0.1]), "check_gradient: steps must be at least two"),
+        (lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, steps=[0.1, -1]), "check_gradient: steps must be"),
+        (lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, steps=3), "check_gradient: steps must be"),  # type: ignore[arg-type]
+        (lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, directions=-1), "check_gradient: directions must be"),
+        (
+            lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, method=Hypernet()),
+            "Hypernet gives no gradient|cannot tune",
+        ),
+    ],
+    "Reversible": [
+        (lambda: Reversible(fallback="unrolled"), "Reversible: fallback must be a Method"),  # type: ignore[arg-type]
+        (lambda: Reversible(last=0), "Reversible: last must be a whole number from 1"),
+        (lambda: Reversible(fraction_bits=3), "fraction_bits must be a dict"),  # type: ignore[arg-type]
+        (lambda: Reversible(fraction_bits={"weights": 85}), "fraction_bits: weights must be a whole number"),
+        (lambda: run(method=Reversible(fraction_bits={"typo": 30})), "fraction_bits: 'typo' is not among"),
+    ],
+    "Unrolled": [],
+    "Hypernet": [
+        (lambda: Hypernet(network=Linear), "Hypernet: network must be a Response"),  # type: ignore[arg-type]
+        (lambda: Hypernet(algorithm="joint"), "Hypernet: algorithm must be Joint"),  # type: ignore[arg-type]
+        (lambda: Hypernet(optimizer=0.1), "Hypernet: optimizer must be a transformation of optax"),
+        (lambda: Hypernet(hyper_optimizer="adam"), "Hypernet: hyper_optimizer must be"),
+        (lambda: Hypernet(steps=0), "Hypernet: steps must be a whole number from 1"),
+        (lambda: Hypernet(finetune=-1), "Hypernet: finetune must be a whole number from 0"),
+        (lambda: run(method=Hypernet()), "Hypernet needs space="),
+        (lambda: Joint(centred="no"), "Joint: centred must be True or False"),  # type: ignore[arg-type]
+        (lambda: Joint(entropy=math.inf), "Joint: entropy must be a number"),
+        (lambda: Joint(scale=1e-12), "Joint: scale must be 0 or at least 1e-06"),
+        (lambda: Local(scale="x"), "Local: scale must be a number"),  # type: ignore[arg-type]
+        (lambda: Global(hyper_steps=None), "Global: hyper_steps must be a whole number"),  # type: ignore[arg-type]
+        (lambda: LowRank("10"), "LowRank: rank must be a whole number"),  # type: ignore[arg-type]
+        (lambda: OneHidden(10, activation="relu"), "OneHidden: activation must be a function"),  # type: ignore[arg-type]
+        (lambda: Diagonal().init(KEY, 2, 3), "Diagonal: needs one hyperparameter for each weight"),
+    ],
+    "Evaluation": [
+        (lambda: evaluation(value=math.nan), "Evaluation: value must be a number, got nan"),
+        (lambda: evaluation(value=None), "Evaluation: value must be a number, got None"),
+        (lambda: evaluation(status="fine"), "Evaluation: status must be one of"),
+        (lambda: evaluation(cost=None), "Evaluation: cost must be a Cost"),
+        (lambda: evaluation(gradient={"x": np.array([math.nan])}), "Evaluation: gradient has NaN or infinities"),
+    ],
+    "Method": [
+        (lambda: run(method=Answers(None)), "Answers.evaluate must return an Evaluation, got None"),
+        (lambda: run(method=Answers((0.1, None))), "Answers.evaluate must return an Evaluation"),
+    ],
+    "Cost": [
+        (lambda: Cost("1", 1.0), "Cost: gradient_evaluations must be a number from 0"),  # type: ignore[arg-type]
+        (lambda: Cost(-1.0, 1.0), "Cost: gradient_evaluations must be a number from 0"),
+        (lambda: Cost(1.0, math.nan), "Cost: seconds must be a number from 0"),
+    ],
+}
+
+#: Names of the package that are not called with anything: abstract classes, types and errors.
+NOT_CALLED = {"AdditiveOptimizer", "InexactReversalError", "Optimizer", "Space", "Status"}
+
+
+def test_the_table_has_every_public_name() -> None:
+    assert WRONG.keys() | NOT_CALLED == set(hypergrad_search.__all__)
+
+
+ROWS = [pytest.param(*row, id=f"{name} {i}") for name, rows in WRONG.items() for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(("call", "message"), ROWS)
+def test_a_wrong_argument_is_named(call: Call, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+RIGHT: dict[str, Call] = {
+    "numpy's numbers in a Float": lambda: Float(np.float32(0.25), np.int64(1)) == Float(0.25, 1.0),  # type: ignore[arg-type]
+    "numpy's lengths": lambda: Float(0, 1, shape=np.int64(3)).shape == (3,),  # type: ignore[arg-type]
+    "a list of lengths": lambda: Float(0, 1, shape=[2, 3]).shape == (2, 3),  # type: ignore[arg-type]
+    "numpy's choices": lambda: Categorical(np.array([1, 2])).choices == (1, 2),  # type: ignore[arg-type]
+    "a numpy boolean": lambda: Float(0.1, 1, log=np.True_).log is True,  # type: ignore[arg-type]
+    "a status by name": lambda: evaluation(status="ok").status is Status.OK,
+    "whole numbers for floats": lambda: run({"rate": 1, "l2": 0}).value == run({"rate": 1.0, "l2": 0.0}).value,
+    "a choice by an equal number": lambda: (
+        run({**H, "c": np.int64(1)}, space={"c": Categorical([1.0])}).value == run({**H, "c": 1.0}).value
+    ),
+    "an old key": lambda: run(key=jax.random.PRNGKey(0)).status is Status.OK,
+    "a threshold of numpy": lambda: run(gradient_below=np.float32(-np.inf)).gradient is None,
+    "an optimizer is one": lambda: isinstance(sgd(0.1, 0.9), Optimizer) and isinstance(Unrolled(), Method),
+}
+
+
+@pytest.mark.parametrize("call", RIGHT.values(), ids=RIGHT)
+def test_what_is_meant_well_works(call: Call) -> None:
+    assert call()
