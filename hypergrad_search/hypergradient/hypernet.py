@@ -152,10 +152,16 @@ class Hypernet(Method):
         if space is None or checkpoint is None:
             raise ValueError("Hypernet.params: give the space and the checkpoint of an evaluation, got None")
         setup, point, fixed = self._set_up(problem, space, hyperparameters)
-        like = jax.eval_shape(functools.partial(stretch.start, setup), point, fixed, key)
-        state = checkpoints.load(setup, checkpoint, like)
+        state = _loaded(setup, checkpoint, point, fixed, key)
         state = state._replace(moving=state.moving._replace(point=point))
         return stretch.trained(setup, self.finetune, state, fixed, key)
+
+    def value(
+        self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: Space, left: bytes
+    ) -> float:
+        """See `Method`. It has the same bits, since the checkpoint holds the point in the unit box itself."""
+        setup, point, fixed = self._set_up(problem, space, hyperparameters)
+        return float(stretch.finish(setup, self.finetune, _loaded(setup, left, point, fixed, key), fixed, key).value)
 
     def _set_up(
         self, problem: TrainingProblem, space: Space, hyperparameters: Hyperparameters
@@ -173,6 +179,11 @@ class Hypernet(Method):
             static,
         )
         return setup, setup.point(hyperparameters), fixed
+
+
+def _loaded(setup: Setup, checkpoint: bytes, point: jax.Array, fixed: dict[str, Any], key: jax.Array) -> stretch.State:
+    like = jax.eval_shape(functools.partial(stretch.start, setup), point, fixed, key)
+    return checkpoints.load(setup, checkpoint, like)
 
 
 def _refuse_what_it_cannot_tune(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array]) -> None:

@@ -36,6 +36,8 @@ class Unrolled(Method):
     way back is not measured.
     """
 
+    reports = False
+
     def evaluate(
         self,
         problem: TrainingProblem,

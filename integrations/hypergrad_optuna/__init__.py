@@ -1,6 +1,8 @@
 """Hypergradient search in Optuna: `optuna.create_study(sampler=HypergradSampler())`."""
 
-from hypergrad_optuna.best import best_hyperparameters, best_model, hyperparameters_of
+from hypergrad_optuna import _version  # noqa: F401 (it refuses an old Optuna before the others are imported)
+from hypergrad_optuna.best import best_hyperparameters, best_model
+from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
 from hypergrad_optuna.report import report_gradient, wants_gradient
 from hypergrad_optuna.sampler import HypergradSampler

@@ -6,10 +6,10 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hypergrad_optuna import arrays, attributes
+from hypergrad_optuna import attributes
+from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective, read_checkpoint
 from hypergrad_optuna.sampler import sampler_of
-from hypergrad_search.hosting import joined
 from hypergrad_search.search.ask_tell import OVERFITTED
 
 
@@ -23,24 +23,6 @@ def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = No
     Raises `ValueError` where no trial is complete, or a store is needed and missing.
     """
     return hyperparameters_of(_best_trial(study), artifact_store=_store(study, artifact_store))
-
-
-def hyperparameters_of(trial: attributes.AnyTrial, *, artifact_store: Any | None = None) -> dict[str, Any]:
-    """Return the hyperparameters whose loss is a trial's value: numbers, arrays and categoricals, by name.
-
-    Arrays are whole, whichever sampler chose them. Where the evaluation itself moved the hyperparameters, as with
-    `Hypernet`, the result holds the values where it ended.
-
-    Args:
-        trial: a finished trial, or one whose objective has been evaluated.
-        artifact_store: the store that holds the arrays, if the study's sampler was given one.
-
-    Raises:
-        ValueError: the store is needed and missing.
-    """
-    own = {name: arrays.read(trial, name, artifact_store) for name in arrays.shapes(trial)}
-    refined = arrays.decode_all(trial.user_attrs.get(attributes.REFINED) or {}, artifact_store)
-    return {**joined(trial.params), **own, **refined}
 
 
 def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any | None = None) -> Any:

@@ -10,17 +10,22 @@ from optuna.trial import FixedTrial, FrozenTrial
 
 from hypergrad_optuna import arrays, attributes
 from hypergrad_optuna.attributes import AnyTrial
+from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.report import report_gradient
 from hypergrad_optuna.sampler import sampler_of
-from hypergrad_optuna.suggest import has_array, suggest_array
+from hypergrad_optuna.suggest import has_array, recorded_array, suggest_array
 from hypergrad_search import Categorical, Evaluation, Float, Int, Method, Space, TrainingProblem
-from hypergrad_search.hosting import DEFAULT_METHOD, host
+from hypergrad_search.hosting import DEFAULT_METHOD, host, is_coordinate
 from hypergrad_search.search.ask_tell import same_model
 from hypergrad_search.space import floats
 
 
 class Objective:
     """Train at the hyperparameters that a trial suggests, return the validation loss, and report its gradient.
+
+    A finished trial, as in `objective(study.best_trial)`, gives its value again, to the bit, and stays as it is; so do
+    the hyperparameters of a trial, as in `objective(optuna.trial.FixedTrial(best_hyperparameters(study)))`, but for
+    `Hypernet`, which starts anew there.
 
     It works with every sampler: under any but `HypergradSampler` no gradient is computed. A training run that fails has
     the value infinity, and the trial's user attributes say why (`hypergrad:status`, `hypergrad:message`). They hold
@@ -43,10 +48,15 @@ class Objective:
             finds what is good for any seed. By default all trials have the same, which compares them best.
         report_every: the number of steps between two reports of the validation loss to the trial's pruner; None for no
             reports.
+        artifact_store: the store that holds the arrays of finished trials, if the study's sampler was given one. It is
+            needed only where such a trial is evaluated again, since it knows no study.
 
     Raises:
-        ValueError: the optimizer names a hyperparameter that the space lacks, `method` is not a `Method`,
-            `report_every` is not a whole number from 1, or the study maximises a loss.
+        ValueError: the optimizer names a hyperparameter that the space lacks, a name of the space is that of an
+            element, such as "w[0]", `method` is not a `Method`, or `report_every` is not a whole number from 1. At the
+            first trial: the study maximises, or has several objectives. Where the problem itself is wrong, its own
+            errors are raised too. An error that comes of a trial's values alone is a trial with the value infinity and
+            the status "refused".
     """
 
     def __init__(
@@ -58,9 +68,14 @@ class Objective:
         key: jax.Array | None = None,
         reseed: bool = False,
         report_every: int | None = None,
+        artifact_store: Any | None = None,
     ) -> None:
         self.hosted = host("Objective", problem, space, method, key, report_every)
+        for name in space:
+            if is_coordinate(name):
+                raise ValueError(f"Objective: {name!r} in space is the name of an element of an array; rename it")
         self.reseed = reseed
+        self.artifact_store = artifact_store
 
     def __call__(self, trial: AnyTrial) -> float:
         """Return the validation loss at the hyperparameters that the trial suggests."""
@@ -70,11 +85,18 @@ class Objective:
         """Return the trial's hyperparameters, in which arrays are whole."""
         _check_directions(trial)
         space = self.hosted.searched(by_gradients=self._by_gradients(trial))
-        return {name: _suggest(trial, name, parameter) for name, parameter in space.items()}
+        return {name: _suggest(trial, name, parameter, self.artifact_store) for name, parameter in space.items()}
 
     def evaluate(self, trial: AnyTrial, hyperparameters: dict[str, Any]) -> float:
         """Return the validation loss at given hyperparameters, and write the trial's attributes, if it is running."""
         _check_directions(trial)
+        sampler = sampler_of(trial)
+        store = self.artifact_store if sampler is None else sampler.artifact_store
+        left = read_checkpoint(trial, store) if isinstance(trial, FrozenTrial) else None
+        if left is not None:
+            space = self.hosted.searched(by_gradients=self._by_gradients(trial))
+            ended = hyperparameters_of(trial, artifact_store=store)
+            return self.hosted.method.value(self.hosted.problem, ended, key=self.key_of(trial), space=space, left=left)
 
         def on_the_way(step: int, valid_loss: float, cost: float) -> None:
             trial.report(valid_loss, step)
@@ -91,8 +113,6 @@ class Objective:
 
         if isinstance(trial, optuna.Trial):
             _forget(trial)
-        sampler = sampler_of(trial)
-        store = None if sampler is None else sampler.artifact_store
         evaluation = self.hosted.evaluate(
             hyperparameters,
             attributes.wanted(trial),
@@ -154,7 +174,7 @@ def read_checkpoint(trial: FrozenTrial, store: Any | None) -> bytes | None:
     return None if kept is None else arrays.decode(kept, store).tobytes()
 
 
-def _suggest(trial: AnyTrial, name: str, parameter: Float | Int | Categorical) -> Any:
+def _suggest(trial: AnyTrial, name: str, parameter: Float | Int | Categorical, store: Any | None) -> Any:
     if isinstance(parameter, Categorical):
         return trial.suggest_categorical(name, parameter.choices)
     if isinstance(parameter, Int):
@@ -162,4 +182,6 @@ def _suggest(trial: AnyTrial, name: str, parameter: Float | Int | Categorical) -
     low, high, log = parameter.low, parameter.high, parameter.log
     if not parameter.shape:
         return float(trial.suggest_float(name, low, high, log=log))  # an enqueued trial may have a whole number
+    if isinstance(trial, FrozenTrial):
+        return recorded_array(trial, name, parameter.shape, store)
     return suggest_array(trial, name, parameter.shape, low, high, log=log)

@@ -41,7 +41,7 @@ def suggest_array(
     if not parameter.shape:
         raise ValueError("suggest_array: shape must have at least one length, got (); use trial.suggest_float")
     if isinstance(trial, FrozenTrial):
-        return _recorded(trial, name, parameter)
+        return recorded_array(trial, name, parameter.shape, None)
     if isinstance(trial, FixedTrial):
         return _fixed(trial, name, parameter)
     sampler = sampler_of(trial)
@@ -104,16 +104,17 @@ def _given(values: Mapping[str, Any], name: str, parameter: Float) -> np.ndarray
     return array
 
 
-def _recorded(trial: FrozenTrial, name: str, parameter: Float) -> np.ndarray:
+def recorded_array(trial: FrozenTrial, name: str, shape: tuple[int, ...], store: Any | None) -> np.ndarray:
+    """Return an array of a finished trial; raise `ValueError` where it has none, or `store` is needed and None."""
     try:
-        array = arrays.find(trial, name, parameter.shape, None)
+        array = arrays.find(trial, name, shape, store)
     except arrays.StoreMissing:
         raise ValueError(
-            f"suggest_array: {name!r} of trial {trial.number} is an artifact; call the objective with "
-            "FixedTrial(hyperparameters_of(trial, artifact_store=...))"
+            f"trial {trial.number} has {name!r} as an artifact; give Objective the artifact_store, or call it "
+            "with FixedTrial(hyperparameters_of(trial, artifact_store=...))"
         ) from None
     if array is None:
-        raise ValueError(f"suggest_array: trial {trial.number} has no array {name!r} of shape {parameter.shape}")
+        raise ValueError(f"trial {trial.number} has no array {name!r} of shape {shape}")
     return array
 
 

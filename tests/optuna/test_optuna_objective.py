@@ -1,4 +1,7 @@
 import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -6,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optuna
 import pytest
+from optuna.study import StudyDirection
 from optuna.trial import create_trial
 
 from hypergrad_optuna import (
@@ -16,18 +20,23 @@ from hypergrad_optuna import (
     best_model,
     hyperparameters_of,
 )
+from hypergrad_optuna._version import LOWEST, check
 from hypergrad_search import (
     Categorical,
+    Evaluation,
     Float,
     InexactReversalError,
     Int,
+    Method,
     Reversible,
     Space,
     TrainingProblem,
+    Unrolled,
     evaluate,
     fold,
     sgd,
 )
+from hypergrad_search.hypergradient import Request
 
 KEY = jax.random.key(0)
 SPACE: Space = {
@@ -210,7 +219,7 @@ def test_integers_and_categoricals_reach_the_problem() -> None:
     found = best_hyperparameters(study)
     assert set(found) == set(space)
     assert (found["width"], found["kind"]) == (study.best_params["width"], study.best_params["kind"])
-    assert evaluate(training, found, key=KEY).value == study.best_value
+    assert evaluate(training, found, key=KEY, space=space).value == study.best_value
 
 
 def test_the_key_decides_the_value() -> None:
@@ -265,6 +274,88 @@ def test_bad_input_is_named() -> None:
         Objective(PROBLEM, SPACE, report_every=0)
     with pytest.raises(ValueError, match=r"Objective: report_every must be a whole number from 1, got 2\.5"):
         Objective(PROBLEM, SPACE, report_every=cast(Any, 2.5))
-    study = optuna.create_study(direction="maximize", sampler=HypergradSampler())
-    with pytest.raises(ValueError, match="create the study with direction='minimize'"):
-        study.optimize(Objective(PROBLEM, SPACE), n_trials=1)
+    with pytest.raises(ValueError, match=r"'target\[0,1\]' in space is the name of an element of an array; rename it"):
+        Objective(PROBLEM, {**SPACE, "target[0,1]": Float(0.0, 1.0)})
+
+
+@pytest.mark.parametrize("sampler", [HypergradSampler, optuna.samplers.RandomSampler])
+def test_a_study_with_another_goal_is_refused_in_one_line(sampler: type[optuna.samplers.BaseSampler]) -> None:
+    up, down = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    for directions, wrong in (([up], "maximises"), ([down, down], "has 2 objectives")):
+        study = optuna.create_study(directions=directions, sampler=sampler())
+        with pytest.raises(ValueError, match=f"the study {wrong}; create the study with direction='minimize'"):
+            study.optimize(Objective(PROBLEM, SPACE), n_trials=1)
+
+
+def test_a_method_that_never_reports_says_so_at_once() -> None:
+    with pytest.warns(
+        UserWarning, match="Objective: Unrolled trains in one program and never reports, so report_every=5"
+    ):
+        Objective(PROBLEM, SPACE, method=Unrolled(), report_every=5)
+
+
+def test_an_old_optuna_is_refused_in_one_line() -> None:
+    with pytest.raises(ImportError, match=r"needs optuna 5.0 or newer, got 4.9.1; pip install 'optuna>=5.0'"):
+        check("4.9.1")
+    check("5.0.0")
+    check("10.1.0rc1")
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert f"optuna>={LOWEST}" in project["optional-dependencies"]["optuna"]
+
+
+@dataclass(frozen=True)
+class Picky(Method):
+    """A method that refuses rates from a limit on."""
+
+    limit: float
+    error: type[Exception] = ValueError
+
+    def evaluate(self, problem: TrainingProblem, hyperparameters: Any, key: jax.Array, request: Request) -> Evaluation:
+        if hyperparameters["rate"] > self.limit:
+            raise self.error(f"the rate is {hyperparameters['rate']:.3f}")
+        return Reversible().evaluate(problem, hyperparameters, key, request)
+
+
+@pytest.mark.parametrize("error", [ValueError, FloatingPointError])
+@pytest.mark.parametrize("rates", [(0.01, 0.3), (0.3, 0.01)])
+def test_a_value_that_is_refused_is_a_failed_trial(error: type[Exception], rates: tuple[float, float]) -> None:
+    """Even that of the first trial, since the middle of the space can be evaluated."""
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    for rate in rates:
+        study.enqueue_trial({"rate": rate})
+    study.optimize(Objective(PROBLEM, SPACE, method=Picky(0.1, error)), n_trials=20)
+    refused = [t for t in study.trials if t.params["rate"] > 0.1]
+    assert refused
+    for trial in study.trials:
+        if trial in refused:
+            assert (trial.value, trial.user_attrs[attributes.STATUS]) == (math.inf, "refused")
+            assert "an error refused these values: the rate is" in trial.user_attrs[attributes.MESSAGE]
+            assert trial.user_attrs[attributes.COST] == 20
+        else:
+            assert trial.user_attrs[attributes.STATUS] == "ok"
+    assert any(attributes.wanted(trial).parent for trial in study.trials)
+
+
+def test_what_is_wrong_with_the_problem_is_raised_at_the_first_trial() -> None:
+    shapes = problem(train_loss=lambda p, h, batch, key: jnp.sum(p @ jnp.zeros(7)))
+    broadcasting = problem(train_loss=lambda p, h, batch, key: jnp.sum(p + jnp.zeros(7)))
+    every_value = Objective(PROBLEM, SPACE, method=Picky(-1.0))
+    for objective, error in (
+        (Objective(shapes, SPACE), TypeError),
+        (Objective(broadcasting, SPACE), ValueError),
+        (every_value, ValueError),
+    ):
+        study = optuna.create_study(sampler=HypergradSampler(seed=0))
+        with pytest.raises(error):
+            study.optimize(objective, n_trials=1)
+
+
+def test_an_error_of_the_pruner_is_no_failed_trial() -> None:
+    class Broken(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            raise ValueError("the pruner is broken")
+
+    study = optuna.create_study(sampler=HypergradSampler(seed=0), pruner=Broken())
+    objective = Objective(PROBLEM, SPACE, report_every=5)
+    with pytest.raises(ValueError, match="the pruner is broken"):
+        study.optimize(objective, n_trials=1)
