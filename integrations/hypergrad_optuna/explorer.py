@@ -37,6 +37,8 @@ class Explorer:
         for name in order:
             if name not in sampled:
                 sampled[name] = self.sample_independent(study, trial, name, search_space[name])
+            trial.params = {**trial.params, name: sampled[name]}
+            trial.distributions = {**trial.distributions, name: search_space[name]}
         return {name: sampled[name] for name in search_space}
 
     def sample_independent(
