@@ -6,16 +6,19 @@ import importlib.util
 import json
 import math
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from hypergrad_ray.param_space import RESERVED, check_names, join, param_space
+from hypergrad_ray.race import Race
 from hypergrad_ray.trainable import RUNNING
 from hypergrad_search import Space
 from hypergrad_search.search import Observation, Strategy
@@ -39,6 +42,12 @@ class HypergradSearch(Searcher):
     A trial that failed, or whose last result has the status `"running"` because a scheduler stopped it, is a failed
     step. Its cost counts nevertheless: `"gradient_evaluations"` if the trainable reports that, else 4 with a gradient
     and 1 without.
+
+    Ray ends some trials without a word: at the end of a time budget, or where a restored run skips them. A trial that
+    has been running for more than twice as long as the longest one so far, while five that began later have ended, is
+    taken to be lost, and its chain goes on without it; its result is used nevertheless if it comes. A trial that a
+    restored run runs again, under its own name or another one, takes the place of the trial with the same
+    hyperparameters that failed or did not end.
 
     Args:
         space: a dict from names to `Float`, `Int` or `Categorical`. Leave Ray's own `param_space` empty, but for
@@ -81,6 +90,8 @@ class HypergradSearch(Searcher):
         self._missing_gradients = MissingGradients("HypergradSearch", "trainable", self._explorer, remedy)
         self._observations: dict[str, Observation] = {}
         self._running: dict[str, Observation] = {}  # unfinished trials, with their results so far
+        self._race = Race()  # among the unfinished trials
+        self._adopted: set[str] = set()  # trials that took the place of others, of which the explorer does not know
         self._checkpoints: dict[str, str] = {}  # the path of each trial's checkpoint, if it has one
         self._said: set[str] = set()  # the warnings so far, each of which is given once
 
@@ -114,7 +125,8 @@ class HypergradSearch(Searcher):
                 'instantiating it, HypergradSearch(space, metric="loss", mode="min"), since Ray passes those of '
                 "tune.TuneConfig() on only together with a param_space."
             )
-        suggestion = self._mind.ask([trial.parent for trial in self._running.values()])
+        lost = self._race.lost(time.monotonic())
+        suggestion = self._mind.ask([trial.parent for name, trial in self._running.items() if name not in lost])
         wanted = suggestion.wanted
         if wanted.parent is None:
             chosen = self._explorer.suggest(trial_id)
@@ -125,32 +137,40 @@ class HypergradSearch(Searcher):
             before = self._observations[wanted.parent].hyperparameters
             hyperparameters = join(self._space, {**before, **(suggestion.moved or {})})
             wanted = replace(wanted, checkpoint=self._checkpoints.get(wanted.parent))
-        self._running[trial_id] = Observation(trial_id, wanted.parent, hyperparameters, again=wanted.again)
+        self._begin(Observation(trial_id, wanted.parent, hyperparameters, again=wanted.again))
         return {**hyperparameters, RESERVED: wanted.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the result of a running trial, and tell the explorer of its own trials."""
-        trial = self._running.get(trial_id)
+        trial = self._begun(trial_id, result)
         if trial is None:
             _warn(f"a result of trial {trial_id!r}, which is not running, was ignored")
             return
         self._running[trial_id] = self._read(trial, result)
-        if trial.parent is None:
-            self._explorer.on_trial_result(trial_id, {**result, LOSS: self._mind.loss(self._value(result))})
+        if trial_id not in self._adopted:
+            if trial.parent is None:
+                self._explorer.on_trial_result(trial_id, {**result, LOSS: self._mind.loss(self._value(result))})
+        elif result.get("status") != RUNNING:  # a ConcurrencyLimiter keeps to itself how such trials end
+            self.on_trial_complete(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn from a trial that completed, was stopped early (perhaps without a result) or failed."""
-        trial = self._running.pop(trial_id, None)
+        result = result or {}
+        known = self._observations.get(trial_id)
+        if known is not None and (math.isinf(known.value) if error else trial_id in self._adopted):
+            return  # it says nothing new
+        trial = self._begun(trial_id, result)
         if trial is None:
             _warn(f"the end of trial {trial_id!r}, which is not running, was ignored")
             return
-        result = result or {}
+        del self._running[trial_id]
+        self._race = self._race.end(trial_id, time.monotonic())
         trial = self._read(trial, result) if result else trial
         trial = replace(trial, value=math.inf, gradient=None) if error else trial
         reported = trial.gradient is not None or any(key.startswith("gradient") for key in result)
         self._missing_gradients.check(self._mind, trial.value, reported=reported)
         self._observations[trial_id] = trial
-        if trial.refined is not None and result.get("checkpoint_dir_name"):
+        if trial.refined is not None and {"trial_path", "checkpoint_dir_name"} <= result.keys():
             self._checkpoints[trial_id] = f"{result['trial_path']}/{result['checkpoint_dir_name']}"
         self._mind = self._mind.tell(trial)
         stopped = math.isinf(trial.value) and (not result or result.get("status") == RUNNING)
@@ -161,6 +181,7 @@ class HypergradSearch(Searcher):
         return {
             "observations": [trial.to_json() for trial in self._observations.values()],
             "running": [trial.to_json() for trial in self._running.values()],
+            "adopted": sorted(self._adopted),
             "checkpoints": self._checkpoints,
             "explorer": base64.b64encode(_saved(self._explorer)).decode(),
         }
@@ -168,11 +189,12 @@ class HypergradSearch(Searcher):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from `get_state`, in a searcher that was made with the same arguments."""
         self._observations = {data["trial"]: Observation.from_json(data) for data in state["observations"]}
-        self._running = {data["trial"]: Observation.from_json(data) for data in state["running"]}
+        self._running, self._race = {}, Race()
+        for data in state["running"]:
+            self._begin(Observation.from_json(data))
+        self._adopted = set(state.get("adopted", ()))  # earlier versions had none
         self._checkpoints = dict(state["checkpoints"])
-        self._mind = AskTell.begin(self._space, self._mind.strategy, maximise=self._mind.maximise)
-        for trial in self._observations.values():
-            self._mind = self._mind.tell(trial)
+        self._mind = self._remembered()
         _restore(self._explorer, base64.b64decode(state["explorer"]))
 
     def save(self, checkpoint_path: str) -> None:
@@ -182,6 +204,45 @@ class HypergradSearch(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Read the file that `save` wrote. Restore only files that you trust: explorers save themselves by pickle."""
         self.set_state(json.loads(Path(checkpoint_path).read_text(encoding="utf-8")))
+
+    def _begin(self, trial: Observation) -> None:
+        self._running[trial.trial] = trial
+        self._race = self._race.begin(trial.trial, time.monotonic())
+
+    def _begun(self, trial_id: str, result: Mapping[str, Any]) -> Observation | None:
+        """Return the running trial of this name; one that Ray runs again takes the place of its first attempt."""
+        if trial_id in self._running:
+            return self._running[trial_id]
+        first = self._first_attempt(trial_id, result)
+        if first is None:
+            return None
+        self._adopted.add(trial_id)
+        if self._running.pop(first.trial, None) is not None:
+            self._race = self._race.leave(first.trial)
+        else:
+            del self._observations[first.trial]
+            self._mind = self._remembered()
+        self._begin(Observation(trial_id, first.parent, first.hyperparameters, again=first.again))
+        return self._running[trial_id]
+
+    def _first_attempt(self, trial_id: str, result: Mapping[str, Any]) -> Observation | None:
+        """Return the trial that failed or did not end, and that a result of an unknown trial stands for."""
+        own = self._observations.get(trial_id)
+        if own is not None:
+            return own if math.isinf(own.value) or trial_id in self._adopted else None
+        config = {key.removeprefix("config/"): value for key, value in result.items() if key.startswith("config/")}
+        with contextlib.suppress(ValueError):
+            point = join(self._space, config)
+            failed = [trial for trial in self._observations.values() if math.isinf(trial.value)]
+            return next((t for t in [*self._running.values(), *failed] if _same(point, t.hyperparameters)), None)
+        return None
+
+    def _remembered(self) -> AskTell:
+        """Return the search after all that was observed."""
+        mind = AskTell.begin(self._space, self._mind.strategy, maximise=self._mind.maximise)
+        for trial in self._observations.values():
+            mind = mind.tell(trial)
+        return mind
 
     def _read(self, begun: Observation, result: Mapping[str, Any]) -> Observation:
         """Return a trial after one more result, which is the last one unless its status is `"running"`."""
@@ -212,7 +273,7 @@ class HypergradSearch(Searcher):
             _warn(message)
 
     def _tell_explorer(self, trial: Observation, result: dict[str, Any], stopped: bool, error: bool) -> None:
-        if trial.parent is None:
+        if trial.parent is None and trial.trial not in self._adopted:
             told = None if stopped or error else {**result, LOSS: trial.value}
             self._explorer.on_trial_complete(trial.trial, result=told, error=error)
             return
@@ -241,6 +302,10 @@ def _check_explorer(explorer: Searcher | None, seed: int | None) -> Searcher:
     if seed is not None:
         raise ValueError("HypergradSearch: give the seed to explorer, or leave it out")
     return explorer
+
+
+def _same(point: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(np.array_equal(value, other[name]) for name, value in point.items())
 
 
 def _saved(explorer: Searcher) -> bytes:

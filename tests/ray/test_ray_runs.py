@@ -1,8 +1,9 @@
 """Real runs on a small local Ray."""
 
 import json
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,14 @@ def plain(config: dict[str, Any] | None) -> str:
 def fitted(tuner: tune.Tuner) -> Any:
     """Return the results of a run; Ray's types do not say that they can be iterated."""
     return tuner.fit()
+
+
+def searcher_of(tuner: tune.Tuner) -> HypergradSearch:
+    """Return the searcher of a run; Ray makes a copy when it restores one."""
+    local: Any = tuner._local_tuner
+    searcher = local._tune_config.search_alg
+    assert isinstance(searcher, HypergradSearch)
+    return searcher
 
 
 def test_tune_run_descends(tmp_path: Path) -> None:
@@ -265,3 +274,58 @@ def test_restored_run_is_the_run_that_was_not_interrupted(tmp_path: Path, monkey
     halved = fitted(tune.Tuner.restore(str(tmp_path / "cut"), bowl))
     # Ray puts the trials in another order when it restores them
     assert sorted(plain(result.config) for result in halved) == sorted(plain(result.config) for result in whole)
+
+
+def healing(folder: Path) -> Callable[[dict[str, Any]], None]:
+    """Return a trainable that fails on one side until there is a file in a folder."""
+
+    def train(config: dict[str, Any]) -> None:
+        if config["target"][0] < 0 and not (folder / "healed").exists():
+            raise RuntimeError("broken")
+        bowl(config)
+
+    return train
+
+
+@pytest.mark.parametrize(("how", "limit"), [({"restart_errored": True}, 2), ({"resume_errored": True}, None)])
+def test_failed_trials_that_are_run_again_count(how: dict[str, Any], limit: int | None, tmp_path: Path) -> None:
+    tuner = tune.Tuner(
+        healing(tmp_path),
+        tune_config=tune.TuneConfig(
+            search_alg=HypergradSearch(SPACE, metric="gain", mode="max", seed=0),
+            num_samples=8,
+            max_concurrent_trials=limit,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(name="run", storage_path=str(tmp_path), verbose=0),
+    )
+    failed = fitted(tuner).num_errors
+    (tmp_path / "healed").touch()
+    restored = tune.Tuner.restore(str(tmp_path / "run"), healing(tmp_path), **how)
+    results = fitted(restored)
+    searcher = searcher_of(restored)
+    assert 0 < failed < 8 == len(results)
+    assert results.num_errors == 0
+    assert not searcher._running
+    gains = {result.metrics["trial_id"]: result.metrics["gain"] for result in results}
+    assert {name: -trial.value for name, trial in searcher._observations.items()} == gains
+
+
+def test_skipped_trials_do_not_hold_up_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    tuner = tune.Tuner(
+        bowl,
+        tune_config=tune.TuneConfig(
+            search_alg=HypergradSearch(SPACE, metric="gain", mode="max", seed=0), num_samples=20, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name="cut", storage_path=str(tmp_path), verbose=0, callbacks=[PowerCut(tmp_path / "happened")]
+        ),
+    )
+    with pytest.raises(SystemExit, match="power cut"):
+        fitted(tuner)
+    restored = tune.Tuner.restore(str(tmp_path / "cut"), bowl, resume_unfinished=False)
+    fitted(restored)
+    searcher = searcher_of(restored)
+    assert searcher._running
+    assert set(searcher._running) == searcher._race.lost(time.monotonic() + 60)
