@@ -253,7 +253,7 @@ class Global(_InTwoPhases):
 
     def draw(self, moving: Moving, key: jax.Array) -> jax.Array:
         """See `Algorithm`."""
-        return jax.random.uniform(key, moving.point.shape)
+        return jax.random.uniform(key, moving.point.shape, moving.point.dtype)
 
     def bound(self, point: jax.Array, moving: Moving) -> jax.Array:
         """See `Algorithm`."""
@@ -262,7 +262,7 @@ class Global(_InTwoPhases):
 
 def drawn_around(point: jax.Array, log_scales: jax.Array, key: jax.Array) -> jax.Array:
     """Draw a point from a normal distribution around `point`, and return it clipped to the box."""
-    noise = jax.random.normal(key, point.shape) * jnp.exp(log_scales)
+    noise = jax.random.normal(key, point.shape, point.dtype) * jnp.exp(log_scales)
     return jnp.clip(point + noise, 0.0, 1.0)
 
 

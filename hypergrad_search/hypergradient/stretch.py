@@ -73,7 +73,8 @@ def start(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], key: jax.
     """Return the state before the first step."""
     init_key, network_key, _ = jax.random.split(key, 3)
     base, _ = _flat(setup, point, fixed, init_key)
-    network = setup.network.init(network_key, point.size, base.size)
+    drawn = setup.network.init(network_key, point.size, base.size)
+    network = jax.tree.map(lambda x: x.astype(base.dtype), drawn)  # float32 where JAX's own default is float64 too
     moving = Moving(point, point, jnp.full_like(point, setup.algorithm.first_log_scale))
     return State(
         base,
@@ -144,7 +145,7 @@ def advance(
 
     def move(state: State) -> State:
         def loss(moved: dict[str, jax.Array]) -> jax.Array:
-            point, bonus = moved["point"], jnp.zeros(())
+            point, bonus = moved["point"], jnp.float32(0)
             if algorithm.entropy is not None:
                 point = drawn_around(point, moved["log_scales"], noise_key(state, 2))
                 bonus = algorithm.entropy * jnp.sum(moved["log_scales"])
@@ -223,7 +224,7 @@ def _moved(setup: Setup, moving: Moving) -> dict[str, jax.Array]:
 
 def _change(setup: Setup, network: Weights, difference: jax.Array) -> jax.Array:
     """Return the change of the model's weights for a point that is `difference` away from the centre."""
-    change = setup.network(network, difference)
+    change = setup.network(network, difference).astype(difference.dtype)
     if not setup.algorithm.centred:
         return change
-    return change - setup.network(network, jnp.zeros_like(difference))
+    return change - setup.network(network, jnp.zeros_like(difference)).astype(difference.dtype)

@@ -67,7 +67,7 @@ def plan(log_decay: jax.Array, stretch: jax.Array | int) -> tuple[Plan, jax.Arra
         return (after, error_after, filled + spill.astype(jnp.int32)), planned
 
     start = (jnp.float32(0), jnp.float32(0), jnp.int32(0))
-    now = (jnp.arange(log_decay.shape[0]), _lost_bits(log_decay))
+    now = (jnp.arange(log_decay.shape[0], dtype=jnp.int32), _lost_bits(log_decay))
     (_, _, filled), planned = jax.lax.scan(one_step, start, now)
     return planned, filled
 

@@ -50,7 +50,7 @@ def float_training(
         return FloatState(list(weights), list(slots)), None
 
     state = FloatState(leaves, [dict.fromkeys(optimizer.slots, jnp.zeros_like(w)) for w in leaves])
-    return one_step, state, (jnp.arange(problem.steps), settings)
+    return one_step, state, (jnp.arange(problem.steps, dtype=jnp.int32), settings)
 
 
 def _step(
