@@ -94,10 +94,20 @@ def shapes(trial: AnyTrial) -> dict[str, tuple[int, ...]]:
     }
 
 
-def read(trial: AnyTrial, name: str, store: Any | None) -> np.ndarray:
-    """Return an array of a trial; raise `KeyError` where the trial has none of this name."""
+def read(trial: AnyTrial, name: str, store: Any | None, *, level: float | None = None) -> np.ndarray:
+    """Return an array of a trial; raise `KeyError` where the trial has none of this name.
+
+    `level` is the array's level, which is by default that of the trial's parameters.
+    """
     kept = trial.user_attrs[PREFIX + name]
-    return decode(kept, store) if "dtype" in kept else np.full(kept["shape"], trial.params[name])
+    if "dtype" in kept:
+        return decode(kept, store)
+    return np.full(kept["shape"], float(trial.params[name] if level is None else level))
+
+
+def is_stored(trial: AnyTrial, name: str) -> bool:
+    """Return whether an array of a trial is an artifact."""
+    return "artifact" in trial.user_attrs[PREFIX + name]
 
 
 def find(trial: FrozenTrial, name: str, shape: tuple[int, ...], store: Any | None) -> np.ndarray | None:

@@ -92,6 +92,11 @@ class History:
             for number in known
         )
 
+    @property
+    def has_parameters(self) -> bool:
+        """Whether any trial says which parameters there are."""
+        return bool(self._shared)
+
     def shared(self) -> dict[str, Kind]:
         """Return the parameters that trials share, sorted by name."""
         if not self._shared:

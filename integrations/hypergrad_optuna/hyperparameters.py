@@ -4,6 +4,7 @@ from typing import Any
 
 from hypergrad_optuna import arrays, attributes
 from hypergrad_search.hosting import joined
+from hypergrad_search.space import coordinates
 
 
 def hyperparameters_of(trial: attributes.AnyTrial, *, artifact_store: Any | None = None) -> dict[str, Any]:
@@ -20,5 +21,7 @@ def hyperparameters_of(trial: attributes.AnyTrial, *, artifact_store: Any | None
         ValueError: the store is needed and missing.
     """
     own = {name: arrays.read(trial, name, artifact_store) for name in arrays.shapes(trial)}
+    elements = {key for name, array in own.items() for key in coordinates(name, array.shape)}
+    others = {name: value for name, value in trial.params.items() if name not in elements}
     refined = arrays.decode_all(trial.user_attrs.get(attributes.REFINED) or {}, artifact_store)
-    return {**joined(trial.params), **own, **refined}
+    return {**joined(others), **own, **refined}

@@ -24,6 +24,7 @@ from hypergrad_optuna.explorer import Explorer
 from hypergrad_optuna.history import History, Unusable, in_order, observe, params_of, space_of
 from hypergrad_search.search import Strategy
 from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Suggestion
+from hypergrad_search.search.doubts import Doubts
 from hypergrad_search.space import floats
 
 SearchSpace = dict[str, BaseDistribution]
@@ -60,6 +61,7 @@ class _Memory:
     missing_gradients: MissingGradients
     study_name: str
     history: History = field(default_factory=History)
+    doubts: Doubts = field(default_factory=lambda: Doubts("HypergradSampler"))
     folded: set[int] = field(default_factory=set)
     unusable: Counter[str] = field(default_factory=Counter)  # trials that do not fit the space, by what is wrong
     since: int = 0  # the number of trials when the space last changed
@@ -193,8 +195,9 @@ class HypergradSampler(BaseSampler):
         memory = self._memory(study)
         memory.steps.pop(trial.number, None)
         reported = any(trial.user_attrs.get(key) is not None for key in (attributes.GRADIENT, attributes.COST))
-        if state == TrialState.COMPLETE and values is not None and len(values) == 1:
-            memory.missing_gradients.check(memory.mind, values[0], reported=reported)
+        value = values[0] if state == TrialState.COMPLETE and values else None
+        if value is not None and attributes.wanted(trial).wants_gradient(value):
+            memory.missing_gradients.check(memory.mind, value, reported=reported)
         chosen = attributes.wanted(trial).parent is None and "fixed_params" not in trial.system_attrs
         memory.explorer.after_trial(study, trial, state, values, chosen=chosen)
         may_go_on = memory.mind.goes_on or trial.user_attrs.get(attributes.GRADIENT) is not None
@@ -234,6 +237,8 @@ class HypergradSampler(BaseSampler):
         """Return the search after all finished trials; only the new ones are folded, unless the space has changed."""
         with self._lock:
             memory = self._read(study, trials)
+            if not memory.history.has_parameters:
+                return memory.mind
             shared = memory.history.shared()
             space = space_of(shared, [name for name in search_space if name in shared])
             if memory.mind.space != space:
@@ -243,9 +248,13 @@ class HypergradSampler(BaseSampler):
             for trial in in_order(new):
                 memory.folded.add(trial.number)
                 try:
-                    memory.mind = memory.mind.tell(observe(memory.mind, trial, trials, self.artifact_store))
+                    observation = observe(memory.mind, trial, trials, self.artifact_store)
                 except Unusable as why:
                     memory.unusable[str(why)] += trial.state == TrialState.COMPLETE
+                    continue
+                memory.mind = memory.mind.tell(observation)
+                if trial.user_attrs.get(attributes.STATUS) is None:  # the user's own gradient
+                    memory.doubts.look(space, observation)
             self._say_what_is_unusable(memory, trials)
             return memory.mind
 

@@ -1,11 +1,13 @@
 """`suggest_array`: it does for arrays what `trial.suggest_float` does for numbers."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import FloatDistribution
 from optuna.trial import FixedTrial, FrozenTrial
 
 from hypergrad_optuna import arrays
@@ -35,7 +37,8 @@ def suggest_array(
         low, high, log: the same as for `trial.suggest_float`.
 
     Raises:
-        ValueError: the bounds or the shape do not fit, or neither does what the user enqueued or fixed.
+        ValueError: the bounds or the shape do not fit, or what the user enqueued or fixed is no such array. What is out
+            of range is used with a warning, as in Optuna.
     """
     parameter = Float(low, high, log=log, shape=tuple(shape) if isinstance(shape, Sequence) else (shape,))
     if not parameter.shape:
@@ -45,24 +48,34 @@ def suggest_array(
     if isinstance(trial, FixedTrial):
         return _fixed(trial, name, parameter)
     sampler = sampler_of(trial)
-    enqueued, by_level = _given(trial._fixed_params, name, parameter), np.isscalar(trial._fixed_params.get(name))
-    if sampler is None:
-        keys = coordinates(name, parameter.shape)
-        if enqueued is not None:
-            trial._fixed_params = {**trial._fixed_params, **dict(zip(keys, enqueued.ravel().tolist(), strict=True))}
-        return np.reshape([float(trial.suggest_float(key, low, high, log=log)) for key in keys], parameter.shape)
-    if enqueued is not None:
-        trial._fixed_params = {**trial._fixed_params, name: level(parameter, enqueued)}
+    store = None if sampler is None else sampler.artifact_store
+    recorded = _recorded(trial, name, parameter, store)
+    chosen = _given({**trial._fixed_params, **trial.params}, name, parameter) if recorded is None else recorded
+    if sampler is None and name not in trial.params:
+        suggested = _by_elements(trial, name, parameter, chosen)
+        if name in arrays.shapes(trial):  # of the trial that this one is a copy of
+            arrays.write(trial, name, parameter, suggested, store)
+        return suggested
+    if chosen is not None and not np.isscalar(trial._fixed_params.get(name, ())):
+        trial._fixed_params = {**trial._fixed_params, name: level(parameter, chosen)}
     number = float(trial.suggest_float(name, low, high, log=log))  # an enqueued trial may have a whole number
-    if enqueued is None or by_level:
-        array = _before(trial, name, parameter, number, sampler.artifact_store)
-        if array is not None:
-            return array
-    array = sampler.proposed_array(trial, name, parameter.shape) if enqueued is None else enqueued
-    if array is not None and not _has_level(parameter, array, number):
-        array = None  # the level was fixed by the user, or the objective has changed
-    arrays.write(trial, name, parameter, array, sampler.artifact_store)
+    array = chosen
+    if array is None and sampler is not None:
+        array = sampler.proposed_array(trial, name, parameter.shape)
+        if array is not None and not _has_level(parameter, array, number):
+            array = None  # the level was fixed by another sampler around this one, or the objective has changed
+    if recorded is None:
+        arrays.write(trial, name, parameter, array, store)
     return np.full(parameter.shape, number) if array is None else array
+
+
+def _by_elements(trial: optuna.Trial, name: str, parameter: Float, chosen: np.ndarray | None) -> np.ndarray:
+    """Suggest each element as a parameter of its own; `chosen` has their values if the user has chosen them."""
+    keys = coordinates(name, parameter.shape)
+    if chosen is not None:
+        trial._fixed_params = {**trial._fixed_params, **dict(zip(keys, chosen.ravel().tolist(), strict=True))}
+    flat = [float(trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log)) for key in keys]
+    return np.reshape(flat, parameter.shape)
 
 
 def has_array(trial: FrozenTrial | FixedTrial, name: str, shape: tuple[int, ...]) -> bool:
@@ -72,11 +85,13 @@ def has_array(trial: FrozenTrial | FixedTrial, name: str, shape: tuple[int, ...]
     return whole or all(key in values for key in coordinates(name, shape))
 
 
-def _before(trial: optuna.Trial, name: str, parameter: Float, number: float, store: Any | None) -> np.ndarray | None:
+def _recorded(trial: optuna.Trial, name: str, parameter: Float, store: Any | None) -> np.ndarray | None:
     """Return the array that the trial has already, as at a second suggestion, or as the copy of another trial."""
-    if arrays.shapes(trial).get(name) != parameter.shape:
+    number = {**trial._fixed_params, **trial.params}.get(name)
+    kept = arrays.shapes(trial).get(name) == parameter.shape
+    if not kept or not isinstance(number, int | float) or (store is None and arrays.is_stored(trial, name)):
         return None
-    array = arrays.read(trial, name, store)
+    array = arrays.read(trial, name, store, level=number)
     return array if _has_level(parameter, array, number) else None
 
 
@@ -96,10 +111,17 @@ def _given(values: Mapping[str, Any], name: str, parameter: Float) -> np.ndarray
         array = np.reshape([float(values[key]) for key in keys], parameter.shape)
     else:
         return None
-    if array.shape != parameter.shape or not np.all((parameter.low <= array) & (array <= parameter.high)):
+    if array.shape != parameter.shape or not np.isfinite(array).all():
         raise ValueError(
-            f"suggest_array: the user's {name!r} must be a number, or an array of shape {parameter.shape}, from "
-            f"{parameter.low!r} to {parameter.high!r}, got {values.get(name, array)!r}"
+            f"suggest_array: the user's {name!r} must be a number, or an array of shape {parameter.shape}, "
+            f"got {values.get(name, array)!r}"
+        )
+    within = np.all((parameter.low <= array) & (array <= parameter.high))
+    if not within and not np.isscalar(values.get(name, array)):  # of a number Optuna warns itself
+        warnings.warn(
+            f"suggest_array: the user's {name!r} is out of range, from {array.min():.6g} to {array.max():.6g} where "
+            f"{parameter.low!r} to {parameter.high!r} is allowed",
+            stacklevel=3,
         )
     return array
 
@@ -126,4 +148,5 @@ def _fixed(trial: FixedTrial, name: str, parameter: Float) -> np.ndarray:
             "its elements"
         )
     arrays.write(trial, name, parameter, array, None)
+    trial._distributions[name] = FloatDistribution(parameter.low, parameter.high, log=parameter.log)
     return array

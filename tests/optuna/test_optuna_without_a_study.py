@@ -84,9 +84,11 @@ def test_an_array_may_be_fixed_whole_by_elements_or_by_its_level() -> None:
     assert whole == objective(FixedTrial({**others, "penalty": 0.1}))
     assert whole == objective(FixedTrial({**others, **{f"penalty[{i}]": 0.1 for i in range(3)}}))
     assert whole != objective(FixedTrial({**others, "penalty": np.array([0.1, 0.1, 0.2])}))
-    for wrong in ([0.1, 0.1], [0.1, 0.1, 7.0], np.nan):
-        with pytest.raises(ValueError, match=r"'penalty' must be a number, or an array of shape \(3,\), from 0.001 to"):
+    for wrong in ([0.1, 0.1], [0.1, 0.1, np.inf], np.nan):
+        with pytest.raises(ValueError, match=r"'penalty' must be a number, or an array of shape \(3,\), got"):
             objective(FixedTrial({**others, "penalty": wrong}))
+    with pytest.warns(UserWarning, match=r"'penalty' is out of range, from 0.1 to 7 where 0.001 to 1.0 is allowed"):
+        objective(FixedTrial({**others, "penalty": [0.1, 0.1, 7.0]}))
     with pytest.raises(ValueError, match="FixedTrial has no 'penalty'; give an array of shape"):
         objective(FixedTrial(others))
 
