@@ -145,7 +145,7 @@ def advance(
 
     def move(state: State) -> State:
         def loss(moved: dict[str, jax.Array]) -> jax.Array:
-            point, bonus = moved["point"], jnp.float32(0)
+            point, bonus = moved["point"], jnp.zeros((), jnp.float32)
             if algorithm.entropy is not None:
                 point = drawn_around(point, moved["log_scales"], noise_key(state, 2))
                 bonus = algorithm.entropy * jnp.sum(moved["log_scales"])

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from hypergrad_search.checks import shown
 from hypergrad_search.cost import VALUE_AND_GRADIENT
 from hypergrad_search.fold import Fold
 from hypergrad_search.search.explore_descend import ExploreDescend
@@ -151,17 +152,18 @@ class AskTell:
 
         A value that is not finite is a failed step, and so is one whose status is "overfitted", whatever the value.
         A trial that does not report its cost counts as 1, or as 4 where it reported a gradient. The derivatives that a
-        gradient lacks are 0. A gradient that is not finite is dropped. One that does not fit the space is dropped too,
-        with a warning.
+        gradient lacks are 0. A gradient that is not finite, or does not fit the space, is ignored.
         """
         reported = {n: g for n, g in (outcome.gradient or {}).items() if g is not None and n in floats(self.space)}
         cost = _number(outcome.cost)
         if cost is None:
             cost = float(VALUE_AND_GRADIENT) if reported else 1.0
+        gradient, ignored = self._gradient(reported) if reported else (None, "")
         return replace(
             begun,
             value=math.inf if outcome.status == OVERFITTED else self.loss(outcome.value),
-            gradient=self._gradient(reported) if reported else None,
+            gradient=gradient,
+            ignored=ignored,
             cost=cost,
             held_back=_losses(outcome.held_back),
             refined=self._refined(outcome.refined),
@@ -196,19 +198,21 @@ class AskTell:
         levels = {n: level(p, moved[n]) if p.shape else moved[n] for n, p in floats(self.space).items() if moved}
         return Suggestion(moved, levels, wanted)
 
-    def _gradient(self, reported: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    def _gradient(self, reported: Mapping[str, Any]) -> tuple[dict[str, np.ndarray] | None, str]:
+        """Return the gradient of the loss, or None and why the reported one is ignored."""
         gradient = {}
         for name, parameter in floats(self.space).items():
             derivative = _array(reported.get(name, np.zeros(parameter.shape)))
             if derivative is None or derivative.shape != parameter.shape:
-                warnings.warn(
-                    f"a gradient was ignored: gradient[{name!r}] must be numbers of shape {parameter.shape}, "
-                    f"got {reported[name]!r}",
-                    stacklevel=2,
+                return (
+                    None,
+                    f"gradient[{name!r}] must be numbers of shape {parameter.shape}, got {shown(reported[name])}",
                 )
-                return None
+            infinite = int(np.sum(~np.isfinite(derivative)))
+            if infinite:
+                return None, f"{infinite} of the {derivative.size} numbers of gradient[{name!r}] are NaN or infinite"
             gradient[name] = -derivative if self.maximise else derivative
-        return gradient if all(np.isfinite(derivative).all() for derivative in gradient.values()) else None
+        return gradient, ""
 
     def _refined(self, reported: Mapping[str, Any] | None) -> dict[str, Any] | None:
         differentiable = floats(self.space)

@@ -7,9 +7,7 @@ value may be curved or noisy.
 
 import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +21,10 @@ ENOUGH = 5
 #: A step whose change is this many times the prediction, or this share of it, tells that the scale is wrong.
 OUT_OF_SCALE = 10.0
 #: Ratios that differ by more than this factor come from curvature or noise, not from the gradient.
-CONSISTENT = 3.0
+CONSISTENT = 2.0
+#: The predictions must differ by this factor. Where they do not, a head that owes its low value to luck makes all steps
+#: from it seem alike.
+VARIED = 3.0
 #: So many gradients in a row that are all zero are no accident.
 ENOUGH_ZEROS = 3
 KEPT = 32  # the number of trials with a gradient that are remembered, from which steps may start
@@ -47,45 +48,35 @@ class Doubts:
     def __init__(self, search: str) -> None:
         self._search = search
         self._said: set[str] = set()
+        self._space: Space = {}
         self._starts: dict[str, _Start] = {}
-        self._ratios: list[float] = []
+        self._steps: list[tuple[float, float]] = []  # predicted and real changes of the last short steps
         self._zeros = 0
 
-    def look(self, space: Space, reported: Mapping[str, Any], observation: Observation) -> None:
-        """Look at one finished trial: the gradient as it was reported, and the observation that was made of it."""
-        if not math.isfinite(observation.value):
-            return
-        self._look_at_numbers(reported, observation.trial)
-        if observation.again or observation.refined is not None:
+    def look(self, space: Space, observation: Observation) -> None:
+        """Look at one finished trial; points of another space than before cannot be compared with those before."""
+        if space != self._space:
+            self._space, self._starts, self._steps, self._zeros = space, {}, [], 0
+        if observation.ignored:
+            self._warn("ignored", f"the gradient of trial {observation.trial} is ignored: {observation.ignored}")
+        if not math.isfinite(observation.value) or observation.again or observation.refined is not None:
             return
         point = to_unit(space, observation.hyperparameters)
         if observation.parent in self._starts:
             self._look_at_step(self._starts[str(observation.parent)], point, observation)
-        if observation.gradient is not None:
-            gradient = gradient_to_unit(space, observation.hyperparameters, observation.gradient)
-            self._starts[observation.trial] = _Start(point, observation.value, gradient)
-            while len(self._starts) > KEPT:
-                del self._starts[next(iter(self._starts))]
-
-    def _look_at_numbers(self, reported: Mapping[str, Any], trial: str) -> None:
-        arrays = {name: np.asarray(derivative, np.float64) for name, derivative in reported.items()}
-        if not arrays:
+        if observation.gradient is None:
             return
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                bad = int(np.sum(~np.isfinite(array)))
-                self._warn(
-                    "finite",
-                    f"the gradient of trial {trial} is not used, since {bad} of {array.size} derivatives with respect "
-                    f"to {name!r} are NaN or infinite",
-                )
-        self._zeros = 0 if any(array.any() for array in arrays.values()) else self._zeros + 1
+        gradient = gradient_to_unit(space, observation.hyperparameters, observation.gradient)
+        self._zeros = 0 if gradient.any() else self._zeros + 1
         if self._zeros == ENOUGH_ZEROS:
             self._warn(
                 "zero",
                 f"the gradients of {ENOUGH_ZEROS} trials in a row were zero everywhere, so no step can follow them; an "
                 "objective that is constant by pieces, such as an accuracy, has no useful gradient: take a smooth loss",
             )
+        self._starts[observation.trial] = _Start(point, observation.value, gradient)
+        while len(self._starts) > KEPT:
+            del self._starts[next(iter(self._starts))]
 
     def _look_at_step(self, start: _Start, point: np.ndarray, observation: Observation) -> None:
         step = point - start.point
@@ -93,19 +84,23 @@ class Doubts:
         if not 0 < np.abs(step).max(initial=0.0) <= SHORT or not predicted:
             return
         changed = observation.value - start.value
-        self._ratios = [*self._ratios, changed / predicted][-ENOUGH:]
-        if len(self._ratios) < ENOUGH:
+        self._steps = [*self._steps, (predicted, changed)][-ENOUGH:]
+        if len(self._steps) < ENOUGH:
             return
-        sizes = np.abs(self._ratios)
+        predictions, changes = np.abs(np.transpose(self._steps))
+        ratios = [change / prediction for prediction, change in self._steps]
+        if predictions.max() < VARIED * predictions.min() or not changes.min():
+            return
+        sizes = changes / predictions
         numbers = (
-            f"the last {ENOUGH} short steps changed the value by {_listed(self._ratios)} times what the reported "
+            f"the last {ENOUGH} short steps changed the value by {_listed(ratios)} times what the reported "
             f"gradients promise (trial {observation.trial}: {predicted:.3g} was promised, {changed:.3g} came)"
         )
-        if not sizes.min() or sizes.max() > CONSISTENT * sizes.min():
+        if sizes.max() > CONSISTENT * sizes.min():
             return
-        if max(self._ratios) < 0:
+        if max(ratios) < 0:
             self._warn("sign", f"{numbers}; is the sign right? {_REMEDY}")
-        elif min(self._ratios) > 0 and not 1 / OUT_OF_SCALE < np.median(sizes) < OUT_OF_SCALE:
+        elif min(ratios) > 0 and not 1 / OUT_OF_SCALE < np.median(sizes) < OUT_OF_SCALE:
             self._warn(
                 "scale",
                 f"{numbers}; a gradient must be in the parameters' own units, not per logarithm, and that of the "

@@ -23,6 +23,7 @@ class Observation:
       the evaluation moved none.
     - `again`: whether the trial evaluated its parent's own hyperparameters once more.
     - `unasked`: whether no gradient was ever wanted of the trial, as of one that another search ran.
+    - `ignored`: why a gradient that was reported is ignored; "" where none was, or it is used.
     """
 
     trial: str
@@ -35,6 +36,7 @@ class Observation:
     refined: Mapping[str, Any] | None = None
     again: bool = False
     unasked: bool = False
+    ignored: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that is strict JSON, with arrays as lists."""

@@ -2,6 +2,7 @@
 
 from hypergrad_optuna import _version  # noqa: F401 (it refuses an old Optuna before the others are imported)
 from hypergrad_optuna.best import best_hyperparameters, best_model
+from hypergrad_optuna.check_gradient import check_gradient
 from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
 from hypergrad_optuna.report import report_gradient, wants_gradient
@@ -13,6 +14,7 @@ __all__ = [
     "Objective",
     "best_hyperparameters",
     "best_model",
+    "check_gradient",
     "hyperparameters_of",
     "report_gradient",
     "suggest_array",

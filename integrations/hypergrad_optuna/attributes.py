@@ -18,9 +18,14 @@ WANTED = PREFIX + "wanted"  # a system attribute: what the sampler wants of the 
 AnyTrial = optuna.Trial | FrozenTrial | FixedTrial
 
 
-def want(study: optuna.Study, trial: FrozenTrial, wanted: Wanted) -> None:
+def want(study: optuna.Study, trial: FrozenTrial | optuna.Trial, wanted: Wanted) -> None:
     """Write what is wanted of a trial, before it runs."""
     study._storage.set_trial_system_attr(trial._trial_id, WANTED, {**wanted.to_json(), "trial": trial.number})
+
+
+def want_of(trial: FixedTrial, wanted: Wanted) -> None:
+    """Write what is wanted of a trial that has no study."""
+    trial._system_attrs[WANTED] = {**wanted.to_json(), "trial": trial.number}
 
 
 def wanted(trial: AnyTrial) -> Wanted:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import optuna
 from optuna.trial import FrozenTrial
 
 from hypergrad_optuna import arrays, attributes
@@ -20,7 +19,7 @@ def wants_gradient(trial: AnyTrial, value: float) -> bool:
     gradient of a failed step is worth nothing. The result is always False under another sampler, and for a trial
     without a study, such as `study.best_trial`.
     """
-    return isinstance(trial, optuna.Trial) and attributes.wanted(trial).wants_gradient(value)
+    return not isinstance(trial, FrozenTrial) and attributes.wanted(trial).wants_gradient(value)
 
 
 def report_gradient(trial: AnyTrial, gradient: Mapping[str, Any], *, cost: float | None = None) -> None:

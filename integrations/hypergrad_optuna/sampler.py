@@ -181,12 +181,20 @@ class HypergradSampler(BaseSampler):
             kept = step.params[param_name]
             if param_distribution._contains(param_distribution.to_internal_repr(kept)):
                 return kept
+            if param_name in step.moved:
+                self._leave(study, trial)
         return memory.explorer.sample_independent(study, trial, param_name, param_distribution)
 
     def proposed_array(self, trial: optuna.Trial, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
         """Return the array of a trial on a chain; None where all elements have the same value, the level."""
         step = self._memory(trial.study).steps.get(trial.number)
-        return None if step is None else step.array(name, shape, self.artifact_store)
+        if step is None:
+            return None
+        array = step.array(name, shape, self.artifact_store)
+        if array is not None and array.shape != shape:
+            self._leave(trial.study, trial)
+            return None
+        return array
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
@@ -204,6 +212,12 @@ class HypergradSampler(BaseSampler):
         if memory.explorer.exhausted and not may_go_on:
             with contextlib.suppress(RuntimeError):  # where the user asks and tells, there is no loop to stop
                 study.stop()
+
+    def _leave(self, study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
+        """Take a trial off its chain, since the objective has changed, so that the trial cannot take its step."""
+        memory = self._memory(study)
+        memory.steps.pop(trial.number, None)
+        attributes.want(study, trial, memory.mind.explore().wanted)
 
     def _memory(self, study: optuna.Study) -> _Memory:
         with self._lock:

@@ -140,7 +140,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         ),
         (lambda: trained_with(sgd({"w": 0.1}, 0.9)), "optimizer: learning_rate must be one value or a pytree prefix"),
         (
-            lambda: trained_with(sgd(lambda h: 0.1, 0.9)),
+            lambda: trained_with(sgd(lambda h: 0.1, 0.9)),  # type: ignore[misc]
             r"learning_rate must take \(hyperparameters, step\)",
         ),
         (lambda: trained_with(sgd(lambda h, t: None, 0.9)), "optimizer: learning_rate must be numbers, got None"),

@@ -112,12 +112,14 @@ def test_no_derivative_of_a_float_is_no_gradient(gradient: Any) -> None:
 def test_a_gradient_that_is_not_finite_is_dropped_and_paid_for(slope: float) -> None:
     seen = AskTell.begin(SPACE).read(BEGUN, Outcome(1.0, {"rate": slope}))
     assert (seen.value, seen.gradient, seen.cost) == (1.0, None, 4.0)
+    assert "1 of the 1 numbers" in seen.ignored
 
 
 @pytest.mark.parametrize("bad", [1.0, np.ones(3), "steep", {"a": 1}])
-def test_a_gradient_that_does_not_fit_is_dropped_with_a_warning(bad: Any) -> None:
-    with pytest.warns(UserWarning, match=r"gradient\['array'\] must be numbers of shape \(2,\), got"):
-        assert AskTell.begin(SPACE).read(BEGUN, Outcome(1.0, {"array": bad})).gradient is None
+def test_a_gradient_that_does_not_fit_is_ignored(bad: Any) -> None:
+    seen = AskTell.begin(SPACE).read(BEGUN, Outcome(1.0, {"array": bad}))
+    assert seen.gradient is None
+    assert seen.ignored.startswith("gradient['array'] must be numbers of shape (2,), got")
 
 
 @pytest.mark.parametrize(("reported", "cost"), [(None, 1.0), (math.nan, 1.0), (20, 20.0), ("7", 7.0)])
