@@ -1,33 +1,59 @@
 """The result of a run: hyperparameters that are ready for `evaluate`."""
 
+import math
 from typing import Any
 
 from ray.tune import ExperimentAnalysis, ResultGrid
+from ray.tune.experiment import Trial
 
-from hypergrad_ray.param_space import join
+from hypergrad_ray.param_space import check_names, join
 from hypergrad_search import Space
+from hypergrad_search.checks import shown
+from hypergrad_search.search.ask_tell import OVERFITTED
 
 
 def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Space) -> dict[str, Any]:
     """Return the hyperparameters of a run's best trial, ready for `hypergrad_search.evaluate`.
 
     Use it in place of the best config, which may hold a key of `HypergradSearch`, and may have one key for each
-    coordinate of an array. Where the evaluation itself moved the hyperparameters, as with `Hypernet`, the result holds
-    the values where it ended.
+    coordinate of an array. Trials whose status is "overfitted" are passed over, unlike in Ray's best result. Where the
+    evaluation itself moved the hyperparameters, as with `Hypernet`, the result holds the values where it ended.
 
     Args:
         results: the return value of `Tuner.fit` or `tune.run`, with a metric and a mode.
         space: the space of the searcher and the trainable.
 
     Raises:
-        ValueError: no trial has a finite metric, or the best trial's config does not fit the space.
+        ValueError: an argument does not fit, the run has no metric or mode, no trial has a finite metric, or the best
+            trial's config does not fit the space.
     """
-    try:
-        if isinstance(results, ResultGrid):
-            best = results.get_best_result()
-            config, metrics = best.config, best.metrics
-        else:
-            config, metrics = results.best_config, results.best_result
-    except (RuntimeError, AttributeError) as error:  # Ray's, where no trial has a finite metric
-        raise ValueError("best_hyperparameters: no trial has a finite metric; look at the trials' errors") from error
-    return join(space, {**(config or {}), **(metrics or {}).get("refined", {})})
+    check_names(space)
+    analysis = results._experiment_analysis if isinstance(results, ResultGrid) else results
+    if not isinstance(analysis, ExperimentAnalysis):
+        raise ValueError(
+            f"best_hyperparameters: results must be what Tuner.fit or tune.run returned, got {shown(results)}"
+        )
+    best = _best_trial(analysis)
+    return join(space, {**best.config, **best.last_result.get("refined", {})})
+
+
+def _best_trial(analysis: ExperimentAnalysis) -> Trial:
+    """Return the best trial that has not overfitted, and the best of all where every trial has."""
+    metric, mode = analysis.default_metric, analysis.default_mode
+    if metric is None or mode is None:
+        raise ValueError(
+            f"best_hyperparameters: the run has metric={metric!r} and mode={mode!r}; give both to tune.run or "
+            "tune.TuneConfig"
+        )
+    sign = -1 if mode == "max" else 1
+    losses = [(sign * _last(trial, metric), trial) for trial in analysis.trials]
+    finite = [(loss, trial) for loss, trial in losses if math.isfinite(loss)]
+    if not finite:
+        raise ValueError(f"best_hyperparameters: no trial has a finite {metric!r}; look at the trials' errors")
+    sound = [(loss, trial) for loss, trial in finite if trial.last_result.get("status") != OVERFITTED]
+    return min(sound or finite, key=lambda pair: pair[0])[1]
+
+
+def _last(trial: Trial, metric: str) -> float:
+    value = trial.metric_analysis.get(metric, {}).get("last", math.nan)
+    return float(value)

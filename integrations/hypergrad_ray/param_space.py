@@ -1,13 +1,14 @@
 """A space in Ray Tune's terms, and the way back: an array is one number for each coordinate, or one ndarray."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from ray import tune
 
 from hypergrad_search import Categorical, Float, Int, Space
-from hypergrad_search.hosting import joined
+from hypergrad_search.checks import shown
 from hypergrad_search.space import check_space, coordinates
 
 RESERVED = "hypergrad"  # the key in a trial's config under which the searcher says what it wants
@@ -44,34 +45,69 @@ def check_names(space: Space) -> None:
 def join(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the hyperparameters in a trial's config, in which arrays are put together from their coordinates.
 
-    Raises `ValueError` where one is missing, or has neither its own shape nor that of its `lift`.
+    Numbers come out plain: a whole number for a `Float` as a float, one of numpy's for an `Int` or a choice as one of
+    Python's. Raises `ValueError` where one is missing, is no value of its parameter's kind, or has neither its own
+    shape nor that of its `lift`.
     """
-    config = joined(config)
-    try:
-        return {name: _value(name, parameter, config[name]) for name, parameter in space.items()}
-    except KeyError as error:
-        raise ValueError(
-            f"the trial's config lacks {error}; search with HypergradSearch(space), or with "
-            "param_space=param_space(space)"
-        ) from error
+    if not isinstance(config, Mapping):
+        raise ValueError(f"the trial's config must be a dict, got {shown(config)}")
+    return {name: _hyperparameter(name, parameter, config) for name, parameter in space.items()}
 
 
 def _keys(name: str, parameter: Float | Int | Categorical) -> list[str]:
     return coordinates(name, parameter.shape if isinstance(parameter, Float) else ())
 
 
-def _value(name: str, parameter: Float | Int | Categorical, value: Any) -> Any:
-    if isinstance(parameter, Categorical):
-        return value.item() if isinstance(value, np.generic) else value
-    if isinstance(parameter, Int):
-        return int(value)
-    array = np.asarray(value, dtype=np.float64)
-    if array.shape not in (parameter.shape, parameter.lift):
+def _hyperparameter(name: str, parameter: Float | Int | Categorical, config: Mapping[str, Any]) -> Any:
+    """Return a hyperparameter from its own key, or from those of its coordinates."""
+    if name in config:
+        return _value(name, parameter, config[name])
+    missing = [key for key in _keys(name, parameter) if key not in config]
+    if missing or not isinstance(parameter, Float):
         raise ValueError(
-            f"the trial's config has {name!r} of shape {array.shape}, the space has {parameter}; give "
+            f"the trial's config lacks {(missing if len(missing) == 1 else [name])[0]!r}; search with "
+            "HypergradSearch(space, ...), or with param_space=param_space(space)"
+        )
+    number = replace(parameter, shape=())
+    values = [_value(key, number, config[key]) for key in coordinates(name, parameter.shape)]
+    return np.reshape(values, parameter.shape)
+
+
+def _value(name: str, parameter: Float | Int | Categorical, value: Any) -> Any:
+    if isinstance(parameter, Float):
+        return _real(name, parameter, value)
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.shape):
+        value = value.item()
+    if isinstance(parameter, Categorical):
+        fits = isinstance(value, bool | int | float | str | None) and value in parameter.choices
+    else:
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+    if not fits:
+        raise ValueError(_misfit(name, parameter, value))
+    return int(value) if isinstance(parameter, Int) else value
+
+
+def _real(name: str, parameter: Float, value: Any) -> Any:
+    try:
+        given = np.asarray(value)
+    except ValueError:  # a list of lists of different lengths
+        raise ValueError(_misfit(name, parameter, value)) from None
+    if given.dtype.kind not in "iuf" or not np.isfinite(given).all():
+        raise ValueError(_misfit(name, parameter, value))
+    if given.shape not in (parameter.shape, parameter.lift):
+        raise ValueError(
+            f"the trial's config has {name!r} of shape {given.shape}, the space has {parameter}; give "
             "HypergradSearch and trainable the same space"
         )
+    array = given.astype(np.float64)
     return array if array.shape else float(array)
+
+
+def _misfit(name: str, parameter: Float | Int | Categorical, value: Any) -> str:
+    return (
+        f"the trial's config has {name!r} = {shown(value)}, which does not fit {parameter}; give HypergradSearch and "
+        "trainable the same space"
+    )
 
 
 def _domain(parameter: Float | Int | Categorical) -> Any:

@@ -21,8 +21,10 @@ from hypergrad_ray.param_space import RESERVED, check_names, join, param_space
 from hypergrad_ray.race import Race
 from hypergrad_ray.trainable import RUNNING
 from hypergrad_search import Space
+from hypergrad_search.checks import shown, whole_number
 from hypergrad_search.search import Observation, Strategy
-from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Outcome, collect, levels, spread
+from hypergrad_search.search.ask_tell import OVERFITTED, AskTell, MissingGradients, Outcome, collect, levels, spread
+from hypergrad_search.search.doubts import Doubts
 from hypergrad_search.space import floats, lifted
 
 LOSS = "loss"  # the name of the metric that the explorer minimises
@@ -88,6 +90,7 @@ class HypergradSearch(Searcher):
         self._mind = AskTell.begin(self._space, strategy, maximise=mode == "max")
         remedy = "use hypergrad_ray.trainable, or report 'gradient': {name: array}"
         self._missing_gradients = MissingGradients("HypergradSearch", "trainable", self._explorer, remedy)
+        self._doubts = Doubts("HypergradSearch")
         self._observations: dict[str, Observation] = {}
         self._running: dict[str, Observation] = {}  # unfinished trials, with their results so far
         self._race = Race()  # among the unfinished trials
@@ -129,10 +132,10 @@ class HypergradSearch(Searcher):
         suggestion = self._mind.ask([trial.parent for name, trial in self._running.items() if name not in lost])
         wanted = suggestion.wanted
         if wanted.parent is None:
-            chosen = self._explorer.suggest(trial_id)
-            if not isinstance(chosen, dict):
-                return chosen
-            hyperparameters = spread(self._space, join(levels(self._space), chosen))
+            chosen: Any = self._explorer.suggest(trial_id)
+            if chosen is None or isinstance(chosen, str):  # it waits, or it has finished
+                return chosen  # type: ignore[return-value]
+            hyperparameters = spread(self._space, self._read_choice(chosen))
         else:
             before = self._observations[wanted.parent].hyperparameters
             hyperparameters = join(self._space, {**before, **(suggestion.moved or {})})
@@ -142,6 +145,7 @@ class HypergradSearch(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the result of a running trial, and tell the explorer of its own trials."""
+        _check_result(result)
         trial = self._begun(trial_id, result)
         if trial is None:
             _warn(f"a result of trial {trial_id!r}, which is not running, was ignored")
@@ -155,7 +159,8 @@ class HypergradSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn from a trial that completed, was stopped early (perhaps without a result) or failed."""
-        result = result or {}
+        result = {} if result is None else result
+        _check_result(result)
         known = self._observations.get(trial_id)
         if known is not None and (math.isinf(known.value) if error else trial_id in self._adopted):
             return  # it says nothing new
@@ -167,12 +172,16 @@ class HypergradSearch(Searcher):
         self._race = self._race.end(trial_id, time.monotonic())
         trial = self._read(trial, result) if result else trial
         trial = replace(trial, value=math.inf, gradient=None) if error else trial
-        reported = trial.gradient is not None or any(key.startswith("gradient") for key in result)
+        reported = trial.gradient is not None or any(
+            key.startswith("gradient") and value is not None for key, value in result.items()
+        )
         self._missing_gradients.check(self._mind, trial.value, reported=reported)
         self._observations[trial_id] = trial
         if trial.refined is not None and {"trial_path", "checkpoint_dir_name"} <= result.keys():
             self._checkpoints[trial_id] = f"{result['trial_path']}/{result['checkpoint_dir_name']}"
         self._mind = self._mind.tell(trial)
+        if "status" not in result:  # the user's own gradient
+            self._doubts.look(self._space, trial)
         stopped = math.isinf(trial.value) and (not result or result.get("status") == RUNNING)
         self._tell_explorer(trial, result, stopped, error)
 
@@ -187,15 +196,26 @@ class HypergradSearch(Searcher):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from `get_state`, in a searcher that was made with the same arguments."""
-        self._observations = {data["trial"]: Observation.from_json(data) for data in state["observations"]}
+        """Go on from `get_state`, in a searcher that was made with the same arguments.
+
+        Raises `ValueError` where `state` did not come from there, or the searcher has another space.
+        """
+        try:
+            observations = [Observation.from_json(data) for data in state["observations"]]
+            running = [Observation.from_json(data) for data in state["running"]]
+            adopted = set(state.get("adopted", ()))  # earlier versions had none
+            checkpoints, explorer = dict(state["checkpoints"]), base64.b64decode(state["explorer"])
+        except (TypeError, ValueError, KeyError, AttributeError):
+            raise ValueError(f"HypergradSearch: state must be what get_state returned, got {shown(state)}") from None
+        for trial in (*observations, *running):
+            join(self._space, trial.hyperparameters)
+        _restore(self._explorer, explorer)
+        self._observations = {trial.trial: trial for trial in observations}
         self._running, self._race = {}, Race()
-        for data in state["running"]:
-            self._begin(Observation.from_json(data))
-        self._adopted = set(state.get("adopted", ()))  # earlier versions had none
-        self._checkpoints = dict(state["checkpoints"])
+        for trial in running:
+            self._begin(trial)
+        self._adopted, self._checkpoints = adopted, checkpoints
         self._mind = self._remembered()
-        _restore(self._explorer, base64.b64decode(state["explorer"]))
 
     def save(self, checkpoint_path: str) -> None:
         """Write `get_state` to a file."""
@@ -203,7 +223,13 @@ class HypergradSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Read the file that `save` wrote. Restore only files that you trust: explorers save themselves by pickle."""
-        self.set_state(json.loads(Path(checkpoint_path).read_text(encoding="utf-8")))
+        try:
+            state = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))
+        except ValueError:
+            raise ValueError(
+                f"HypergradSearch: checkpoint_path must name a file that save wrote, got {shown(checkpoint_path)}"
+            ) from None
+        self.set_state(state)
 
     def _begin(self, trial: Observation) -> None:
         self._running[trial.trial] = trial
@@ -252,7 +278,7 @@ class HypergradSearch(Searcher):
         differentiable = floats(self._space)
         outcome = Outcome(
             value=self._value(result),
-            gradient={name: result.get(f"gradient/{name}") for name in differentiable},
+            gradient=self._gradient(result),
             cost=cost,
             held_back=result.get("held_back"),
             refined={name: result.get(f"refined/{name}") for name in differentiable},
@@ -267,26 +293,52 @@ class HypergradSearch(Searcher):
             )
         return result.get(str(self._metric))
 
+    def _gradient(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the derivatives in a result, in which Ray has made `{"gradient": {"x": 1.0}}` one key."""
+        reported = {k.removeprefix("gradient/"): g for k, g in result.items() if k.startswith("gradient/")}
+        known = floats(self._space)
+        for name, derivative in reported.items():
+            if name not in known and derivative is not None:
+                self._warn_once(f"gradient[{name!r}] was ignored: the floats of the space are {sorted(known)}")
+        whole = result.get("gradient")
+        if whole is not None and not isinstance(whole, Mapping):
+            self._warn_once(f"a gradient was ignored: it must be a dict {{name: array}}, got {shown(whole)}")
+        return {name: reported.get(name) for name in known}
+
+    def _read_choice(self, chosen: Any) -> dict[str, Any]:
+        """Return what the explorer has chosen, one number for each array."""
+        try:
+            return join(levels(self._space), chosen)
+        except ValueError as error:
+            raise ValueError(f"HypergradSearch: the explorer's choice does not fit the space: {error}") from None
+
     def _warn_once(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
             _warn(message)
 
     def _tell_explorer(self, trial: Observation, result: dict[str, Any], stopped: bool, error: bool) -> None:
+        overfitted = result.get("status") == OVERFITTED and not error  # a failed step, with a value that is sound
+        loss = self._mind.loss(self._value(result)) if overfitted else trial.value
         if trial.parent is None and trial.trial not in self._adopted:
-            told = None if stopped or error else {**result, LOSS: trial.value}
+            told = None if stopped or error else {**result, LOSS: loss}
             self._explorer.on_trial_complete(trial.trial, result=told, error=error)
             return
         point = collect(self._space, trial.hyperparameters)
         with contextlib.suppress(NotImplementedError):  # of searchers that cannot learn from points that others chose
-            self._explorer.add_evaluated_point(point, trial.value, error=error, pruned=stopped)
+            self._explorer.add_evaluated_point(point, loss, error=error, pruned=stopped)
 
 
 def _check_goal(metric: Any, mode: Any) -> None:
     if metric is not None and not isinstance(metric, str):
         raise ValueError(f"HypergradSearch: metric must be one name, got {metric!r}")
-    if mode not in (None, "min", "max"):
+    if mode is not None and (not isinstance(mode, str) or mode not in ("min", "max")):
         raise ValueError(f"HypergradSearch: mode must be 'min' or 'max', got {mode!r}")
+
+
+def _check_result(result: Any) -> None:
+    if not isinstance(result, Mapping):
+        raise ValueError(f"HypergradSearch: result must be a dict, got {shown(result)}")
 
 
 def _check_explorer(explorer: Searcher | None, seed: int | None) -> Searcher:
@@ -296,7 +348,7 @@ def _check_explorer(explorer: Searcher | None, seed: int | None) -> Searcher:
                 "HypergradSearch: the default explorer needs optuna; pip install 'hypergrad-search[ray]', "
                 "or give another searcher as explorer"
             )
-        return OptunaSearch(seed=seed)
+        return OptunaSearch(seed=None if seed is None else whole_number("HypergradSearch: seed", seed, 0, 2**32 - 1))
     if not isinstance(explorer, Searcher):
         raise ValueError(f"HypergradSearch: explorer must be a ray.tune.search.Searcher, got {explorer!r}")
     if seed is not None:
@@ -319,7 +371,13 @@ def _restore(explorer: Searcher, saved: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "explorer")
         path.write_bytes(saved)
-        explorer.restore(str(path))
+        try:
+            explorer.restore(str(path))
+        except Exception as error:  # whatever the explorer makes of what another one has saved
+            raise ValueError(
+                f"HypergradSearch: {type(explorer).__name__} cannot read the explorer's part of the state "
+                f"({shown(error)}); is it of another explorer?"
+            ) from error
 
 
 def _warn(message: str) -> None:

@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ray import tune
 from ray.tune import Checkpoint
 
 from hypergrad_ray.param_space import RESERVED, check_names, join
 from hypergrad_search import Evaluation, Method, Space, TrainingProblem
+from hypergrad_search.checks import shown
 from hypergrad_search.hosting import DEFAULT_METHOD, HostedProblem, host
 from hypergrad_search.search.ask_tell import Wanted
+from hypergrad_search.space import floats, lifted
 
 CHECKPOINT_FILE = "checkpoint"  # the file in a checkpoint's folder
 RUNNING = "running"  # the status of a result that is not the last
 KEPT = 4  # the number of problems that a process remembers; Ray keeps a process for one run
 
-_problems: dict[str, TrainingProblem] = {}  # the last ones of this process, so that each compiles once
+_problems: dict[str, HostedProblem] = {}  # the last ones of this process, so that each compiles once
 
 
 def trainable(
@@ -36,7 +39,8 @@ def trainable(
     `param_space(space)`. A number with a `lift` is an array under `HypergradSearch`, and a number under any other
     searcher. The last result of a trial holds
 
-    - `loss`: the validation loss, infinite where training failed; `status` and `message` say why.
+    - `loss`: the validation loss, infinite where training failed; `status` and `message` say why. A step that fits what
+      was held back no better than before keeps its true loss, with the status "overfitted".
     - `gradient`: for each float of the space a number or an array, as in the config, in natural units. It is missing
       where none was wanted, and where it is of no use.
     - `gradient_evaluations`: the cost in minibatch training gradients.
@@ -81,15 +85,16 @@ def trainable(
     token = uuid.uuid4().hex
 
     def train(config: dict[str, Any], problem: TrainingProblem) -> None:
-        wanted = Wanted.from_json(config.get(RESERVED))
+        hyperparameters = join(space, config)
+        wanted = _wanted(config)
         if wanted.maximise:
             raise ValueError("trainable: it reports a loss, so search with mode='min', not 'max'")
-        by_gradients = config.pop(RESERVED, None) is not None  # so that it is not in the config of a result
-        hosted = host("trainable", _remembered(token, problem), space, method, key, report_every)
+        config.pop(RESERVED, None)  # so that it is not in the config of a result
+        hosted = _remembered(token, lambda: host("trainable", problem, space, method, key, report_every))
         evaluation = hosted.evaluate(
-            join(space, config),
+            hyperparameters,
             wanted,
-            by_gradients=by_gradients,
+            by_gradients=all(np.shape(hyperparameters[n]) == p.shape for n, p in floats(lifted(space)).items()),
             on_the_way=_report_on_the_way,
             checkpoint=lambda: _read_checkpoint(wanted.checkpoint),
         )
@@ -106,13 +111,30 @@ def wants_gradient(config: Mapping[str, Any], value: float) -> bool:
     derivatives of the metric itself in natural units, whether it is minimised or maximised. A gradient costs several
     times as much as a value, and the gradient of a failed step is worth nothing. The result is always False under
     another searcher.
+
+    Raises `ValueError` where `config` is not a trial's config, or `value` is not a number.
     """
-    return Wanted.from_json(config.get(RESERVED)).wants_gradient(value)
+    if not isinstance(config, Mapping):
+        raise ValueError(f"wants_gradient: config must be the trial's config, a dict, got {shown(config)}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"wants_gradient: value must be a number, got {shown(value)}") from None
+    return _wanted(config).wants_gradient(number)
 
 
-def _remembered(token: str, problem: TrainingProblem) -> TrainingProblem:
+def _wanted(config: Mapping[str, Any]) -> Wanted:
+    try:
+        return Wanted.from_json(config.get(RESERVED))
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise ValueError(
+            f"the trial's config has {RESERVED!r} = {shown(config[RESERVED])}; leave this key to HypergradSearch"
+        ) from None
+
+
+def _remembered(token: str, make: Callable[[], HostedProblem]) -> HostedProblem:
     """Return the problem of this token that this process has compiled, since Ray unpickles a new one for each trial."""
-    _problems[token] = _problems.pop(token, problem)
+    _problems[token] = _problems.pop(token) if token in _problems else make()
     while len(_problems) > KEPT:
         del _problems[next(iter(_problems))]
     return _problems[token]

@@ -355,7 +355,8 @@ def test_one_second_look_is_enough_where_values_do_not_vary() -> None:
         return result(loss, {name: -derivative for name, derivative in gradient.items()})
 
     searcher = minimising(LIFTED, seed=0)
-    configs = play(searcher, 80, uphill)
+    with pytest.warns(UserWarning, match="is the sign right"):
+        configs = play(searcher, 80, uphill)
     assert len(second_looks(searcher, configs)) == 1
     assert searcher._mind.state.noisy is False
 
@@ -629,15 +630,61 @@ def test_floats_without_a_derivative_stay_along_a_chain() -> None:
 @pytest.mark.parametrize("bad", [np.ones(2), 1.0, "steep", {"a": 1}])
 def test_gradient_that_does_not_fit_is_ignored_with_a_warning(bad: Any) -> None:
     searcher = minimising(FLOATS, seed=0)
-    with pytest.warns(UserWarning, match=r"gradient\['x'\] must be numbers of shape \(3,\)"):
-        play(searcher, 1, lambda config: result(1.0, {"x": bad}))
-    (trial,) = searcher._observations.values()
-    assert (trial.value, trial.gradient) == (1.0, None)
+    with pytest.warns(UserWarning, match=r"gradient\['x'\] must be numbers of shape \(3,\)") as caught:
+        play(searcher, 3, lambda config: result(1.0, {"x": bad}))
+    assert len(caught) == 1
+    assert [(trial.value, trial.gradient) for trial in searcher._observations.values()] == [(1.0, None)] * 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"gradient/typo": 1.0, "gradient/y": 2.0}, r"gradient\['typo'\] was ignored: the floats of the space are"),
+        ({"gradient/x/a": 1.0, "gradient/y": 2.0}, r"gradient\['x/a'\] was ignored"),
+        ({"gradient": 3, "gradient/y": 2.0}, r"must be a dict \{name: array\}, got 3"),
+        ({"gradient": np.ones(3), "gradient/y": 2.0}, r"must be a dict \{name: array\}, got array"),
+    ],
+)
+def test_what_is_wrong_in_a_gradient_is_said_once_and_the_rest_is_used(wrong: Config, words: str) -> None:
+    searcher = minimising(FLOATS, seed=0)
+    with pytest.warns(UserWarning, match=words) as caught:
+        play(searcher, 3, lambda config: {**result(1.0), **wrong})
+    assert len(caught) == 1
+    for trial in searcher._observations.values():
+        assert trial.gradient is not None
+        assert trial.gradient["y"] == 2.0
+        assert trial.gradient["x"].tolist() == [0.0] * 3
+
+
+def test_derivatives_that_are_none_are_not_there() -> None:
+    searcher = minimising(FLOATS, seed=0)
+    with pytest.warns(UserWarning, match="reported no gradient"):
+        play(searcher, 2, lambda config: {**result(1.0, {"x": None, "typo": None}), "gradient": None})
+
+
+def test_an_overfitted_step_has_failed_and_keeps_its_true_loss() -> None:
+    explorer = OptunaSearch(seed=0)
+    searcher = minimising(FLOATS, explorer=explorer)
+    play(searcher, 4)
+    for number in map(str, range(4, 20)):
+        config = searcher.suggest(trial_id=number)
+        assert config is not None
+        before = searcher._mind.state
+        searcher.on_trial_complete(number, result=result(-1.0, status="overfitted", gradient_evaluations=1.0))
+        assert searcher._observations[number].value == math.inf
+        assert searcher._mind.state.best_value == before.best_value
+        assert (told_to(explorer)[-1].value, told_to(explorer)[-1].state.name) == (-1.0, "COMPLETE")
+        parent = config["hypergrad"]["parent"]
+        if parent in searcher._mind.state.chains:
+            assert searcher._mind.state.chains[parent].rejections == before.chains[parent].rejections + 1
+    assert {None, "3"} <= set(parents(searcher)[4:])
 
 
 def test_gradient_that_is_not_finite_founds_no_chain() -> None:
     searcher = minimising(FLOATS, seed=0)
-    play(searcher, 6, lambda config: result(1.0, {"x": np.full(3, np.nan), "y": 1.0}))
+    with pytest.warns(UserWarning, match="3 of the 3 numbers of .*'x'.* are NaN or infinite") as caught:
+        play(searcher, 6, lambda config: result(1.0, {"x": np.full(3, np.nan), "y": 1.0}))
+    assert len(caught) == 1
     assert parents(searcher) == [None] * 6
 
 

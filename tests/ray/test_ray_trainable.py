@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ray.tune import ExperimentAnalysis
 from ray.tune.search.sample import Categorical as Choice
 from ray.tune.search.sample import Float as RealDomain
 from ray.tune.search.sample import Integer
@@ -209,6 +210,14 @@ def test_a_process_does_not_remember_all_problems(results: Results, monkeypatch:
     assert len(module._problems) == module.KEPT
 
 
+def test_an_overfitted_trial_reports_its_true_loss(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Evaluation(1.5, None, Status.OVERFITTED, Cost(1, 1))
+    monkeypatch.setattr(hosting, "evaluate", lambda *arguments, **others: found)
+    trainable(problem(), SPACE)(wanting())
+    assert (results[0]["loss"], results[0]["status"]) == (1.5, "overfitted")
+    assert "gradient" not in results[0]
+
+
 def test_what_the_searcher_wants_is_not_in_the_config_of_a_result(results: Results) -> None:
     """Ray reports the dict that the trainable was called with."""
     config = wanting()
@@ -220,17 +229,51 @@ def test_what_the_searcher_wants_is_not_in_the_config_of_a_result(results: Resul
 # what was found
 
 
+class Analysis(ExperimentAnalysis):
+    """The result of a run that never was; trials are pairs of a config and a last result."""
+
+    def __init__(self, *trials: tuple[dict[str, Any], dict[str, Any]], mode: str | None = "min") -> None:
+        self.default_metric, self.default_mode = "loss", mode
+        self.trials: list[Any] = [
+            SimpleNamespace(config=config, last_result=last, metric_analysis={n: {"last": x} for n, x in last.items()})
+            for config, last in trials
+        ]
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_best_hyperparameters_are_whole_and_nothing_else(apart: bool) -> None:
     arrays = {"target[0]": 0.5, "target[1]": -0.5} if apart else {"target": [0.5, -0.5]}
     config = {**arrays, "rate": 0.1, "scale": np.int64(2), "kind": None, "hypergrad": Wanted().to_json(), "mood": "bad"}
-    analysis: Any = SimpleNamespace(best_config=config, best_result={"loss": 1.0})
-    found = best_hyperparameters(analysis, SPACE)
+    last: dict[str, Any] = {"loss": 1.0}
+    found = best_hyperparameters(Analysis((config, last)), SPACE)
     assert list(found) == list(SPACE)
     assert (found["target"].tolist(), found["rate"], found["scale"], found["kind"]) == ([0.5, -0.5], 0.1, 2, None)
-    refined = {"target": np.zeros(2), "rate": 0.2, "scale": 2, "kind": None}
-    analysis.best_result["refined"] = refined
-    assert best_hyperparameters(analysis, SPACE)["rate"] == 0.2
+    last["refined"] = {"target": np.zeros(2), "rate": 0.2, "scale": 2, "kind": None}
+    assert best_hyperparameters(Analysis((config, last)), SPACE)["rate"] == 0.2
+
+
+def rates_of(*results: dict[str, Any]) -> Any:
+    return [({**CONFIG, "rate": (number + 1) / 10}, result) for number, result in enumerate(results)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "statuses", "mode", "best"),
+    [
+        ([3.0, 1.0, 2.0], ["ok", "overfitted", "ok"], "min", 0.3),
+        ([3.0, 1.0, 2.0], ["ok", "ok", "overfitted"], "min", 0.2),
+        ([3.0, 1.0, 2.0], ["overfitted"] * 3, "min", 0.2),
+        ([3.0, 1.0, 2.0], ["overfitted", "ok", None], "max", 0.3),
+        ([math.nan, math.inf, 2.0], ["ok", "ok", "overfitted"], "min", 0.3),
+        ([math.inf, 5.0, math.nan], [None] * 3, "max", 0.2),
+    ],
+)
+def test_best_hyperparameters_pass_over_overfitted_trials(
+    losses: list[float], statuses: list[str | None], mode: str, best: float
+) -> None:
+    results = [{"loss": loss, "status": status} for loss, status in zip(losses, statuses, strict=True)]
+    analysis = Analysis(*rates_of({}, *results), mode=mode)
+    analysis.trials = analysis.trials[1:] + analysis.trials[:1]  # one ended without a result
+    assert best_hyperparameters(analysis, SPACE)["rate"] == pytest.approx(best + 0.1)
 
 
 # what is wanted
@@ -316,6 +359,37 @@ def test_hyperparameter_of_another_space_is_refused_in_one_line(space: Space, va
     ) as caught:
         join(space, {"rate": value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("one", [1, 1.0, np.int64(1), np.float32(1), np.array(1), jnp.float32(1), jnp.int32(1)])
+def test_numbers_of_any_type_become_plain(one: Any) -> None:
+    space: Space = {"rate": Float(0.0, 1.0), "w": Float(0.0, 1.0, shape=(2,)), "n": Int(1, 2), "kind": Categorical([1])}
+    plain = join(space, {"rate": one, "w[0]": one, "w[1]": one, "n": np.asarray(one)[()], "kind": np.asarray(one)[()]})
+    assert (type(plain["rate"]), plain["rate"]) == (float, 1.0)
+    assert (plain["w"].dtype, plain["w"].tolist()) == (np.dtype(np.float64), [1.0, 1.0])
+    assert (type(plain["n"]), plain["n"]) == (int, 1)
+    assert type(plain["kind"]) in (int, float)
+    assert join(space, {**plain, "w": [one, one]})["w"].dtype == np.float64
+
+
+def test_whole_numbers_train_as_floats_do(results: Results) -> None:
+    train = trainable(problem(), {**SPACE, "rate": Float(0.0, 1.0)})
+    for rate, target in ((0.0, [1.0, 0.0]), (0, [1, 0])):
+        train({**wanting(), "rate": rate, "target": target})
+    for result in results:
+        del result["seconds"]
+    assert json.dumps(results[0], default=np.ndarray.tolist) == json.dumps(results[1], default=np.ndarray.tolist)
+
+
+def test_names_that_look_like_coordinates_are_names() -> None:
+    alone: Space = {"w[0]": Float(0.0, 1.0), "v[1,2]": Float(0.0, 1.0)}
+    assert join(alone, {"w[0]": 0.5, "v[1,2]": 0.25}) == {"w[0]": 0.5, "v[1,2]": 0.25}
+    assert list(param_space(alone)) == ["w[0]", "v[1,2]"]
+    beside: Space = {"w": Float(0.0, 1.0, shape=(2,)), "w[7]": Float(0.0, 1.0)}
+    found = join(beside, {"w[0]": 0.1, "w[1]": 0.2, "w[7]": 0.3})
+    assert (found["w"].tolist(), found["w[7]"]) == ([0.1, 0.2], 0.3)
+    searcher = HypergradSearch(beside, metric="loss", mode="min", seed=0)
+    assert list(join(beside, searcher.suggest(trial_id="a") or {})) == ["w", "w[7]"]
 
 
 def test_numpy_values_of_other_searchers_become_plain() -> None:
