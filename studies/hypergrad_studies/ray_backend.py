@@ -117,10 +117,9 @@ class Recorder(tune.Callback):
         return {}  # Ray pickles it to restore a run, which a study never does
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record a trial that ended, by itself or because a scheduler stopped it."""
-        status = trial.last_result.get("status")
-        if status is not None:
-            self._record(trial, PRUNED if status == RUNNING else status, trial.last_result.get("message"))
+        """Record a trial that ended, by itself or because a scheduler stopped it, perhaps before its first report."""
+        status = trial.last_result.get("status", RUNNING)
+        self._record(trial, PRUNED if status == RUNNING else status, trial.last_result.get("message"))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record a trial that raised an error."""

@@ -15,11 +15,12 @@ def trial(**result: Any) -> Any:
 def test_trials_are_recorded_in_the_order_in_which_they_end() -> None:
     seen: list[Record] = []
     recorder = Recorder("digits", "asha", 3, 400.0, None, seen.append)
-    stopper = BudgetStopper(recorder, 550)
+    stopper = BudgetStopper(recorder, 1050)
     sound = {"loss": 0.5, "test_loss": 0.6, "gradient_evaluations": 100.0, "seconds": 1.5}
     recorder.on_trial_complete(0, [], trial(**sound, status="ok"))
     recorder.on_trial_complete(0, [], trial(**sound | {"gradient_evaluations": 10.0}, status="running"))
     recorder.on_trial_complete(0, [], trial())  # it was stopped before its first report
+    recorder.on_trial_complete(0, [], trial(**sound, status="overfitted"))
     assert not stopper.stop_all()
     recorder.on_trial_error(0, [], trial())
     recorder.on_trial_error(0, [], trial(**sound | {"gradient_evaluations": 50.0}, status="running"))
@@ -27,9 +28,12 @@ def test_trials_are_recorded_in_the_order_in_which_they_end() -> None:
     assert [(r.trial, r.status, r.value) for r in seen] == [
         (0, "ok", 0.5),
         (1, "pruned", math.inf),
-        (2, "failed", math.inf),
-        (3, "failed", math.inf),
+        (2, "pruned", math.inf),
+        (3, "overfitted", 0.5),
+        (4, "failed", math.inf),
+        (5, "failed", math.inf),
     ]
-    assert [r.gradient_evaluations for r in seen] == [100, 110, 510, 560]
-    assert [r.error for r in seen] == [None, None, "see the error's file", "see the error's file"]
+    assert [r.sound for r in seen] == [True] + [False] * 5  # what has overfitted is never the best so far
+    assert [r.gradient_evaluations for r in seen] == [100, 110, 510, 610, 1010, 1060]
+    assert [r.error for r in seen] == [None] * 4 + ["see the error's file"] * 2
     assert (seen[0].key, seen[0].test_value, seen[0].seconds) == (("digits", "asha", 3), 0.6, 1.5)
