@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hypergrad_search.checks import boolean, number, whole_number
+from hypergrad_search.checks import boolean, number, shown, whole_number
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,8 @@ def check_space(space: Space) -> None:
 
 def floats(space: Space) -> dict[str, Float]:
     """Return the differentiable part of a space, in the order of the space."""
+    if not isinstance(space, Mapping):
+        raise ValueError(f"space must be a dict from names to Float, Int or Categorical, got {space!r}")
     return {name: parameter for name, parameter in space.items() if isinstance(parameter, Float)}
 
 
@@ -169,6 +171,8 @@ def to_unit(space: Space, hyperparameters: Hyperparameters) -> np.ndarray[Any, A
 
 def from_unit(space: Space, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Return the inverse of `to_unit`, clipped to the bounds: a float for `shape=()`, else a float64 array."""
+    if np.shape(vector) != (dimension(space),):
+        raise ValueError(f"from_unit: vector must have {dimension(space)} numbers, got {np.size(vector)}")
     result: dict[str, Any] = {}
     start = 0
     for name, p in floats(space).items():
@@ -196,7 +200,10 @@ def gradient_to_unit(space: Space, hyperparameters: Hyperparameters, gradient: H
 def _array(name: str, parameter: Float, values: Hyperparameters) -> np.ndarray[Any, Any]:
     if name not in values:
         raise ValueError(f"hyperparameter {name!r} is missing; got {sorted(values)}")
-    array = np.asarray(values[name], dtype=np.float64)
+    try:
+        array = np.asarray(values[name], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"hyperparameter {name!r} must be numbers, got {shown(values[name])}") from None
     if array.shape != parameter.shape:
         raise ValueError(f"hyperparameter {name!r} must have shape {parameter.shape}, got {array.shape}")
     return array

@@ -18,7 +18,7 @@ from hypergrad_search.fold import Fold
 from hypergrad_search.search.explore_descend import ExploreDescend
 from hypergrad_search.search.observation import Observation, number_to_json
 from hypergrad_search.search.strategy import Proposal, Strategy
-from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_unit, level
+from hypergrad_search.space import Float, Hyperparameters, Space, dimension, floats, from_unit, level
 
 #: the status of a step that fits what was held back no better than before, so that it has failed
 OVERFITTED = "overfitted"
@@ -64,6 +64,10 @@ class Wanted:
 
         It is False where `value` is not finite, since such a trial has failed.
         """
+        try:
+            value = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"wants_gradient: value must be a number, got {shown(value)}") from None
         return math.isfinite(value) and (-value if self.maximise else value) < self.gradient_below
 
     def held_back(self, space: Space) -> Fold | None:
@@ -136,11 +140,11 @@ class AskTell:
 
         `running` holds the parent of each trial under way, None for those that explore.
         """
-        return self._suggest(self.strategy.propose(self.state, running))
+        return self._suggest(self._checked(self.strategy.propose(self.state, running), "propose"))
 
     def explore(self) -> Suggestion:
         """Return the suggestion for a trial whose point the user has chosen; it says what is wanted of the trial."""
-        return self._suggest(self.strategy.explore(self.state))
+        return self._suggest(self._checked(self.strategy.explore(self.state), "explore"))
 
     @property
     def goes_on(self) -> bool:
@@ -183,6 +187,20 @@ class AskTell:
         if number is None:
             return math.inf
         return -number if self.maximise else number
+
+    def _checked(self, proposal: Proposal, source: str) -> Proposal:
+        """Return a proposal that fits the space; raise `ValueError` where a strategy of a user's own is wrong."""
+        name = f"{type(self.strategy).__name__}.{source}"
+        if not isinstance(proposal, Proposal):
+            raise ValueError(f"{name} must return a Proposal, got {shown(proposal)}")
+        length = dimension(self.space)
+        if proposal.point is not None and (
+            np.shape(proposal.point) != (length,) or not np.isfinite(proposal.point).all()
+        ):
+            raise ValueError(
+                f"{name} must return a point of {length} finite numbers in the unit box, got {shown(proposal.point)}"
+            )
+        return proposal
 
     def _suggest(self, proposal: Proposal) -> Suggestion:
         moved: dict[str, Any] | None = None

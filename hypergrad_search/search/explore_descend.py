@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hypergrad_search.checks import whole_number
+from hypergrad_search.checks import number, whole_number
 from hypergrad_search.fold import Fold
 from hypergrad_search.search.continuation import Continuation, Limits
 from hypergrad_search.search.observation import Observation
@@ -107,10 +107,11 @@ class ExploreDescend(Strategy[State]):
         if self.folds is not None:
             whole_number("ExploreDescend: folds", self.folds, 2)
         for name, most in (("smallest_share", 0.5), ("memory", 1.0)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"ExploreDescend: {name} must be from 0 to {most:g}, got {getattr(self, name)!r}")
+            number(f"ExploreDescend: {name}", getattr(self, name), 0, most)
         if not isinstance(self.step, LocalStep):
             raise ValueError(f"ExploreDescend: step must be a LocalStep such as SignSteps(), got {self.step!r}")
+        if not isinstance(self.limits, Limits):
+            raise ValueError(f"ExploreDescend: limits must be a Limits such as Limits(stalls=3), got {self.limits!r}")
 
     def init(self, space: Space) -> State:
         """See `Strategy`."""

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 from scipy.optimize import minimize
 
+from hypergrad_search.checks import number
 from hypergrad_search.search.trust_region import LocalStep, Radii, TrustRegion
 
 
@@ -43,6 +44,14 @@ class QuasiNewton(LocalStep):
     curvatures: tuple[float, float] = (1e-3, 1e3)
 
     def __post_init__(self) -> None:
+        for name in ("growth", "rejection", "agreement", "damping"):
+            number(f"QuasiNewton: {name}", getattr(self, name), 0)
+        if not isinstance(self.radii, Radii):
+            raise ValueError(f"QuasiNewton: radii must be a Radii such as Radii(start=0.1), got {self.radii!r}")
+        if not isinstance(self.curvatures, tuple) or len(self.curvatures) != 2:
+            raise ValueError(f"QuasiNewton: curvatures must be two numbers (lowest, highest), got {self.curvatures!r}")
+        for curvature in self.curvatures:
+            number("QuasiNewton: curvatures", curvature, 0)
         if not self.growth >= 1 or not 0 < self.rejection < 1:
             raise ValueError(f"QuasiNewton: growth must be at least 1 and rejection between 0 and 1, got {self}")
         if not 0 < self.damping < 1 or not 0 < self.curvatures[0] <= self.curvatures[1]:

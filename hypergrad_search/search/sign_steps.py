@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from hypergrad_search.checks import number
 from hypergrad_search.search.trust_region import LocalStep, Radii, TrustRegion
 
 
@@ -37,6 +38,10 @@ class SignSteps(LocalStep):
     rejection: float = 0.4
 
     def __post_init__(self) -> None:
+        for name in ("growth", "shrinkage", "rejection"):
+            number(f"SignSteps: {name}", getattr(self, name), 0)
+        if not isinstance(self.radii, Radii):
+            raise ValueError(f"SignSteps: radii must be a Radii such as Radii(start=0.1), got {self.radii!r}")
         if not self.growth >= 1 or not 0 < self.shrinkage <= 1 or not 0 < self.rejection < 1:
             raise ValueError(
                 "SignSteps: growth must be at least 1, shrinkage above 0 and at most 1, rejection between 0 and 1, "

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from hypergrad_search.checks import whole_number
+from hypergrad_search.checks import number, whole_number
 
 
 class LocalStep(abc.ABC):
@@ -39,6 +39,8 @@ class Radii:
     smallest: float = 1e-3
 
     def __post_init__(self) -> None:
+        for name in ("start", "largest", "smallest"):
+            number(f"Radii: {name}", getattr(self, name), 0)
         if not 0 < self.smallest <= self.start <= self.largest:
             raise ValueError(f"Radii: 0 < smallest <= start <= largest must hold, got {self}")
 
@@ -142,6 +144,11 @@ class ByDimension(LocalStep):
 
     def __post_init__(self) -> None:
         whole_number("ByDimension: most", self.most, 0)
+        for name in ("few", "many"):
+            if not isinstance(getattr(self, name), LocalStep):
+                raise ValueError(
+                    f"ByDimension: {name} must be a LocalStep such as SignSteps(), got {getattr(self, name)!r}"
+                )
 
     def around(self, point: np.ndarray, value: float, gradient: np.ndarray) -> TrustRegion:
         """See `LocalStep`."""

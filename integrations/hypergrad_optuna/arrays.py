@@ -29,6 +29,15 @@ class StoreMissing(ValueError):
     """Arrays are kept as artifacts, and nobody has said in which store."""
 
 
+def check_store(owner: str, store: Any) -> None:
+    """Raise `ValueError` unless `store` is None or an artifact store of Optuna."""
+    if store is not None and not all(hasattr(store, name) for name in ("open_reader", "write", "remove")):
+        raise ValueError(
+            f"{owner}: artifact_store must be a store such as optuna.artifacts.FileSystemArtifactStore(path), "
+            f"got {store!r}"
+        )
+
+
 def encode(array: np.ndarray, dtype: str, trial: optuna.Trial | FixedTrial, store: Any | None) -> Attribute:
     """Return an array as JSON: in base64, or as the id of an artifact that holds it if there is a store."""
     array = np.ascontiguousarray(array, dtype=dtype)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import optuna
-from optuna.trial import FixedTrial, FrozenTrial
+from optuna.trial import BaseTrial, FixedTrial, FrozenTrial
 
 from hypergrad_search.search.ask_tell import Wanted
 
@@ -16,6 +16,12 @@ REPORTED = (*(PREFIX + name for name in FACTS), GRADIENT)
 WANTED = PREFIX + "wanted"  # a system attribute: what the sampler wants of the trial, and the trial's own number
 
 AnyTrial = optuna.Trial | FrozenTrial | FixedTrial
+
+
+def check_trial(owner: str, trial: Any) -> None:
+    """Raise `ValueError` unless `trial` is a trial of Optuna, with or without a study."""
+    if not isinstance(trial, BaseTrial):
+        raise ValueError(f"{owner}: trial must be a trial of Optuna, got {trial!r}")
 
 
 def want(study: optuna.Study, trial: FrozenTrial | optuna.Trial, wanted: Wanted) -> None:

@@ -22,6 +22,7 @@ def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = No
 
     Raises `ValueError` where no trial is complete, or a store is needed and missing.
     """
+    _check_study("best_hyperparameters", study)
     return hyperparameters_of(_best_trial(study), artifact_store=_store(study, artifact_store))
 
 
@@ -33,6 +34,9 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
 
     Raises `ValueError` where no trial is complete, or a store is needed and missing.
     """
+    _check_study("best_model", study)
+    if not isinstance(objective, Objective):
+        raise ValueError(f"best_model: objective must be an Objective, got {objective!r}")
     trial, store, hosted = _best_trial(study), _store(study, artifact_store), objective.hosted
     return hosted.method.params(
         hosted.problem,
@@ -41,6 +45,11 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
         space=hosted.searched(by_gradients=attributes.WANTED in trial.system_attrs),
         checkpoint=read_checkpoint(trial, store) if hosted.method.continues else None,
     )
+
+
+def _check_study(owner: str, study: Any) -> None:
+    if not isinstance(study, optuna.Study):
+        raise ValueError(f"{owner}: study must be a study of Optuna, got {study!r}")
 
 
 def _best_trial(study: optuna.Study) -> FrozenTrial:

@@ -20,6 +20,7 @@ def hyperparameters_of(trial: attributes.AnyTrial, *, artifact_store: Any | None
     Raises:
         ValueError: the store is needed and missing.
     """
+    attributes.check_trial("hyperparameters_of", trial)
     own = {name: arrays.read(trial, name, artifact_store) for name in arrays.shapes(trial)}
     elements = {key for name, array in own.items() for key in coordinates(name, array.shape)}
     others = {name: value for name, value in trial.params.items() if name not in elements}

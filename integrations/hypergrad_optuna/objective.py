@@ -15,6 +15,7 @@ from hypergrad_optuna.report import report_gradient
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_optuna.suggest import has_array, recorded_array, suggest_array
 from hypergrad_search import Categorical, Evaluation, Float, Int, Method, Space, TrainingProblem
+from hypergrad_search.checks import boolean
 from hypergrad_search.hosting import DEFAULT_METHOD, host, is_coordinate
 from hypergrad_search.search.ask_tell import same_model
 from hypergrad_search.space import floats
@@ -74,7 +75,8 @@ class Objective:
         for name in space:
             if is_coordinate(name):
                 raise ValueError(f"Objective: {name!r} in space is the name of an element of an array; rename it")
-        self.reseed = reseed
+        arrays.check_store("Objective", artifact_store)
+        self.reseed = boolean("Objective: reseed", reseed)
         self.artifact_store = artifact_store
 
     def __call__(self, trial: AnyTrial) -> float:
@@ -83,6 +85,7 @@ class Objective:
 
     def suggest(self, trial: AnyTrial) -> dict[str, Any]:
         """Return the trial's hyperparameters, in which arrays are whole."""
+        attributes.check_trial("Objective", trial)
         _check_directions(trial)
         space = self.hosted.searched(by_gradients=self._by_gradients(trial))
         return {name: _suggest(trial, name, parameter, self.artifact_store) for name, parameter in space.items()}

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 from hypergrad_optuna import arrays, attributes
 from hypergrad_optuna.attributes import AnyTrial
 from hypergrad_optuna.sampler import sampler_of
+from hypergrad_search.checks import number, shown
 from hypergrad_search.hosting import joined
 
 
@@ -19,6 +20,7 @@ def wants_gradient(trial: AnyTrial, value: float) -> bool:
     gradient of a failed step is worth nothing. The result is always False under another sampler, and for a trial
     without a study, such as `study.best_trial`.
     """
+    attributes.check_trial("wants_gradient", trial)
     return not isinstance(trial, FrozenTrial) and attributes.wanted(trial).wants_gradient(value)
 
 
@@ -36,8 +38,14 @@ def report_gradient(trial: AnyTrial, gradient: Mapping[str, Any], *, cost: float
             gradient and 1 where there is none.
 
     Raises:
-        ValueError: a name is not a parameter of the trial, or a derivative is not a number or has another shape.
+        ValueError: an argument is of another kind, a name is not a parameter of the trial, or a derivative is not a
+            number or has another shape.
     """
+    attributes.check_trial("report_gradient", trial)
+    if not isinstance(gradient, Mapping):
+        raise ValueError(f"report_gradient: gradient must be a dict from names to derivatives, got {shown(gradient)}")
+    if cost is not None:
+        cost = number("report_gradient: cost", cost, 0)
     known = {name: np.shape(value) for name, value in joined(trial.params).items()}
     known |= arrays.shapes(trial)
     derivatives = {name: _checked(known, name, derivative) for name, derivative in gradient.items()}
@@ -47,7 +55,7 @@ def report_gradient(trial: AnyTrial, gradient: Mapping[str, Any], *, cost: float
     store = None if sampler is None else sampler.artifact_store
     trial.set_user_attr(attributes.GRADIENT, arrays.encode_all(derivatives, "<f4", trial, store))
     if cost is not None:
-        trial.set_user_attr(attributes.COST, float(cost))
+        trial.set_user_attr(attributes.COST, cost)
 
 
 def _checked(known: Mapping[str, tuple[int, ...]], name: str, derivative: Any) -> Any:
@@ -56,6 +64,8 @@ def _checked(known: Mapping[str, tuple[int, ...]], name: str, derivative: Any) -
             f"report_gradient: {name!r} is no parameter of this trial, which has {sorted(known)}; suggest it first"
         )
     try:
+        if derivative is None:
+            raise TypeError("None is no number, though numpy takes it for NaN")
         values = np.asarray(derivative, dtype=float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"report_gradient: every derivative must be a number, got {derivative!r}") from error

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -22,10 +22,13 @@ from optuna.trial import FrozenTrial, TrialState
 from hypergrad_optuna import arrays, attributes, claims
 from hypergrad_optuna.explorer import Explorer
 from hypergrad_optuna.history import History, Unusable, in_order, observe, params_of, space_of
+from hypergrad_search import Float
+from hypergrad_search.checks import whole_number
+from hypergrad_search.hosting import joined
 from hypergrad_search.search import Strategy
 from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Suggestion
 from hypergrad_search.search.doubts import Doubts
-from hypergrad_search.space import floats
+from hypergrad_search.space import floats, level
 
 SearchSpace = dict[str, BaseDistribution]
 
@@ -47,8 +50,21 @@ class _Step:
     def array(self, name: str, shape: tuple[int, ...], store: Any | None) -> np.ndarray | None:
         """Return an array, which is read from the parent only if the step does not move it; None if there is none."""
         if name not in self.moved:
-            return arrays.find(self.parent, name, shape, store)
+            known = self.by_elements(name)
+            return arrays.find(self.parent, name, shape, store) if known is None else known
         array = self.moved[name]
+        return array if isinstance(array, np.ndarray) else None
+
+    def value(self, name: str, distribution: BaseDistribution) -> Any:
+        """Return the value of a parameter; None where the step has none."""
+        array = self.by_elements(name)
+        if array is None or not isinstance(distribution, FloatDistribution):
+            return self.params.get(name)
+        return level(Float(distribution.low, distribution.high, log=distribution.log, shape=array.shape), array)
+
+    def by_elements(self, name: str) -> np.ndarray | None:
+        """Return an array whose elements are parameters of the step, since another sampler ran the parent."""
+        array = None if name in self.params else joined(self.params).get(name)
         return array if isinstance(array, np.ndarray) else None
 
 
@@ -110,6 +126,9 @@ class HypergradSampler(BaseSampler):
             raise ValueError("HypergradSampler: give the seed to explorer, or leave it out")
         if explorer is not None and not isinstance(explorer, BaseSampler):
             raise ValueError(f"HypergradSampler: explorer must be a sampler such as TPESampler(), got {explorer!r}")
+        if seed is not None:
+            seed = whole_number("HypergradSampler: seed", seed, 0)
+        arrays.check_store("HypergradSampler", artifact_store)
         self.artifact_store = artifact_store
         self._explorer = explorer or TPESampler(seed=seed)
         self._strategy = AskTell.begin({}, strategy).strategy
@@ -177,8 +196,7 @@ class HypergradSampler(BaseSampler):
         self._raise_error_if_multi_objective(study)
         memory = self._memory(study)
         step = memory.steps.get(trial.number)
-        if step is not None and param_name in step.params:
-            kept = step.params[param_name]
+        if step is not None and (kept := step.value(param_name, param_distribution)) is not None:
             if param_distribution._contains(param_distribution.to_internal_repr(kept)):
                 return kept
             if param_name in step.moved:

@@ -10,7 +10,7 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import FixedTrial, FrozenTrial
 
-from hypergrad_optuna import arrays
+from hypergrad_optuna import arrays, attributes
 from hypergrad_optuna.attributes import AnyTrial
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_search import Float
@@ -40,6 +40,9 @@ def suggest_array(
         ValueError: the bounds or the shape do not fit, or what the user enqueued or fixed is no such array. What is out
             of range is used with a warning, as in Optuna.
     """
+    attributes.check_trial("suggest_array", trial)
+    if not isinstance(name, str):
+        raise ValueError(f"suggest_array: name must be a string, got {name!r}")
     parameter = Float(low, high, log=log, shape=tuple(shape) if isinstance(shape, Sequence) else (shape,))
     if not parameter.shape:
         raise ValueError("suggest_array: shape must have at least one length, got (); use trial.suggest_float")
