@@ -110,10 +110,11 @@ class History:
 def in_order(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """Return finished trials in the order in which they ended, each after its parent, whatever the clocks say."""
     ended: dict[int, datetime] = {}
-    for trial in sorted(trials, key=lambda t: t.number):  # a parent has a lower number
+    by_number = sorted(trials, key=lambda t: t.number)  # a parent has a lower number
+    for trial in by_number:
         end, parent = trial.datetime_complete or datetime.max, attributes.wanted(trial).parent
         ended[trial.number] = end if parent is None else max(end, ended.get(int(parent), end))
-    return sorted(trials, key=lambda t: (ended[t.number], t.number))
+    return sorted(by_number, key=lambda t: (ended[t.number], t.number))
 
 
 class Unusable(Exception):

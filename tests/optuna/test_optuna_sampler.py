@@ -191,6 +191,36 @@ def test_failures_nans_and_pruning_are_failed_steps() -> None:
     assert study.best_value < 10
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError, MemoryError])
+def test_a_study_goes_on_after_an_interrupt(error: type[BaseException]) -> None:
+    def interrupted(trial: optuna.Trial) -> float:
+        value = bowl(trial)
+        if trial.number in (4, 7):
+            raise error
+        return value
+
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    for _ in range(2):
+        with pytest.raises(error):
+            study.optimize(interrupted, n_trials=40)
+    study.optimize(interrupted, n_trials=30)
+    assert [t.number for t in study.trials if t.state != TrialState.COMPLETE] == [4, 7]
+    assert sum(parent is not None for parent in parents(study)[8:]) > 5
+    assert study.best_value < 0.1
+
+
+def test_bounds_that_are_neighbours() -> None:
+    def narrow(trial: optuna.Trial) -> float:
+        x, y = trial.suggest_float("x", 1.0, math.nextafter(1.0, 2.0)), trial.suggest_float("y", -1, 1)
+        z = trial.suggest_float("z", 1e-300, math.nextafter(1e-300, 1.0), log=True)
+        report_gradient(trial, {"x": 1e6, "y": 2 * y, "z": -1e300})
+        assert x in (1.0, math.nextafter(1.0, 2.0))
+        return x + y**2 + 1e300 * z
+
+    study = run(narrow, HypergradSampler(explorer=RandomSampler(seed=0)), n=30)
+    assert any(parents(study))
+
+
 @pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
 def test_enqueued_and_fixed_parameters_are_respected() -> None:
     study = optuna.create_study(sampler=HypergradSampler(seed=0))

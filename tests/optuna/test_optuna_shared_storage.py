@@ -1,35 +1,48 @@
-"""Several real processes on one study, in a real SQLite file and a real PostgreSQL."""
+"""Several real processes on one study, in a real SQLite file, a real PostgreSQL and a journal file."""
 
+import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from hypergrad_optuna import attributes
+from hypergrad_optuna import HypergradSampler, attributes, report_gradient
+from hypergrad_optuna.history import in_order
 
 WORKER = Path(__file__).with_name("worker.py")
 PROCESSES, TRIALS = 4, 15
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "journal"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "journal":
+        return f"journal:{tmp_path / 'journal'}"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'study.db'}"
     return str(request.getfixturevalue("postgresql_url"))
 
 
-def ready(storage: str, trials: int, processes: int = 1) -> subprocess.Popen[str]:
+def opened(storage: str) -> optuna.storages.BaseStorage:
+    if storage.startswith("journal:"):
+        return optuna.storages.JournalStorage(JournalFileBackend(storage.removeprefix("journal:")))
+    return optuna.storages.get_storage(storage)
+
+
+def ready(storage: str, trials: int, processes: int = 1, **environment: str) -> subprocess.Popen[str]:
     """Return processes that start when they get a line."""
     command = [sys.executable, str(WORKER), storage, "shared", str(trials), str(processes)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, **environment}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def test_four_processes_share_a_study(storage: str) -> None:
-    study = optuna.create_study(study_name="shared", storage=storage)
+    study = optuna.create_study(study_name="shared", storage=opened(storage))
     workers = ready(storage, TRIALS, PROCESSES)
     _, errors = workers.communicate("go\n", timeout=300)
     assert workers.returncode == 0, errors
@@ -49,7 +62,7 @@ def test_four_processes_share_a_study(storage: str) -> None:
 
 
 def test_a_killed_worker_loses_nothing_but_its_trial(storage: str) -> None:
-    study = optuna.create_study(study_name="shared", storage=storage)
+    study = optuna.create_study(study_name="shared", storage=opened(storage))
     victim, survivor = ready(storage, 10_000), ready(storage, TRIALS)
     assert victim.stdin is not None
     victim.stdin.write("go\n")
@@ -68,6 +81,41 @@ def test_a_killed_worker_loses_nothing_but_its_trial(storage: str) -> None:
     assert len(trials) == len(before) + TRIALS
     assert sum(t.state == TrialState.COMPLETE for t in trials[len(before) :]) == TRIALS
     assert any(_is_step(t) for t in trials[len(before) :])
+
+
+def test_processes_in_other_time_zones_go_on_with_the_same_chains(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(study_name="shared", storage=storage)
+    for zone in ("EAST-14", "WEST12", "UTC"):
+        _, errors = ready(storage, 4, TZ=zone).communicate("go\n", timeout=120)
+        assert not errors
+    trials = study.get_trials()
+    steps = [(t, trials[int(attributes.wanted(t).parent or 0)]) for t in trials if _is_step(t)]
+    assert any(_process(child) != _process(parent) for child, parent in steps), "a chain goes on in another time zone"
+    taken = [(parent.number, *child.params.values()) for child, parent in steps]
+    assert len(taken) == len(set(taken))
+
+
+def test_a_child_comes_after_its_parent_whatever_the_clocks_say() -> None:
+    """The clocks of two machines may differ, and local times repeat when summer ends."""
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage, sampler=HypergradSampler(seed=0))
+    study.optimize(bowl, n_trials=12)
+    trials = study.get_trials()
+    assert any(_is_step(t) for t in trials)
+    assert [t.number for t in in_order(reversed(trials))] == list(range(12)), "in the order in which they ended"
+    for trial in trials:
+        if _is_step(trial):
+            assert trial.datetime_complete is not None
+            trial.datetime_complete -= timedelta(hours=1)
+    position = {trial.number: place for place, trial in enumerate(in_order(reversed(trials)))}
+    assert all(position[int(attributes.wanted(t).parent or 0)] < position[t.number] for t in trials if _is_step(t))
+
+
+def bowl(trial: optuna.Trial) -> float:
+    x = trial.suggest_float("x", -5, 5)
+    report_gradient(trial, {"x": 2 * x})
+    return x**2
 
 
 def _is_step(trial: optuna.trial.FrozenTrial) -> bool:

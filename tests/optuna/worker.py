@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 import sqlalchemy
+from optuna.storages.journal import JournalFileBackend
 
 from hypergrad_optuna import HypergradSampler, report_gradient, wants_gradient
 
@@ -30,10 +31,17 @@ def do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
 
+def open_storage(storage: str) -> optuna.storages.BaseStorage:
+    """Return the storage at a database's address, or at journal:PATH."""
+    if storage.startswith("journal:"):
+        return optuna.storages.JournalStorage(JournalFileBackend(storage.removeprefix("journal:")))
+    return optuna.storages.get_storage(storage)
+
+
 def work(storage: str, name: str, trials: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", do_not_wait_for_the_disk)
-    study = optuna.load_study(study_name=name, storage=storage, sampler=HypergradSampler())
+    study = optuna.load_study(study_name=name, storage=open_storage(storage), sampler=HypergradSampler())
     study.optimize(bowl, n_trials=trials)
 
 

@@ -19,6 +19,7 @@ from hypergrad_search.search import (
     QuasiNewton,
     Radii,
     SignSteps,
+    Strategy,
     TrustRegion,
 )
 from hypergrad_search.search.continuation import Continuation
@@ -367,3 +368,60 @@ def test_a_chain_that_has_arrived_ends() -> None:
     start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
     state = fold(State(SPACE), Observation("0", None, start, 1.0, slope(start), 4.0))
     assert "0" not in fold(state, Observation("1", "0", start, 1.0, slope(start), 4.0)).chains
+
+
+# a history that another search has made
+
+
+def strange(trial: int, value: float, at: float = 0.5) -> Observation:
+    return Observation(str(trial), None, from_unit(SPACE, np.full(dimension(SPACE), at)), value, unasked=True)
+
+
+def test_the_best_of_another_search_is_evaluated_once_more_with_its_gradient() -> None:
+    state = STRATEGY.init(SPACE)
+    for trial, value in enumerate([3.0, 1.0, 2.0, math.inf]):
+        state = fold(state, strange(trial, value, at=0.1 * trial))
+    assert propose(state, ["1"]).parent is None, "one is enough"
+    look = propose(state, [])
+    assert (look.parent, look.again, look.gradient_below) == ("1", True, math.inf)
+    assert look.point is not None
+    np.testing.assert_allclose(look.point, 0.1)
+    assert not STRATEGY.goes_on(state)
+    point = from_unit(SPACE, look.point)
+    after = fold(state, Observation("4", "1", point, 1.0, slope(point), 4.0, again=True))
+    assert set(after.chains) == {"4"}
+    assert STRATEGY.goes_on(after)
+    assert not after.descending.cost, "it has explored"
+    later = [propose(after, []) for after in (after, fold(after, strange(5, 1.5)))]
+    assert [p.again for p in later] == [False, False], "what has a chain is better"
+    better = propose(fold(after, strange(6, 0.5)), [])
+    assert (better.parent, better.again) == ("6", True)
+
+
+@pytest.mark.parametrize("value", [1.0, math.inf])
+def test_it_is_not_evaluated_again_and_again_where_no_gradient_comes(value: float) -> None:
+    state = fold(STRATEGY.init(SPACE), strange(0, 1.0))
+    look = propose(state, [])
+    assert look.point is not None
+    after = fold(state, Observation("1", "0", from_unit(SPACE, look.point), value, again=True))
+    assert propose(after, []).parent is None
+
+
+def test_trials_of_another_search_with_gradients_found_chains_at_once() -> None:
+    point = from_unit(SPACE, np.full(dimension(SPACE), 0.4))
+    seen = Observation("0", None, point, loss(point), slope(point), unasked=True)
+    state = fold(STRATEGY.init(SPACE), seen)
+    assert set(state.chains) == {"0"}
+    assert state.unasked is None
+    assert Observation.from_json(json.loads(json.dumps(seen.to_json()))).unasked
+
+
+def test_a_strategy_of_somebody_else_s_goes_on_while_it_proposes_steps() -> None:
+    class Other(ExploreDescend):
+        goes_on = Strategy.goes_on
+
+    other = Other(startup_trials=0)
+    state = other.init(SPACE)
+    assert not other.goes_on(state)
+    point = from_unit(SPACE, np.full(dimension(SPACE), 0.4))
+    assert other.goes_on(other.fold(state, Observation("0", None, point, 1.0, slope(point))))
