@@ -27,6 +27,7 @@ Report = Callable[[int, float], None]
 class Status(StrEnum):
     """How an evaluation ended; the value is infinite unless the status is `OK`, `OVERFITTED` or `EXPLODED`.
 
+    `UNDERFLOW`: gradients are so small that fixed-point numbers are too coarse for them (`Reversible` alone).
     `OVERFITTED`: the loss on the fold that was held back did not come out below `Fold.below`. The value is sound, but a
     search takes the step for a failed one.
     `EXPLODED`: the value is sound, but the gradient does not tell where the loss falls: on its way back through
@@ -38,6 +39,7 @@ class Status(StrEnum):
     OK = "ok"
     NAN = "nan"
     OVERFLOW = "overflow"
+    UNDERFLOW = "underflow"
     DIVERGED = "diverged"
     OVERFITTED = "overfitted"
     EXPLODED = "exploded"
@@ -48,6 +50,7 @@ MESSAGES = {
     Status.OK: "",
     Status.NAN: "a gradient or loss was NaN",
     Status.OVERFLOW: "a number left the fixed-point range",
+    Status.UNDERFLOW: "a number fell below the resolution of the fixed-point numbers",
     Status.DIVERGED: "the validation loss is infinite; lower the learning rate or scales",
     Status.OVERFITTED: "the part of the validation set that was held back is fitted no better than before the step",
     Status.EXPLODED: "the value is sound, but its gradient is useless: it is not finite",

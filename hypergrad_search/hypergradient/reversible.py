@@ -31,9 +31,13 @@ from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out,
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.programs import compiled
 from hypergrad_search.space import Hyperparameters, Space
-from hypergrad_search.training import bit_buffer, exact
+from hypergrad_search.training import bit_buffer, exact, fixed_point, resolution
 from hypergrad_search.training.exact import Adjoint, Diagnosis, Inputs, Numbers, Planes, Program, State
+from hypergrad_search.training.resolution import Unresolved
 from hypergrad_search.training.train import train
+
+#: Between two probes of the resolution lie at least so many steps: a probe takes about as long as one.
+_PROBE_EVERY = 32
 
 
 class InexactReversalError(ArithmeticError):
@@ -59,7 +63,8 @@ class Reversible(Method):
       weights and slots is kept for the comparison.
     - `fraction_bits`: the resolution of "weights" and of each of the optimizer's slots ("velocity"; "mu", "nu"), from
       16 to 84 bits behind the binary point; one bit more halves the range. A number that leaves its range ends
-      training with the status "overflow", whose message names the setting.
+      training with the status "overflow", and one for which the resolution is too coarse with the status "underflow";
+      the message names the setting. What underflows is evaluated by the fallback where there is one.
 
     Training cannot be run backwards with decays below 1/256 or above 1, with parameters other than float32, with an
     optimizer that is not an `AdditiveOptimizer`, and with losses that are not deterministic functions of their
@@ -124,6 +129,14 @@ class Reversible(Method):
             a_step = REVERSE_STEP + (TRAINING_STEP if isolated else 0)
             return Cost(TRAINING_STEP * done + a_step * reversed_steps, time.perf_counter() - started)
 
+        if trained.lost is not None:
+            why = _explain_loss(trained.lost, program, done)
+            if self.fallback is None:
+                return Evaluation(
+                    math.inf, None, Status.UNDERFLOW, cost(), why, diagnostics={"steps": done, "exact": None}
+                )
+            rest = replace(request, report=_reports_after(request.report, done))
+            return _fall_back(self.fallback, problem, hyperparameters, key, rest, cost(), why)
         if trained.state.outside:
             diagnosis = _diagnose(program, inputs, trained.initial, trained.state)
             status, why = _explain(diagnosis, program, inputs, done)
@@ -135,7 +148,7 @@ class Reversible(Method):
         is_exact, adjoint = _run_back(program, trained, first, left_out(request.fold))
         spent = cost(problem.steps - first)
         if not is_exact:
-            rest = replace(request, gradient_below=math.inf, report=None)  # the reports have been made
+            rest = replace(request, gradient_below=math.inf, report=_reports_after(request.report, done))
             if not isolated:
                 _ISOLATED.add(problem)
                 return _charged(self.evaluate(problem, hyperparameters, key, rest), spent)
@@ -165,14 +178,22 @@ class Reversible(Method):
     ) -> Params:
         """See `Method`. Training is exact, so the bits are those of an evaluation that did not have to be repeated.
 
-        Where training cannot be run backwards, the parameters are the fallback's.
+        Where training cannot be run backwards, or a number underflows, the parameters are the fallback's.
         """
         try:
-            return train(problem, hyperparameters, key, fraction_bits=dict(self.fraction_bits), space=space)
+            params = train(problem, hyperparameters, key, fraction_bits=dict(self.fraction_bits), space=space)
         except exact.IrreversibleError:
             if self.fallback is None:
                 raise
+        else:
+            leaves = jax.tree.leaves(params)
+            if self.fallback is None or isinstance(leaves[0], jax.core.Tracer) or all(map(_is_finite, leaves)):
+                return params
         return self.fallback.params(problem, hyperparameters, key=key, space=space, checkpoint=checkpoint)
+
+
+def _is_finite(x: jax.Array) -> bool:
+    return bool(jnp.isfinite(x).all())
 
 
 _INEXACT = (
@@ -217,6 +238,13 @@ def _charged(evaluation: Evaluation, spent: Cost) -> Evaluation:
     return replace(evaluation, cost=cost)
 
 
+def _reports_after(report: Report | None, done: int) -> Report | None:
+    """Return a function that passes on the reports of later steps; the others have been made."""
+    if report is None:
+        return None
+    return lambda step, loss: report(step, loss) if step > done else None
+
+
 class _Reports(NamedTuple):
     call: Report
     every: int
@@ -227,7 +255,8 @@ class _Trained(NamedTuple):
 
     `initial` are the initial weights as floats. `spills` tells by name at which step and in which group contents were
     shifted, and `planes` holds the bits that were shifted out, by step. `origin` holds the numbers at the step where
-    the way back ends, and is None where it ends at the start.
+    the way back ends, and is None where it ends at the start. `lost` tells which numbers are too coarse, and is None
+    where none is; training ends early otherwise.
     """
 
     inputs: Inputs
@@ -236,6 +265,7 @@ class _Trained(NamedTuple):
     spills: dict[str, np.ndarray[Any, Any]]
     planes: dict[int, Planes]
     origin: list[Numbers] | None
+    lost: Unresolved | None
 
 
 def _train(
@@ -243,27 +273,35 @@ def _train(
 ) -> _Trained:
     """Train, and keep all that the way back to the step `kept_from` needs."""
     steps = program.problem.steps
-    inputs, initial, state, extremes = _begin(program, dynamic, key)
+    inputs, initial, state, largest, extremes = _begin(program, dynamic, key)
     _check_decays(extremes)
     spills = {name: np.asarray(plan.spill) for name, plan in inputs.schedule.plans.items()}
     due = {name: set(np.flatnonzero(spill.any(axis=1)).tolist()) for name, spill in spills.items()}
     reported = set(range(reports.every, steps, reports.every)) if reports else set()
     planes: dict[int, Planes] = {}
-    origin = None
+    origin, lost, last_probed = None, None, 0
     for stop in sorted(reported.union({kept_from, steps} - {0}, *due.values())):
-        state, filled = _forward(program, inputs, state, stop, _shifted(spills, stop))
+        probed = stop == steps or stop >= last_probed + _PROBE_EVERY
+        shifted = _shifted(spills, stop)
+        state, filled, largest, doubtful = _forward(program, inputs, state, largest, stop, shifted, probed)
+        last_probed = stop if probed else last_probed
+        if probed and doubtful:
+            found = _unresolved(program, inputs, initial, state, largest)
+            lost = found if any(jax.tree.leaves(jax.device_get(found.found))) else None
+            if lost or state.outside:
+                break
         if kept_from < stop < steps:
             planes[stop] = {name: filled[name] for name in spills if stop in due[name]}
         if 0 < stop == kept_from < steps:
             origin = jax.tree.map(jnp.copy, state.numbers)
         if reports and stop in reported and not state.outside:
             reports.call(stop, float(_losses(program, inputs, state).value))
-    return _Trained(inputs, initial, state, spills, planes, origin)
+    return _Trained(inputs, initial, state, spills, planes, origin, lost)
 
 
 def _run_back(program: Program, trained: _Trained, first: int, without: LeftOut) -> tuple[bool, Adjoint]:
     """Return whether the way back ended at the same state as training had there, and the adjoint there."""
-    inputs, initial, state, spills, planes, origin = trained
+    inputs, initial, state, spills, planes, origin, _ = trained
     adjoint = _start_adjoint(program, inputs, state, without)
     none = [jnp.zeros(x.shape, jnp.uint8) for x in initial]
     for stop in sorted({*planes, first}, reverse=True):
@@ -281,14 +319,17 @@ def _shifted(spills: dict[str, np.ndarray[Any, Any]], stop: int) -> dict[str, np
 
 def _why_useless(gradient: dict[str, Any] | None, norms: list[float]) -> str:
     """Return what is wrong with a gradient, given the adjoint's norms on its way back; "" if it is useful."""
-    growth = max(norms) / norms[-1] if norms[-1] else 0.0
     if gradient is None:
         return MESSAGES[Status.EXPLODED]
+    if math.isinf(norms[-1]):
+        return "the value is sound, but its gradient is useless: that of the final weights is beyond float32's range"
+    growth = max(norms) / norms[-1] if norms[-1] else 0.0
     if growth <= MOST_GROWTH:
         return ""
+    how = "beyond float32's range" if math.isinf(growth) else f"by a factor of {growth:.0e}"
     return (
-        f"the value is sound, but its gradient is useless: it grew by a factor of {growth:.0e} on its way back "
-        "through training, which is chaotic here; lower the learning rate, or truncate: Reversible(last=...)"
+        f"the value is sound, but its gradient is useless: it grew {how} on its way back through training, which is "
+        "chaotic here; lower the learning rate, or truncate: Reversible(last=...)"
     )
 
 
@@ -322,6 +363,21 @@ def _explain(diagnosis: Diagnosis, program: Program, inputs: Inputs, step: int) 
     raise AssertionError("training ended early for no reason")
 
 
+def _explain_loss(lost: Unresolved, program: Program, step: int) -> str:
+    found, units = jax.device_get(lost)
+    for name in found:
+        leaves = jax.tree_util.tree_leaves_with_path(found[name])
+        for (path, is_coarse), unit in zip(leaves, jax.tree.leaves(units[name]), strict=True):
+            if is_coarse:
+                finer = min(program.bits[name] + 16, fixed_point.MOST_FRACTION_BITS)
+                setting = f", or take a finer unit: Reversible(fraction_bits={{{name!r}: {finer}}})"
+                return (
+                    f"{name} of params{jax.tree_util.keystr(path)} is too small for its unit of {unit:.0e} at step "
+                    f"{step}; scale the loss up{setting if finer > program.bits[name] else ''}"
+                )
+    raise AssertionError("no number is too coarse")
+
+
 def _by_settings(inputs: Inputs, step: int) -> str:
     settings = jax.device_get({name: x[step - 1] for name, x in inputs.schedule.settings.items()})
     values = (f"{name} {' and '.join(f'{x:g}' for x in dict.fromkeys(xs.tolist()))}" for name, xs in settings.items())
@@ -335,8 +391,8 @@ def _by_settings(inputs: Inputs, step: int) -> str:
 @compiled(static=1)
 def _begin(
     program: Program, dynamic: dict[str, Any], key: jax.Array
-) -> tuple[Inputs, list[jax.Array], State, dict[str, jax.Array]]:
-    """Return the inputs, the initial weights as floats, the state, and the smallest and largest of each decay."""
+) -> tuple[Inputs, list[jax.Array], State, Params, dict[str, jax.Array]]:
+    """Return the inputs, the initial weights as floats, the state, the largest weights, and the range of each decay."""
     init_key, step_key = jax.random.split(key)
     optimizer = program.optimizer
     params, settings, _ = exact.prepare(program.problem, program.static, dynamic, init_key)
@@ -349,19 +405,35 @@ def _begin(
     if weight_decay is not None:
         decays["1 - learning_rate * weight_decay"] = 1 - weight_decay
     extremes = {name: jnp.stack([jnp.min(x), jnp.max(x)]) for name, x in decays.items()}
-    return Inputs(dynamic, step_key, schedule), initial, exact.start(program, initial), extremes
+    inputs, state = Inputs(dynamic, step_key, schedule), exact.start(program, initial)
+    return inputs, initial, state, resolution.largest_weights(program, initial), extremes
 
 
 @compiled(static=1, donate=(2,))
 def _forward(
-    program: Program, inputs: Inputs, state: State, stop: int, shifted: dict[str, Any]
-) -> tuple[State, Planes]:
-    """Train until `stop`, and then spill the contents that are due."""
+    program: Program, inputs: Inputs, state: State, largest: Params, stop: int, shifted: dict[str, Any], probed: bool
+) -> tuple[State, Planes, Params, jax.Array]:
+    """Train until `stop`, and then spill the contents that are due.
+
+    Return the state, what was spilled, and, if `probed`, the largest weight of each leaf so far, and whether a number
+    may be too coarse or has left its range.
+    """
     state = exact.run_forward(program, inputs, state, stop, early=True)
     planes = {}
     for name, now in shifted.items():
         state, planes[name] = exact.spill(program, state, name, now & ~state.outside)
-    return state, planes
+
+    def probe(state: State, largest: Params) -> tuple[Params, jax.Array]:
+        now, doubtful = resolution.probe(program, inputs, state, largest)
+        return jax.tree.map(lambda x, y: jnp.where(state.outside, x, y), largest, now), doubtful | state.outside
+
+    def leave(state: State, largest: Params) -> tuple[Params, jax.Array]:
+        return largest, jnp.bool_(False)
+
+    return state, planes, *jax.lax.cond(probed, probe, leave, state, largest)
+
+
+_unresolved = compiled(static=1)(resolution.unresolved)
 
 
 @compiled(static=1)

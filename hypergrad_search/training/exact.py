@@ -225,13 +225,19 @@ def start(program: Program, weights: list[jax.Array]) -> State:
 def weights_of(program: Program, inputs: Inputs, state: State) -> list[jax.Array]:
     """Return the weights as float32 arrays; call it after all contents that were due have been spilled."""
     weights = [fixed_point.to_float(numbers[WEIGHTS], program.bits[WEIGHTS]) for numbers in state.numbers]
-    plans = inputs.schedule.plans
-    if WEIGHTS not in plans:
+    if WEIGHTS not in inputs.schedule.plans:
         return weights
-    plan = plans[WEIGHTS]
-    next_step = jnp.minimum(state.step, program.problem.steps - 1)
-    scales = jnp.where(state.step < program.problem.steps, plan.scale_before[next_step], plan.scale_after[-1])
+    scales = scales_of(program, inputs, state, WEIGHTS)
     return [scales[group] * x for group, x in zip(program.layout.groups, weights, strict=True)]
+
+
+def scales_of(program: Program, inputs: Inputs, state: State, name: str) -> jax.Array:
+    """Return for each group the scale of a number, 1 where it never decays; call it where `weights_of` may be."""
+    if name not in inputs.schedule.plans:
+        return jnp.ones(1 + max(program.layout.groups), jnp.float32)
+    plan = inputs.schedule.plans[name]
+    next_step = jnp.minimum(state.step, program.problem.steps - 1)
+    return jnp.where(state.step < program.problem.steps, plan.scale_before[next_step], plan.scale_after[-1])
 
 
 def run_forward(program: Program, inputs: Inputs, state: State, stop: jax.Array | int, *, early: bool) -> State:
@@ -247,8 +253,8 @@ def run_forward(program: Program, inputs: Inputs, state: State, stop: jax.Array 
     def forward(state: State) -> State:
         nows = _at(program, inputs, state.step)
         weights = [_weights(program, numbers, now) for numbers, now in zip(state.numbers, nows, strict=True)]
-        gradient_of = _isolated if program.isolated else _gradient
-        gradient = gradient_of(program, inputs.dynamic, inputs.key, weights, state.step)
+        differentiate = _isolated if program.isolated else gradient_of
+        gradient = differentiate(program, inputs.dynamic, inputs.key, weights, state.step)
         numbers = [_advance(program, *array, state.step) for array in zip(state.numbers, gradient, nows, strict=True)]
         return State(numbers, state.step + 1, state.outside | _outside(numbers))
 
@@ -268,7 +274,7 @@ def run_backward(
         weights = [_weights(program, *array) for array in zip(numbers, nows, strict=True)]
         # The gradient is that of the forward pass. Pulling back through it gives the Hessian-vector product.
         gradient, pull_back = jax.vjp(
-            lambda weights, dynamic: _gradient(program, dynamic, inputs.key, weights, step), weights, inputs.dynamic
+            lambda weights, dynamic: gradient_of(program, dynamic, inputs.key, weights, step), weights, inputs.dynamic
         )
         if program.isolated:
             gradient = _isolated(program, inputs.dynamic, inputs.key, weights, step)
@@ -343,9 +349,10 @@ def _loss(
     return step_loss(program.problem, program.layout.unpack(weights), hyperparameters, key, step)
 
 
-def _gradient(
+def gradient_of(
     program: Program, dynamic: dict[str, Any], key: jax.Array, weights: list[jax.Array], step: jax.Array
 ) -> list[jax.Array]:
+    """Return the gradient of the training loss at one step with respect to the weights."""
     gradient: list[jax.Array] = jax.grad(_loss, argnums=3)(program, dynamic, key, weights, step)
     return gradient
 
@@ -359,7 +366,7 @@ def _isolated(
     """
     gradient: list[jax.Array] = jax.lax.cond(
         step >= 0,
-        lambda weights: _gradient(program, dynamic, key, weights, step),
+        lambda weights: gradient_of(program, dynamic, key, weights, step),
         lambda weights: [jnp.zeros_like(x) for x in weights],
         weights,
     )
@@ -469,13 +476,22 @@ class Diagnosis(NamedTuple):
     reach: dict[str, Params]
 
 
+def undo_weights(program: Program, inputs: Inputs, state: State) -> State:
+    """Return the state with the weights before the last step, which must have been done, and no spill after it."""
+    step = jnp.maximum(state.step - 1, 0)
+    nows = _at(program, inputs, step)
+    return state._replace(
+        numbers=[_retreat_weights(program, *array, step) for array in zip(state.numbers, nows, strict=True)]
+    )
+
+
 def diagnose(program: Program, inputs: Inputs, state: State) -> Diagnosis:
     """Return why training ended early: undo the weights' part of the last step, and take its gradient again."""
     step = jnp.maximum(state.step - 1, 0)
     nows = _at(program, inputs, step)
-    before = [_retreat_weights(program, *array, step) for array in zip(state.numbers, nows, strict=True)]
+    before = undo_weights(program, inputs, state).numbers
     weights = [_weights(program, *array) for array in zip(before, nows, strict=True)]
-    gradient = _gradient(program, inputs.dynamic, inputs.key, weights, step)
+    gradient = gradient_of(program, inputs.dynamic, inputs.key, weights, step)
     nan = []
     for numbers, g, now in zip(state.numbers, gradient, nows, strict=True):
         added = [*program.optimizer.increments(g, now.settings).values(), _change(program, numbers, now, step)]

@@ -38,6 +38,7 @@ from hypergrad_search.training.exact import (
     unspill,
     weights_of,
 )
+from hypergrad_search.training.resolution import largest_weights, probe, unresolved
 
 _LOG_SMALLEST_DECAY = math.log(bit_buffer.SMALLEST_DECAY) - 1e-6  # a float32 logarithm may be a little too low
 
@@ -54,8 +55,8 @@ def train(
     """Train exactly reversibly, and return the final parameters; JAX can transform this function.
 
     `jax.grad` of it runs training backwards, without a stored trajectory; it composes with `jax.jit` and `jax.vmap`.
-    Parameters are NaN where training left the fixed-point range or met NaN. Gradients are NaN where the reversal was
-    not exact. Use `evaluate` for a status that says what went wrong.
+    Parameters are NaN where training met NaN, left the fixed-point range, or fell below its resolution. Gradients are
+    NaN where the reversal was not exact. Use `evaluate` for a status that says what went wrong.
 
     Args:
         problem: the training run.
@@ -166,8 +167,8 @@ def _train_forward(
     # The last plane is written to where no plane is due, since a branch would copy all planes.
     planes = {name: [jnp.zeros((n + 1, *x.shape), jnp.uint8) for x in weights] for name, n in room.planes}
 
-    def stretch(i: jax.Array, carry: tuple[State, Planes]) -> tuple[State, Planes]:
-        state, planes = carry
+    def stretch(i: jax.Array, carry: tuple[State, Planes, Params]) -> tuple[State, Planes, Params]:
+        state, planes, largest = carry
         now = jax.tree.map(lambda x: x[i * room.stretch], schedule.plans)
         for name, n in room.planes:
             state, new = spill(program, state, name, now[name].spill)
@@ -175,13 +176,27 @@ def _train_forward(
             written = zip(planes[name], new, program.layout.groups, strict=True)
             planes = {**planes, name: [x.at[at[group]].set(plane) for x, plane, group in written]}
         stop = jnp.minimum((i + 1) * room.stretch, program.problem.steps)
-        return run_forward(program, inputs, state, stop, early=False), planes
+        largest = jax.tree.map(jnp.maximum, largest, largest_weights(program, weights_of(program, inputs, state)))
+        return run_forward(program, inputs, state, stop, early=False), planes, largest
 
     stretches = -(-program.problem.steps // room.stretch)
-    state, planes = jax.lax.fori_loop(0, stretches, stretch, (start(program, weights), planes))
-    trained = [jnp.where(state.outside, jnp.nan, w) for w in weights_of(program, inputs, state)]
+    carry = start(program, weights), planes, largest_weights(program, weights)
+    state, planes, largest = jax.lax.fori_loop(0, stretches, stretch, carry)
+    failed = state.outside | _is_lost(program, inputs, weights, state, largest)
+    trained = [jnp.where(failed, jnp.nan, w) for w in weights_of(program, inputs, state)]
     fits = jnp.all(jnp.stack([filled[name] <= n for name, n in room.planes]))
-    return trained, _Residuals(state, planes, inputs, fits & ~state.outside, weights)
+    return trained, _Residuals(state, planes, inputs, fits & ~failed, weights)
+
+
+def _is_lost(program: Program, inputs: Inputs, initial: list[jax.Array], state: State, largest: Params) -> jax.Array:
+    """Return whether a number is too coarse at the end."""
+
+    def examine(state: State) -> jax.Array:
+        return jnp.any(jnp.stack(jax.tree.leaves(unresolved(program, inputs, initial, state, largest).found)))
+
+    largest, doubtful = probe(program, inputs, state, largest)
+    found: jax.Array = jax.lax.cond(doubtful, examine, lambda state: jnp.bool_(False), state)
+    return found
 
 
 def _train_backward(program: Program, room: _Room, residuals: _Residuals, adjoint: list[jax.Array]) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -170,7 +170,12 @@ def test_a_repeated_evaluation_keeps_what_was_asked_for_and_reports_once(monkeyp
         space=SPACE,
     )
     assert reported == [5, 10]
-    assert recording.requests == [Request(fold=Fold(1, of=2), report_every=5, space=SPACE)]
+    (asked,) = recording.requests
+    assert replace(asked, report=None) == Request(fold=Fold(1, of=2), report_every=5, space=SPACE)
+    assert asked.report is not None
+    for step in (10, STEPS + 1):  # reports that were made are not made again
+        asked.report(step, 0.0)
+    assert reported == [5, 10, STEPS + 1]
     assert found.gradient is not None
     # A run there and back, another with one more gradient for each step back, and the fallback's.
     assert found.cost.gradient_evaluations == (4 + 5 + 4) * STEPS

@@ -157,6 +157,6 @@ def test_coarse_numbers_break_nothing() -> None:
     h = {"rate": 0.01, "decay": 0.9, "decay2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "scale": 0.3, "target": 0.5}
     for bits in ({"weights": 16}, {"mu": 16}, {"nu": 40}, {"weights": 84, "mu": 84, "nu": 84}):
         result = evaluate(problem, h, key=jax.random.key(0), method=Reversible(fraction_bits=bits))
-        assert result.status in (Status.OK, Status.OVERFLOW)
+        assert result.status in (Status.OK, Status.OVERFLOW, Status.UNDERFLOW)
         assert result.diagnostics["exact"] in (True, None)
         assert np.isfinite(result.value) == (result.status is Status.OK)

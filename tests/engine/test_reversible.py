@@ -15,6 +15,7 @@ from hypergrad_search import (
     Evaluation,
     Optimizer,
     Reversible,
+    Status,
     TrainingProblem,
     Unrolled,
     adam,
@@ -131,11 +132,14 @@ def test_fraction_bits_are_the_users_choice(make_problem: Make, hyperparameters:
     problem = make_problem(100, optimizer)
     h = {**hyperparameters, **others}
     fine = evaluate(problem, h, key=KEY)
-    coarsest = evaluate(problem, h, key=KEY, method=Reversible(fraction_bits={"weights": 16}))
+    coarsest = evaluate(problem, h, key=KEY, method=Reversible(fraction_bits={"weights": 20}))
     coarse = evaluate(problem, h, key=KEY, method=Reversible(fraction_bits={"weights": 30}), gradient_below=-math.inf)
     assert coarsest.diagnostics["exact"] is True
     assert abs(coarsest.value - fine.value) > abs(coarse.value - fine.value)
     assert abs(coarse.value - fine.value) < 1e-5
+    too_coarse = evaluate(problem, h, key=KEY, method=Reversible(fraction_bits={"weights": 16}))
+    assert too_coarse.status is Status.UNDERFLOW
+    assert "Reversible(fraction_bits={'weights': 32})" in too_coarse.message
 
 
 def test_a_method_with_fraction_bits_is_a_value() -> None:
