@@ -94,13 +94,20 @@ class HypergradSampler(BaseSampler):
     step, and all other parameters that gradients do not cover; they stay as they are along a chain of descent. If no
     trial reports a gradient, the explorer alone decides, and a warning says so once.
 
+    Any history will do. The parameters that follow gradients are those that the newest trials share, with their present
+    bounds; older trials, and those of other samplers, count where their points fit. The best one that has no gradient
+    yet is evaluated once more. A warning says once how many trials do not fit. A trial made from another, as a retried
+    one, has the other's arrays, and nothing else that the other reported. One sampler may search many studies.
+
     A trial that was pruned, failed or violates a constraint (`trial.set_constraint`, or `constraints_func` of the
     explorer) is a step that failed. Any number of processes can share a study: all that the search knows is read from
     the study's trials. A trial that has been running for more than twice as long as the longest one so far, and for at
     least 5 seconds, is taken to be dead, and its step is given to the next process that asks.
 
     Args:
-        explorer: the other sampler; Optuna's `TPESampler` by default.
+        explorer: the other sampler; Optuna's `TPESampler` by default. Each study has a copy of it. What it cannot
+            choose is drawn at random. One that asks to stop, as `GridSampler` does when its grid is done, ends the
+            study once no chain goes on.
         strategy: the way to spend the budget; `hypergrad_search.search.ExploreDescend()` by default. All processes of a
             study should have the same.
         seed: the seed of the default explorer; the rest of the search is deterministic.

@@ -12,9 +12,11 @@ import pytest
 from hypergrad_search import (
     Cost,
     Evaluation,
+    Float,
     Fold,
     Method,
     Reversible,
+    Space,
     Status,
     TrainingProblem,
     Unrolled,
@@ -105,6 +107,8 @@ def test_what_it_inherits() -> None:
     value = evaluate(PROBLEM, H, key=KEY, method=method, gradient_below=-math.inf).value
     assert jnp.mean(PROBLEM.valid_loss(params, H)) == pytest.approx(value, rel=1e-5)
     assert method.cost(PROBLEM, 7) == 7
+    space: Space = {"rate": Float(0.01, 1.0)}
+    assert method.value(PROBLEM, H, key=KEY, space=space, left=b"") == pytest.approx(value, rel=1e-5)
     with pytest.raises(ValueError, match="FiniteDifferences has no checkpoints to go on from; leave checkpoint out"):
         evaluate(PROBLEM, H, key=KEY, method=method, checkpoint=b"")
 
