@@ -340,7 +340,10 @@ def test_what_is_wrong_with_the_problem_is_raised_at_the_first_trial() -> None:
     shapes = problem(train_loss=lambda p, h, batch, key: jnp.sum(p @ jnp.zeros(7)))
     broadcasting = problem(train_loss=lambda p, h, batch, key: jnp.sum(p + jnp.zeros(7)))
     every_value = Objective(PROBLEM, SPACE, method=Picky(-1.0))
+    few = problem(valid_loss=lambda p, h: jnp.stack([jnp.sum(p), jnp.sum(p**2)]))
+    lifts = {**SPACE, "rate": Float(1e-3, 0.4, log=True, lift=(20,))}
     for objective, error in (
+        (Objective(few, lifts), ValueError),  # two examples are too few for four folds, wherever it trains
         (Objective(shapes, SPACE), TypeError),
         (Objective(broadcasting, SPACE), ValueError),
         (every_value, ValueError),

@@ -61,6 +61,10 @@ def test_finished_trials_give_their_values_again_and_stay_as_they_are(
     before = copy.deepcopy(study.trials)
     assert [objective(trial) for trial in study.get_trials(deepcopy=False)] == [trial.value for trial in before]
     assert study.trials == before
+    bare = study.best_trial
+    bare.user_attrs = {key: kept for key, kept in bare.user_attrs.items() if key not in attributes.REPORTED}
+    assert objective(bare) == study.best_value
+    assert attributes.STATUS not in bare.user_attrs
     if isinstance(sampler, HypergradSampler):
         assert any(attributes.wanted(trial).parent for trial in before)
 
