@@ -124,4 +124,4 @@ def test_a_status_is_sound_or_a_failure_or_neither() -> None:
     sound = {status for status in [*Status, PRUNED, FAILED] if replace(RECORD, status=status).sound}
     failed = {status for status in [*Status, PRUNED, FAILED] if replace(RECORD, status=status).failed}
     assert sound == {"ok", "exploded"}
-    assert failed == {"nan", "overflow", "diverged", "overfitted", "refused", FAILED}
+    assert failed == {"nan", "overflow", "underflow", "diverged", "overfitted", "refused", FAILED}
