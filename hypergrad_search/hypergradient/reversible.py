@@ -36,7 +36,8 @@ from hypergrad_search.training.exact import Adjoint, Diagnosis, Inputs, Numbers,
 from hypergrad_search.training.resolution import Unresolved
 from hypergrad_search.training.train import train
 
-#: Between two probes of the resolution lie at least so many steps: a probe takes about as long as one.
+#: The resolution is probed after the first step and the last. Between other probes lie at least so many steps, since a
+#: probe takes about as long as one.
 _PROBE_EVERY = 32
 
 
@@ -280,8 +281,8 @@ def _train(
     reported = set(range(reports.every, steps, reports.every)) if reports else set()
     planes: dict[int, Planes] = {}
     origin, lost, last_probed = None, None, 0
-    for stop in sorted(reported.union({kept_from, steps} - {0}, *due.values())):
-        probed = stop == steps or stop >= last_probed + _PROBE_EVERY
+    for stop in sorted(reported.union({1, kept_from, steps} - {0}, *due.values())):
+        probed = stop in (1, steps) or stop >= last_probed + _PROBE_EVERY
         shifted = _shifted(spills, stop)
         state, filled, largest, doubtful = _forward(program, inputs, state, largest, stop, shifted, probed)
         last_probed = stop if probed else last_probed
@@ -290,7 +291,7 @@ def _train(
             lost = found if any(jax.tree.leaves(jax.device_get(found.found))) else None
             if lost or state.outside:
                 break
-        if kept_from < stop < steps:
+        if kept_from < stop < steps and any(stop in steps_due for steps_due in due.values()):
             planes[stop] = {name: filled[name] for name in spills if stop in due[name]}
         if 0 < stop == kept_from < steps:
             origin = jax.tree.map(jnp.copy, state.numbers)
