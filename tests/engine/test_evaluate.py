@@ -450,3 +450,19 @@ def test_plain_values_that_compare_equal_are_programs_of_their_own(method: Any) 
     problem = quadratic(valid_loss=lambda p, h: jnp.sum(p**2) * (10.0 if h["flag"] is True else 1.0))
     one, true = (evaluate(problem, {**H, "flag": flag}, method=method, key=KEY).value for flag in (1, True))
     assert true == pytest.approx(10 * one)
+
+
+@pytest.mark.parametrize(
+    ("norms", "message"),
+    [
+        ([1e5, 10.0], "grew by a factor of 1e\\+04 on its way back"),
+        ([math.inf, 10.0], "grew beyond float32's range on its way back"),
+        ([math.inf, math.inf], "that of the final weights is beyond float32's range$"),
+        ([5.0, 0.0], "^$"),
+        ([5.0, 1.0], "^$"),
+    ],
+)
+def test_why_a_gradient_is_useless(norms: list[float], message: str) -> None:
+    from hypergrad_search.hypergradient import reversible
+
+    assert re.search(message, reversible._why_useless({"rate": np.ones(())}, norms))
