@@ -122,5 +122,6 @@ def _equal(some: Any, other: Any) -> bool:
 
 
 def _bits(constant: Any) -> np.ndarray[Any, Any]:
-    array = jnp.asarray(constant)
-    return np.asarray(jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array)
+    with jax.ensure_compile_time_eval():  # also inside of the caller's own `jax.jit`
+        array = jnp.asarray(constant)
+        return np.asarray(jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array)
