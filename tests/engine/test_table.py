@@ -101,7 +101,7 @@ def network(p: Any, x: Array) -> jax.Array:
 
 def network_train_loss(p: Any, h: Any, batch: jax.Array, key: jax.Array) -> jax.Array:
     """Minibatches, and data among the hyperparameters."""
-    rows = 4 * batch + jnp.arange(4)
+    rows = 4 * batch + jnp.arange(4, dtype=jnp.int32)
     predicted = jnp.tanh(h["data"][rows] @ p["into"]) @ p["out"][0]
     return jnp.mean((predicted - jnp.asarray(Y, predicted.dtype)[rows]) ** 2)
 
