@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypergrad_search.checks import boolean
+from hypergrad_search.checks import boolean, check_arguments
 
 Setting = float | str | Callable[[Mapping[str, Any], jax.Array], Any] | Any
 Scalars = Mapping[str, jax.Array]  # the settings of one leaf at one step
@@ -299,6 +299,8 @@ def adamw(
     Before each step the weights lose `learning_rate * weight_decay` of themselves. For weights that should not decay,
     such as biases, give a pytree prefix of the parameters with 0 there, in place of optax's `mask`.
     """
+    if weight_decay is None:
+        raise ValueError("adamw: weight_decay must be a setting, got None; use adam, or 0.0")
     return _checked(_Adam(learning_rate, b1, b2, eps, eps_root, weight_decay))
 
 
@@ -366,10 +368,16 @@ def _resolve(
             return hyperparameters[leaf]
         if callable(leaf):
             check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
-            return jax.vmap(lambda step: leaf(hyperparameters, step))(jnp.arange(steps))
+            return jax.vmap(lambda step: checked(leaf(hyperparameters, step)))(jnp.arange(steps, dtype=jnp.int32))
         return leaf
 
-    values, structure = jax.tree.flatten(jax.tree.map(over_time, setting))
+    def checked(found: Any) -> Any:
+        for leaf in jax.tree.leaves(found) or [found]:
+            if not _is_number(leaf):
+                raise ValueError(f"optimizer: {name} must be numbers, got {leaf!r} for {setting!r}")
+        return found
+
+    values, structure = jax.tree.flatten(jax.tree.map(lambda leaf: checked(over_time(leaf)), setting))
     try:
         sources = jax.tree.leaves(jax.tree.broadcast(jax.tree.unflatten(structure, range(len(values))), params))
     except ValueError as error:
