@@ -43,7 +43,7 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
     Raises:
         ValueError: `value` is not a number, or lies outside of the limits, which are allowed.
     """
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool | complex)
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
         limits = ("" if least == -math.inf else f" from {least:g}") + ("" if most == math.inf else f" to {most:g}")
         raise ValueError(f"{name} must be a number{limits}, got {shown(value)}")

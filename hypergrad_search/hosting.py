@@ -61,9 +61,9 @@ class HostedProblem:
 
         `checkpoint` returns the checkpoint of the trial's parent. It is called only if the method can go on from one.
 
-        A `ValueError` or `ArithmeticError` is the result `REFUSED` where it comes of the trial's values, so that no
-        search ends for it: if other values of this problem have been evaluated without an error, or can be, at the
-        middle of the space. All other errors are raised.
+        An error that comes of the trial's values is the result `REFUSED`, so that no search ends for it. It is taken
+        for one if other values of this problem have been evaluated without an error, or can be, at the middle of the
+        space. All other errors are raised, and so are those of `on_the_way` and `checkpoint`.
         """
         reports_failed: list[Exception] = []
 
@@ -91,33 +91,35 @@ class HostedProblem:
             )
         except InexactReversalError:
             raise
-        except (ValueError, ArithmeticError) as error:
+        except Exception as error:
             if error in reports_failed or not self._works_elsewhere(hyperparameters, wanted, by_gradients):
                 raise
             spent = Cost(self.method.cost(self.problem, self.problem.steps), time.perf_counter() - started)
-            message = f"{MESSAGES[Status.REFUSED]}: {error}"
+            message = f"{MESSAGES[Status.REFUSED]}: {type(error).__name__}: {error}"
             return Evaluation(math.inf, None, Status.REFUSED, spent, message)
         _WORKING.add(self)
         return evaluation
 
     def _works_elsewhere(self, hyperparameters: Hyperparameters, wanted: Wanted, by_gradients: bool) -> bool:
         """Return whether other values can be evaluated: the middle of all floats, or that of the whole space."""
+        if self in _WORKING:
+            return True
         space = self.searched(by_gradients=by_gradients)
         middle = {**hyperparameters, **from_unit(space, np.full(dimension(space), 0.5))}
         for values in (middle, {**middle, **_middle_of_the_rest(space)}):
-            if self not in _WORKING:
-                with contextlib.suppress(ValueError, ArithmeticError):
-                    evaluate(
-                        self.problem,
-                        values,
-                        method=self.method,
-                        key=self.key,
-                        gradient_below=-math.inf,
-                        fold=wanted.held_back(self.space),
-                        space=space,
-                    )
-                    _WORKING.add(self)
-        return self in _WORKING
+            with contextlib.suppress(Exception):
+                evaluate(
+                    self.problem,
+                    values,
+                    method=self.method,
+                    key=self.key,
+                    gradient_below=-math.inf,
+                    fold=wanted.held_back(self.space),
+                    space=space,
+                )
+                _WORKING.add(self)
+                return True
+        return False
 
     def facts(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return by name what a host stores of an evaluation, beside its value and checkpoint.

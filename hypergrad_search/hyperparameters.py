@@ -58,8 +58,8 @@ def split(hyperparameters: Hyperparameters, space: Space | None = None) -> tuple
 
 def taken_for_floats(hyperparameters: Hyperparameters, space: Space | None) -> list[str]:
     """Return the names of whole numbers that `split` takes for floats only because no space says what they are."""
-    known = space or {}
-    return [n for n, value in hyperparameters.items() if n not in known and isinstance(value, int | np.integer)]
+    unknown = {name: value for name, value in hyperparameters.items() if name not in (space or {})}
+    return [name for name, value in unknown.items() if _is_number(value) and isinstance(value, int | np.integer)]
 
 
 def _fitted(name: str, value: Any, parameter: Float | Int | Categorical) -> Any:

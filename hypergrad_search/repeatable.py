@@ -5,6 +5,7 @@ generator or takes from an iterator would be the same at every step, without a w
 the same program twice.
 """
 
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 from jax.extend import core
 
 from hypergrad_search.hyperparameters import Static
+from hypergrad_search.optimizers import resolve
 from hypergrad_search.parameters import initial_params
-from hypergrad_search.problem import TrainingProblem
+from hypergrad_search.problem import Params, TrainingProblem
 
 _IN_BATCHES = (
     "step is traced by JAX, so keep the data in a jax array and take (1) jax.lax.dynamic_slice_in_dim(data, start, "
@@ -25,6 +27,7 @@ _IN_BATCHES = (
 )
 _REMEDIES = {
     "init": "draw from the key that it is given",
+    "optimizer": "compute its settings from hyperparameters and step alone",
     "batches": _IN_BATCHES,
     "train_loss": "draw from the key that it is given, which is new at each step",
     "valid_loss": "draw from a fixed key, such as jax.random.key(0)",
@@ -34,16 +37,19 @@ _REMEDIES = {
 
 _NUMBERS = (jax.Array, np.ndarray, np.generic, float, int)
 
-#: The problems whose functions have been found repeatable.
-_checked: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
+_ADDRESS = re.compile("0x[0-9a-f]+")
+
+#: The problems whose functions have been found repeatable, and the plain values with which they have.
+_checked: "weakref.WeakKeyDictionary[TrainingProblem, set[Static]]" = weakref.WeakKeyDictionary()
 
 
 def check_repeatable(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) -> None:
     """Raise `ValueError` where a function of the problem differs between two traces, or `batches` cannot be traced.
 
-    It is done once for a problem; nothing is computed.
+    It is done once for a problem and each choice of plain values, which may decide what is run; nothing is computed.
     """
-    if problem in _checked:
+    repeatable = _checked.setdefault(problem, set())
+    if static in repeatable:
         return
     key, step = jax.random.key(0), jnp.int32(0)
 
@@ -56,9 +62,14 @@ def check_repeatable(problem: TrainingProblem, dynamic: dict[str, Any], static: 
         "valid_loss": (params, dynamic),
         "test_loss": (params, dynamic),
         "valid_batch_loss": (params, dynamic, step),
+        "optimizer": (params, dynamic),
     }
+
+    def settings(params: Params, hyperparameters: dict[str, Any]) -> Any:
+        return resolve(problem.optimizer, hyperparameters, params, problem.steps)[0]
+
     for name, arguments in arguments_of.items():
-        function = getattr(problem, name)
+        function = settings if name == "optimizer" else getattr(problem, name)
         if function is None:
             continue
         first, second = _traced(function, arguments, static), _traced(function, arguments, static)
@@ -68,7 +79,7 @@ def check_repeatable(problem: TrainingProblem, dynamic: dict[str, Any], static: 
                 f"NumPy's random numbers, an iterator or a counter. JAX would repeat what it saw first at every step. "
                 f"Instead, {_REMEDIES[name]}"
             )
-    _checked.add(problem)
+    repeatable.add(static)
 
 
 def _shape_of_batch(problem: TrainingProblem, step: jax.Array) -> Any:
@@ -80,7 +91,9 @@ def _shape_of_batch(problem: TrainingProblem, step: jax.Array) -> Any:
 
 
 def _traced(function: Callable[..., Any], arguments: tuple[Any, ...], static: Static) -> list[Any]:
-    """Return the parts of the program that a function is traced to; its second argument is `dynamic`, if it has one.
+    """Return the text and the values of the program that a function is traced to.
+
+    The function's second argument is `dynamic`, if it has one.
 
     JAX remembers what it has traced by function, so this traces a new one, and what a `jax.jit` is made of.
     """
@@ -89,27 +102,24 @@ def _traced(function: Callable[..., Any], arguments: tuple[Any, ...], static: St
     def anew(first: Any, *rest: Any) -> Any:
         result = plain(first, *({**dynamic, **dict(static)} for dynamic in rest[:1]), *rest[1:])
         # What is no number is refused where it is used.
-        return [
-            leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, jax.Array | np.ndarray | np.generic | float)
-        ]
+        return [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, _NUMBERS)]
 
-    return list(_parts(jax.make_jaxpr(anew)(*arguments)))
+    program = jax.make_jaxpr(anew)(*arguments)
+    return [_ADDRESS.sub("", str(program)), *_values(program)]
 
 
-def _parts(program: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Any]:
-    """Yield all that a program computes with: its constants, and for each operation its name, types and literals."""
+def _values(program: core.ClosedJaxpr | core.Jaxpr) -> Iterator[Any]:
+    """Yield the constants and literals that a program computes with, which its text may shorten or leave out."""
     if isinstance(program, core.ClosedJaxpr):
         yield from program.consts
         program = program.jaxpr
     yield from (x.val for x in program.outvars if isinstance(x, core.Literal))
     for equation in program.eqns:
-        yield equation.primitive.name
-        yield from (str(out.aval) for out in equation.outvars)
         yield from (x.val for x in equation.invars if isinstance(x, core.Literal))
         for parameter in equation.params.values():
             for inner in parameter if isinstance(parameter, tuple | list) else (parameter,):
                 if isinstance(inner, core.Jaxpr | core.ClosedJaxpr):
-                    yield from _parts(inner)
+                    yield from _values(inner)
 
 
 def _equal(some: Any, other: Any) -> bool:

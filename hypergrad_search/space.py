@@ -89,7 +89,7 @@ class Categorical:
     choices: tuple[bool | int | float | str | None, ...]
 
     def __init__(self, choices: Sequence[bool | int | float | str | None]) -> None:
-        if not isinstance(choices, list | tuple | np.ndarray) or not len(choices):
+        if isinstance(choices, str | bytes) or not isinstance(choices, Sequence | np.ndarray) or not len(choices):
             raise ValueError(f"Categorical: choices must be a list of at least one value, got {choices!r}")
         plain = tuple(choice.item() if isinstance(choice, np.generic) else choice for choice in choices)
         for i, choice in enumerate(plain):

@@ -48,7 +48,10 @@ FROZEN = {
     "an iterator of its own jit": ("batches", jax.jit(lambda step: next(LOADER))),
     "rows that numpy draws": ("batches", lambda step: ON_DEVICE[jnp.asarray(HEAVY.integers(0, 40, 3))]),
     "a counter": ("batches", lambda step: ON_DEVICE[next(COUNTER) % 30 + jnp.arange(3)]),
+    "a slice": ("batches", lambda step: (lambda first: ON_DEVICE[first : first + 3])(next(COUNTER) % 30)),
+    "a row": ("batches", lambda step: ON_DEVICE[next(COUNTER) % 30][None]),
     "a number": ("batches", lambda step: HEAVY.normal()),
+    "a whole number": ("batches", lambda step: {"seed": next(COUNTER)}),
     "an array that is numpy's": ("batches", lambda step: {"rows": HEAVY.normal(size=(3, 4))}),
     "noise of numpy": ("train_loss", lambda w, h, batch, key: jnp.mean((batch @ w + drawn()) ** 2)),
     "a number of numpy": ("train_loss", lambda w, h, batch, key: jnp.sum(w) * float(HEAVY.normal())),
@@ -56,6 +59,9 @@ FROZEN = {
         "train_loss",
         lambda w, h, batch, key: jax.lax.fori_loop(0, 3, lambda i, x: x * float(HEAVY.normal()), jnp.sum(w)),
     ),
+    "a power": ("train_loss", lambda w, h, batch, key: jnp.sum(jnp.abs(w) ** (2 + next(COUNTER) % 2))),
+    "a part of the weights": ("train_loss", lambda w, h, batch, key: jnp.sum([w[:2], w[2:]][next(COUNTER) % 2])),
+    "noise in a schedule": ("optimizer", sgd(lambda h, step: h["rate"] * HEAVY.uniform(), 0.5)),
     "noise in the start": ("init", lambda key, h: jnp.asarray(HEAVY.normal(size=4), jnp.float32)),
     "a part of the validation set": ("valid_loss", lambda w, h: jnp.mean(ON_DEVICE[HEAVY.permutation(40)[:20]] @ w)),
     "a key that changes": (
@@ -78,6 +84,28 @@ def test_what_tracing_would_freeze_is_refused(name: str, function: Any, method: 
 
 def test_randomness_by_keys_is_allowed() -> None:
     evaluate(problem(), {"rate": 0.1}, key=KEY)
+
+
+def test_each_choice_of_plain_values_is_checked() -> None:
+    noisy = problem(train_loss=lambda w, h, batch, key: jnp.sum(w**2) + (HEAVY.normal() if h["noisy"] else 0.0))
+    evaluate(noisy, {"rate": 0.1, "noisy": False}, key=KEY)
+    with pytest.raises(ValueError, match=r"^train_loss: two calls"):
+        evaluate(noisy, {"rate": 0.1, "noisy": True}, key=KEY)
+
+
+def test_what_holds_functions_is_allowed() -> None:
+    """JAX shows the functions inside of a program by their addresses, which differ between two traces."""
+
+    def valid_loss(w: jax.Array, h: Any) -> jax.Array:
+        @jax.custom_vjp
+        def squared(x: jax.Array) -> jax.Array:
+            return jnp.square(x)
+
+        squared.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
+        either: jax.Array = jax.lax.cond(w[0] > 0, jnp.sum, jnp.max, jax.checkpoint(jnp.sin)(w))
+        return either + jnp.sum(jax.nn.relu(squared(w)))
+
+    evaluate(problem(valid_loss=valid_loss), {"rate": 0.1}, key=KEY)
 
 
 def test_a_constant_that_is_not_a_number_is_allowed() -> None:

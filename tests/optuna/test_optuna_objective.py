@@ -316,7 +316,7 @@ class Picky(Method):
         return Reversible().evaluate(problem, hyperparameters, key, request)
 
 
-@pytest.mark.parametrize("error", [ValueError, FloatingPointError])
+@pytest.mark.parametrize("error", [ValueError, FloatingPointError, TypeError, KeyError, jax.errors.JaxRuntimeError])
 @pytest.mark.parametrize("rates", [(0.01, 0.3), (0.3, 0.01)])
 def test_a_value_that_is_refused_is_a_failed_trial(error: type[Exception], rates: tuple[float, float]) -> None:
     """Even that of the first trial, since the middle of the space can be evaluated."""
@@ -329,7 +329,8 @@ def test_a_value_that_is_refused_is_a_failed_trial(error: type[Exception], rates
     for trial in study.trials:
         if trial in refused:
             assert (trial.value, trial.user_attrs[attributes.STATUS]) == (math.inf, "refused")
-            assert "an error refused these values: the rate is" in trial.user_attrs[attributes.MESSAGE]
+            assert f"an error refused these values: {error.__name__}: " in trial.user_attrs[attributes.MESSAGE]
+            assert "the rate is " in trial.user_attrs[attributes.MESSAGE]
             assert trial.user_attrs[attributes.COST] == 20
         else:
             assert trial.user_attrs[attributes.STATUS] == "ok"

@@ -263,6 +263,7 @@ RIGHT: dict[str, Call] = {
     "numpy's numbers in a Float": lambda: Float(np.float32(0.25), np.int64(1)) == Float(0.25, 1.0),  # type: ignore[arg-type]
     "numpy's lengths": lambda: Float(0, 1, shape=np.int64(3)).shape == (3,),  # type: ignore[arg-type]
     "a list of lengths": lambda: Float(0, 1, shape=[2, 3]).shape == (2, 3),  # type: ignore[arg-type]
+    "a range of choices": lambda: Categorical(range(1, 3)).choices == (1, 2),
     "numpy's choices": lambda: Categorical(np.array([1, 2])).choices == (1, 2),  # type: ignore[arg-type]
     "a numpy boolean": lambda: Float(0.1, 1, log=np.True_).log is True,  # type: ignore[arg-type]
     "a status by name": lambda: evaluation(status="ok").status is Status.OK,
