@@ -24,9 +24,9 @@ from hypergrad_search.training import exact, fixed_point
 from hypergrad_search.training.exact import WEIGHTS, Inputs, Program, State
 
 #: An error of a step is much if it is above this share of the largest step in the leaf.
-OF_THE_STEPS = 2.0**-11
+OF_THE_STEPS = 2.0**-13
 #: The errors of all steps are much if they are above this share of the largest weight.
-OF_THE_WEIGHTS = 2.0**-12
+OF_THE_WEIGHTS = 2.0**-13
 
 
 class Unresolved(NamedTuple):
