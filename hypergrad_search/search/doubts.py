@@ -53,8 +53,11 @@ class Doubts:
         self._steps: list[tuple[float, float]] = []  # predicted and real changes of the last short steps
         self._zeros = 0
 
-    def look(self, space: Space, observation: Observation) -> None:
-        """Look at one finished trial; points of another space than before cannot be compared with those before."""
+    def look(self, space: Space, observation: Observation, *, maximise: bool = False) -> None:
+        """Look at one finished trial; points of another space than before cannot be compared with those before.
+
+        `maximise` tells that the user's own values, which are in the warnings, have the other sign.
+        """
         if space != self._space:
             self._space, self._starts, self._steps, self._zeros = space, {}, [], 0
         if observation.ignored:
@@ -63,7 +66,7 @@ class Doubts:
             return
         point = to_unit(space, observation.hyperparameters)
         if observation.parent in self._starts:
-            self._look_at_step(self._starts[str(observation.parent)], point, observation)
+            self._look_at_step(self._starts[str(observation.parent)], point, observation, -1.0 if maximise else 1.0)
         if observation.gradient is None:
             return
         gradient = gradient_to_unit(space, observation.hyperparameters, observation.gradient)
@@ -71,14 +74,14 @@ class Doubts:
         if self._zeros == ENOUGH_ZEROS:
             self._warn(
                 "zero",
-                f"the gradients of {ENOUGH_ZEROS} trials in a row were zero everywhere, so no step can follow them; an "
-                "objective that is constant by pieces, such as an accuracy, has no useful gradient: take a smooth loss",
+                f"the gradients of {ENOUGH_ZEROS} trials in a row were zero everywhere, so no step can follow them; a "
+                "piecewise constant objective, such as an accuracy, has no useful gradient: take a smooth loss",
             )
         self._starts[observation.trial] = _Start(point, observation.value, gradient)
         while len(self._starts) > KEPT:
             del self._starts[next(iter(self._starts))]
 
-    def _look_at_step(self, start: _Start, point: np.ndarray, observation: Observation) -> None:
+    def _look_at_step(self, start: _Start, point: np.ndarray, observation: Observation, sign: float) -> None:
         step = point - start.point
         predicted = float(start.gradient @ step)
         if not 0 < np.abs(step).max(initial=0.0) <= SHORT or not predicted:
@@ -94,7 +97,7 @@ class Doubts:
         sizes = changes / predictions
         numbers = (
             f"the last {ENOUGH} short steps changed the value by {_listed(ratios)} times what the reported "
-            f"gradients promise (trial {observation.trial}: {predicted:.3g} was promised, {changed:.3g} came)"
+            f"gradients promise (trial {observation.trial}: {sign * predicted:.3g} was promised, {sign * changed:.3g} came)"
         )
         if sizes.max() > CONSISTENT * sizes.min():
             return

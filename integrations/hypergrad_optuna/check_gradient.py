@@ -9,6 +9,7 @@ from optuna.trial import FixedTrial
 from hypergrad_optuna import arrays, attributes
 from hypergrad_search import Float, Space
 from hypergrad_search.check_gradient import STEPS, GradientCheck, check
+from hypergrad_search.checks import shown
 from hypergrad_search.search.ask_tell import Wanted
 
 
@@ -67,7 +68,11 @@ def check_gradient(
 def _run(objective: Callable[[Any], float], point: Mapping[str, Any], wanted: Wanted) -> tuple[FixedTrial, float]:
     trial = FixedTrial(dict(point))
     attributes.want_of(trial, wanted)
-    return trial, float(objective(trial))
+    value = objective(trial)
+    try:
+        return trial, float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"check_gradient: objective must return one number, got {shown(value)}") from None
 
 
 def _space(trial: FixedTrial) -> Space:

@@ -293,7 +293,7 @@ class HypergradSampler(BaseSampler):
                     continue
                 memory.mind = memory.mind.tell(observation)
                 if trial.user_attrs.get(attributes.STATUS) is None:  # the user's own gradient
-                    memory.doubts.look(space, observation)
+                    memory.doubts.look(space, observation, maximise=memory.mind.maximise)
             self._say_what_is_unusable(memory, trials)
             return memory.mind
 

@@ -181,7 +181,7 @@ class HypergradSearch(Searcher):
             self._checkpoints[trial_id] = f"{result['trial_path']}/{result['checkpoint_dir_name']}"
         self._mind = self._mind.tell(trial)
         if "status" not in result:  # the user's own gradient
-            self._doubts.look(self._space, trial)
+            self._doubts.look(self._space, trial, maximise=self._mind.maximise)
         stopped = math.isinf(trial.value) and (not result or result.get("status") == RUNNING)
         self._tell_explorer(trial, result, stopped, error)
 

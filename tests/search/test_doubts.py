@@ -1,5 +1,6 @@
 """Warnings about gradients that a user reports: each kind of mistake is said once, and sound gradients never are."""
 
+import re
 import warnings
 from typing import Any
 
@@ -36,7 +37,7 @@ def search(
             begun = Observation(str(number), wanted.parent, h, again=wanted.again)
             known[str(number)] = mind.read(begun, Outcome(value=value, gradient=gradient))
             mind = mind.tell(known[str(number)])
-            doubts.look(space, known[str(number)])
+            doubts.look(space, known[str(number)], maximise=maximise)
     return [str(warning.message) for warning in caught]
 
 
@@ -60,10 +61,11 @@ def test_a_sound_gradient_is_never_doubted(noise: float, rugged: float, maximise
         assert search(1.0, noise=noise, rugged=rugged, maximise=maximise, seed=seed) == []
 
 
-def test_the_numbers_are_in_the_warning() -> None:
-    (message,) = search(-1.0)
+@pytest.mark.parametrize(("maximise", "numbers"), [(False, "-0.* was promised, 0."), (True, "0.* was promised, -0.")])
+def test_the_numbers_are_in_the_warning(maximise: bool, numbers: str) -> None:
+    (message,) = search(-1.0, maximise=maximise)
     assert message.startswith(f"search: the last {ENOUGH} short steps changed the value by -1")
-    assert "was promised" in message
+    assert re.search(rf"\(trial \d+: {numbers}", message)
     assert "check_gradient" in message
 
 
