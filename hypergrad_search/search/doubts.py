@@ -97,7 +97,8 @@ class Doubts:
         sizes = changes / predictions
         numbers = (
             f"the last {ENOUGH} short steps changed the value by {_listed(ratios)} times what the reported "
-            f"gradients promise (trial {observation.trial}: {sign * predicted:.3g} was promised, {sign * changed:.3g} came)"
+            f"gradients promise (trial {observation.trial}: {sign * predicted:.3g} was promised, "
+            f"{sign * changed:.3g} came)"
         )
         if sizes.max() > CONSISTENT * sizes.min():
             return
