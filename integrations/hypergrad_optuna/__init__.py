@@ -1,6 +1,6 @@
 """Hypergradient search in Optuna: `optuna.create_study(sampler=HypergradSampler())`."""
 
-from hypergrad_optuna import _version  # noqa: F401 (it refuses an old Optuna before the others are imported)
+from hypergrad_optuna import _version  # noqa: F401 (it refuses an Optuna that is missing or old before the others are imported)
 from hypergrad_optuna.best import best_hyperparameters, best_model
 from hypergrad_optuna.check_gradient import check_gradient
 from hypergrad_optuna.hyperparameters import hyperparameters_of

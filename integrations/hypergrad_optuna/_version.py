@@ -1,11 +1,16 @@
-"""It refuses an Optuna that is too old, in one line, before anything else is imported from it."""
+"""It refuses an Optuna that is missing or too old, in one line, before anything else is imported from it."""
 
 import re
 
-import optuna
-
 #: the lowest version of Optuna that works, the same as in pyproject.toml
 LOWEST = "5.0"
+
+try:
+    import optuna
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"hypergrad_optuna needs optuna {LOWEST} or newer; pip install 'hypergrad-search[optuna]'"
+    ) from error
 
 
 def check(version: str) -> None:

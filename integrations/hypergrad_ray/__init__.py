@@ -5,7 +5,10 @@
 Importing it registers the searcher as `tune.create_searcher("hypergrad", space=space, metric="loss", mode="min")`.
 """
 
-from ray.tune.search import SEARCH_ALG_IMPORT
+try:
+    from ray.tune.search import SEARCH_ALG_IMPORT
+except ModuleNotFoundError as error:
+    raise ImportError("hypergrad_ray needs ray; pip install 'hypergrad-search[ray]'") from error
 
 from hypergrad_ray.best import best_hyperparameters
 from hypergrad_ray.param_space import param_space

@@ -122,10 +122,8 @@ class Histories(RuleBasedStateMachine):
         elif how == "constraint":
             trial.set_constraint("broken", 1.0)
             self.study.tell(trial, self.evaluate(trial, suggested))
-        elif how == "infinite":
-            self.study.tell(trial, math.inf)
         else:
-            self.study.tell(trial, state=TrialState.FAIL)
+            self.study.tell(trial, math.inf if how == "infinite" else math.nan)
 
     @rule(where=st.sampled_from(["begun", "some", "suggested", "evaluated"]), retried=st.booleans())
     def kill(self, where: str, retried: bool) -> None:
@@ -267,6 +265,7 @@ CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_to
 
 @pytest.mark.filterwarnings("ignore:HypergradSampler. .* finished trials are not used")
 @pytest.mark.filterwarnings("ignore:.* out of range for distribution")
+@pytest.mark.filterwarnings("ignore:The value nan is not acceptable")
 def test_a_walk_through_histories() -> None:
     few = settings(
         max_examples=12,
@@ -282,6 +281,7 @@ def test_a_walk_through_histories() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:HypergradSampler. .* finished trials are not used")
 @pytest.mark.filterwarnings("ignore:.* out of range for distribution")
+@pytest.mark.filterwarnings("ignore:The value nan is not acceptable")
 def test_a_long_walk_through_histories() -> None:
     many = settings(
         max_examples=300,

@@ -88,3 +88,28 @@ def test_engine_leaves_optuna_and_ray_unloaded(tmp_path: Path) -> None:
     script = "import sys, hypergrad_search; print({'optuna', 'ray'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
+@pytest.mark.parametrize(
+    ("missing", "run", "line"),
+    [
+        (
+            "click",
+            "from hypergrad_studies.command import main; main()",
+            "hypergrad: click is not installed; pip install 'hypergrad-search[studies]'",
+        ),
+        (
+            "optuna",
+            "import hypergrad_optuna",
+            "ImportError: hypergrad_optuna needs optuna 5.0 or newer; pip install 'hypergrad-search[optuna]'",
+        ),
+        ("ray", "import hypergrad_ray", "ImportError: hypergrad_ray needs ray; pip install 'hypergrad-search[ray]'"),
+    ],
+)
+def test_a_missing_extra_is_told_in_one_line(missing: str, run: str, line: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; {run}"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    *before, last = found.stderr.splitlines()
+    assert last == line
+    assert run.startswith("import") or not before, "a command shows no traceback"
