@@ -27,6 +27,9 @@ from hypergrad_search.space import Float, Hyperparameters, Int, Space, dimension
 #: It differentiates exactly, and in floats where a reversal turns out inexact, so that a search does not end for it.
 DEFAULT_METHOD: Method = Reversible(fallback=Unrolled())
 
+#: The kinds of errors that a trial's values may cause, from shapes that do not fit to memory that runs out.
+_OF_VALUES = (ValueError, TypeError, ArithmeticError, LookupError, AssertionError, jax.errors.JaxRuntimeError)
+
 _COORDINATE = re.compile(r"(.+)\[(\d+(?:,\d+)*)\]")
 
 #: It is called with the steps done, the validation loss (infinite where it is NaN) and the cost so far.
@@ -61,9 +64,10 @@ class HostedProblem:
 
         `checkpoint` returns the checkpoint of the trial's parent. It is called only if the method can go on from one.
 
-        An error that comes of the trial's values is the result `REFUSED`, so that no search ends for it. It is taken
-        for one if other values of this problem have been evaluated without an error, or can be, at the middle of the
-        space. All other errors are raised, and so are those of `on_the_way` and `checkpoint`.
+        An error that comes of the trial's values is the result `REFUSED`, so that no search ends for it; a warning
+        says so once. An error of a kind that values cause, such as `ValueError`, is taken for one if other values of
+        this problem have been evaluated without an error, or can be, at the middle of the space. All other errors are
+        raised, and so are those of `on_the_way` and `checkpoint`.
         """
         reports_failed: list[Exception] = []
 
@@ -91,11 +95,14 @@ class HostedProblem:
             )
         except InexactReversalError:
             raise
-        except Exception as error:
+        except _OF_VALUES as error:
             if error in reports_failed or not self._works_elsewhere(hyperparameters, wanted, by_gradients):
                 raise
             spent = Cost(self.method.cost(self.problem, self.problem.steps), time.perf_counter() - started)
             message = f"{MESSAGES[Status.REFUSED]}: {type(error).__name__}: {error}"
+            if self not in _REFUSING:
+                _REFUSING.add(self)
+                warnings.warn(f"a trial failed, and the search goes on; {message}", stacklevel=3)
             return Evaluation(math.inf, None, Status.REFUSED, spent, message)
         _WORKING.add(self)
         return evaluation
@@ -147,6 +154,9 @@ class HostedProblem:
 
 # The problems of which some evaluation has ended without an error.
 _WORKING: "weakref.WeakSet[HostedProblem]" = weakref.WeakSet()
+
+# The problems of which a trial was refused, and a warning was given.
+_REFUSING: "weakref.WeakSet[HostedProblem]" = weakref.WeakSet()
 
 
 def host(

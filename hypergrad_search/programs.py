@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import jax
 
-#: The number of programs that each function keeps. A program of a small network takes some 5 MB and 200 memory maps, of
-#: which Linux grants a process 65,530.
+#: The number of programs that each function keeps. All programs of one small network together take some 500 memory
+#: maps, of which Linux grants a process 65,530.
 MOST_KEPT = 32
 
 Result = TypeVar("Result")

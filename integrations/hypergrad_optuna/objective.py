@@ -57,7 +57,7 @@ class Objective:
             element, such as "w[0]", `method` is not a `Method`, or `report_every` is not a whole number from 1. At the
             first trial: the study maximises, or has several objectives. Where the problem itself is wrong, its own
             errors are raised too. An error that comes of a trial's values alone is a trial with the value infinity and
-            the status "refused".
+            the status "refused", and a warning says so once.
     """
 
     def __init__(

@@ -323,7 +323,9 @@ def test_a_value_that_is_refused_is_a_failed_trial(error: type[Exception], rates
     study = optuna.create_study(sampler=HypergradSampler(seed=0))
     for rate in rates:
         study.enqueue_trial({"rate": rate})
-    study.optimize(Objective(PROBLEM, SPACE, method=Picky(0.1, error)), n_trials=20)
+    with pytest.warns(UserWarning, match=f"an error refused these values: {error.__name__}: .*the rate is") as said:
+        study.optimize(Objective(PROBLEM, SPACE, method=Picky(0.1, error)), n_trials=20)
+    assert len(said) == 1
     refused = [t for t in study.trials if t.params["rate"] > 0.1]
     assert refused
     for trial in study.trials:
