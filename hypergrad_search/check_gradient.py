@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypergrad_search.checks import number, whole_number
+from hypergrad_search.checks import number, shown, whole_number
 from hypergrad_search.hypergradient.base import Method
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.reversible import Reversible
@@ -134,7 +134,8 @@ def check_gradient(
         the check; `print(check)` shows a table with a verdict for each direction, and `check.agrees` is their sum.
 
     Raises:
-        ValueError: an argument does not fit, the space has no `Float`, or there is no gradient at the point.
+        ValueError: an argument does not fit, the space has no `Float`, the point is out of its bounds, or there is no
+            gradient at the point.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -181,15 +182,20 @@ def check(
     whole_number("check_gradient: directions", directions, 0)
     if not isinstance(steps, list | tuple | np.ndarray):
         raise ValueError(f"check_gradient: steps must be a list of lengths, got {steps!r}")
-    lengths = tuple(sorted((number("check_gradient: steps", step) for step in steps), reverse=True))
+    lengths = tuple(sorted((number("check_gradient: every length in steps", step) for step in steps), reverse=True))
     if len(lengths) < 2 or not 0 < lengths[-1] <= lengths[0] <= 1:
         raise ValueError(f"check_gradient: steps must be at least two lengths above 0 and up to 1, got {steps!r}")
     moving = floats(space)
     if not moving:
         raise ValueError("check_gradient: the space has no Float, and nothing else has a gradient")
-    start, rng = to_unit(space, point), np.random.default_rng(0)
-    signs = [("all", rng.choice([-1.0, 1.0], start.size)) for _ in range(directions if len(moving) > 1 else 0)]
-    signs += [(name, np.where(owner, rng.choice([-1.0, 1.0], start.size), 0.0)) for name, owner in _owners(moving)]
+    start, rng, owners = to_unit(space, point), np.random.default_rng(0), _owners(moving)
+    for name, owner in owners:
+        if not np.all(np.abs(start[owner] - 0.5) <= 0.5 + 1e-9):  # bounds may be rounded
+            raise ValueError(
+                f"check_gradient: {name!r} must be within the bounds of the space, got {shown(point[name])}"
+            )
+    moves = [("all", rng.choice([-1.0, 1.0], start.size)) for _ in range(directions if len(moving) > 1 else 0)]
+    moves += [(name, np.where(owner, rng.choice([-1.0, 1.0], start.size), 0.0)) for name, owner in owners]
 
     def measure(name: str, direction: np.ndarray[Any, Any]) -> Direction:
         predicted, measured = [], []
@@ -201,7 +207,7 @@ def check(
             measured.append((values[0] - values[1]) / (2 * length) if np.isfinite(values).all() else math.nan)
         return Direction(name, lengths, tuple(predicted), tuple(measured))
 
-    return GradientCheck(value, tuple(measure(name, direction) for name, direction in signs))
+    return GradientCheck(value, tuple(measure(name, direction) for name, direction in moves))
 
 
 def _owners(moving: dict[str, Float]) -> list[tuple[str, np.ndarray[Any, Any]]]:

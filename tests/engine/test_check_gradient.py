@@ -101,6 +101,13 @@ def test_at_the_bounds_one_side_is_measured() -> None:
     assert verdicts(result)["x"].startswith("agrees")
 
 
+@pytest.mark.parametrize("x", [-0.1, 1.5, math.nan])
+def test_a_point_outside_of_the_space_is_refused(x: float) -> None:
+    """Steps end at the bounds, so that the two sides would be the same point there, and any gradient would agree."""
+    with pytest.raises(ValueError, match=f"'x' must be within the bounds of the space, got {x}"):
+        checked(RIGHT, point={**AT, "x": x})
+
+
 def test_values_that_fail_are_left_out() -> None:
     result = checked(RIGHT, lambda point: math.inf if abs(point["x"] - 0.5) > 0.02 else quadratic(point))
     assert result.agrees
