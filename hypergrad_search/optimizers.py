@@ -112,7 +112,10 @@ class AdditiveOptimizer(Optimizer):
 
     @abc.abstractmethod
     def step(self, slots: Mapping[str, jax.Array], settings: Scalars, count: jax.Array) -> jax.Array:
-        """Return the change of the weights in step number `count`, which is 1 for the first step."""
+        """Return the change of the weights in step number `count`, which is 1 for the first step.
+
+        It may divide by all slots but the first, so these count for half a unit where exact training rounded them to 0.
+        """
 
     @property
     @final

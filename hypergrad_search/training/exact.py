@@ -432,13 +432,13 @@ def _weight_step(program: Program, numbers: Numbers, now: Schedule, step: jax.Ar
 
 def _change(program: Program, numbers: Numbers, now: Schedule, step: jax.Array) -> jax.Array:
     slots = _slots(program, numbers, now, after=True)
-    # Where one slot is 0 and another is not, increments were rounded to 0. Adam would divide by eps alone: a step as
-    # wrong as that would hide what was lost from those who look for it later (`resolution`).
-    still = functools.reduce(jnp.logical_and, [x == 0 for x in slots.values()])
-    least = {name: now.plans[name].scale_after * 2.0 ** -(program.bits[name] + 1) for name in slots}
-    decaying = {name: now.settings[decay] < 1 for name, decay in program.optimizer.decays.items()}
-    moving = {name: jnp.where((x == 0) & ~still & decaying[name], least[name], x) for name, x in slots.items()}
-    return program.optimizer.step(moving if len(slots) > 1 else slots, now.settings, step + 1)
+    # A step has the direction of the first slot, and may divide by the others. Where these are 0, increments may have
+    # been rounded to 0, and they count for half a unit: a step divided by 0 would hide from `resolution` what was lost.
+    for name in list(slots)[1:]:
+        half = now.plans[name].scale_after * 2.0 ** -(program.bits[name] + 1)
+        least = jnp.where(now.settings[program.optimizer.decays[name]] < 1, half, 0)
+        slots[name] = jnp.where(slots[name] == 0, least, slots[name])
+    return program.optimizer.step(slots, now.settings, step + 1)
 
 
 def _step_adjoint(
