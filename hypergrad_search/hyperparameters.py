@@ -67,6 +67,7 @@ def _fitted(name: str, value: Any, parameter: Float | Int | Categorical) -> Any:
     if isinstance(parameter, Float):
         fits = _is_number(value) and np.shape(value) in (parameter.shape, parameter.lift)
     elif isinstance(parameter, Int):
+        value = value.item() if isinstance(value, jax.Array) and value.ndim == 0 else value
         fits = isinstance(value, int) and not isinstance(value, bool)
     else:
         equal = [choice for choice in parameter.choices if np.ndim(value) == 0 and choice == value]

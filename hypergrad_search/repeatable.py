@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from hypergrad_search.hyperparameters import Static
+from hypergrad_search.hyperparameters import Static, split, taken_for_floats
 from hypergrad_search.optimizers import resolve
 from hypergrad_search.parameters import initial_params
 from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.space import Hyperparameters, Space, check_space
 
 _IN_BATCHES = (
     "step is traced by JAX, so keep the data in a jax array and take (1) jax.lax.dynamic_slice_in_dim(data, start, "
@@ -41,6 +42,34 @@ _ADDRESS = re.compile("0x[0-9a-f]+")
 
 #: The problems whose functions have been found repeatable, and the plain values with which they have.
 _checked: "weakref.WeakKeyDictionary[TrainingProblem, set[Static]]" = weakref.WeakKeyDictionary()
+
+
+def checked_split(
+    problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None
+) -> tuple[dict[str, Any], Static]:
+    """Return what `split` returns, of hyperparameters that fit the space and the problem, which is checked too.
+
+    Raises `ValueError` where something does not fit, and notes on other errors which whole numbers were taken for
+    floats.
+    """
+    if space is not None:
+        check_space(space)
+    dynamic, static = split(hyperparameters, space)
+    missing = [name for name in space or {} if name not in hyperparameters]
+    if missing:
+        raise ValueError(f"hyperparameters lack {missing[0]!r} of the space, got {sorted(hyperparameters)}")
+    problem.optimizer.check_names(hyperparameters)
+    try:
+        check_repeatable(problem, dynamic, static)
+    except Exception as error:
+        counts = taken_for_floats(hyperparameters, space)
+        if counts:
+            error.add_note(
+                f"{', '.join(counts)}: whole numbers were taken for floats; give a space that says which is an Int, "
+                "such as space={'width': Int(1, 100)}"
+            )
+        raise
+    return dynamic, static
 
 
 def check_repeatable(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) -> None:

@@ -8,10 +8,9 @@ from hypergrad_search.checks import number, random_key, whole_number
 from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request
 from hypergrad_search.hypergradient.reversible import Reversible
-from hypergrad_search.hyperparameters import split, taken_for_floats
 from hypergrad_search.problem import TrainingProblem
-from hypergrad_search.repeatable import check_repeatable
-from hypergrad_search.space import Hyperparameters, Space, check_space
+from hypergrad_search.repeatable import checked_split
+from hypergrad_search.space import Hyperparameters, Space
 
 
 def evaluate(
@@ -66,23 +65,7 @@ def evaluate(
     every = whole_number("evaluate: report_every", report_every, 1)
     if checkpoint is not None and not method.continues:
         raise ValueError(f"evaluate: {type(method).__name__} has no checkpoints to go on from; leave checkpoint out")
-    if space is not None:
-        check_space(space)
-    dynamic, static = split(hyperparameters, space)
-    missing = [name for name in space or {} if name not in hyperparameters]
-    if missing:
-        raise ValueError(f"evaluate: hyperparameters lack {missing[0]!r} of the space, got {sorted(hyperparameters)}")
-    problem.optimizer.check_names(hyperparameters)
-    try:
-        check_repeatable(problem, dynamic, static)
-    except Exception as error:
-        counts = taken_for_floats(hyperparameters, space)
-        if counts:
-            error.add_note(
-                f"{', '.join(counts)}: whole numbers were taken for floats; give evaluate a space that says which is "
-                "an Int, such as space={'width': Int(1, 100)}"
-            )
-        raise
+    checked_split(problem, hyperparameters, space)
     request = Request(below, fold, report, every, space, checkpoint)
     evaluation = method.evaluate(problem, hyperparameters, key, request)
     if not isinstance(evaluation, Evaluation):

@@ -310,7 +310,9 @@ def _run_back(program: Program, trained: _Trained, first: int, without: LeftOut)
         shifted = _shifted(spills, stop if kept else 0)
         filled = {name: kept.get(name, none) for name in spills}
         state, adjoint = _backward(program, inputs, state, adjoint, stop, shifted, filled)
-    return bool(_is_start(program, state, initial) if origin is None else _equal(state.numbers, origin)), adjoint
+    return bool(
+        _is_start(program, state, initial) if origin is None else _equal(program, state.numbers, origin)
+    ), adjoint
 
 
 def _shifted(spills: dict[str, np.ndarray[Any, Any]], stop: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -482,7 +484,9 @@ def _is_start(program: Program, state: State, initial: list[jax.Array]) -> jax.A
     return exact.equal(state.numbers, exact.start(program, initial).numbers)
 
 
-_equal = jax.jit(exact.equal)
+@compiled(static=1)
+def _equal(program: Program, numbers: list[Numbers], others: list[Numbers]) -> jax.Array:
+    return exact.equal(numbers, others)
 
 
 @compiled(static=1)

@@ -3,6 +3,9 @@
 A step along a gradient says whether the gradient was right: over a short enough step, the value changes by the gradient
 times the step. A gradient with the wrong sign or scale shows in step after step; one hard step shows nothing, since the
 value may be curved or noisy.
+
+A scale that is wrong by less than a factor of 10, such as that of a derivative per logarithm, is not noticed; look with
+`check_gradient`.
 """
 
 import math

@@ -189,7 +189,7 @@ class ExploreDescend(Strategy[State]):
 
     def goes_on(self, state: State) -> bool:
         """See `Strategy`."""
-        return bool(state.chains)
+        return bool(state.chains) or state.unasked is not None
 
     def _held_back(self, below: float) -> Fold | None:
         return None if self.folds is None else Fold(0, self.folds, below)

@@ -135,7 +135,7 @@ class _Usual(NamedTuple):
 def _usual(program: Program, inputs: Inputs, state: State) -> _Usual:
     settings, plans = inputs.schedule
     of_steps = [*settings.values(), *(plan.scale_after for plan in plans.values())]
-    is_done = jnp.arange(program.problem.steps) < state.step
+    is_done = jnp.arange(program.problem.steps, dtype=jnp.int32) < state.step
     means = list(jnp.mean(jnp.stack(of_steps), axis=1, where=is_done[None, :, None]))  # at once: fewer programs
     scales = dict(zip(plans, means[len(settings) :], strict=True))
     units = {name: scales.get(name, jnp.ones_like(means[0])) * 2.0**-bits for name, bits in program.fraction_bits}

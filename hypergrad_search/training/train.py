@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search.checks import number, random_key
-from hypergrad_search.hyperparameters import split
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.programs import compiled
-from hypergrad_search.repeatable import check_repeatable
+from hypergrad_search.repeatable import checked_split
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training import bit_buffer
 from hypergrad_search.training.exact import (
@@ -76,9 +75,7 @@ def train(
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"train: problem must be a TrainingProblem, got {problem!r}")
     random_key("train: key", key)
-    dynamic, static = split(hyperparameters, space)
-    problem.optimizer.check_names(hyperparameters)
-    check_repeatable(problem, dynamic, static)
+    dynamic, static = checked_split(problem, hyperparameters, space)
     program = bind(problem, static, dynamic, check_fraction_bits(fraction_bits or {}))
     init_key, step_key = jax.random.split(key)
     params, settings, _ = prepare(problem, static, dynamic, init_key)

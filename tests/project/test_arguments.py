@@ -158,7 +158,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: run({"l2": 0.1}), "optimizer: learning_rate names the hyperparameter 'rate', which is not among"),
         (lambda: run({"rate": "fast", "l2": 0.0}), "learning_rate must be numbers, got 'fast'"),
         (lambda: run({**H, "rate": [0.1, "a"]}), "hyperparameter 'rate' must be numbers or a plain value"),
-        (lambda: run({"rate": 0.1}, space=SPACE), "evaluate: hyperparameters lack 'l2' of the space"),
+        (lambda: run({"rate": 0.1}, space=SPACE), "hyperparameters lack 'l2' of the space"),
         (lambda: run({**H, "l2": np.ones(3)}, space=SPACE), r"hyperparameter 'l2' must have shape \(\), got \(3,\)"),
         (lambda: run({**H, "l2": True}, space=SPACE), r"hyperparameter 'l2' must fit Float\(.*got True"),
         (lambda: run({**H, "k": 1.5}, space={"k": Int(1, 2)}), r"hyperparameter 'k' must fit Int\(.*got 1.5"),

@@ -386,7 +386,7 @@ def test_the_best_of_another_search_is_evaluated_once_more_with_its_gradient() -
     assert (look.parent, look.again, look.gradient_below) == ("1", True, math.inf)
     assert look.point is not None
     np.testing.assert_allclose(look.point, 0.1)
-    assert not STRATEGY.goes_on(state)
+    assert STRATEGY.goes_on(state)
     point = from_unit(SPACE, look.point)
     after = fold(state, Observation("4", "1", point, 1.0, slope(point), 4.0, again=True))
     assert set(after.chains) == {"4"}
