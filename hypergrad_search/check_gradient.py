@@ -18,6 +18,8 @@ from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_u
 STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)  # in units of the box
 #: Differences at two step sizes measure one slope only if they agree to this share of it.
 SETTLED = 0.2
+#: Differences below this share of the largest value are rounding.
+ROUNDING = 1e-6
 #: A gradient agrees if it differs from a slope that has settled by at most this share of it.
 AGREEMENT = 0.1
 
@@ -32,12 +34,23 @@ class Direction:
     - `steps`: the lengths of the steps to either side, in units of the box, from long to short.
     - `predicted`, `measured`: for each step, the change of the value from one side to the other, divided by twice the
       length. `measured` is NaN where a value is not finite.
+    - `largest`: the largest magnitude of a value along the direction.
     """
 
     name: str
     steps: tuple[float, ...]
     predicted: tuple[float, ...]
     measured: tuple[float, ...]
+    largest: float
+
+    @property
+    def flat(self) -> bool:
+        """Whether the gradient and the value agree that nothing changes here, but for rounding in float32."""
+        noise = ROUNDING * self.largest
+        return all(
+            abs(predicted) <= noise / step and abs(measured) <= noise / step
+            for step, predicted, measured in zip(self.steps, self.predicted, self.measured, strict=True)
+        )
 
     @property
     def settled(self) -> int | None:
@@ -54,12 +67,23 @@ class Direction:
     def error(self) -> float:
         """The difference of prediction and measurement, as a share of the larger; NaN where nothing has settled."""
         at = self.settled
+        if self.flat:
+            return 0.0
         return math.nan if at is None else _difference(self.predicted[at], self.measured[at])
 
     @property
     def verdict(self) -> str:
         """What the numbers say about the gradient along this direction."""
         at = self.settled
+        if self.flat:
+            return "agrees: it is flat here"
+        if any(map(math.isnan, self.predicted)):
+            return "WRONG: the gradient is NaN"
+        if not any(self.measured) and any(self.predicted):
+            return (
+                f"WRONG: the gradient says {self.predicted[-1]:.3g}, but the value does not change at all: it is "
+                "piecewise constant, or does not depend on this"
+            )
         if at is None:
             return "the finite differences do not settle: the value is noisy, chaotic or has jumps here"
         predicted, measured = self.predicted[at], self.measured[at]
@@ -198,14 +222,15 @@ def check(
     moves += [(name, np.where(owner, rng.choice([-1.0, 1.0], start.size), 0.0)) for name, owner in owners]
 
     def measure(name: str, direction: np.ndarray[Any, Any]) -> Direction:
-        predicted, measured = [], []
+        predicted, measured, largest = [], [], abs(value)
         for length in lengths:
             ahead, behind = (from_unit(space, start + side * length * direction) for side in (1, -1))
             change = sum(float(np.sum(np.asarray(gradient.get(n, 0.0)) * (ahead[n] - behind[n]))) for n in moving)
             values = [value_at({**point, **side}) for side in (ahead, behind)]
+            largest = max([largest, *(abs(x) for x in values if math.isfinite(x))])
             predicted.append(change / (2 * length))
             measured.append((values[0] - values[1]) / (2 * length) if np.isfinite(values).all() else math.nan)
-        return Direction(name, lengths, tuple(predicted), tuple(measured))
+        return Direction(name, lengths, tuple(predicted), tuple(measured), largest)
 
     return GradientCheck(value, tuple(measure(name, direction) for name, direction in moves))
 

@@ -50,7 +50,8 @@ class TrainingProblem:
 
     All functions must depend on their arguments alone, since JAX runs them once and then repeats what it has traced.
     What they draw from NumPy's generator, or take from a data loader, would be the same at every step; the first
-    evaluation looks for that, except inside of functions that `jax.jit` has already traced.
+    evaluation looks for that. It cannot see random numbers of an object that starts from the same state at each call,
+    such as the dropout keys inside of a Flax NNX model that is merged anew: seed those with `key`.
 
     Raises `ValueError` where a part is missing or of the wrong kind, or a function takes other arguments.
     """

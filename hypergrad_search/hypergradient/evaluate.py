@@ -56,6 +56,8 @@ def evaluate(
         raise ValueError(f"evaluate: problem must be a TrainingProblem, got {problem!r}")
     if not isinstance(method, Method):
         raise ValueError(f"evaluate: method must be a Method such as Reversible(), got {method!r}")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((hyperparameters, key))):
+        raise ValueError("evaluate: JAX cannot trace it, as in jax.jit, jax.grad or jax.vmap; use train there")
     random_key("evaluate: key", key)
     below = number("evaluate: gradient_below", gradient_below)
     if fold is not None and not isinstance(fold, Fold):

@@ -286,7 +286,9 @@ def _train(
         shifted = _shifted(spills, stop)
         state, filled, largest, doubtful = _forward(program, inputs, state, largest, stop, shifted, probed)
         last_probed = stop if probed else last_probed
-        if probed and doubtful:
+        in_doubt = probed and bool(doubtful)
+        del doubtful  # so that nothing is kept but what the way back needs
+        if in_doubt:
             found = _unresolved(program, inputs, initial, state, largest)
             lost = found if any(jax.tree.leaves(jax.device_get(found.found))) else None
             if lost or state.outside:

@@ -1,4 +1,4 @@
-"""Doubts about gradients that a user's own objective reports: each kind is said once, with the numbers.
+"""Doubts about what trials report: failures without an end, and gradients of a user's own; each is said once.
 
 A step along a gradient says whether the gradient was right: over a short enough step, the value changes by the gradient
 times the step. A gradient with the wrong sign or scale shows in step after step; one hard step shows nothing, since the
@@ -30,6 +30,8 @@ CONSISTENT = 2.0
 VARIED = 3.0
 #: So many gradients in a row that are all zero are no accident.
 ENOUGH_ZEROS = 3
+#: If so many trials fail before any succeeds, something else is wrong than the hyperparameters.
+ENOUGH_FAILURES = 5
 KEPT = 32  # the number of trials with a gradient that are remembered, from which steps may start
 
 
@@ -43,7 +45,7 @@ class _Start:
 
 
 class Doubts:
-    """Looks at the finished trials of one search, and warns once for each kind of trouble with their gradients.
+    """Looks at the finished trials of one search, and warns once for each kind of trouble.
 
     It is a memory of what was said, not a part of the search, which is the same with and without it.
     """
@@ -55,6 +57,21 @@ class Doubts:
         self._starts: dict[str, _Start] = {}
         self._steps: list[tuple[float, float]] = []  # predicted and real changes of the last short steps
         self._zeros = 0
+        self._failures: int | None = 0  # None once a trial has succeeded
+
+    def look_at_value(self, observation: Observation, message: str | None) -> None:
+        """Look at the value of one finished trial; `message` is what it says about its failure, if it does."""
+        if math.isfinite(observation.value):
+            self._failures = None
+        if self._failures is None:
+            return
+        self._failures += 1
+        if self._failures == ENOUGH_FAILURES:
+            self._warn(
+                "failures",
+                f"all of the first {ENOUGH_FAILURES} trials have failed, so there is nothing to search by; trial "
+                f"{observation.trial}: {message or 'its value is not finite, or it raised an error'}",
+            )
 
     def look(self, space: Space, observation: Observation, *, maximise: bool = False) -> None:
         """Look at one finished trial; points of another space than before cannot be compared with those before.

@@ -292,6 +292,7 @@ class HypergradSampler(BaseSampler):
                     memory.unusable[str(why)] += trial.state == TrialState.COMPLETE
                     continue
                 memory.mind = memory.mind.tell(observation)
+                memory.doubts.look_at_value(observation, trial.user_attrs.get(attributes.MESSAGE))
                 if trial.user_attrs.get(attributes.STATUS) is None:  # the user's own gradient
                     memory.doubts.look(space, observation, maximise=memory.mind.maximise)
             self._say_what_is_unusable(memory, trials)

@@ -180,6 +180,7 @@ class HypergradSearch(Searcher):
         if trial.refined is not None and {"trial_path", "checkpoint_dir_name"} <= result.keys():
             self._checkpoints[trial_id] = f"{result['trial_path']}/{result['checkpoint_dir_name']}"
         self._mind = self._mind.tell(trial)
+        self._doubts.look_at_value(trial, result.get("message"))
         if "status" not in result:  # the user's own gradient
             self._doubts.look(self._space, trial, maximise=self._mind.maximise)
         stopped = math.isinf(trial.value) and (not result or result.get("status") == RUNNING)

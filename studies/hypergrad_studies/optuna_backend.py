@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import Objective, attributes, hyperparameters_of
-from hypergrad_search import Status, TrainingProblem, evaluate
+from hypergrad_search import Status, evaluate
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.search.ask_tell import spread
 from hypergrad_search.space import dimension
@@ -72,7 +72,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
             error=error or ended.user_attrs.get(attributes.MESSAGE),
         )
         if method.retrains and record.sound:
-            record = _retrained(record, problem, ended, key)
+            record = _retrained(record, objective, ended)
         spent = record.gradient_evaluations
         on_record(record)
 
@@ -87,10 +87,17 @@ def _status(trial: FrozenTrial) -> str:
     return unfinished.get(trial.state) or str(trial.user_attrs.get(attributes.STATUS, Status.OK))
 
 
-def _retrained(record: Record, problem: TrainingProblem, trial: FrozenTrial, key: jax.Array) -> Record:
+def _retrained(record: Record, objective: Objective, trial: FrozenTrial) -> Record:
     """Return the record with the result of training from the start at the hyperparameters that the trial refined."""
     started = time.perf_counter()
-    evaluation = evaluate(problem, hyperparameters_of(trial), method=DEFAULT_METHOD, key=key, gradient_below=-math.inf)
+    evaluation = evaluate(
+        objective.hosted.problem,
+        hyperparameters_of(trial),
+        method=DEFAULT_METHOD,
+        key=objective.hosted.key,
+        gradient_below=-math.inf,
+        space=objective.hosted.space,
+    )
     return replace(
         record,
         value=evaluation.value,

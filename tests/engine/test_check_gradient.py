@@ -95,6 +95,27 @@ def test_noise_is_not_blamed_on_the_gradient() -> None:
     assert any(math.isnan(direction.error) for direction in result.directions)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_at_an_optimum_nothing_agrees_with_nothing(dtype: Any) -> None:
+    def value_at(point: dict[str, Any]) -> float:
+        return float(dtype(2.0) + dtype(point["x"] - 0.5) ** 2)
+
+    result = check(value_at, 2.0, {"x": 0.0}, {"x": Float(0.0, 1.0)}, {"x": 0.5})
+    assert result.agrees, str(result)
+
+
+def test_a_piecewise_constant_value_is_told() -> None:
+    result = checked(RIGHT, lambda point: 0.875)
+    assert not result.agrees
+    assert "does not change at all: it is piecewise constant" in verdicts(result)["x"]
+
+
+def test_a_gradient_of_nan_is_told() -> None:
+    result = checked({**RIGHT, "x": math.nan})
+    assert not result.agrees
+    assert verdicts(result)["x"] == "WRONG: the gradient is NaN"
+
+
 def test_at_the_bounds_one_side_is_measured() -> None:
     corner = {"x": 1.0, "a": np.array([-1.0, 1.0])}
     result = checked({"x": 3.0, "a": np.array([-2.0, 2.0])}, point=corner)

@@ -43,6 +43,25 @@ LOADER = loader()
 COUNTER = itertools.count()
 HEAVY = np.random.default_rng()
 
+
+@jax.jit
+def noisy(w: jax.Array) -> jax.Array:
+    return w * HEAVY.normal(size=4).astype("f4")
+
+
+def noisy_body(carry: jax.Array, _: jax.Array) -> tuple[jax.Array, None]:
+    return carry * np.float32(HEAVY.normal()), None
+
+
+def plainly_noisy(w: jax.Array) -> jax.Array:
+    return jnp.sum(w) * np.float32(HEAVY.normal())
+
+
+@jax.jit
+def jitted_rows(step: jax.Array) -> jax.Array:
+    return jnp.asarray(next(LOADER))
+
+
 FROZEN = {
     "an iterator": ("batches", lambda step: next(LOADER)),
     "an iterator of its own jit": ("batches", jax.jit(lambda step: next(LOADER))),
@@ -50,6 +69,14 @@ FROZEN = {
     "a counter": ("batches", lambda step: ON_DEVICE[next(COUNTER) % 30 + jnp.arange(3)]),
     "a slice": ("batches", lambda step: (lambda first: ON_DEVICE[first : first + 3])(next(COUNTER) % 30)),
     "a row": ("batches", lambda step: ON_DEVICE[next(COUNTER) % 30][None]),
+    "noise in a jit that is called": ("train_loss", lambda w, h, batch, key: jnp.sum(noisy(w))),
+    "noise in a scan of a known body": (
+        "train_loss",
+        lambda w, h, batch, key: jax.lax.scan(noisy_body, jnp.sum(w), jnp.arange(2))[0],
+    ),
+    "noise in a branch": ("train_loss", lambda w, h, batch, key: jax.lax.cond(w[0] > 0, plainly_noisy, jnp.sum, w)),
+    "noise in a checkpoint": ("train_loss", lambda w, h, batch, key: jax.checkpoint(plainly_noisy)(w)),
+    "a jitted iterator that is called": ("batches", lambda step: jitted_rows(step)),
     "a number": ("batches", lambda step: HEAVY.normal()),
     "a whole number": ("batches", lambda step: {"seed": next(COUNTER)}),
     "an array that is numpy's": ("batches", lambda step: {"rows": HEAVY.normal(size=(3, 4))}),
@@ -110,6 +137,18 @@ def test_what_holds_functions_is_allowed() -> None:
 
 def test_a_constant_that_is_not_a_number_is_allowed() -> None:
     evaluate(problem(test_loss=lambda w, h: jnp.sum(jnp.where(jnp.isnan(w), jnp.nan, w))), {"rate": 0.1}, key=KEY)
+
+
+def test_what_is_built_once_is_allowed() -> None:
+    built: list[jax.Array] = []
+
+    def valid_loss(w: jax.Array, h: Any) -> jax.Array:
+        if not built:
+            built.append(jnp.ones(3) + 1)  # an operation of the first call alone
+        return jnp.sum(w**2)
+
+    evaluate(problem(valid_loss=valid_loss), {"rate": 0.1}, key=KEY)
+    assert built
 
 
 UNTRACEABLE = {

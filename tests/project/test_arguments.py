@@ -166,6 +166,10 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: run({**H, "c": np.ones(2)}, space={"c": Categorical([1])}), r"'c' must fit Categorical\(.*got array"),
         (lambda: run(space={"rate": (0, 1)}), r"space\['rate'\] must be a Float, Int or Categorical"),
         (lambda: run(space=3), "space must be a dict"),
+        (
+            lambda: jax.jit(lambda rate: run({"rate": rate, "l2": 0.0}).value)(0.1),
+            "JAX cannot trace it.*use train there",
+        ),
         (lambda: run(key=None), "evaluate: key must be a key such as jax.random.key"),
         (lambda: run(key=0), "evaluate: key must be a key such as jax.random.key"),
         (lambda: run(key=jax.random.split(KEY)), "evaluate: key must be a key such as jax.random.key"),

@@ -471,7 +471,8 @@ def test_explorer_that_waits_is_waited_for() -> None:
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_bad_values_are_failed_steps(bad: Any, mode: str) -> None:
     searcher = HypergradSearch(FLOATS, metric="loss", mode=mode, seed=0)
-    play(searcher, 12, lambda config: result(bad, {"y": 1.0}))
+    with pytest.warns(UserWarning, match="all of the first 5 trials have failed"):
+        play(searcher, 12, lambda config: result(bad, {"y": 1.0}))
     assert [trial.value for trial in searcher._observations.values()] == [math.inf] * 12
     assert searcher._mind.state.chains == {}
     assert searcher._mind.state.best_value == math.inf

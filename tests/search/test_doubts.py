@@ -1,5 +1,6 @@
 """Warnings about gradients that a user reports: each kind of mistake is said once, and sound gradients never are."""
 
+import math
 import re
 import warnings
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypergrad_search import Float, Space
 from hypergrad_search.search import Observation
 from hypergrad_search.search.ask_tell import AskTell, Outcome
-from hypergrad_search.search.doubts import ENOUGH, ENOUGH_ZEROS, SHORT, Doubts
+from hypergrad_search.search.doubts import ENOUGH, ENOUGH_FAILURES, ENOUGH_ZEROS, SHORT, Doubts
 
 CENTRE = 0.37
 
@@ -91,6 +92,22 @@ def test_a_gradient_that_cannot_be_used_is_said_once(gradient: dict[str, Any], w
     with pytest.warns(UserWarning, match=words):
         doubts.look(SPACE, read(gradient))
     doubts.look(SPACE, read(gradient, 1))
+
+
+def test_failures_without_an_end_are_said_once() -> None:
+    doubts = Doubts("search")
+    failed = Observation("4", None, POINT)
+    for _ in range(ENOUGH_FAILURES - 1):
+        doubts.look_at_value(failed, None)
+    with pytest.warns(UserWarning, match=f"all of the first {ENOUGH_FAILURES} trials have failed.*trial 4: w left its"):
+        doubts.look_at_value(failed, "w left its range")
+    doubts.look_at_value(failed, "w left its range")
+
+
+def test_failures_after_a_success_are_expected() -> None:
+    doubts = Doubts("search")
+    for value in (math.inf, 1.0, *[math.inf] * 2 * ENOUGH_FAILURES):
+        doubts.look_at_value(Observation("0", None, POINT, value), None)
 
 
 def test_zeros_count_in_a_row() -> None:

@@ -66,7 +66,7 @@ def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
         _needs_mnist()
     problem, space = posed(name)
     check_problem(problem, space)
-    result = evaluate(problem, middle(space), key=jax.random.key(0))
+    result = evaluate(problem, middle(space), key=jax.random.key(0), space=space)
     assert result.status == Status.OK
     assert result.diagnostics["exact"] is True
     assert np.isfinite(result.value)
@@ -82,16 +82,16 @@ def test_lifted_problems_train_alike_and_hold_back_a_fold(name: str) -> None:
     problem, space = posed(name, lifts=True)
     point, numbers = middle(lifted(space)), middle(unlifted(space))
     fold = Fold(0, of=4)
-    result = evaluate(problem, point, key=jax.random.key(0), fold=fold)
+    result = evaluate(problem, point, key=jax.random.key(0), fold=fold, space=space)
     assert result.status == Status.OK
     assert result.gradient is not None
     assert {n: g.shape for n, g in result.gradient.items()} == {
         n: p.shape for n, p in lifted(space).items() if isinstance(p, Float)
     }
-    plain = evaluate(problem, numbers, key=jax.random.key(0))
+    plain = evaluate(problem, numbers, key=jax.random.key(0), space=space)
     assert result.value == pytest.approx(plain.value, rel=1e-4)
     sums = {n: g.sum() for n, g in result.gradient.items()}  # by the chain rule, as all are the same number
-    fitted = evaluate(problem, numbers, key=jax.random.key(0), fold=fold).gradient
+    fitted = evaluate(problem, numbers, key=jax.random.key(0), fold=fold, space=space).gradient
     assert fitted is not None
     assert plain.gradient is not None
     assert sums == {n: pytest.approx(g, rel=2e-2, abs=1e-4) for n, g in fitted.items()}
@@ -149,7 +149,8 @@ def test_the_mixed_problem_takes_its_activation_and_width_from_the_hyperparamete
             cross_entropy(layers, digits.splits()[1], function),
         )
     relu = middle(space) | {"activation": "relu", "width": 2}
-    assert evaluate(problem, relu, key=jax.random.key(0), gradient_below=-np.inf).status == Status.OK
+    result = evaluate(problem, relu, key=jax.random.key(0), gradient_below=-np.inf, space=space)
+    assert result.status == Status.OK
 
 
 def test_a_network_is_layers_of_its_sizes_and_scales() -> None:
