@@ -28,7 +28,7 @@ CONSISTENT = 2.0
 #: The predictions must differ by this factor. Where they do not, a head that owes its low value to luck makes all steps
 #: from it seem alike.
 VARIED = 3.0
-#: So many gradients in a row that are all zero are no accident.
+#: So many points in a row at which the whole gradient is zero are no accident.
 ENOUGH_ZEROS = 3
 #: If so many trials fail before any succeeds, something else is wrong than the hyperparameters.
 ENOUGH_FAILURES = 5
@@ -56,7 +56,7 @@ class Doubts:
         self._space: Space = {}
         self._starts: dict[str, _Start] = {}
         self._steps: list[tuple[float, float]] = []  # predicted and real changes of the last short steps
-        self._zeros = 0
+        self._zeros: list[np.ndarray] = []  # points with a gradient of 0, since one had another
         self._failures: int | None = 0  # None once a trial has succeeded
 
     def look_at_value(self, observation: Observation, message: str | None) -> None:
@@ -79,7 +79,7 @@ class Doubts:
         `maximise` tells that the user's own values, which are in the warnings, have the other sign.
         """
         if space != self._space:
-            self._space, self._starts, self._steps, self._zeros = space, {}, [], 0
+            self._space, self._starts, self._steps, self._zeros = space, {}, [], []
         if observation.ignored:
             self._warn("ignored", f"the gradient of trial {observation.trial} is ignored: {observation.ignored}")
         if not math.isfinite(observation.value) or observation.again or observation.refined is not None:
@@ -90,11 +90,14 @@ class Doubts:
         if observation.gradient is None:
             return
         gradient = gradient_to_unit(space, observation.hyperparameters, observation.gradient)
-        self._zeros = 0 if gradient.any() else self._zeros + 1
-        if self._zeros == ENOUGH_ZEROS:
+        if gradient.any():
+            self._zeros = []
+        elif all(np.abs(point - zero).max(initial=0.0) > SHORT for zero in self._zeros):  # an optimum has one place
+            self._zeros = [*self._zeros, point]
+        if len(self._zeros) == ENOUGH_ZEROS:
             self._warn(
                 "zero",
-                f"the gradients of {ENOUGH_ZEROS} trials in a row were zero everywhere, so no step can follow them; a "
+                f"the gradients at {ENOUGH_ZEROS} points in a row were zero, so no step can follow them; a "
                 "piecewise constant objective, such as an accuracy, has no useful gradient: take a smooth loss",
             )
         self._starts[observation.trial] = _Start(point, observation.value, gradient)

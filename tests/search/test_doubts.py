@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def search(
 @pytest.mark.parametrize("maximise", [False, True])
 @pytest.mark.parametrize(
     ("factor", "words"),
-    [(-1.0, "is the sign right"), (1000.0, "in the parameters' own units"), (0.0, "were zero everywhere")],
+    [(-1.0, "is the sign right"), (1000.0, "in the parameters' own units"), (0.0, "points in a row were zero")],
 )
 def test_a_wrong_gradient_is_said_once(factor: float, words: str, maximise: bool) -> None:
     for seed in range(3):
@@ -75,7 +76,14 @@ POINT = {"x": 0.5, "a": np.full(4, 0.5)}
 
 
 def read(gradient: dict[str, Any], number: int = 0) -> Observation:
-    return AskTell.begin(SPACE).read(Observation(str(number), None, POINT), Outcome(value=1.0, gradient=gradient))
+    begun = Observation(str(number), None, {**POINT, "x": 0.1 * number})
+    return AskTell.begin(SPACE).read(begun, Outcome(value=1.0, gradient=gradient))
+
+
+def test_an_optimum_that_is_found_often_is_one_point() -> None:
+    doubts = Doubts("search")
+    for number in range(2 * ENOUGH_ZEROS):
+        doubts.look(SPACE, replace(read({"x": 0.0}), trial=str(number)))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,7 @@ def test_zeros_count_in_a_row() -> None:
     doubts, zero, slope = Doubts("search"), {"x": 0.0}, {"x": 1.0}
     for number, gradient in enumerate([*[zero] * (ENOUGH_ZEROS - 1), slope, *[zero] * (ENOUGH_ZEROS - 1)]):
         doubts.look(SPACE, read(gradient, number))
-    with pytest.warns(UserWarning, match=f"gradients of {ENOUGH_ZEROS} trials in a row"):
+    with pytest.warns(UserWarning, match=f"gradients at {ENOUGH_ZEROS} points in a row"):
         doubts.look(SPACE, read(zero, 9))
 
 
