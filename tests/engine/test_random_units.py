@@ -5,7 +5,8 @@ status is "ok", the value must be that of float64 unrolling to 1 per cent, and s
 relative changes of all hyperparameters, as one vector, of whose length nothing below a hundredth of the value counts.
 
 Cases that are badly conditioned prove nothing, and are left out: those where unrolling in float32 is off by more than
-2e-5, since rounding errors have grown by more than a factor of about a hundred. They are counted, and must be few; so must those that are said to underflow.
+2e-5, since rounding errors have grown by more than a factor of about a hundred. They are counted, and must be few, and
+so must those be that underflow.
 """
 
 import functools
