@@ -264,6 +264,7 @@ CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_to
 
 
 @pytest.mark.filterwarnings("ignore:HypergradSampler. .* finished trials are not used")
+@pytest.mark.filterwarnings("ignore:HypergradSampler. all of the first .* trials have failed")
 @pytest.mark.filterwarnings("ignore:.* out of range for distribution")
 @pytest.mark.filterwarnings("ignore:The value nan is not acceptable")
 def test_a_walk_through_histories() -> None:
@@ -280,6 +281,7 @@ def test_a_walk_through_histories() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:HypergradSampler. .* finished trials are not used")
+@pytest.mark.filterwarnings("ignore:HypergradSampler. all of the first .* trials have failed")
 @pytest.mark.filterwarnings("ignore:.* out of range for distribution")
 @pytest.mark.filterwarnings("ignore:The value nan is not acceptable")
 def test_a_long_walk_through_histories() -> None:
