@@ -95,9 +95,18 @@ def descended_loss(
     Where examples are left out it is always `fitted_loss`, since a minibatch does not say which examples it holds.
     Nothing is left out of a `valid_loss` that is a scalar.
     """
-    if problem.valid_batch_loss is None or (without is not None and _has_examples(problem, params, hyperparameters)):
+    if problem.valid_batch_loss is None or not descends_minibatches(problem, params, hyperparameters, without):
         return fitted_loss(problem, params, hyperparameters, without or left_out(None))
     return jnp.mean(_of_examples("valid_batch_loss", problem.valid_batch_loss(params, hyperparameters, step)))
+
+
+def descends_minibatches(
+    problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, without: LeftOut | None
+) -> bool:
+    """Return whether `descended_loss` is that of minibatches; of `params` the shapes are enough."""
+    if problem.valid_batch_loss is None:
+        return False
+    return without is None or not _has_examples(problem, params, hyperparameters)
 
 
 def mean_and_error(losses: Any) -> tuple[float, float | None]:
@@ -115,7 +124,7 @@ def mean_and_error(losses: Any) -> tuple[float, float | None]:
 
 def _has_examples(problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters) -> bool:
     """Return whether `valid_loss` returns one loss for each example; it is traced, not computed."""
-    losses = jax.eval_shape(lambda: _of_examples("valid_loss", problem.valid_loss(params, hyperparameters)))
+    losses = jax.eval_shape(lambda p: _of_examples("valid_loss", problem.valid_loss(p, hyperparameters)), params)
     return bool(losses.shape)
 
 

@@ -39,14 +39,19 @@ _REMEDIES = {
     "valid_batch_loss": "draw from jax.random.fold_in(jax.random.key(0), step)",
 }
 
+#: The functions that every method calls.
+OF_ALL_METHODS = ("batches", "init", "train_loss", "valid_loss", "test_loss", "optimizer")
+
 _NUMBERS = (jax.Array, np.ndarray, np.generic, float, int)
 
 _traces = itertools.count()
 
 _ADDRESS = re.compile("0x[0-9a-f]+")
 
-#: The problems whose functions have been found repeatable, and the plain values with which they have.
-_checked: "weakref.WeakKeyDictionary[TrainingProblem, set[Static]]" = weakref.WeakKeyDictionary()
+#: The problems that have been found repeatable: which of their functions, and with which plain values.
+_checked: "weakref.WeakKeyDictionary[TrainingProblem, set[tuple[tuple[str, ...], Static]]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def checked_split(
@@ -77,13 +82,16 @@ def checked_split(
     return dynamic, static
 
 
-def check_repeatable(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) -> None:
+def check_repeatable(
+    problem: TrainingProblem, dynamic: dict[str, Any], static: Static, names: tuple[str, ...] = OF_ALL_METHODS
+) -> None:
     """Raise `ValueError` where a function of the problem differs between two traces, or `batches` cannot be traced.
 
     It is done once for a problem and each choice of plain values, which may decide what is run; nothing is computed.
+    `names` are the functions that are looked at, for those that few methods call.
     """
     repeatable = _checked.setdefault(problem, set())
-    if static in repeatable:
+    if (names, static) in repeatable:
         return
     key, step = jax.random.key(0), jnp.int32(0)
 
@@ -102,25 +110,21 @@ def check_repeatable(problem: TrainingProblem, dynamic: dict[str, Any], static: 
     def settings(params: Params, hyperparameters: dict[str, Any]) -> Any:
         return resolve(problem.optimizer, hyperparameters, params, problem.steps)[0]
 
-    for name, arguments in arguments_of.items():
+    for name in names:
         function = settings if name == "optimizer" else getattr(problem, name)
         if function is None:
             continue
-        try:
-            programs = [_traced(function, arguments, static) for _ in range(2)]
-            if not _same(*programs):  # it may build something at its first call alone
-                programs = [programs[1], _traced(function, arguments, static)]
-        except Exception:
-            if name == "valid_batch_loss":  # most methods never call it
-                continue
-            raise
+        arguments = arguments_of[name]
+        programs = [_traced(function, arguments, static) for _ in range(2)]
+        if not _same(*programs):  # it may build something at its first call alone
+            programs = [programs[1], _traced(function, arguments, static)]
         if not _same(*programs):
             raise ValueError(
                 f"{name}: two calls with the same arguments differ, so it reads something that changes, such as "
                 f"NumPy's random numbers, an iterator or a counter. JAX would repeat what it saw first at every step. "
                 f"Instead, {_REMEDIES[name]}"
             )
-    repeatable.add(static)
+    repeatable.add((names, static))
 
 
 def _shape_of_batch(problem: TrainingProblem, step: jax.Array) -> Any:

@@ -25,9 +25,10 @@ from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Re
 from hypergrad_search.hypergradient.response import LowRank, Response
 from hypergrad_search.hypergradient.stretch import Setup
 from hypergrad_search.hyperparameters import split
-from hypergrad_search.losses import fitted_loss, left_out, step_loss
+from hypergrad_search.losses import LeftOut, descends_minibatches, fitted_loss, left_out, step_loss
 from hypergrad_search.parameters import initial_params
 from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.repeatable import check_repeatable
 from hypergrad_search.space import Hyperparameters, Space, floats, from_unit, to_unit
 
 DEFAULT_OPTIMIZER = optax.adam(3e-3)
@@ -103,6 +104,7 @@ class Hypernet(Method):
         first, steps = int(state.step), self.steps or problem.steps
         every = request.report_every if request.report is not None else steps
         without = None if request.fold is None else left_out(request.fold)
+        _check_minibatches(setup, point, fixed, without)
         for stop in [*range(every, steps, every), steps]:
             state = stretch.advance(setup, state, fixed, key, without, first + steps, first + stop)
             if request.report is not None and stop < steps:
@@ -184,6 +186,16 @@ class Hypernet(Method):
 def _loaded(setup: Setup, checkpoint: bytes, point: jax.Array, fixed: dict[str, Any], key: jax.Array) -> stretch.State:
     like = jax.eval_shape(functools.partial(stretch.start, setup), point, fixed, key)
     return checkpoints.load(setup, checkpoint, like)
+
+
+def _check_minibatches(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], without: LeftOut | None) -> None:
+    """Raise `ValueError` where hyperparameters would descend minibatches that tracing freezes."""
+    values = setup.hyperparameters(point, fixed)
+    params = jax.eval_shape(lambda: initial_params(setup.problem, values, jax.random.key(0)))
+    if descends_minibatches(setup.problem, params, values, without):
+        plain = dict(setup.static)
+        dynamic = {name: value for name, value in values.items() if name not in plain}
+        check_repeatable(setup.problem, dynamic, setup.static, ("valid_batch_loss",))
 
 
 def _refuse_what_it_cannot_tune(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array]) -> None:

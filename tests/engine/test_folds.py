@@ -224,12 +224,20 @@ BROKEN = ridge(valid_loss=lambda p, h: squares(p, X_VALID, Y_VALID, h).at[3].add
 
 def test_a_minibatch_is_not_descended_where_a_fold_is_held_back() -> None:
     """`valid_batch_loss` does not say which examples it holds."""
-    problem = ridge(valid_batch_loss=lambda p, h, step: jnp.sum(p**2))
+    traced: list[Any] = []
+
+    def valid_batch_loss(p: jax.Array, h: dict[str, Any], step: jax.Array) -> jax.Array:
+        traced.append(step)
+        return jnp.sum(p**2)
+
+    problem = ridge(valid_batch_loss=valid_batch_loss)
     held_back = run(problem, HYPERNET, fold=Fold(1, of=4))
+    assert not traced
     np.testing.assert_allclose(
         followed(held_back)["penalty"], followed(run(LOSSES, HYPERNET, fold=Fold(1, of=4)))["penalty"], rtol=1e-6
     )
     whole = run(problem, HYPERNET)
+    assert traced
     assert not np.allclose(followed(whole)["penalty"], followed(run(LOSSES, HYPERNET))["penalty"], rtol=1e-4)
 
 

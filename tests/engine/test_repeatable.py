@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypergrad_search import Method, Reversible, TrainingProblem, Unrolled, evaluate, sgd
+from hypergrad_search import Float, Hypernet, Method, Reversible, TrainingProblem, Unrolled, evaluate, sgd
 
 KEY = jax.random.key(0)
 DATA = np.random.default_rng(0).normal(size=(40, 4)).astype("f4")
@@ -96,7 +96,6 @@ FROZEN = {
         lambda w, h: jnp.sum(w * jax.random.normal(jax.random.key(next(COUNTER)), (4,))),
     ),
     "a part of the test set": ("test_loss", lambda w, h: jnp.mean(DATA[HEAVY.permutation(40)[:20]] @ w)),
-    "minibatches of numpy": ("valid_batch_loss", lambda w, h, step: jnp.mean(DATA[HEAVY.integers(0, 40, 3)] @ w)),
 }
 
 
@@ -107,6 +106,18 @@ def test_what_tracing_would_freeze_is_refused(name: str, function: Any, method: 
         evaluate(problem(**{name: function}), {"rate": 0.1}, key=KEY, method=method)
     assert "Instead, " in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_minibatches_are_looked_at_where_they_are_descended() -> None:
+    frozen = problem(
+        valid_batch_loss=lambda w, h, step: jnp.mean(DATA[HEAVY.integers(0, 40, 3)] @ w),
+        train_loss=lambda w, h, batch, key: jnp.mean((batch @ w) ** 2) + h["l2"] * jnp.sum(w**2),
+        optimizer=sgd(0.1, 0.5),
+    )
+    space = {"l2": Float(0.0, 1.0)}
+    evaluate(frozen, {"l2": 0.1}, key=KEY, space=space)
+    with pytest.raises(ValueError, match=r"^valid_batch_loss: two calls with the same arguments differ"):
+        evaluate(frozen, {"l2": 0.1}, key=KEY, method=Hypernet(), space=space)
 
 
 def test_randomness_by_keys_is_allowed() -> None:
