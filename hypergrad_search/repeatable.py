@@ -149,7 +149,7 @@ def _traced(function: Callable[..., Any], arguments: tuple[Any, ...], static: St
         # What is no number is refused where it is used.
         return [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, _NUMBERS)]
 
-    with set_xla_metadata(hypergrad_trace=str(next(_traces))):  # type: ignore[no-untyped-call]
+    with set_xla_metadata(hypergrad_trace=str(next(_traces))):  # type: ignore[no-untyped-call]  # JAX has no types here
         program = jax.make_jaxpr(anew)(*arguments)
     return [_ADDRESS.sub("", str(program)), *_values(program)]
 

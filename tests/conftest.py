@@ -27,10 +27,7 @@ def _server_programs() -> Path:
         return Path(found).parent
     versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if not versions:
-        pytest.skip(
-            "initdb was not found: install the PostgreSQL server, for example with "
-            "`apt-get install postgresql`, or put the folder of initdb on the PATH"
-        )
+        pytest.skip("initdb was not found: `apt-get install postgresql`, or put the folder of initdb on the PATH")
     return max(versions, key=lambda path: float(path.parent.name))
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import BaseTrial, FixedTrial, FrozenTrial
 
 from hypergrad_search.search.ask_tell import Wanted
@@ -55,12 +56,13 @@ def parent(trial: AnyTrial) -> FrozenTrial | None:
     )
 
 
-def forget(study: optuna.Study, trial: FrozenTrial) -> None:
+def forget(storage: BaseStorage, trial: optuna.Trial | FrozenTrial) -> None:
     """Clear what a trial reported in a life before, as a copy of one that died."""
+    reported = trial.user_attrs
     for key in REPORTED:
-        if trial.user_attrs.get(key) is not None:
-            study._storage.set_trial_user_attr(trial._trial_id, key, None)
-            trial.user_attrs[key] = None
+        if reported.get(key) is not None:
+            storage.set_trial_user_attr(trial._trial_id, key, None)
+            reported[key] = None  # a finished trial's own attributes; of a running one they are a copy
 
 
 def _system_attributes(trial: AnyTrial) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class Objective:
             return read_checkpoint(parent, store) if fits else None
 
         if isinstance(trial, optuna.Trial):
-            _forget(trial)
+            attributes.forget(trial.storage, trial)
         evaluation = self.hosted.evaluate(
             hyperparameters,
             attributes.wanted(trial),
@@ -161,14 +161,6 @@ def _check_directions(trial: AnyTrial) -> None:
         raise ValueError(
             f"Objective: its value is one loss, but the study {wrong}; create the study with direction='minimize'"
         )
-
-
-def _forget(trial: optuna.Trial) -> None:
-    """Clear what a trial reported in a life before, as a copy of one that died."""
-    before = trial.user_attrs
-    for key in attributes.REPORTED:
-        if before.get(key) is not None:
-            trial.set_user_attr(key, None)
 
 
 def read_checkpoint(trial: FrozenTrial, store: Any | None) -> bytes | None:

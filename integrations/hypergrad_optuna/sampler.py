@@ -170,7 +170,7 @@ class HypergradSampler(BaseSampler):
         """Say what is wanted of a trial that was queued: if all its parameters are fixed, Optuna calls only this."""
         if attributes.own(trial):  # another process has begun it
             return
-        attributes.forget(study, trial)
+        attributes.forget(study._storage, trial)
         if trial.params or "fixed_params" in trial.system_attrs:
             trials = claims.read(study)
             mind = self._fold(study, trials, self.infer_relative_search_space(study, trial))

@@ -134,7 +134,7 @@ class HypergradSearch(Searcher):
         if wanted.parent is None:
             chosen: Any = self._explorer.suggest(trial_id)
             if chosen is None or isinstance(chosen, str):  # it waits, or it has finished
-                return chosen  # type: ignore[return-value]
+                return chosen  # type: ignore[return-value]  # FINISHED is a str, which Ray's own type leaves out
             hyperparameters = spread(self._space, self._read_choice(chosen))
         else:
             before = self._observations[wanted.parent].hyperparameters

@@ -31,12 +31,12 @@ class Names(click.ParamType):  # type: ignore[type-arg]  # older clicks cannot b
         return [name.strip() for name in value.split(",") if name.strip()]
 
 
-class Numbers(click.ParamType):  # type: ignore[type-arg]
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # older clicks cannot be subscripted
     """Numbers separated by commas, each converted by `each`; repetitions count once."""
 
     name = "NUMBER,..."
 
-    def __init__(self, each: click.ParamType) -> None:  # type: ignore[type-arg]
+    def __init__(self, each: click.ParamType) -> None:  # type: ignore[type-arg]  # older clicks cannot be subscripted
         self.each = each
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:

@@ -28,7 +28,8 @@ def _strict_promotion() -> Iterator[None]:
     """Refuse what users may do: to mix types, and to combine arrays of different ranks."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
-    jax.clear_caches()  # type: ignore[no-untyped-call]  # thousands of compiled programs in one process exhaust its memory maps
+    # Thousands of compiled programs in one process exhaust its memory maps.
+    jax.clear_caches()  # type: ignore[no-untyped-call]  # JAX has no types here
 
 
 @pytest.fixture(scope="session")

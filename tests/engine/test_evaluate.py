@@ -386,7 +386,7 @@ def test_a_problem_that_does_not_fit_is_named(change: dict[str, Any], message: s
         (lambda: quadratic(optimizer=0.1), "optimizer must be an Optimizer, as sgd, adam and adamw"),
         (lambda: Reversible(last=0), "last must be a whole number from 1, got 0"),
         (
-            lambda: Reversible(last=2.5),  # type: ignore[arg-type]
+            lambda: Reversible(last=2.5),  # type: ignore[arg-type]  # wrong on purpose
             "last must be a whole number from 1, got 2.5",
         ),
         (
@@ -401,15 +401,15 @@ def test_a_problem_that_does_not_fit_is_named(change: dict[str, Any], message: s
         (lambda: sgd(None, 0.9), "learning_rate must be numbers, names"),
         (lambda: sgd(0.1, {"w": b"x"}), "momentum must be numbers, names"),
         (
-            lambda: evaluate(None, H, key=KEY),  # type: ignore[arg-type]
+            lambda: evaluate(None, H, key=KEY),  # type: ignore[arg-type]  # wrong on purpose
             "problem must be a TrainingProblem",
         ),
         (
-            lambda: evaluate(PLAIN, H, key=KEY, method=Reversible),  # type: ignore[arg-type]
+            lambda: evaluate(PLAIN, H, key=KEY, method=Reversible),  # type: ignore[arg-type]  # wrong on purpose
             "method must be a Method such as",
         ),
         (
-            lambda: evaluate(PLAIN, [1.0], key=KEY),  # type: ignore[arg-type]
+            lambda: evaluate(PLAIN, [1.0], key=KEY),  # type: ignore[arg-type]  # wrong on purpose
             "hyperparameters must be a dict",
         ),
         (

@@ -417,7 +417,7 @@ def test_bad_settings_get_one_line(arguments: dict[str, Any], message: str) -> N
         (lambda: Joint(scale=0.6), "Joint: scale must be a number from 0"),
         (lambda: Joint(scale=math.nan), "Joint: scale must be a number from 0"),
         (
-            lambda: Joint(scale="small"),  # type: ignore[arg-type]
+            lambda: Joint(scale="small"),  # type: ignore[arg-type]  # wrong on purpose
             "Joint: scale must be a number from 0 .* got 'small'",
         ),
         (lambda: Joint(scale=0.0), "scale=0 draws nothing, which needs centred=False and entropy=None"),
@@ -427,7 +427,7 @@ def test_bad_settings_get_one_line(arguments: dict[str, Any], message: str) -> N
         (lambda: Local(scale=math.nan), "Local: scale must be a number from 0"),
         (lambda: Local(scale=0.0), "Local: scale must be above 0"),
         (
-            lambda: Local(hyper_steps=1.5),  # type: ignore[arg-type]
+            lambda: Local(hyper_steps=1.5),  # type: ignore[arg-type]  # wrong on purpose
             "Local: hyper_steps must be a whole number from 1, got 1.5",
         ),
         (lambda: Global(hyper_steps=0), "Global: hyper_steps must be a whole number from 1, got 0"),
@@ -442,11 +442,11 @@ def test_bad_algorithms_get_one_line(make: Callable[[], Algorithm], message: str
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Local(entropy=1.0),  # type: ignore[call-arg]
-        lambda: Global(centred=True),  # type: ignore[call-arg]
-        lambda: Global(scale=0.1),  # type: ignore[call-arg]
-        lambda: Joint(hyper_steps=5),  # type: ignore[call-arg]
-        lambda: Joint(0.05),  # type: ignore[call-arg]
+        lambda: Local(entropy=1.0),  # type: ignore[call-arg]  # wrong on purpose
+        lambda: Global(centred=True),  # type: ignore[call-arg]  # wrong on purpose
+        lambda: Global(scale=0.1),  # type: ignore[call-arg]  # wrong on purpose
+        lambda: Joint(hyper_steps=5),  # type: ignore[call-arg]  # wrong on purpose
+        lambda: Joint(0.05),  # type: ignore[call-arg]  # wrong on purpose
     ],
 )
 def test_an_algorithm_takes_its_own_settings_alone_and_by_name(make: Callable[[], Algorithm]) -> None:

@@ -133,5 +133,5 @@ def test_a_method_must_say_how_it_evaluates() -> None:
         pass
 
     with pytest.raises(TypeError, match="abstract"):
-        Nothing()  # type: ignore[abstract]
+        Nothing()  # type: ignore[abstract]  # wrong on purpose
     assert Unrolled().continues is False

@@ -106,7 +106,7 @@ def test_numpy_and_jax_have_one_map_of_the_unit_box(p: Float) -> None:
 
 def test_a_program_sees_the_unit_box_as_the_search_does() -> None:
     setup = Setup(
-        problem=None,  # type: ignore[arg-type]
+        problem=None,  # type: ignore[arg-type]  # it is never read
         network=Linear(),
         algorithm=Joint(),
         optimizer=DEFAULT_OPTIMIZER,
@@ -131,7 +131,7 @@ def test_a_program_sees_the_unit_box_as_the_search_does() -> None:
         (lambda: Float(0.0, math.inf), "must be finite"),
         (lambda: Float(math.nan, 1.0), "low must be a number, got nan"),
         (
-            lambda: Float("low", 1.0),  # type: ignore[arg-type]
+            lambda: Float("low", 1.0),  # type: ignore[arg-type]  # wrong on purpose
             "low must be a number, got 'low'",
         ),
         (lambda: Float(1e-200, 1e200, log=True), "must not be so far apart"),
@@ -139,7 +139,7 @@ def test_a_program_sees_the_unit_box_as_the_search_does() -> None:
         (lambda: Float(0.0, 1.0, shape=(0,)), "every length in shape"),
         (lambda: Int(5, 1), "low must not be above high"),
         (
-            lambda: Int(0.5, 1),  # type: ignore[arg-type]
+            lambda: Int(0.5, 1),  # type: ignore[arg-type]  # wrong on purpose
             "low must be a whole number",
         ),
         (lambda: Int(0, 9, log=True), "log=True needs low above 0"),
@@ -147,7 +147,7 @@ def test_a_program_sees_the_unit_box_as_the_search_does() -> None:
         (lambda: Categorical("tanh"), "must be a list"),
         (lambda: check_space({}), "at least one name"),
         (
-            lambda: check_space({"x": (0, 1)}),  # type: ignore[dict-item]
+            lambda: check_space({"x": (0, 1)}),  # type: ignore[dict-item]  # wrong on purpose
             "must be a Float, Int or Categorical",
         ),
         (lambda: to_unit(SPACE, {"rate": 1.0}), "'momentum' is missing"),
@@ -167,4 +167,4 @@ def test_lifting_makes_numbers_arrays() -> None:
     with pytest.raises(ValueError, match=r"lift is for a single number, got shape=\(3,\) too"):
         Float(0.0, 1.0, shape=(3,), lift=(3, 4))
     with pytest.raises(ValueError, match="every length in lift must be a whole number from 1, got 0"):
-        Float(0.0, 1.0, lift=0)  # type: ignore[arg-type]
+        Float(0.0, 1.0, lift=0)  # type: ignore[arg-type]  # wrong on purpose

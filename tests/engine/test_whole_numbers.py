@@ -94,4 +94,4 @@ def test_limits_are_named_and_included(least: int | None, most: int | None, wron
 
 def test_a_float_hint_comes_with_integers() -> None:
     with pytest.raises(ValueError, match=r"Int: low must be a whole number, got 0.5; is it a Float\?"):
-        Int(0.5, 1)  # type: ignore[arg-type]
+        Int(0.5, 1)  # type: ignore[arg-type]  # wrong on purpose

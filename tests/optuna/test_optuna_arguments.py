@@ -60,16 +60,16 @@ def done() -> optuna.Study:
 
 WRONG: dict[str, list[tuple[Call, str]]] = {
     "HypergradSampler": [
-        (lambda: HypergradSampler(explorer="tpe"), "HypergradSampler: explorer must be a sampler"),  # type: ignore[arg-type]
-        (lambda: HypergradSampler(explorer=optuna.samplers.TPESampler), "HypergradSampler: explorer must be a sampler"),  # type: ignore[arg-type]
-        (lambda: HypergradSampler(strategy=3), "strategy must be a Strategy"),  # type: ignore[arg-type]
-        (lambda: HypergradSampler(seed=2.5), "HypergradSampler: seed must be a whole number"),  # type: ignore[arg-type]
-        (lambda: HypergradSampler(seed="0"), "HypergradSampler: seed must be a whole number"),  # type: ignore[arg-type]
+        (lambda: HypergradSampler(explorer="tpe"), "HypergradSampler: explorer must be a sampler"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: HypergradSampler(explorer=optuna.samplers.TPESampler), "HypergradSampler: explorer must be a sampler"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: HypergradSampler(strategy=3), "strategy must be a Strategy"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: HypergradSampler(seed=2.5), "HypergradSampler: seed must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: HypergradSampler(seed="0"), "HypergradSampler: seed must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: HypergradSampler(seed=0, explorer=optuna.samplers.RandomSampler()), "give the seed to explorer"),
         (lambda: HypergradSampler(artifact_store="/tmp"), "HypergradSampler: artifact_store must be a store"),
     ],
     "Objective": [
-        (lambda: Objective(3, SPACE), "problem must be a TrainingProblem"),  # type: ignore[arg-type]
+        (lambda: Objective(3, SPACE), "problem must be a TrainingProblem"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: objective({}), "space must be a dict of at least one name"),
         (lambda: objective({"rate": 0.1}), r"space\['rate'\] must be a Float, Int or Categorical"),
         (lambda: objective({"l2": Float(0, 1)}), "optimizer: learning_rate names the hyperparameter 'rate'"),
@@ -78,18 +78,18 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: objective(reseed="no"), "Objective: reseed must be True or False"),
         (lambda: objective(report_every=0), "Objective: report_every must be a whole number from 1"),
         (lambda: objective(artifact_store="/tmp"), "Objective: artifact_store must be a store"),
-        (lambda: objective()(3), "Objective: trial must be a trial of Optuna, got 3"),  # type: ignore[arg-type]
+        (lambda: objective()(3), "Objective: trial must be a trial of Optuna, got 3"),  # type: ignore[arg-type]  # wrong on purpose
     ],
     "best_hyperparameters": [
         (lambda: best_hyperparameters(optuna.create_study()), "No trials are completed yet|no trial"),
-        (lambda: best_hyperparameters(3), "best_hyperparameters: study must be a study of Optuna, got 3"),  # type: ignore[arg-type]
+        (lambda: best_hyperparameters(3), "best_hyperparameters: study must be a study of Optuna, got 3"),  # type: ignore[arg-type]  # wrong on purpose
     ],
     "best_model": [
-        (lambda: best_model(done(), 3), "best_model: objective must be an Objective, got 3"),  # type: ignore[arg-type]
-        (lambda: best_model(3, objective()), "best_model: study must be a study of Optuna, got 3"),  # type: ignore[arg-type]
+        (lambda: best_model(done(), 3), "best_model: objective must be an Objective, got 3"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: best_model(3, objective()), "best_model: study must be a study of Optuna, got 3"),  # type: ignore[arg-type]  # wrong on purpose
     ],
     "hyperparameters_of": [
-        (lambda: hyperparameters_of(3), "hyperparameters_of: trial must be a trial of Optuna, got 3")  # type: ignore[arg-type]
+        (lambda: hyperparameters_of(3), "hyperparameters_of: trial must be a trial of Optuna, got 3")  # type: ignore[arg-type]  # wrong on purpose
     ],
     "report_gradient": [
         (reporting(3), "report_gradient: gradient must be a dict from names to derivatives, got 3"),
@@ -101,20 +101,20 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (reporting({"x": 1.0}, cost=math.nan), "report_gradient: cost must be a number from 0"),
         (reporting({"x": 1.0}, cost=-3), "report_gradient: cost must be a number from 0"),
         (reporting({"x": 1.0}, cost="dear"), "report_gradient: cost must be a number from 0"),
-        (lambda: report_gradient(3, {}), "report_gradient: trial must be a trial of Optuna, got 3"),  # type: ignore[arg-type]
+        (lambda: report_gradient(3, {}), "report_gradient: trial must be a trial of Optuna, got 3"),  # type: ignore[arg-type]  # wrong on purpose
     ],
     "suggest_array": [
         (lambda: in_study(lambda t: suggest_array(t, "a", (), 0, 1)), "suggest_array: shape must have at least one"),
-        (lambda: in_study(lambda t: suggest_array(t, "a", (2.5,), 0, 1)), "every length in shape"),  # type: ignore[arg-type]
+        (lambda: in_study(lambda t: suggest_array(t, "a", (2.5,), 0, 1)), "every length in shape"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: in_study(lambda t: suggest_array(t, "a", 2, 1, 0)), "low must not be above high"),
         (lambda: in_study(lambda t: suggest_array(t, "a", 2, 0, 1, log=True)), "log=True needs low above 0"),
-        (lambda: in_study(lambda t: suggest_array(t, 3, 2, 0, 1)), "suggest_array: name must be a string, got 3"),  # type: ignore[arg-type]
-        (lambda: suggest_array(3, "a", 2, 0, 1), "suggest_array: trial must be a trial of Optuna, got 3"),  # type: ignore[arg-type]
+        (lambda: in_study(lambda t: suggest_array(t, 3, 2, 0, 1)), "suggest_array: name must be a string, got 3"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: suggest_array(3, "a", 2, 0, 1), "suggest_array: trial must be a trial of Optuna, got 3"),  # type: ignore[arg-type]  # wrong on purpose
     ],
     "wants_gradient": [
-        (lambda: wants_gradient(3, 1.0), "wants_gradient: trial must be a trial of Optuna, got 3"),  # type: ignore[arg-type]
+        (lambda: wants_gradient(3, 1.0), "wants_gradient: trial must be a trial of Optuna, got 3"),  # type: ignore[arg-type]  # wrong on purpose
         (
-            lambda: in_study(lambda trial: wants_gradient(trial, "low")),  # type: ignore[arg-type]
+            lambda: in_study(lambda trial: wants_gradient(trial, "low")),  # type: ignore[arg-type]  # wrong on purpose
             "wants_gradient: value must be a number, got 'low'",
         ),
     ],
@@ -135,7 +135,7 @@ def test_a_wrong_argument_is_named(call: Call, message: str) -> None:
 
 
 def test_what_is_meant_well_works() -> None:
-    HypergradSampler(seed=np.int64(3))  # type: ignore[arg-type]
+    HypergradSampler(seed=np.int64(3))  # type: ignore[arg-type]  # users may, types or not
     objective(reseed=np.True_, report_every=np.int64(1), key=jax.random.PRNGKey(0))
     reporting({"x": np.float32(1), "a": [1, 2]}, cost=np.int64(3))()
     assert not in_study(lambda trial: wants_gradient(trial, math.nan))

@@ -63,8 +63,8 @@ def two_values(trial: Any) -> Any:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: check_gradient(3, POINT), "objective must be a function of a trial, got 3"),  # type: ignore[arg-type]
-        (lambda: check_gradient(objective(), [0.1]), "point must be a dict"),  # type: ignore[arg-type]
+        (lambda: check_gradient(3, POINT), "objective must be a function of a trial, got 3"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: check_gradient(objective(), [0.1]), "point must be a dict"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: check_gradient(lambda trial: 1.0, POINT), "the objective reported no gradient at this point"),
         (lambda: check_gradient(two_values, POINT), r"objective must return one number, got \(1.0, 2.0\)"),
         (lambda: check_gradient(objective(), POINT, steps=[0.1]), "steps must be at least two"),

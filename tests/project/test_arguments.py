@@ -81,32 +81,32 @@ any_: Any = object()
 WRONG: dict[str, list[tuple[Call, str]]] = {
     "Float": [
         (lambda: Float(True, 3), "Float: low must be a number, got True"),
-        (lambda: Float("0", 3), "Float: low must be a number, got '0'"),  # type: ignore[arg-type]
-        (lambda: Float(0, None), "Float: high must be a number, got None"),  # type: ignore[arg-type]
-        (lambda: Float(0, np.ones(2)), "Float: high must be a number"),  # type: ignore[arg-type]
-        (lambda: Float(0, 1j), "Float: high must be a number"),  # type: ignore[arg-type]
+        (lambda: Float("0", 3), "Float: low must be a number, got '0'"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Float(0, None), "Float: high must be a number, got None"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Float(0, np.ones(2)), "Float: high must be a number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Float(0, 1j), "Float: high must be a number"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Float(0, math.inf), "Float: high must be finite"),
         (lambda: Float(math.nan, 1), "Float: low must be a number, got nan"),
-        (lambda: Float(0, 1, log="no"), "Float: log must be True or False, got 'no'"),  # type: ignore[arg-type]
-        (lambda: Float(0, 1, shape="3"), "Float: every length in shape must be a whole number"),  # type: ignore[arg-type]
-        (lambda: Float(0, 1, shape=(2.5,)), "Float: every length in shape must be a whole number"),  # type: ignore[arg-type]
-        (lambda: Float(0, 1, shape=None), "Float: every length in shape must be a whole number"),  # type: ignore[arg-type]
+        (lambda: Float(0, 1, log="no"), "Float: log must be True or False, got 'no'"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Float(0, 1, shape="3"), "Float: every length in shape must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Float(0, 1, shape=(2.5,)), "Float: every length in shape must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Float(0, 1, shape=None), "Float: every length in shape must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Float(0, 1, lift=(-1,)), "Float: every length in lift must be a whole number from 1"),
     ],
     "Int": [
-        (lambda: Int(1.5, 3), "Int: low must be a whole number, got 1.5; is it a Float"),  # type: ignore[arg-type]
+        (lambda: Int(1.5, 3), "Int: low must be a whole number, got 1.5; is it a Float"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Int(False, 3), "Int: low must be a whole number, got False"),
-        (lambda: Int(1, "9"), "Int: high must be a whole number, got '9'"),  # type: ignore[arg-type]
+        (lambda: Int(1, "9"), "Int: high must be a whole number, got '9'"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Int(3, 1), "Int: low must not be above high"),
-        (lambda: Int(1, 3, log=1), "Int: log must be True or False, got 1"),  # type: ignore[arg-type]
+        (lambda: Int(1, 3, log=1), "Int: log must be True or False, got 1"),  # type: ignore[arg-type]  # wrong on purpose
     ],
     "Categorical": [
         (lambda: Categorical([]), "Categorical: choices must be a list of at least one value"),
         (lambda: Categorical("abc"), "Categorical: choices must be a list"),
-        (lambda: Categorical(3), "Categorical: choices must be a list"),  # type: ignore[arg-type]
-        (lambda: Categorical({1, 2}), "Categorical: choices must be a list"),  # type: ignore[arg-type]
-        (lambda: Categorical([[1], [2]]), "Categorical: each choice must be None, a bool, a number or a str"),  # type: ignore[list-item]
-        (lambda: Categorical([jnp.ones(2)]), "Categorical: each choice must be"),  # type: ignore[list-item]
+        (lambda: Categorical(3), "Categorical: choices must be a list"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Categorical({1, 2}), "Categorical: choices must be a list"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Categorical([[1], [2]]), "Categorical: each choice must be None, a bool, a number or a str"),  # type: ignore[list-item]  # wrong on purpose
+        (lambda: Categorical([jnp.ones(2)]), "Categorical: each choice must be"),  # type: ignore[list-item]  # wrong on purpose
         (lambda: Categorical([math.nan]), "Categorical: each choice must be .*, got nan"),
         (lambda: Categorical(["a", "a"]), "Categorical: choices must differ, got 'a'"),
         (lambda: Categorical([1, True]), "Categorical: choices must differ, got True"),
@@ -115,7 +115,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: Fold(4, of=4), "Fold: index must be a whole number from 0 to 3"),
         (lambda: Fold(0, of=1), "Fold: of must be a whole number from 2"),
         (lambda: Fold(0, of=2, below=math.nan), "Fold: below must be a number, got nan"),
-        (lambda: Fold(0, of=2, below="1"), "Fold: below must be a number"),  # type: ignore[arg-type]
+        (lambda: Fold(0, of=2, below="1"), "Fold: below must be a number"),  # type: ignore[arg-type]  # wrong on purpose
     ],
     "TrainingProblem": [
         (lambda: problem(init=3), "TrainingProblem: init must be a function, got 3"),
@@ -131,8 +131,8 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
     "sgd": [
         (lambda: sgd(None, 0.9), "sgd: learning_rate must be numbers, names"),
         (lambda: sgd(True, 0.9), "sgd: learning_rate must be numbers, names"),
-        (lambda: sgd(0.1, 0.9, nesterov="no"), "sgd: nesterov must be True or False"),  # type: ignore[arg-type]
-        (lambda: sgd(0.1, 0.9, dampening=None), "sgd: dampening must be True or False"),  # type: ignore[arg-type]
+        (lambda: sgd(0.1, 0.9, nesterov="no"), "sgd: nesterov must be True or False"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: sgd(0.1, 0.9, dampening=None), "sgd: dampening must be True or False"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: trained_with(sgd("typo", 0.9)), "optimizer: learning_rate names the hyperparameter 'typo'"),
         (
             lambda: trained_with(sgd(jnp.ones(3), 0.9)),
@@ -140,7 +140,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         ),
         (lambda: trained_with(sgd({"w": 0.1}, 0.9)), "optimizer: learning_rate must be one value or a pytree prefix"),
         (
-            lambda: trained_with(sgd(lambda h: 0.1, 0.9)),  # type: ignore[misc]
+            lambda: trained_with(sgd(lambda h: 0.1, 0.9)),  # type: ignore[misc]  # wrong on purpose
             r"learning_rate must take \(hyperparameters, step\)",
         ),
         (lambda: trained_with(sgd(lambda h, t: None, 0.9)), "optimizer: learning_rate must be numbers, got None"),
@@ -152,7 +152,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
     ],
     "adamw": [(lambda: adamw(0.1, weight_decay=None), "adamw: weight_decay must be a setting, got None")],
     "evaluate": [
-        (lambda: evaluate(SPACE, H, key=KEY), "evaluate: problem must be a TrainingProblem"),  # type: ignore[arg-type]
+        (lambda: evaluate(SPACE, H, key=KEY), "evaluate: problem must be a TrainingProblem"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: run([0.1]), "hyperparameters must be a dict"),
         (lambda: run({1: 0.1}), "hyperparameters: names must be strings, got 1"),
         (lambda: run({"l2": 0.1}), "optimizer: learning_rate names the hyperparameter 'rate', which is not among"),
@@ -183,11 +183,11 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: run(checkpoint=b"x"), "evaluate: Reversible has no checkpoints"),
     ],
     "train": [
-        (lambda: train(PROBLEM, H, key=0), "train: key must be a key"),  # type: ignore[arg-type]
-        (lambda: train(3, H, key=KEY), "train: problem must be a TrainingProblem"),  # type: ignore[arg-type]
+        (lambda: train(PROBLEM, H, key=0), "train: key must be a key"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: train(3, H, key=KEY), "train: problem must be a TrainingProblem"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: train(PROBLEM, H, KEY, fraction_bits={"typo": 30}), "fraction_bits: 'typo' is not among"),
-        (lambda: train(PROBLEM, H, KEY, fraction_bits=3), "fraction_bits must be a dict"),  # type: ignore[arg-type]
-        (lambda: train(PROBLEM, H, KEY, smallest_decays={"velocity": "x"}), "smallest_decays: velocity must be"),  # type: ignore[dict-item]
+        (lambda: train(PROBLEM, H, KEY, fraction_bits=3), "fraction_bits must be a dict"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: train(PROBLEM, H, KEY, smallest_decays={"velocity": "x"}), "smallest_decays: velocity must be"),  # type: ignore[dict-item]  # wrong on purpose
         (lambda: train(PROBLEM, H, KEY, smallest_decays={"typo": 0.5}), "smallest_decays: 'typo' is not among"),
     ],
     "check_gradient": [
@@ -195,7 +195,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: check_gradient(PROBLEM, {**H, "k": 1}, {"k": Int(1, 2)}, key=KEY), "the space has no Float"),
         (lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, steps=[0.1]), "check_gradient: steps must be at least two"),
         (lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, steps=[0.1, -1]), "check_gradient: steps must be"),
-        (lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, steps=3), "check_gradient: steps must be"),  # type: ignore[arg-type]
+        (lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, steps=3), "check_gradient: steps must be"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, directions=-1), "check_gradient: directions must be"),
         (
             lambda: check_gradient(PROBLEM, H, SPACE, key=KEY, method=Hypernet()),
@@ -203,28 +203,28 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         ),
     ],
     "Reversible": [
-        (lambda: Reversible(fallback="unrolled"), "Reversible: fallback must be a Method"),  # type: ignore[arg-type]
+        (lambda: Reversible(fallback="unrolled"), "Reversible: fallback must be a Method"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Reversible(last=0), "Reversible: last must be a whole number from 1"),
-        (lambda: Reversible(fraction_bits=3), "fraction_bits must be a dict"),  # type: ignore[arg-type]
+        (lambda: Reversible(fraction_bits=3), "fraction_bits must be a dict"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Reversible(fraction_bits={"weights": 85}), "fraction_bits: weights must be a whole number"),
         (lambda: run(method=Reversible(fraction_bits={"typo": 30})), "fraction_bits: 'typo' is not among"),
     ],
     "Unrolled": [],
     "Hypernet": [
-        (lambda: Hypernet(network=Linear), "Hypernet: network must be a Response"),  # type: ignore[arg-type]
-        (lambda: Hypernet(algorithm="joint"), "Hypernet: algorithm must be Joint"),  # type: ignore[arg-type]
+        (lambda: Hypernet(network=Linear), "Hypernet: network must be a Response"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Hypernet(algorithm="joint"), "Hypernet: algorithm must be Joint"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Hypernet(optimizer=0.1), "Hypernet: optimizer must be a transformation of optax"),
         (lambda: Hypernet(hyper_optimizer="adam"), "Hypernet: hyper_optimizer must be"),
         (lambda: Hypernet(steps=0), "Hypernet: steps must be a whole number from 1"),
         (lambda: Hypernet(finetune=-1), "Hypernet: finetune must be a whole number from 0"),
         (lambda: run(method=Hypernet()), "Hypernet needs space="),
-        (lambda: Joint(centred="no"), "Joint: centred must be True or False"),  # type: ignore[arg-type]
+        (lambda: Joint(centred="no"), "Joint: centred must be True or False"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Joint(entropy=math.inf), "Joint: entropy must be a number"),
         (lambda: Joint(scale=1e-12), "Joint: scale must be 0 or at least 1e-06"),
-        (lambda: Local(scale="x"), "Local: scale must be a number"),  # type: ignore[arg-type]
-        (lambda: Global(hyper_steps=None), "Global: hyper_steps must be a whole number"),  # type: ignore[arg-type]
-        (lambda: LowRank("10"), "LowRank: rank must be a whole number"),  # type: ignore[arg-type]
-        (lambda: OneHidden(10, activation="relu"), "OneHidden: activation must be a function"),  # type: ignore[arg-type]
+        (lambda: Local(scale="x"), "Local: scale must be a number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Global(hyper_steps=None), "Global: hyper_steps must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: LowRank("10"), "LowRank: rank must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: OneHidden(10, activation="relu"), "OneHidden: activation must be a function"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Diagonal().init(KEY, 2, 3), "Diagonal: needs one hyperparameter for each weight"),
     ],
     "Evaluation": [
@@ -239,7 +239,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: run(method=Answers((0.1, None))), "Answers.evaluate must return an Evaluation"),
     ],
     "Cost": [
-        (lambda: Cost("1", 1.0), "Cost: gradient_evaluations must be a number from 0"),  # type: ignore[arg-type]
+        (lambda: Cost("1", 1.0), "Cost: gradient_evaluations must be a number from 0"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Cost(-1.0, 1.0), "Cost: gradient_evaluations must be a number from 0"),
         (lambda: Cost(1.0, math.nan), "Cost: seconds must be a number from 0"),
     ],
@@ -264,12 +264,12 @@ def test_a_wrong_argument_is_named(call: Call, message: str) -> None:
 
 
 RIGHT: dict[str, Call] = {
-    "numpy's numbers in a Float": lambda: Float(np.float32(0.25), np.int64(1)) == Float(0.25, 1.0),  # type: ignore[arg-type]
-    "numpy's lengths": lambda: Float(0, 1, shape=np.int64(3)).shape == (3,),  # type: ignore[arg-type]
-    "a list of lengths": lambda: Float(0, 1, shape=[2, 3]).shape == (2, 3),  # type: ignore[arg-type]
+    "numpy's numbers in a Float": lambda: Float(np.float32(0.25), np.int64(1)) == Float(0.25, 1.0),  # type: ignore[arg-type]  # users may, types or not
+    "numpy's lengths": lambda: Float(0, 1, shape=np.int64(3)).shape == (3,),  # type: ignore[arg-type]  # users may, types or not
+    "a list of lengths": lambda: Float(0, 1, shape=[2, 3]).shape == (2, 3),  # type: ignore[arg-type]  # users may, types or not
     "a range of choices": lambda: Categorical(range(1, 3)).choices == (1, 2),
-    "numpy's choices": lambda: Categorical(np.array([1, 2])).choices == (1, 2),  # type: ignore[arg-type]
-    "a numpy boolean": lambda: Float(0.1, 1, log=np.True_).log is True,  # type: ignore[arg-type]
+    "numpy's choices": lambda: Categorical(np.array([1, 2])).choices == (1, 2),  # type: ignore[arg-type]  # users may, types or not
+    "a numpy boolean": lambda: Float(0.1, 1, log=np.True_).log is True,  # type: ignore[arg-type]  # users may, types or not
     "a status by name": lambda: evaluation(status="ok").status is Status.OK,
     "whole numbers for floats": lambda: run({"rate": 1, "l2": 0}).value == run({"rate": 1.0, "l2": 0.0}).value,
     "a choice by an equal number": lambda: (

@@ -109,15 +109,15 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: search(strategy="explore"), "strategy must be a Strategy such as ExploreDescend"),
         # its methods
         (lambda: search().set_search_properties("loss", "lowest", {}), "mode must be 'min' or 'max', got 'lowest'"),
-        (lambda: search().set_search_properties(["a"], "min", {}), "metric must be one name"),  # type: ignore[arg-type]
+        (lambda: search().set_search_properties(["a"], "min", {}), "metric must be one name"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: explored(3), "explorer's choice does not fit the space: the trial's config must be a dict, got 3"),
         (lambda: explored({**CHOICE, "rate": None}), "explorer's choice.*'rate' = None, which does not fit Float"),
         (lambda: explored({"w": 0.5}), "explorer's choice does not fit the space: the trial's config lacks 'rate'"),
         (lambda: explored({**CHOICE, "w": np.ones(2)}), r"explorer's choice.*'w' of shape \(2,\)"),
-        (lambda: search().on_trial_result("a", 3), "result must be a dict, got 3"),  # type: ignore[arg-type]
-        (lambda: search().on_trial_complete("a", [1]), r"result must be a dict, got \[1\]"),  # type: ignore[arg-type]
+        (lambda: search().on_trial_result("a", 3), "result must be a dict, got 3"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: search().on_trial_complete("a", [1]), r"result must be a dict, got \[1\]"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: search().set_state({}), "state must be what get_state returned, got {}"),
-        (lambda: search().set_state(None), "state must be what get_state returned, got None"),  # type: ignore[arg-type]
+        (lambda: search().set_state(None), "state must be what get_state returned, got None"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: search().set_state(state(running=[{"trial": "a"}])), "state must be what get_state returned"),
         (lambda: search().set_state(state(explorer="?")), "OptunaSearch cannot read the explorer's part of the state"),
         (lambda: search({"other": Float(0.0, 1.0)}).set_state(state()), "config lacks 'other'"),
@@ -134,7 +134,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: built(report_every=0), "trainable: report_every must be a whole number from 1, got 0"),
         (lambda: built(report_every="often"), "trainable: report_every must be a whole number from 1, got 'often'"),
         # inside a trial
-        (lambda: trainable(problem(), SPACE)([0.1]), "config must be a dict"),  # type: ignore[arg-type]
+        (lambda: trainable(problem(), SPACE)([0.1]), "config must be a dict"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: trainable(problem(), SPACE)({"rate": 0.1}), "the trial's config lacks 'w'; search with HypergradS"),
         (lambda: trainable(problem(), SPACE)({"w[0]": 0.1}), r"the trial's config lacks 'w\[1\]'; search with"),
         (lambda: ran(hypergrad=3), "config has 'hypergrad' = 3; leave this key to HypergradSearch"),
@@ -166,23 +166,23 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: ran(kind=np.ones(2)), "config has 'kind' = array.*, which does not fit Categorical"),
     ],
     "param_space": [
-        (lambda: param_space(None), "space must be a dict"),  # type: ignore[arg-type]
-        (lambda: param_space({"w": 0.5}), r"space\['w'\] must be a Float, Int or Categorical"),  # type: ignore[dict-item]
+        (lambda: param_space(None), "space must be a dict"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: param_space({"w": 0.5}), r"space\['w'\] must be a Float, Int or Categorical"),  # type: ignore[dict-item]  # wrong on purpose
         (lambda: param_space({**SPACE, "w[0]": Int(1, 2)}), r"'w\[0\]' is reserved, or stands for two things"),
         (lambda: param_space({"w[0]": Int(1, 2), **SPACE}), r"'w\[0\]' is reserved, or stands for two things"),
     ],
     "wants_gradient": [
-        (lambda: wants_gradient(None, 1.0), "wants_gradient: config must be the trial's config, a dict, got None"),  # type: ignore[arg-type]
-        (lambda: wants_gradient(1.0, CONFIG), "wants_gradient: config must be the trial's config, a dict, got 1.0"),  # type: ignore[arg-type]
-        (lambda: wants_gradient(CONFIG, None), "wants_gradient: value must be a number, got None"),  # type: ignore[arg-type]
-        (lambda: wants_gradient(CONFIG, "low"), "wants_gradient: value must be a number, got 'low'"),  # type: ignore[arg-type]
-        (lambda: wants_gradient(CONFIG, np.ones(2)), "wants_gradient: value must be a number, got array"),  # type: ignore[arg-type]
+        (lambda: wants_gradient(None, 1.0), "wants_gradient: config must be the trial's config, a dict, got None"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: wants_gradient(1.0, CONFIG), "wants_gradient: config must be the trial's config, a dict, got 1.0"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: wants_gradient(CONFIG, None), "wants_gradient: value must be a number, got None"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: wants_gradient(CONFIG, "low"), "wants_gradient: value must be a number, got 'low'"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: wants_gradient(CONFIG, np.ones(2)), "wants_gradient: value must be a number, got array"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: wants_gradient({"hypergrad": {}}, 1.0), "config has 'hypergrad' = {}; leave this key"),
     ],
     "best_hyperparameters": [
-        (lambda: best_hyperparameters(None, SPACE), "results must be what Tuner.fit or tune.run returned, got None"),  # type: ignore[arg-type]
-        (lambda: best_hyperparameters({"loss": 1.0}, SPACE), "results must be what Tuner.fit or tune.run returned"),  # type: ignore[arg-type]
-        (lambda: best_hyperparameters(SPACE, None), "space must be a dict"),  # type: ignore[arg-type]
+        (lambda: best_hyperparameters(None, SPACE), "results must be what Tuner.fit or tune.run returned, got None"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: best_hyperparameters({"loss": 1.0}, SPACE), "results must be what Tuner.fit or tune.run returned"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: best_hyperparameters(SPACE, None), "space must be a dict"),  # type: ignore[arg-type]  # wrong on purpose
     ],
 }
 
@@ -207,7 +207,7 @@ RIGHT: dict[str, Call] = {
     "an explorer's numpy numbers": lambda: explored({**CHOICE, "rate": np.float32(0.5), "layers": np.int64(2)}),
     "an explorer's whole floats": lambda: explored({**CHOICE, "rate": 1, "layers": 2.0}),
     "a value of jax": lambda: not wants_gradient(CONFIG, jnp.float32(1.0)),
-    "an array of no dimension": lambda: wants_gradient({"hypergrad": WANTED}, np.array(1.0)),  # type: ignore[arg-type]
+    "an array of no dimension": lambda: wants_gradient({"hypergrad": WANTED}, np.array(1.0)),  # type: ignore[arg-type]  # users may, types or not
     "no gradient of NaN": lambda: not wants_gradient({"hypergrad": WANTED}, math.nan),
     "an old key": lambda: built(key=jax.random.PRNGKey(0)),
     "steps of numpy": lambda: built(report_every=np.int64(2)),

@@ -51,35 +51,35 @@ class Answers(Strategy[None]):
 
 WRONG: dict[str, list[tuple[Call, str]]] = {
     "ExploreDescend": [
-        (lambda: ExploreDescend(startup_trials=1.5), "ExploreDescend: startup_trials must be a whole number"),  # type: ignore[arg-type]
+        (lambda: ExploreDescend(startup_trials=1.5), "ExploreDescend: startup_trials must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: ExploreDescend(smallest_share=0.6), "ExploreDescend: smallest_share must be a number from 0 to 0.5"),
-        (lambda: ExploreDescend(memory="long"), "ExploreDescend: memory must be a number from 0 to 1"),  # type: ignore[arg-type]
+        (lambda: ExploreDescend(memory="long"), "ExploreDescend: memory must be a number from 0 to 1"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: ExploreDescend(doubts=0), "ExploreDescend: doubts must be a whole number from 1"),
         (lambda: ExploreDescend(folds=1), "ExploreDescend: folds must be a whole number from 2"),
-        (lambda: ExploreDescend(step="signs"), "ExploreDescend: step must be a LocalStep"),  # type: ignore[arg-type]
-        (lambda: ExploreDescend(limits=3), "ExploreDescend: limits must be a Limits"),  # type: ignore[arg-type]
+        (lambda: ExploreDescend(step="signs"), "ExploreDescend: step must be a LocalStep"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: ExploreDescend(limits=3), "ExploreDescend: limits must be a Limits"),  # type: ignore[arg-type]  # wrong on purpose
     ],
-    "Limits": [(lambda: Limits(stalls=0), "Limits: stalls"), (lambda: Limits(failures=None), "Limits: failures")],  # type: ignore[arg-type]
+    "Limits": [(lambda: Limits(stalls=0), "Limits: stalls"), (lambda: Limits(failures=None), "Limits: failures")],  # type: ignore[arg-type]  # wrong on purpose
     "Radii": [
-        (lambda: Radii(start="x"), "Radii: start must be a number"),  # type: ignore[arg-type]
+        (lambda: Radii(start="x"), "Radii: start must be a number"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Radii(largest=math.nan), "Radii: largest must be a number"),
         (lambda: Radii(start=0.9), "Radii: 0 < smallest <= start <= largest"),
     ],
     "QuasiNewton": [
-        (lambda: QuasiNewton(growth="x"), "QuasiNewton: growth must be a number"),  # type: ignore[arg-type]
+        (lambda: QuasiNewton(growth="x"), "QuasiNewton: growth must be a number"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: QuasiNewton(rejection=1.5), "QuasiNewton: growth must be at least 1 and rejection between"),
-        (lambda: QuasiNewton(radii=0.1), "QuasiNewton: radii must be a Radii"),  # type: ignore[arg-type]
-        (lambda: QuasiNewton(curvatures=3), "QuasiNewton: curvatures must be two numbers"),  # type: ignore[arg-type]
-        (lambda: QuasiNewton(curvatures=("a", "b")), "QuasiNewton: curvatures must be a number"),  # type: ignore[arg-type]
+        (lambda: QuasiNewton(radii=0.1), "QuasiNewton: radii must be a Radii"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: QuasiNewton(curvatures=3), "QuasiNewton: curvatures must be two numbers"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: QuasiNewton(curvatures=("a", "b")), "QuasiNewton: curvatures must be a number"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: QuasiNewton(damping=2.0), "QuasiNewton: damping must be between"),
     ],
     "SignSteps": [
-        (lambda: SignSteps(shrinkage=None), "SignSteps: shrinkage must be a number"),  # type: ignore[arg-type]
-        (lambda: SignSteps(radii="x"), "SignSteps: radii must be a Radii"),  # type: ignore[arg-type]
+        (lambda: SignSteps(shrinkage=None), "SignSteps: shrinkage must be a number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: SignSteps(radii="x"), "SignSteps: radii must be a Radii"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: SignSteps(growth=0.5), "SignSteps: growth must be at least 1"),
     ],
     "ByDimension": [
-        (lambda: ByDimension(few=SignSteps(), many=3), "ByDimension: many must be a LocalStep"),  # type: ignore[arg-type]
+        (lambda: ByDimension(few=SignSteps(), many=3), "ByDimension: many must be a LocalStep"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: ByDimension(few=SignSteps(), many=SignSteps(), most=-1), "ByDimension: most must be a whole number"),
     ],
     "Proposal": [
@@ -87,7 +87,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: Proposal(np.zeros(3), None, math.inf), "Proposal: a point needs a parent"),
     ],
     "Strategy": [
-        (lambda: AskTell.begin(SPACE, ExploreDescend), "strategy must be a Strategy such as ExploreDescend"),  # type: ignore[arg-type]
+        (lambda: AskTell.begin(SPACE, ExploreDescend), "strategy must be a Strategy such as ExploreDescend"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: AskTell.begin(SPACE, Answers(None)).ask([]), "Answers.propose must return a Proposal, got None"),
         (lambda: AskTell.begin(SPACE, Answers(3)).explore(), "Answers.explore must return a Proposal, got 3"),
         (
@@ -108,7 +108,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: gradient_to_unit(SPACE, {"x": 0.5, "a": np.ones(2)}, {"x": 1.0}), "hyperparameter 'a' is missing")
     ],
     "from_unit": [(lambda: from_unit(SPACE, np.zeros(2)), "vector must have 3 numbers, got 2")],
-    "dimension": [(lambda: dimension(3), "space must be a dict")],  # type: ignore[arg-type]
+    "dimension": [(lambda: dimension(3), "space must be a dict")],  # type: ignore[arg-type]  # wrong on purpose
 }
 
 #: Abstract classes, plain data and types.
