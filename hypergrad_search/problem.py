@@ -1,12 +1,14 @@
 """`TrainingProblem`: a training run that the user describes by plain functions of pytrees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import optax
 
 from hypergrad_search.checks import check_arguments, whole_number
+from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers import Optimizer
 from hypergrad_search.space import Space, check_space
 
@@ -34,7 +36,8 @@ class TrainingProblem:
     - `batches(step) -> batch`: it must be deterministic, and JAX must be able to trace it. `step` is an int32 scalar
       array, so slice with `jax.lax.dynamic_slice_in_dim` or index with an array.
     - `optimizer`: `sgd(...)`, `adam(...)`, `adamw(...)` or an `Optimizer` of your own; its settings may name
-      hyperparameters.
+      hyperparameters. A function of the hyperparameters may return any transformation of optax instead, as in
+      `lambda h: optax.lion(h["rate"])`; such training cannot be run backwards, so use `Unrolled`.
     - `steps`: the number of training steps, at least 1.
     - `test_loss(params, hyperparameters)`, optional, a scalar or shape `(n,)`: it is reported beside the validation
       loss, and no search ever sees it.
@@ -60,7 +63,7 @@ class TrainingProblem:
     train_loss: Callable[[Params, Any, Any, jax.Array], jax.Array]
     valid_loss: Callable[[Params, Any], jax.Array]
     batches: Callable[[jax.Array], Any]
-    optimizer: Optimizer
+    optimizer: Optimizer | OptaxOptimizer
     steps: int
     test_loss: Callable[[Params, Any], jax.Array] | None = None
     valid_batch_loss: Callable[[Params, Any, jax.Array], jax.Array] | None = None
@@ -75,10 +78,17 @@ class TrainingProblem:
         for name, arguments in _ARGUMENTS.items():
             if getattr(self, name) is not None:
                 check_arguments(f"TrainingProblem: {name}", getattr(self, name), arguments)
-        if not isinstance(self.optimizer, Optimizer):
+        if isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(
-                "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw return it, "
-                f"got {self.optimizer!r}"
+                "TrainingProblem: optimizer must be a function that returns a transformation of optax, got the "
+                "transformation itself; write lambda h: optax.adam(h['rate'])"
+            )
+        if callable(self.optimizer):
+            check_arguments("TrainingProblem: optimizer", self.optimizer, ("hyperparameters",))
+        elif not isinstance(self.optimizer, Optimizer):
+            raise ValueError(
+                "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw return it, or a function of "
+                f"the hyperparameters that returns a transformation of optax, got {self.optimizer!r}"
             )
         object.__setattr__(self, "steps", whole_number("TrainingProblem: steps", self.steps, 1))
 
@@ -88,4 +98,10 @@ def check_problem(problem: TrainingProblem, space: Space) -> None:
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"problem must be a TrainingProblem, got {problem!r}")
     check_space(space)
-    problem.optimizer.check_names(space)
+    check_names(problem, space)
+
+
+def check_names(problem: TrainingProblem, hyperparameters: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where a setting of the optimizer names what is not among the hyperparameters."""
+    if isinstance(problem.optimizer, Optimizer):
+        problem.optimizer.check_names(hyperparameters)

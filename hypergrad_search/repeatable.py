@@ -17,10 +17,11 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core
 
+from hypergrad_search import optax_optimizers
 from hypergrad_search.hyperparameters import Static, split, taken_for_floats
-from hypergrad_search.optimizers import resolve
+from hypergrad_search.optimizers import Optimizer, resolve
 from hypergrad_search.parameters import initial_params
-from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.problem import Params, TrainingProblem, check_names
 from hypergrad_search.space import Hyperparameters, Space, check_space
 
 _IN_BATCHES = (
@@ -31,7 +32,7 @@ _IN_BATCHES = (
 )
 _REMEDIES = {
     "init": "draw from the key that it is given",
-    "optimizer": "compute its settings from hyperparameters and step alone",
+    "optimizer": "compute its settings from the hyperparameters and the step alone",
     "batches": _IN_BATCHES,
     "train_loss": "draw from the key that it is given, which is new at each step",
     "valid_loss": "draw from a fixed key, such as jax.random.key(0)",
@@ -68,7 +69,7 @@ def checked_split(
     missing = [name for name in space or {} if name not in hyperparameters]
     if missing:
         raise ValueError(f"hyperparameters lack {missing[0]!r} of the space, got {sorted(hyperparameters)}")
-    problem.optimizer.check_names(hyperparameters)
+    check_names(problem, hyperparameters)
     try:
         check_repeatable(problem, dynamic, static)
     except Exception as error:
@@ -108,7 +109,11 @@ def check_repeatable(
     }
 
     def settings(params: Params, hyperparameters: dict[str, Any]) -> Any:
-        return resolve(problem.optimizer, hyperparameters, params, problem.steps)[0]
+        if isinstance(problem.optimizer, Optimizer):
+            return resolve(problem.optimizer, hyperparameters, params, problem.steps)[0]
+        transformation = optax_optimizers.made(problem.optimizer, hyperparameters)
+        kept = optax_optimizers.start(transformation, params)
+        return optax_optimizers.step(transformation, params, kept, params, jnp.float32(0.0))
 
     for name in names:
         function = settings if name == "optimizer" else getattr(problem, name)

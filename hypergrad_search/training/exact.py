@@ -19,11 +19,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from hypergrad_search import optax_optimizers
 from hypergrad_search.checks import whole_number
 from hypergrad_search.hyperparameters import Static
 from hypergrad_search.losses import step_loss
-from hypergrad_search.optimizers import AdditiveOptimizer, resolve
+from hypergrad_search.optax_optimizers import OptaxOptimizer
+from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, resolve
 from hypergrad_search.parameters import initial_params
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.training import bit_buffer, fixed_point
@@ -128,6 +131,8 @@ def bind(
     `ValueError` where a setting does not fit, or `fraction_bits` name what the optimizer does not keep.
     """
     optimizer = problem.optimizer
+    if not isinstance(optimizer, Optimizer):
+        raise IrreversibleError(f"optimizer: {_of_optax(optimizer, static, dynamic)}; or use method=Unrolled()")
     if not isinstance(optimizer, AdditiveOptimizer):
         raise IrreversibleError(
             f"optimizer: {optimizer.name} loses bits that no reverse pass can recover; use method=Unrolled()"
@@ -136,6 +141,15 @@ def bind(
     leaves, structure = jax.tree.flatten(dynamic)
     shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     return Program(problem, optimizer, static, bits, isolated, _layout(problem, static, shapes, structure))
+
+
+def _of_optax(optimizer: OptaxOptimizer, static: Static, dynamic: dict[str, Any]) -> str:
+    """Return why a transformation of optax cannot be reversed, and which exact optimizer comes nearest."""
+    made: list[optax.GradientTransformation] = []
+    jax.eval_shape(lambda h: made.append(optax_optimizers.made(optimizer, {**h, **dict(static)})), dynamic)
+    nearest = optax_optimizers.nearest_exact(made[0])
+    advice = "no exact optimizer is near" if nearest is None else f"the nearest that can is hypergrad_search.{nearest}"
+    return f"{optax_optimizers.name_of(made[0])} cannot be run backwards; {advice}"
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,11 +3,12 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from hypergrad_search import optax_optimizers
 from hypergrad_search.losses import step_loss
 from hypergrad_search.optimizers import Optimizer, finest, resolve
 from hypergrad_search.parameters import initial_params
@@ -16,10 +17,23 @@ from hypergrad_search.space import Hyperparameters
 
 
 class FloatState(NamedTuple):
-    """The leaves of the weights, and for each of them its slots by name."""
+    """The weights, and all that the optimizer keeps beside them, as pytrees of arrays."""
 
-    weights: list[jax.Array]
-    slots: list[dict[str, jax.Array]]
+    params: Params
+    kept: Any
+
+
+class _Rule(NamedTuple):
+    """An optimizer at given hyperparameters.
+
+    `kept` is what it keeps before the first step. `settings` has each setting that changes from step to step, of shape
+    `(steps, groups)`. `update` is called with the state, the gradient, the loss, the settings of the step, and its
+    number, which is 1 for the first.
+    """
+
+    kept: Any
+    settings: dict[str, jax.Array]
+    update: Callable[[FloatState, Params, jax.Array, dict[str, jax.Array], jax.Array], FloatState]
 
 
 Scanned = tuple[jax.Array, dict[str, jax.Array]]
@@ -30,27 +44,50 @@ def float_training(
     problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array
 ) -> tuple[Body, FloatState, Scanned]:
     """Return one step, the state before the first step, and what each step needs: the arguments of `jax.lax.scan`."""
-    optimizer = problem.optimizer
     init_key, step_key = jax.random.split(key)
     params = initial_params(problem, hyperparameters, init_key)
-    settings, groups = resolve(optimizer, hyperparameters, params, problem.steps)
-    leaves, treedef = jax.tree.flatten(params)
+    rule = _rule(problem, hyperparameters, params)
 
     def one_step(state: FloatState, scanned: Scanned) -> tuple[FloatState, None]:
         step, now = scanned
+        loss, gradient = jax.value_and_grad(lambda params: step_loss(problem, params, hyperparameters, step_key, step))(
+            state.params
+        )
+        return rule.update(state, gradient, loss, now, step + 1), None
 
-        def loss(weights: list[jax.Array]) -> jax.Array:
-            return step_loss(problem, jax.tree.unflatten(treedef, weights), hyperparameters, step_key, step)
+    steps = jnp.arange(problem.steps, dtype=jnp.int32)
+    return one_step, FloatState(params, rule.kept), (steps, rule.settings)
 
+
+def _rule(problem: TrainingProblem, hyperparameters: Hyperparameters, params: Params) -> _Rule:
+    optimizer = problem.optimizer
+    if isinstance(optimizer, Optimizer):
+        return _rule_of_leaves(optimizer, hyperparameters, params, problem.steps)
+    transformation = optax_optimizers.made(optimizer, hyperparameters)
+
+    def update(state: FloatState, gradient: Params, loss: jax.Array, _: Any, __: jax.Array) -> FloatState:
+        return FloatState(*optax_optimizers.step(transformation, gradient, state.kept, state.params, loss))
+
+    return _Rule(optax_optimizers.start(transformation, params), {}, update)
+
+
+def _rule_of_leaves(optimizer: Optimizer, hyperparameters: Hyperparameters, params: Params, steps: int) -> _Rule:
+    settings, groups = resolve(optimizer, hyperparameters, params, steps)
+    leaves, treedef = jax.tree.flatten(params)
+
+    def update(
+        state: FloatState, gradient: Params, _: jax.Array, now: dict[str, jax.Array], count: jax.Array
+    ) -> FloatState:
         results = [
-            _step(optimizer, w, s, g, {name: value[group] for name, value in now.items()}, step + 1)
-            for w, s, g, group in zip(*state, jax.grad(loss)(state.weights), groups, strict=True)
+            _step(optimizer, w, slots, g, {name: value[group] for name, value in now.items()}, count)
+            for w, slots, g, group in zip(
+                jax.tree.leaves(state.params), state.kept, jax.tree.leaves(gradient), groups, strict=True
+            )
         ]
         weights, slots = zip(*results, strict=True)
-        return FloatState(list(weights), list(slots)), None
+        return FloatState(treedef.unflatten(weights), list(slots))
 
-    state = FloatState(leaves, [dict.fromkeys(optimizer.slots, jnp.zeros_like(w)) for w in leaves])
-    return one_step, state, (jnp.arange(problem.steps, dtype=jnp.int32), settings)
+    return _Rule([dict.fromkeys(optimizer.slots, jnp.zeros_like(w)) for w in leaves], settings, update)
 
 
 def _step(
@@ -89,5 +126,4 @@ def train_in_floats(problem: TrainingProblem, hyperparameters: Hyperparameters, 
     state, _ = jax.lax.scan(segment, state, segments)
     if whole < problem.steps:
         state, _ = segment(state, jax.tree.map(lambda x: x[whole:], scanned))
-    structure = jax.tree.structure(jax.eval_shape(lambda: initial_params(problem, hyperparameters, key)))
-    return jax.tree.unflatten(structure, state.weights)
+    return state.params

@@ -1,0 +1,67 @@
+"""Optimizers of optax, as functions of the hyperparameters: how a problem takes them, and what they are called."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import optax
+
+from hypergrad_search.space import Hyperparameters
+
+OptaxOptimizer = Callable[[Any], optax.GradientTransformation]
+
+#: By the transformation that gives an optimizer its character: the exact optimizer that comes nearest.
+_NEAREST = {"scale_by_adam": "adam", "adam": "adam", "adamw": "adamw", "trace": "sgd", "sgd": "sgd", "identity": "sgd"}
+
+
+def made(optimizer: OptaxOptimizer, hyperparameters: Hyperparameters) -> optax.GradientTransformationExtraArgs:
+    """Return the transformation at given hyperparameters, which JAX may trace.
+
+    Raises `ValueError` where the function returns something else.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        transformation = optimizer(hyperparameters)
+    if not isinstance(transformation, optax.GradientTransformation):
+        raise ValueError(
+            f"optimizer: a function must return a transformation of optax, such as optax.adam(h['rate']), "
+            f"got {transformation!r}"
+        )
+    return optax.with_extra_args_support(transformation)
+
+
+def start(transformation: optax.GradientTransformation, params: Any) -> Any:
+    """Return the transformation's state before the first step."""
+    with jax.numpy_dtype_promotion("standard"):
+        return transformation.init(params)
+
+
+def step(
+    transformation: optax.GradientTransformationExtraArgs, gradient: Any, state: Any, params: Any, loss: Any
+) -> tuple[Any, Any]:
+    """Return the parameters and the state after one step.
+
+    Optax mixes integers and floats, so strict promotion, which a user may have chosen, is off here.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        updates, state = transformation.update(gradient, state, params, value=loss, grad=gradient)
+        return optax.apply_updates(params, updates), state
+
+
+def name_of(transformation: optax.GradientTransformation) -> str:
+    """Return what an optimizer is made of, such as `"optax: clip_by_global_norm, scale_by_adam"`."""
+    return f"optax: {', '.join(dict.fromkeys(_parts(transformation.update)))}"
+
+
+def nearest_exact(transformation: optax.GradientTransformation) -> str | None:
+    """Return the name of the exact optimizer that comes nearest to an optimizer; None where none is near."""
+    parts = set(_parts(transformation.update))
+    near = next((name for part, name in _NEAREST.items() if part in parts), None)
+    return "adamw" if near == "adam" and "add_decayed_weights" in parts else near
+
+
+def _parts(function: Any) -> Iterator[str]:
+    """Yield the names of the transformations that a function is made of, as its closures tell them."""
+    inner = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    functions = [f for x in inner for f in (x if isinstance(x, tuple | list) else (x,)) if callable(f)]
+    names = [name for f in functions for name in _parts(f) if name != "init_empty_state"]
+    yield from names or [function.__qualname__.partition(".")[0]]
