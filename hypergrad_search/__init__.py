@@ -13,6 +13,7 @@ from hypergrad_search.hypergradient import (
     Unrolled,
     evaluate,
 )
+from hypergrad_search.optax_optimizers import gradient_noise
 from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, adam, adamw, sgd
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.space import Categorical, Float, Int, Space
@@ -39,6 +40,7 @@ __all__ = [
     "adamw",
     "check_gradient",
     "evaluate",
+    "gradient_noise",
     "sgd",
     "train",
 ]

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypergrad_search import fold
+from hypergrad_search import fold, optax_optimizers
 from hypergrad_search.fold import Fold
+from hypergrad_search.optimizers import Optimizer
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.space import Hyperparameters
 
@@ -63,6 +64,18 @@ def step_loss(
             f"train_loss must return {_SCALAR}, got shape {loss.shape} and dtype {loss.dtype}; take its mean or sum"
         )
     return loss
+
+
+def step_gradient(
+    problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, key: jax.Array, step: jax.Array
+) -> tuple[jax.Array, Params]:
+    """Return the training loss at one step, and its gradient as the optimizer gets it, after any transformation."""
+    loss, gradient = jax.value_and_grad(lambda params: step_loss(problem, params, hyperparameters, key, step))(params)
+    transform = problem.optimizer.transform if isinstance(problem.optimizer, Optimizer) else None
+    if transform is None:
+        return loss, gradient
+    of_step = jax.random.fold_in(key, step)
+    return loss, optax_optimizers.transformed(transform, hyperparameters, gradient, params, of_step)
 
 
 def outer_losses(problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters) -> OuterLosses:

@@ -47,6 +47,43 @@ def step(
         return optax.apply_updates(params, updates), state
 
 
+def transformed(
+    optimizer: OptaxOptimizer, hyperparameters: Hyperparameters, gradient: Any, params: Any, key: jax.Array
+) -> Any:
+    """Return a gradient after a transformation that keeps no state; `key` is that of the step.
+
+    Raises `ValueError` where the transformation keeps a state.
+    """
+    transformation = made(optimizer, hyperparameters)
+    state = start(transformation, params)
+    if jax.tree.leaves(state):
+        raise ValueError(
+            f"optimizer: transform must keep no state from step to step, got {name_of(transformation)}; give the whole "
+            "as optimizer=lambda h: optax.chain(...), and differentiate with Unrolled()"
+        )
+    with jax.numpy_dtype_promotion("standard"):
+        return transformation.update(gradient, state, params, key=key)[0]
+
+
+def gradient_noise(scale: Any) -> optax.GradientTransformationExtraArgs:
+    """Return a transformation that adds normal noise to a gradient (Neelakantan et al. 2015), for `transform`.
+
+    It takes its randomness from the key of the training step, so that the same step always has the same noise, where
+    `optax.add_noise` keeps a key from step to step.
+
+    Args:
+        scale: the standard deviation of the noise, a number that JAX may trace.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, *, key: jax.Array, **_: Any) -> tuple[Any, Any]:
+        leaves, treedef = jax.tree.flatten(updates)
+        keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))  # the loss has drawn from the key itself
+        noisy = [x + scale * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
+        return treedef.unflatten(noisy), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
 def name_of(transformation: optax.GradientTransformation) -> str:
     """Return what an optimizer is made of, such as `"optax: clip_by_global_norm, scale_by_adam"`."""
     return f"optax: {', '.join(dict.fromkeys(_parts(transformation.update)))}"

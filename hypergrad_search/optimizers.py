@@ -32,8 +32,10 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from hypergrad_search.checks import boolean, check_arguments
+from hypergrad_search.optax_optimizers import OptaxOptimizer
 
 Setting = float | str | Callable[[Mapping[str, Any], jax.Array], Any] | Any
 Scalars = Mapping[str, jax.Array]  # the settings of one leaf at one step
@@ -43,8 +45,11 @@ class Optimizer(abc.ABC):
     """A rule that trains weights: it names its settings, and takes one step in plain floats.
 
     `sgd(...)`, `adam(...)` and `adamw(...)` return one. Write a subclass to train with another rule; where its steps
-    are additions, make it an `AdditiveOptimizer`, which `Reversible` can run backwards.
+    are additions, make it an `AdditiveOptimizer`, which `Reversible` can run backwards. `transform` is a function of
+    the hyperparameters that returns a transformation of optax for gradients, or None; see `sgd`.
     """
+
+    transform: OptaxOptimizer | None = None
 
     @property
     @abc.abstractmethod
@@ -148,6 +153,7 @@ class _Sgd(AdditiveOptimizer):
     momentum: Setting
     _: KW_ONLY
     dampening: bool
+    transform: OptaxOptimizer | None
 
     name = "sgd"
     decays = {"velocity": "momentum"}  # noqa: RUF012
@@ -175,6 +181,7 @@ class _Nesterov(Optimizer):
     momentum: Setting
     _: KW_ONLY
     dampening: bool
+    transform: OptaxOptimizer | None
 
     name = "sgd(nesterov=True)"
     slots = ("velocity",)
@@ -211,7 +218,8 @@ class _Adam(AdditiveOptimizer):
     b2: Setting
     eps: Setting
     eps_root: Setting
-    decay_of_weights: Setting | None = None
+    decay_of_weights: Setting | None
+    transform: OptaxOptimizer | None
 
     decays = {"mu": "b1", "nu": "b2"}  # noqa: RUF012
 
@@ -250,7 +258,14 @@ class _Adam(AdditiveOptimizer):
         return jnp.where(moves, -size * slots["mu"] / divisor, 0 * size)
 
 
-def sgd(learning_rate: Setting, momentum: Setting, nesterov: bool = False, *, dampening: bool = False) -> Optimizer:
+def sgd(
+    learning_rate: Setting,
+    momentum: Setting,
+    nesterov: bool = False,
+    *,
+    dampening: bool = False,
+    transform: OptaxOptimizer | None = None,
+) -> Optimizer:
     """Stochastic gradient descent with momentum, as optax's `sgd`: `v <- momentum * v + g; w <- w - rate * v`.
 
     `nesterov=True` steps by `-rate * (momentum * v + g)` instead, and works with `Unrolled` only: such a step can take
@@ -265,17 +280,28 @@ def sgd(learning_rate: Setting, momentum: Setting, nesterov: bool = False, *, da
     - a string: the name of a hyperparameter that holds a number or a schedule;
     - a function of (hyperparameters, step) that returns a number, or a pytree prefix of numbers.
 
+    `transform` is a function of the hyperparameters that returns a transformation of optax. Each gradient goes through
+    it before the optimizer sees it, as in `lambda h: optax.clip_by_global_norm(h["clip"])`, and hyperparameters in it
+    have gradients. It must keep no state. It does no harm to exact reversal: on the way back the gradient is computed
+    again, and so is its transformation. `gradient_noise` adds noise. Mask with it what should not be trained.
+
     `Reversible` needs a momentum from 1/256 to 1. Use `Unrolled` for a momentum of 0. Raises `ValueError` where a
     setting is of the wrong kind.
     """
     kind = _Nesterov if boolean("sgd: nesterov", nesterov) else _Sgd
-    return _checked(kind(learning_rate, momentum, dampening=boolean("sgd: dampening", dampening)))
+    return _checked(kind(learning_rate, momentum, dampening=boolean("sgd: dampening", dampening), transform=transform))
 
 
 def adam(
-    learning_rate: Setting, b1: Setting = 0.9, b2: Setting = 0.999, eps: Setting = 1e-8, eps_root: Setting = 0.0
+    learning_rate: Setting,
+    b1: Setting = 0.9,
+    b2: Setting = 0.999,
+    eps: Setting = 1e-8,
+    eps_root: Setting = 0.0,
+    *,
+    transform: OptaxOptimizer | None = None,
 ) -> Optimizer:
-    """Adam (Kingma and Ba 2015), as optax's `adam`; `sgd` says what a setting may be.
+    """Adam (Kingma and Ba 2015), as optax's `adam`; `sgd` says what a setting and `transform` may be.
 
     With m and v the exponential averages of g and g**2, and m' = m / (1 - b1**t), v' = v / (1 - b2**t):
     `w <- w - learning_rate * m' / (sqrt(v' + eps_root) + eps)`. A schedule of b1 or b2 corrects the bias, as optax
@@ -285,7 +311,7 @@ def adam(
     gradient is tiny but not 0 is huge, since Adam divides by it: an `eps` or `eps_root` nearer to the size of the
     gradients makes it smaller. `Reversible` needs b1 and b2 from 1/256 to below 1.
     """
-    return _checked(_Adam(learning_rate, b1, b2, eps, eps_root))
+    return _checked(_Adam(learning_rate, b1, b2, eps, eps_root, None, transform))
 
 
 def adamw(
@@ -296,6 +322,7 @@ def adamw(
     eps_root: Setting = 0.0,
     *,
     weight_decay: Setting = 1e-4,
+    transform: OptaxOptimizer | None = None,
 ) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as optax's `adamw`: see `adam`.
 
@@ -304,10 +331,17 @@ def adamw(
     """
     if weight_decay is None:
         raise ValueError("adamw: weight_decay must be a setting, got None; use adam, or 0.0")
-    return _checked(_Adam(learning_rate, b1, b2, eps, eps_root, weight_decay))
+    return _checked(_Adam(learning_rate, b1, b2, eps, eps_root, weight_decay, transform))
 
 
 def _checked(optimizer: Optimizer) -> Optimizer:
+    if optimizer.transform is not None:
+        if not callable(optimizer.transform) or isinstance(optimizer.transform, optax.GradientTransformation):
+            raise ValueError(
+                f"{optimizer.name}: transform must be a function of the hyperparameters that returns a transformation "
+                f"of optax, such as lambda h: optax.clip_by_global_norm(h['clip']), got {optimizer.transform!r}"
+            )
+        check_arguments(f"{optimizer.name}: transform", optimizer.transform, ("hyperparameters",))
     for name, setting in optimizer.settings.items():
         for leaf in jax.tree.leaves(setting) or [setting]:
             if not (isinstance(leaf, str) or callable(leaf) or _is_number(leaf)):

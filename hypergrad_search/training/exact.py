@@ -24,7 +24,7 @@ import optax
 from hypergrad_search import optax_optimizers
 from hypergrad_search.checks import whole_number
 from hypergrad_search.hyperparameters import Static
-from hypergrad_search.losses import step_loss
+from hypergrad_search.losses import step_gradient, step_loss
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, resolve
 from hypergrad_search.parameters import initial_params
@@ -366,9 +366,13 @@ def _loss(
 def gradient_of(
     program: Program, dynamic: dict[str, Any], key: jax.Array, weights: list[jax.Array], step: jax.Array
 ) -> list[jax.Array]:
-    """Return the gradient of the training loss at one step with respect to the weights."""
-    gradient: list[jax.Array] = jax.grad(_loss, argnums=3)(program, dynamic, key, weights, step)
-    return gradient
+    """Return the gradient of the training loss at one step, as the optimizer gets it."""
+    if program.optimizer.transform is None:
+        gradient: list[jax.Array] = jax.grad(_loss, argnums=3)(program, dynamic, key, weights, step)
+        return gradient
+    hyperparameters = {**dynamic, **dict(program.static)}
+    params = program.layout.unpack(weights)
+    return program.layout.pack(step_gradient(program.problem, params, hyperparameters, key, step)[1])
 
 
 def _isolated(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search import optax_optimizers
-from hypergrad_search.losses import step_loss
+from hypergrad_search.losses import step_gradient
 from hypergrad_search.optimizers import Optimizer, finest, resolve
 from hypergrad_search.parameters import initial_params
 from hypergrad_search.problem import Params, TrainingProblem
@@ -50,9 +50,7 @@ def float_training(
 
     def one_step(state: FloatState, scanned: Scanned) -> tuple[FloatState, None]:
         step, now = scanned
-        loss, gradient = jax.value_and_grad(lambda params: step_loss(problem, params, hyperparameters, step_key, step))(
-            state.params
-        )
+        loss, gradient = step_gradient(problem, state.params, hyperparameters, step_key, step)
         return rule.update(state, gradient, loss, now, step + 1), None
 
     steps = jnp.arange(problem.steps, dtype=jnp.int32)
