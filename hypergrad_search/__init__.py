@@ -16,6 +16,7 @@ from hypergrad_search.hypergradient import (
 from hypergrad_search.optax_optimizers import gradient_noise
 from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, adam, adamw, sgd
 from hypergrad_search.problem import TrainingProblem
+from hypergrad_search.schedules import warmup_cosine
 from hypergrad_search.space import Categorical, Float, Int, Space
 from hypergrad_search.training import train
 
@@ -43,4 +44,5 @@ __all__ = [
     "gradient_noise",
     "sgd",
     "train",
+    "warmup_cosine",
 ]

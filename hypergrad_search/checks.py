@@ -66,11 +66,17 @@ def random_key(name: str, value: Any) -> None:
 
 def check_arguments(name: str, function: Callable[..., Any], arguments: Sequence[str]) -> None:
     """Raise `ValueError` unless `function` can be called with positional arguments like these."""
-    try:
+    if not takes(function, arguments):
         signature = inspect.signature(function)
-    except ValueError:  # some functions written in C do not tell
-        return
+        raise ValueError(f"{name} must take ({', '.join(arguments)}), got a function that takes {signature}")
+
+
+def takes(function: Callable[..., Any], arguments: Sequence[str]) -> bool:
+    """Return whether `function` can be called with positional arguments like these, as far as it tells."""
     try:
-        signature.bind(*arguments)
+        inspect.signature(function).bind(*arguments)
     except TypeError:
-        raise ValueError(f"{name} must take ({', '.join(arguments)}), got a function that takes {signature}") from None
+        return False
+    except ValueError:  # some functions written in C do not tell
+        pass
+    return True

@@ -25,6 +25,7 @@ such a sum once or twice, and differently forwards and backwards.
 """
 
 import abc
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, final
@@ -34,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hypergrad_search.checks import boolean, check_arguments
+from hypergrad_search.checks import boolean, check_arguments, takes
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 
 Setting = float | str | Callable[[Mapping[str, Any], jax.Array], Any] | Any
@@ -278,7 +279,8 @@ def sgd(
 
     - a number, or an array of length `steps`: a schedule;
     - a string: the name of a hyperparameter that holds a number or a schedule;
-    - a function of (hyperparameters, step) that returns a number, or a pytree prefix of numbers.
+    - a function of (hyperparameters, step) that returns a number, or a pytree prefix of numbers;
+    - a schedule of optax, which is a function of the step alone. `warmup_cosine` has hyperparameters in it.
 
     `transform` is a function of the hyperparameters that returns a transformation of optax. Each gradient goes through
     it before the optimizer sees it, as in `lambda h: optax.clip_by_global_norm(h["clip"])`, and hyperparameters in it
@@ -404,8 +406,11 @@ def _resolve(
         if isinstance(leaf, str):
             return hyperparameters[leaf]
         if callable(leaf):
-            check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
-            return jax.vmap(lambda step: checked(leaf(hyperparameters, step)))(jnp.arange(steps, dtype=jnp.int32))
+            at = leaf  # a schedule of optax
+            if not takes(leaf, ("step",)) or takes(leaf, ("hyperparameters", "step")):
+                check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
+                at = functools.partial(leaf, hyperparameters)
+            return jax.vmap(lambda step: checked(at(step)))(jnp.arange(steps, dtype=jnp.int32))
         return leaf
 
     def checked(found: Any) -> Any:
