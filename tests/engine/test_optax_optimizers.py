@@ -108,7 +108,10 @@ def test_hypergradients_are_those_of_float64(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("clip, adamw, warm-up", r"clip_by_global_norm, scale_by_adam, .*the nearest that can is hypergrad_search.adamw"),
+        (
+            "clip, adamw, warm-up",
+            r"clip_by_global_norm, scale_by_adam, .*nearest that can is hypergrad_search.adamw",
+        ),
         ("nesterov", r"trace.* cannot be run backwards; the nearest that can is hypergrad_search.sgd"),
         ("lion", "scale_by_lion.* cannot be run backwards; no exact optimizer is near"),
     ],

@@ -1,0 +1,65 @@
+"""Schedules: those of optax as settings, and a warm-up with gradients in all that shapes it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hypergrad_search import TrainingProblem, adam, evaluate, sgd, warmup_cosine
+
+
+@pytest.mark.parametrize("warmup", [1, 10, 99])
+@pytest.mark.parametrize("final", [0.0, 0.02])
+def test_whole_warm_ups_are_those_of_optax(warmup: int, final: float) -> None:
+    steps = np.arange(101)
+    ours = jax.vmap(warmup_cosine(0.3, warmup, final, steps=100))(steps)
+    with jax.numpy_dtype_promotion("standard"):
+        wanted = jax.vmap(optax.warmup_cosine_decay_schedule(0.0, 0.3, warmup, 100, final))(steps)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_slopes_are_those_of_finite_differences() -> None:
+    with jax.enable_x64(True):
+        at = jnp.array([0.3, 7.5, 0.02])
+
+        def total(x: jax.Array) -> jax.Array:
+            weights = jnp.cos(jnp.arange(30.0))
+            return jnp.sum(weights * jax.vmap(warmup_cosine(x[0], x[1], x[2], steps=30))(jnp.arange(30)))
+
+        slopes = jax.grad(total)(at)
+        for i in range(3):
+            step = 1e-6 * jnp.eye(3)[i]
+            assert float(slopes[i]) == pytest.approx(float(total(at + step) - total(at - step)) / 2e-6, rel=1e-6)
+
+
+def problem(rate: object) -> TrainingProblem:
+    return TrainingProblem(
+        init=lambda key, h: jnp.ones(3),
+        train_loss=lambda w, h, batch, key: jnp.sum(w**2),
+        valid_loss=lambda w, h: jnp.sum(w**2),
+        batches=lambda step: None,
+        optimizer=sgd(rate, 0.5),
+        steps=10,
+    )
+
+
+def test_a_schedule_of_optax_is_a_setting() -> None:
+    schedule = optax.cosine_decay_schedule(0.1, 10)
+    with jax.numpy_dtype_promotion("standard"):
+        values = np.asarray(jax.vmap(schedule)(np.arange(10)))
+        by_schedule = evaluate(problem(schedule), {}, key=jax.random.key(0)).value
+    assert by_schedule == pytest.approx(evaluate(problem(values), {}, key=jax.random.key(0)).value, rel=1e-6)
+
+
+def test_a_function_of_both_keeps_its_meaning() -> None:
+    both = problem(lambda h, step=0: h["rate"] / (1 + step.astype(jnp.float32)))
+    assert evaluate(both, {"rate": 0.1}, key=jax.random.key(0)).gradient is not None
+
+
+def test_what_is_neither_is_named() -> None:
+    with pytest.raises(ValueError, match=r"learning_rate must take \(hyperparameters, step\)"):
+        evaluate(problem(lambda: 0.1), {}, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="steps must be a whole number from 1"):
+        warmup_cosine(0.1, 2, steps=0)
+    assert adam(lambda step: 0.1).name == "adam"
