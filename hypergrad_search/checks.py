@@ -50,6 +50,11 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
     return float(value)
 
 
+def number_or_traced(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> Any:
+    """Return an array of JAX as it is, since it may be traced, and any other `value` as `number` does."""
+    return value if hasattr(value, "aval") else number(name, value, least, most)
+
+
 def boolean(name: str, value: Any) -> bool:
     """Return `value` as a bool; raise `ValueError` unless it is True or False, or numpy's."""
     if not isinstance(value, bool | np.bool_):

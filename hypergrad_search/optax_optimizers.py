@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from hypergrad_search.checks import number_or_traced
 from hypergrad_search.space import Hyperparameters
 
 OptaxOptimizer = Callable[[Any], optax.GradientTransformation]
@@ -72,14 +73,18 @@ def gradient_noise(scale: Any) -> optax.GradientTransformationExtraArgs:
     `optax.add_noise` keeps a key from step to step.
 
     Args:
-        scale: the standard deviation of the noise, a number that JAX may trace.
+        scale: the standard deviation of the noise, a number from 0 that JAX may trace.
+
+    Raises:
+        ValueError: `scale` is not such a number.
     """
+    scale = number_or_traced("gradient_noise: scale", scale, 0)
 
     def update(updates: Any, state: Any, params: Any = None, *, key: jax.Array, **_: Any) -> tuple[Any, Any]:
         leaves, treedef = jax.tree.flatten(updates)
         keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))  # the loss has drawn from the key itself
         noisy = [x + scale * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
-        return treedef.unflatten(noisy), state
+        return jax.tree.unflatten(treedef, noisy), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 

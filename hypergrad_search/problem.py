@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from hypergrad_search.checks import check_arguments, whole_number
+from hypergrad_search.checks import check_arguments, shown, takes, whole_number
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers import Optimizer
 from hypergrad_search.space import Space, check_space
@@ -83,12 +83,11 @@ class TrainingProblem:
                 "TrainingProblem: optimizer must be a function that returns a transformation of optax, got the "
                 "transformation itself; write lambda h: optax.adam(h['rate'])"
             )
-        if callable(self.optimizer):
-            check_arguments("TrainingProblem: optimizer", self.optimizer, ("hyperparameters",))
-        elif not isinstance(self.optimizer, Optimizer):
+        is_function = callable(self.optimizer) and takes(self.optimizer, ("hyperparameters",))
+        if not isinstance(self.optimizer, Optimizer) and not is_function:
             raise ValueError(
-                "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw return it, or a function of "
-                f"the hyperparameters that returns a transformation of optax, got {self.optimizer!r}"
+                "TrainingProblem: optimizer must be an Optimizer, as sgd(...) and adamw(...) return it, or a function "
+                f"of the hyperparameters that returns a transformation of optax, got {shown(self.optimizer)}"
             )
         object.__setattr__(self, "steps", whole_number("TrainingProblem: steps", self.steps, 1))
 

@@ -171,6 +171,7 @@ def prepare(
     problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array
 ) -> tuple[Params, dict[str, jax.Array], tuple[int, ...]]:
     """Return the initial parameters, the settings in float32, and the group of each leaf."""
+    assert isinstance(problem.optimizer, Optimizer)  # `bind` has refused all others
     hyperparameters = {**dynamic, **dict(static)}
     params = initial_params(problem, hyperparameters, key)
     for path, weights in jax.tree_util.tree_leaves_with_path(params):

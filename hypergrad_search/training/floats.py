@@ -83,7 +83,7 @@ def _rule_of_leaves(optimizer: Optimizer, hyperparameters: Hyperparameters, para
             )
         ]
         weights, slots = zip(*results, strict=True)
-        return FloatState(treedef.unflatten(weights), list(slots))
+        return FloatState(jax.tree.unflatten(treedef, weights), list(slots))
 
     return _Rule([dict.fromkeys(optimizer.slots, jnp.zeros_like(w)) for w in leaves], settings, update)
 

@@ -231,9 +231,7 @@ def program(case: Case, way: Way) -> tuple[jax.stages.Wrapped, dict[str, jax.Arr
         return jnp.mean(run.valid_loss(train(run, h, key, smallest_decays=smallest), h))
 
     def in_floats(h: dict[str, jax.Array]) -> jax.Array:
-        weights = LOOPS[way.name](*float_training(run, h, key)).weights
-        structure = jax.tree.structure(jax.eval_shape(lambda: run.init(key, h)))
-        return jnp.mean(run.valid_loss(jax.tree.unflatten(structure, weights), h))
+        return jnp.mean(run.valid_loss(LOOPS[way.name](*float_training(run, h, key)).params, h))
 
     loss = reversibly if way.name == "reversible" else in_floats
     return jax.jit(loss if way.name == "plain" else jax.value_and_grad(loss)), hyperparameters

@@ -51,7 +51,8 @@ def init(key: jax.Array, h: Any) -> dict[str, jax.Array]:
 
 def squares(params: Any, x: np.ndarray, y: np.ndarray) -> jax.Array:
     dtype = params["w"].dtype
-    return jnp.mean((jnp.asarray(x, dtype) @ params["w"] + params["b"] - jnp.asarray(y, dtype)) ** 2)
+    mean: jax.Array = jnp.mean((jnp.asarray(x, dtype) @ params["w"] + params["b"] - jnp.asarray(y, dtype)) ** 2)
+    return mean
 
 
 def train_loss(params: Any, h: Any, batch: Any, key: jax.Array) -> jax.Array:

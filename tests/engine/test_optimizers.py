@@ -185,7 +185,7 @@ def test_nesterov_is_refused_where_it_cannot_be_reversed() -> None:
         ({"weight_decay": -1.0}, r"1 - learning_rate \* weight_decay must be from"),
     ],
 )
-def test_decays_that_cannot_be_reversed_are_refused(settings: dict[str, float], message: str) -> None:
+def test_decays_that_cannot_be_reversed_are_refused(settings: dict[str, Any], message: str) -> None:
     problem = quadratic(adamw(0.01, **settings))
     with pytest.raises(ValueError, match=message):
         evaluate(problem, {}, key=KEY)

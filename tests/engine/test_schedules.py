@@ -12,7 +12,7 @@ from hypergrad_search import TrainingProblem, adam, evaluate, sgd, warmup_cosine
 @pytest.mark.parametrize("warmup", [1, 10, 99])
 @pytest.mark.parametrize("final", [0.0, 0.02])
 def test_whole_warm_ups_are_those_of_optax(warmup: int, final: float) -> None:
-    steps = np.arange(101)
+    steps = jnp.arange(101)
     ours = jax.vmap(warmup_cosine(0.3, warmup, final, steps=100))(steps)
     with jax.numpy_dtype_promotion("standard"):
         wanted = jax.vmap(optax.warmup_cosine_decay_schedule(0.0, 0.3, warmup, 100, final))(steps)
@@ -53,8 +53,10 @@ def test_a_schedule_of_optax_is_a_setting() -> None:
 
 
 def test_a_function_of_both_keeps_its_meaning() -> None:
-    both = problem(lambda h, step=0: h["rate"] / (1 + step.astype(jnp.float32)))
-    assert evaluate(both, {"rate": 0.1}, key=jax.random.key(0)).gradient is not None
+    def both(h: dict[str, jax.Array], step: jax.Array = jnp.int32(0)) -> jax.Array:  # noqa: B008 (an array is no mutable)
+        return h["rate"] / (1 + step.astype(jnp.float32))
+
+    assert evaluate(problem(both), {"rate": 0.1}, key=jax.random.key(0)).gradient is not None
 
 
 def test_what_is_neither_is_named() -> None:
@@ -62,4 +64,16 @@ def test_what_is_neither_is_named() -> None:
         evaluate(problem(lambda: 0.1), {}, key=jax.random.key(0))
     with pytest.raises(ValueError, match="steps must be a whole number from 1"):
         warmup_cosine(0.1, 2, steps=0)
-    assert adam(lambda step: 0.1).name == "adam"
+    assert adam(optax.constant_schedule(0.1)).name == "adam"
+
+
+@pytest.mark.parametrize("warmup", [0.0, 10.0])
+def test_a_warm_up_of_no_steps_or_of_all_has_values_and_no_nan(warmup: float) -> None:
+    def at(warmup: jax.Array, step: jax.Array) -> jax.Array:
+        return warmup_cosine(0.3, warmup, steps=10)(step)
+
+    steps = np.arange(10, dtype=np.float32)
+    values, slopes = jax.vmap(jax.value_and_grad(at), (None, 0))(jnp.float32(warmup), jnp.asarray(steps))
+    wanted = 0.03 * steps if warmup else 0.15 * (1 + np.cos(np.pi * steps / 10))
+    np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(slopes).all()

@@ -27,8 +27,10 @@ from hypergrad_search import (
     adamw,
     check_gradient,
     evaluate,
+    gradient_noise,
     sgd,
     train,
+    warmup_cosine,
 )
 from hypergrad_search.cost import Cost
 from hypergrad_search.hypergradient import Diagonal, Global, Joint, Linear, Local, LowRank, OneHidden
@@ -151,6 +153,16 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: adam(0.1, eps=[]), "adam: eps must be numbers, names"),
     ],
     "adamw": [(lambda: adamw(0.1, weight_decay=None), "adamw: weight_decay must be a setting, got None")],
+    "gradient_noise": [
+        (lambda: gradient_noise("0.1"), "gradient_noise: scale must be a number from 0, got '0.1'"),
+        (lambda: gradient_noise(-1), "gradient_noise: scale must be a number from 0, got -1"),
+    ],
+    "warmup_cosine": [
+        (lambda: warmup_cosine("rate", 2, steps=10), "warmup_cosine: peak must be a number, got 'rate'"),
+        (lambda: warmup_cosine(0.1, 11, steps=10), "warmup_cosine: warmup must be a number from 0 to 10, got 11"),
+        (lambda: warmup_cosine(0.1, 2, None, steps=10), "warmup_cosine: final must be a number, got None"),
+        (lambda: warmup_cosine(0.1, 2, steps=0), "warmup_cosine: steps must be a whole number from 1, got 0"),
+    ],
     "evaluate": [
         (lambda: evaluate(SPACE, H, key=KEY), "evaluate: problem must be a TrainingProblem"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: run([0.1]), "hyperparameters must be a dict"),
