@@ -363,6 +363,16 @@ def _root(x: jax.Array) -> jax.Array:
     return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
+def _of_step_alone(name: str, schedule: Callable[[Any], Any], step: jax.Array) -> Any:
+    try:
+        return schedule(step)
+    except (TypeError, IndexError) as error:  # of which JAX's errors about traced values are subclasses
+        raise ValueError(
+            f"optimizer: {name}: a function of one argument gets the step, and this one failed "
+            f"({type(error).__name__}); write lambda h, step: ... to use hyperparameters"
+        ) from error
+
+
 def _is_number(leaf: Any) -> bool:
     return isinstance(leaf, float | int | np.number | np.ndarray | jax.Array) and not isinstance(leaf, bool)
 
@@ -406,7 +416,7 @@ def _resolve(
         if isinstance(leaf, str):
             return hyperparameters[leaf]
         if callable(leaf):
-            at = leaf  # a schedule of optax
+            at = functools.partial(_of_step_alone, name, leaf)  # such as a schedule of optax
             if not takes(leaf, ("step",)) or takes(leaf, ("hyperparameters", "step")):
                 check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
                 at = functools.partial(leaf, hyperparameters)

@@ -142,8 +142,12 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         ),
         (lambda: trained_with(sgd({"w": 0.1}, 0.9)), "optimizer: learning_rate must be one value or a pytree prefix"),
         (
-            lambda: trained_with(sgd(lambda h: 0.1, 0.9)),  # type: ignore[misc]  # wrong on purpose
+            lambda: trained_with(sgd(lambda: 0.1, 0.9)),  # type: ignore[misc]  # wrong on purpose
             r"learning_rate must take \(hyperparameters, step\)",
+        ),
+        (
+            lambda: trained_with(sgd(lambda h: h["rate"], 0.9)),  # type: ignore[misc]  # wrong on purpose
+            r"learning_rate: a function of one argument gets the step, .*; write lambda h, step",
         ),
         (lambda: trained_with(sgd(lambda h, t: None, 0.9)), "optimizer: learning_rate must be numbers, got None"),
         (lambda: trained_with(sgd(lambda h, t: "fast", 0.9)), "learning_rate must be numbers, got 'fast'"),
