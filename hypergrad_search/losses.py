@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypergrad_search import fold, optax_optimizers
+from hypergrad_search.checks import shown
 from hypergrad_search.fold import Fold
 from hypergrad_search.optimizers import Optimizer
-from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.space import Hyperparameters
 
 _SCALAR = "a floating-point scalar"
 _LOSSES = f"{_SCALAR} or one loss for each example, shape (n,)"
 _STATISTICS = (
-    "if the rest are running statistics, which are overwritten at each step: the reverse pass cannot undo that, so use "
-    "layer or group normalisation, or the statistics of the current batch alone"
+    "if the rest are running statistics, let train_loss take (params, statistics, hyperparameters, batch, key), as "
+    "TrainingProblem describes"
 )
 
 
@@ -52,46 +53,59 @@ def left_out(held_back: Fold | None) -> LeftOut:
 def step_loss(
     problem: TrainingProblem,
     params: Params,
+    statistics: Statistics,
     hyperparameters: Hyperparameters,
     key: jax.Array,
     step: jax.Array,
-) -> jax.Array:
-    """Return the training loss at one step, with that step's batch and key."""
-    value = problem.train_loss(params, hyperparameters, problem.batches(step), jax.random.fold_in(key, step))
-    loss = _floating("train_loss", value, _SCALAR)
-    if loss.shape:
+) -> tuple[jax.Array, Statistics]:
+    """Return the training loss at one step, with that step's batch and key, and the new statistics."""
+    of_step = problem.batch(step, hyperparameters), jax.random.fold_in(key, step)
+    if not problem.has_statistics:
+        return _scalar(problem.train_loss(params, hyperparameters, *of_step)), None
+    # A copy, since some libraries forbid that a state is used twice.
+    result = problem.train_loss(params, jax.tree.map(lambda x: x, statistics), hyperparameters, *of_step)
+    if not isinstance(result, tuple) or len(result) != 2:
         raise ValueError(
-            f"train_loss must return {_SCALAR}, got shape {loss.shape} and dtype {loss.dtype}; take its mean or sum"
+            "train_loss must return a pair (scalar, statistics), since it takes statistics, "
+            f"got {shown(jax.tree.structure(result))}"
         )
-    return loss
+    loss, new = result
+    return _scalar(loss), _like(new, statistics)
 
 
 def step_gradient(
-    problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, key: jax.Array, step: jax.Array
-) -> tuple[jax.Array, Params]:
-    """Return the training loss at one step, and its gradient as the optimizer gets it, after any transformation."""
-    loss, gradient = jax.value_and_grad(lambda params: step_loss(problem, params, hyperparameters, key, step))(params)
+    problem: TrainingProblem,
+    params: Params,
+    statistics: Statistics,
+    hyperparameters: Hyperparameters,
+    key: jax.Array,
+    step: jax.Array,
+) -> tuple[jax.Array, Params, Statistics]:
+    """Return the training loss at one step, its gradient as the optimizer gets it, and the new statistics."""
+    (loss, new), gradient = jax.value_and_grad(
+        lambda params: step_loss(problem, params, statistics, hyperparameters, key, step), has_aux=True
+    )(params)
     transform = problem.optimizer.transform if isinstance(problem.optimizer, Optimizer) else None
-    if transform is None:
-        return loss, gradient
-    of_step = jax.random.fold_in(key, step)
-    return loss, optax_optimizers.transformed(transform, hyperparameters, gradient, params, of_step)
+    if transform is not None:
+        of_step = jax.random.fold_in(key, step)
+        gradient = optax_optimizers.transformed(transform, hyperparameters, gradient, params, of_step)
+    return loss, gradient, new
 
 
-def outer_losses(problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters) -> OuterLosses:
-    """Return the validation and test losses of trained parameters. JAX can trace this function."""
-    valid = _of_examples("valid_loss", problem.valid_loss(params, hyperparameters))
+def outer_losses(problem: TrainingProblem, trained: Trained, hyperparameters: Hyperparameters) -> OuterLosses:
+    """Return the validation and test losses of a trained model, which is like what `init` returns. JAX can trace it."""
+    valid = _outer(problem, "valid_loss", trained, hyperparameters)
     if problem.test_loss is None:
         return OuterLosses(jnp.mean(valid), valid, None, None)
-    test = _of_examples("test_loss", problem.test_loss(params, hyperparameters))
+    test = _outer(problem, "test_loss", trained, hyperparameters)
     return OuterLosses(jnp.mean(valid), valid, jnp.mean(test), test)
 
 
 def fitted_loss(
-    problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, without: LeftOut
+    problem: TrainingProblem, trained: Trained, hyperparameters: Hyperparameters, without: LeftOut
 ) -> jax.Array:
     """Return the scalar whose gradient a search follows: the mean validation loss of the examples not left out."""
-    valid = _of_examples("valid_loss", problem.valid_loss(params, hyperparameters))
+    valid = _outer(problem, "valid_loss", trained, hyperparameters)
     if not valid.shape:
         return valid
     part_of = jnp.asarray(fold.order(valid.size)) % without.of
@@ -101,25 +115,29 @@ def fitted_loss(
 
 
 def descended_loss(
-    problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, step: jax.Array, without: LeftOut | None
+    problem: TrainingProblem,
+    trained: Trained,
+    hyperparameters: Hyperparameters,
+    step: jax.Array,
+    without: LeftOut | None,
 ) -> jax.Array:
     """Return the scalar that a validation step descends: `valid_batch_loss` where there is one, else `fitted_loss`.
 
     Where examples are left out it is always `fitted_loss`, since a minibatch does not say which examples it holds.
     Nothing is left out of a `valid_loss` that is a scalar.
     """
-    if problem.valid_batch_loss is None or not descends_minibatches(problem, params, hyperparameters, without):
-        return fitted_loss(problem, params, hyperparameters, without or left_out(None))
-    return jnp.mean(_of_examples("valid_batch_loss", problem.valid_batch_loss(params, hyperparameters, step)))
+    if not descends_minibatches(problem, trained, hyperparameters, without):
+        return fitted_loss(problem, trained, hyperparameters, without or left_out(None))
+    return jnp.mean(_outer(problem, "valid_batch_loss", trained, hyperparameters, step))
 
 
 def descends_minibatches(
-    problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters, without: LeftOut | None
+    problem: TrainingProblem, trained: Trained, hyperparameters: Hyperparameters, without: LeftOut | None
 ) -> bool:
-    """Return whether `descended_loss` is that of minibatches; of `params` the shapes are enough."""
+    """Return whether `descended_loss` is that of minibatches; of `trained` the shapes are enough."""
     if problem.valid_batch_loss is None:
         return False
-    return without is None or not _has_examples(problem, params, hyperparameters)
+    return without is None or not _has_examples(problem, trained, hyperparameters)
 
 
 def mean_and_error(losses: Any) -> tuple[float, float | None]:
@@ -135,10 +153,46 @@ def mean_and_error(losses: Any) -> tuple[float, float | None]:
     return mean, float(array.std(ddof=1) / np.sqrt(array.size))
 
 
-def _has_examples(problem: TrainingProblem, params: Params, hyperparameters: Hyperparameters) -> bool:
+def _has_examples(problem: TrainingProblem, trained: Trained, hyperparameters: Hyperparameters) -> bool:
     """Return whether `valid_loss` returns one loss for each example; it is traced, not computed."""
-    losses = jax.eval_shape(lambda p: _of_examples("valid_loss", problem.valid_loss(p, hyperparameters)), params)
+    losses = jax.eval_shape(lambda trained: _outer(problem, "valid_loss", trained, hyperparameters), trained)
     return bool(losses.shape)
+
+
+def _outer(
+    problem: TrainingProblem, name: str, trained: Trained, hyperparameters: Hyperparameters, *step: jax.Array
+) -> jax.Array:
+    """Return an outer loss of a trained model."""
+    if problem.has_statistics:
+        params, statistics = trained
+        copy = jax.tree.map(lambda x: x, statistics)  # as in `step_loss`
+        return _of_examples(name, getattr(problem, name)(params, copy, hyperparameters, *step))
+    return _of_examples(name, getattr(problem, name)(trained, hyperparameters, *step))
+
+
+def _scalar(value: Any) -> jax.Array:
+    """Return a training loss; raise `ValueError` where it is no floating-point scalar."""
+    loss = _floating("train_loss", value, _SCALAR)
+    if loss.shape:
+        raise ValueError(
+            f"train_loss must return {_SCALAR}, got shape {loss.shape} and dtype {loss.dtype}; take its mean or sum"
+        )
+    return loss
+
+
+def _like(new: Statistics, old: Statistics) -> Statistics:
+    """Return new statistics as arrays; raise `ValueError` where they differ from the old ones in structure or shape."""
+    before: Any = jax.tree.structure(old)
+    after: Any = jax.tree.structure(new)
+    if before != after:
+        raise ValueError(f"train_loss: the statistics were {shown(before)}, and are {shown(after)} after a step")
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(old), jax.tree.leaves(new), strict=True):
+        if jnp.shape(x) != jnp.shape(y) or jnp.result_type(x) != jnp.result_type(y):
+            raise ValueError(
+                f"train_loss: statistics{jax.tree_util.keystr(path)} had shape {jnp.shape(x)} and dtype "
+                f"{jnp.result_type(x)}, and have shape {jnp.shape(y)} and dtype {jnp.result_type(y)} after a step"
+            )
+    return jax.tree.map(jnp.asarray, new)
 
 
 def _of_examples(name: str, value: Any) -> jax.Array:

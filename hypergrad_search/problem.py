@@ -1,7 +1,10 @@
 """`TrainingProblem`: a training run that the user describes by plain functions of pytrees."""
 
+import functools
+import inspect
+import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -10,18 +13,21 @@ import optax
 from hypergrad_search.checks import check_arguments, shown, takes, whole_number
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers import Optimizer
-from hypergrad_search.space import Space, check_space
+from hypergrad_search.space import Categorical, Hyperparameters, Int, Space, check_space
 
 Params = Any  # a pytree of float arrays
+Statistics = Any  # a pytree of arrays; None where a problem has none
+Trained = Any  # what `init` returns: parameters, or a pair of parameters and statistics
 
+#: What the functions are called with. Where there are statistics, they come after the parameters.
 _ARGUMENTS = {
     "init": ("key", "hyperparameters"),
     "train_loss": ("params", "hyperparameters", "batch", "key"),
     "valid_loss": ("params", "hyperparameters"),
-    "batches": ("step",),
     "test_loss": ("params", "hyperparameters"),
     "valid_batch_loss": ("params", "hyperparameters", "step"),
 }
+_OF_STEP = ("step",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +39,33 @@ class TrainingProblem:
     - `valid_loss(params, hyperparameters) -> scalar`, or one loss for each validation example, shape `(n,)`: the search
       minimises the mean. Losses of examples are the better choice: results then have standard errors, and a search with
       many hyperparameters can hold back a part of the examples (`Fold`).
-    - `batches(step) -> batch`: it must be deterministic, and JAX must be able to trace it. `step` is an int32 scalar
-      array, so slice with `jax.lax.dynamic_slice_in_dim` or index with an array.
+    - `batches(step) -> batch`, or `batches(step, hyperparameters) -> batch`, for example with the strength of an
+      augmentation or the shares of several sources: it must be deterministic, and JAX must be able to trace it. `step`
+      is an int32 scalar array, so slice with `jax.lax.dynamic_slice_in_dim` or index with an array. `batch` is any
+      pytree of arrays.
     - `optimizer`: `sgd(...)`, `adam(...)`, `adamw(...)` or an `Optimizer` of your own; its settings may name
       hyperparameters. A function of the hyperparameters may return any transformation of optax instead, as in
       `lambda h: optax.lion(h["rate"])`; such training cannot be run backwards, so use `Unrolled`.
-    - `steps`: the number of training steps, at least 1.
+    - `steps`: the number of training steps, at least 1; or the name of a hyperparameter that is an `Int`.
     - `test_loss(params, hyperparameters)`, optional, a scalar or shape `(n,)`: it is reported beside the validation
       loss, and no search ever sees it.
     - `valid_batch_loss(params, hyperparameters, step)`, optional, a scalar or shape `(n,)`: the validation loss on a
       minibatch, as deterministic as `batches`. Methods that take a validation step for each training step (`Hypernet`)
       descend it in place of the whole `valid_loss`, unless a fold is held back. The value of an evaluation is always
       the mean of `valid_loss`.
+
+    **Statistics**, such as the running means of batch normalisation, are arrays that training carries along and does
+    not descend. A problem has them if `train_loss` takes five arguments. Then
+
+    - `init(key, hyperparameters) -> (params, statistics)`: a pytree of arrays of any type;
+    - `train_loss(params, statistics, hyperparameters, batch, key) -> (scalar, statistics)`: the new statistics have the
+      structure, shapes and types of the old ones;
+    - `valid_loss(params, statistics, hyperparameters)`, `test_loss(params, statistics, hyperparameters)` and
+      `valid_batch_loss(params, statistics, hyperparameters, step)`.
+
+    Their effect on the outer losses is part of the hypergradient. `Reversible` keeps of each step what its way back
+    reads of them: nothing for batch normalisation that normalises by the batch at hand, and all of them where a
+    training loss reads them or they decay by a hyperparameter.
 
     `hyperparameters` is a dict from names to float arrays (numbers too) and, where the space has them, the plain
     values of integers and categoricals. The outer losses may depend on `hyperparameters` directly, and the
@@ -59,14 +80,14 @@ class TrainingProblem:
     Raises `ValueError` where a part is missing or of the wrong kind, or a function takes other arguments.
     """
 
-    init: Callable[[jax.Array, Any], Params]
-    train_loss: Callable[[Params, Any, Any, jax.Array], jax.Array]
-    valid_loss: Callable[[Params, Any], jax.Array]
-    batches: Callable[[jax.Array], Any]
+    init: Callable[..., Any]
+    train_loss: Callable[..., Any]
+    valid_loss: Callable[..., jax.Array]
+    batches: Callable[..., Any]
     optimizer: Optimizer | OptaxOptimizer
-    steps: int
-    test_loss: Callable[[Params, Any], jax.Array] | None = None
-    valid_batch_loss: Callable[[Params, Any, jax.Array], jax.Array] | None = None
+    steps: Any  # an int, or a str
+    test_loss: Callable[..., jax.Array] | None = None
+    valid_batch_loss: Callable[..., jax.Array] | None = None
 
     def __post_init__(self) -> None:
         for name in ("init", "train_loss", "valid_loss", "batches"):
@@ -77,7 +98,14 @@ class TrainingProblem:
                 raise ValueError(f"TrainingProblem: {name} must be a function or None, got {getattr(self, name)!r}")
         for name, arguments in _ARGUMENTS.items():
             if getattr(self, name) is not None:
-                check_arguments(f"TrainingProblem: {name}", getattr(self, name), arguments)
+                with_statistics = self.has_statistics and name != "init"
+                expected = _with_statistics(arguments) if with_statistics else arguments
+                check_arguments(f"TrainingProblem: {name}", getattr(self, name), expected)
+        if not takes(self.batches, _OF_STEP) and not takes(self.batches, ("step", "hyperparameters")):
+            raise ValueError(
+                "TrainingProblem: batches must take (step) or (step, hyperparameters), got a function that takes "
+                f"{inspect.signature(self.batches)}"
+            )
         if isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(
                 "TrainingProblem: optimizer must be a function that returns a transformation of optax, got the "
@@ -86,21 +114,61 @@ class TrainingProblem:
         is_function = callable(self.optimizer) and takes(self.optimizer, ("hyperparameters",))
         if not isinstance(self.optimizer, Optimizer) and not is_function:
             raise ValueError(
-                "TrainingProblem: optimizer must be an Optimizer, as sgd(...) and adamw(...) return it, or a function "
+                "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw return it, or a function "
                 f"of the hyperparameters that returns a transformation of optax, got {shown(self.optimizer)}"
             )
-        object.__setattr__(self, "steps", whole_number("TrainingProblem: steps", self.steps, 1))
+        if not isinstance(self.steps, str):
+            object.__setattr__(self, "steps", whole_number("TrainingProblem: steps", self.steps, 1))
+
+    @functools.cached_property
+    def has_statistics(self) -> bool:
+        """Whether training carries statistics, as the number of arguments of `train_loss` tells."""
+        plain = _ARGUMENTS["train_loss"]
+        return not takes(self.train_loss, plain) and takes(self.train_loss, _with_statistics(plain))
+
+    def batch(self, step: jax.Array, hyperparameters: Hyperparameters) -> Any:
+        """Return the batch of a step."""
+        return self.batches(step) if takes(self.batches, _OF_STEP) else self.batches(step, hyperparameters)
+
+    def at(self, hyperparameters: Mapping[str, Any]) -> "TrainingProblem":
+        """Return the problem with the number of steps that the hyperparameters say, which is the same each time.
+
+        Raises `ValueError` where `steps` names a hyperparameter that is not there, or that is no whole number from 1.
+        """
+        if not isinstance(self.steps, str):
+            return self
+        check_names(self, hyperparameters)
+        steps = whole_number(f"hyperparameter {self.steps!r}, the number of steps,", hyperparameters[self.steps], 1)
+        of_steps = _OF_STEPS.setdefault(self, {})
+        if steps not in of_steps:
+            of_steps[steps] = replace(self, steps=steps)
+        return of_steps[steps]
+
+
+# The problems that `TrainingProblem.at` returned, by the problem that they were made of, and their number of steps.
+_OF_STEPS: "weakref.WeakKeyDictionary[TrainingProblem, dict[int, TrainingProblem]]" = weakref.WeakKeyDictionary()
+
+
+def _with_statistics(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    return "params", "statistics", *arguments[1:]
 
 
 def check_problem(problem: TrainingProblem, space: Space) -> None:
-    """Raise `ValueError` unless `space` is a space with every hyperparameter that the optimizer names."""
+    """Raise `ValueError` unless `space` is a space with every hyperparameter that the problem names."""
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"problem must be a TrainingProblem, got {problem!r}")
     check_space(space)
     check_names(problem, space)
+    if isinstance(problem.steps, str) and not isinstance(space[problem.steps], Int | Categorical):
+        raise ValueError(f"steps names {problem.steps!r}, which must be an Int in space, got {space[problem.steps]}")
 
 
 def check_names(problem: TrainingProblem, hyperparameters: Mapping[str, Any]) -> None:
-    """Raise `ValueError` where a setting of the optimizer names what is not among the hyperparameters."""
+    """Raise `ValueError` where the optimizer or `steps` names what is not among the hyperparameters."""
     if isinstance(problem.optimizer, Optimizer):
         problem.optimizer.check_names(hyperparameters)
+    if isinstance(problem.steps, str) and problem.steps not in hyperparameters:
+        raise ValueError(
+            f"steps names the hyperparameter {problem.steps!r}, which is not among {sorted(hyperparameters)}; add it "
+            "there, or correct the name"
+        )

@@ -5,6 +5,7 @@ generator or takes from an iterator would be the same at every step, without a w
 the same program twice.
 """
 
+import functools
 import itertools
 import re
 import weakref
@@ -20,7 +21,7 @@ from jax.extend import core
 from hypergrad_search import optax_optimizers
 from hypergrad_search.hyperparameters import Static, split, taken_for_floats
 from hypergrad_search.optimizers import Optimizer, resolve
-from hypergrad_search.parameters import initial_params
+from hypergrad_search.parameters import initial
 from hypergrad_search.problem import Params, TrainingProblem, check_names
 from hypergrad_search.space import Hyperparameters, Space, check_space
 
@@ -57,8 +58,8 @@ _checked: "weakref.WeakKeyDictionary[TrainingProblem, set[tuple[tuple[str, ...],
 
 def checked_split(
     problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None
-) -> tuple[dict[str, Any], Static]:
-    """Return what `split` returns, of hyperparameters that fit the space and the problem, which is checked too.
+) -> tuple[TrainingProblem, dict[str, Any], Static]:
+    """Return the problem at the hyperparameters, and what `split` returns of them; all of it is checked.
 
     Raises `ValueError` where something does not fit, and notes on other errors which whole numbers were taken for
     floats.
@@ -70,6 +71,7 @@ def checked_split(
     if missing:
         raise ValueError(f"hyperparameters lack {missing[0]!r} of the space, got {sorted(hyperparameters)}")
     check_names(problem, hyperparameters)
+    problem = problem.at(hyperparameters)
     try:
         check_repeatable(problem, dynamic, static)
     except Exception as error:
@@ -80,7 +82,7 @@ def checked_split(
                 "such as space={'width': Int(1, 100)}"
             )
         raise
-    return dynamic, static
+    return problem, dynamic, static
 
 
 def check_repeatable(
@@ -96,15 +98,16 @@ def check_repeatable(
         return
     key, step = jax.random.key(0), jnp.int32(0)
 
-    batch = _shape_of_batch(problem, step)
-    params = jax.eval_shape(lambda dynamic: initial_params(problem, {**dynamic, **dict(static)}, key), dynamic)
+    batch = _shape_of_batch(problem, step, dynamic, static)
+    params, statistics = jax.eval_shape(lambda h: initial(problem, {**h, **dict(static)}, key), dynamic)
+    model = (params, statistics) if problem.has_statistics else (params,)
     arguments_of = {
-        "batches": (step,),
+        "batches": (step, dynamic),
         "init": (key, dynamic),
-        "train_loss": (params, dynamic, batch, key),
-        "valid_loss": (params, dynamic),
-        "test_loss": (params, dynamic),
-        "valid_batch_loss": (params, dynamic, step),
+        "train_loss": (*model, dynamic, batch, key),
+        "valid_loss": (*model, dynamic),
+        "test_loss": (*model, dynamic),
+        "valid_batch_loss": (*model, dynamic, step),
         "optimizer": (params, dynamic),
     }
 
@@ -116,13 +119,13 @@ def check_repeatable(
         return optax_optimizers.step(transformation, params, kept, params, jnp.float32(0.0))
 
     for name in names:
-        function = settings if name == "optimizer" else getattr(problem, name)
+        function = {"optimizer": settings, "batches": problem.batch}.get(name) or getattr(problem, name)
         if function is None:
             continue
-        arguments = arguments_of[name]
-        programs = [_traced(function, arguments, static) for _ in range(2)]
+        trace = functools.partial(_traced, function, arguments_of[name], dynamic, static)
+        programs = [trace(), trace()]
         if not _same(*programs):  # it may build something at its first call alone
-            programs = [programs[1], _traced(function, arguments, static)]
+            programs = [programs[1], trace()]
         if not _same(*programs):
             raise ValueError(
                 f"{name}: two calls with the same arguments differ, so it reads something that changes, such as "
@@ -132,25 +135,30 @@ def check_repeatable(
     repeatable.add((names, static))
 
 
-def _shape_of_batch(problem: TrainingProblem, step: jax.Array) -> Any:
+def _shape_of_batch(problem: TrainingProblem, step: jax.Array, dynamic: dict[str, Any], static: Static) -> Any:
     try:
-        return jax.eval_shape(problem.batches, step)
+        return jax.eval_shape(lambda step, dynamic: problem.batch(step, {**dynamic, **dict(static)}), step, dynamic)
     except (TypeError, IndexError) as error:  # of which JAX's errors about traced values are subclasses
         reason = str(error).partition("\n")[0]
         raise ValueError(f"batches: JAX cannot trace it ({type(error).__name__}: {reason}); {_IN_BATCHES}") from error
 
 
-def _traced(function: Callable[..., Any], arguments: tuple[Any, ...], static: Static) -> list[Any]:
+def _traced(
+    function: Callable[..., Any], arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
+) -> list[Any]:
     """Return the text and the values of the program that a function is traced to.
 
-    The function's second argument is `dynamic`, if it has one.
+    Where `arguments` have `dynamic` itself, the function gets the plain values too.
 
     JAX remembers what it has traced, of the functions that this one calls too, such as those with a `jax.jit` of their
     own. A label that was never used before makes it trace all of them anew.
     """
 
-    def anew(first: Any, *rest: Any) -> Any:
-        result = function(first, *({**dynamic, **dict(static)} for dynamic in rest[:1]), *rest[1:])
+    are_hyperparameters = [argument is dynamic for argument in arguments]
+
+    def anew(*traced: Any) -> Any:
+        whole = [{**x, **dict(static)} if found else x for x, found in zip(traced, are_hyperparameters, strict=True)]
+        result = function(*whole)
         # What is no number is refused where it is used.
         return [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, _NUMBERS)]
 

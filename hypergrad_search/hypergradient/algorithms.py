@@ -74,8 +74,11 @@ class Algorithm(abc.ABC):
         """Return the point from which the network's input is measured, after the hyperparameters moved to `point`."""
 
     @abc.abstractmethod
-    def cost(self, done: int, steps: int) -> float:
-        """Return how many gradient evaluations the first `done` of `steps` steps cost."""
+    def cost(self, done: int, steps: int, of_move: int = VALIDATION_STEP) -> float:
+        """Return how many gradient evaluations the first `done` of `steps` steps cost.
+
+        `of_move` is the cost of moving the hyperparameters once.
+        """
 
     @abc.abstractmethod
     def check(self, steps: int) -> None:
@@ -147,9 +150,9 @@ class Joint(Algorithm):
         """See `Algorithm`."""
         return point if self.centred else centre
 
-    def cost(self, done: int, steps: int) -> float:
+    def cost(self, done: int, steps: int, of_move: int = VALIDATION_STEP) -> float:
         """See `Algorithm`."""
-        return done * (self._training_step + VALIDATION_STEP)
+        return done * (self._training_step + of_move)
 
     def check(self, steps: int) -> None:
         """See `Algorithm`."""
@@ -176,10 +179,10 @@ class _InTwoPhases(Algorithm):
         """See `Algorithm`."""
         return centre
 
-    def cost(self, done: int, steps: int) -> float:
+    def cost(self, done: int, steps: int, of_move: int = VALIDATION_STEP) -> float:
         """See `Algorithm`."""
         training = max(steps - self.hyper_steps, 0)
-        return min(done, training) * self._training_step + max(done - training, 0) * VALIDATION_STEP
+        return min(done, training) * self._training_step + max(done - training, 0) * of_move
 
     def check(self, steps: int) -> None:
         """See `Algorithm`."""

@@ -16,7 +16,7 @@ from hypergrad_search.cost import Cost
 from hypergrad_search.fold import Fold
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.losses import OuterLosses, mean_and_error, outer_losses
-from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import train_in_floats
 
@@ -171,10 +171,11 @@ class Method(abc.ABC):
         key: jax.Array,
         space: Space | None = None,
         checkpoint: bytes | None = None,
-    ) -> Params:
+    ) -> Trained:
         """Return the trained parameters whose validation loss is the value of an evaluation.
 
-        This default trains them once more, in floats. The arguments are those of `hypergrad_search.evaluate`.
+        Where the problem has statistics, they come as a pair with these. This default trains them once more, in floats.
+        The arguments are those of `hypergrad_search.evaluate`.
         """
         dynamic, static = split(hyperparameters, space)
         return train_in_floats(problem, {**dynamic, **dict(static)}, key)

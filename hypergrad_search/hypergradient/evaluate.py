@@ -67,7 +67,7 @@ def evaluate(
     every = whole_number("evaluate: report_every", report_every, 1)
     if checkpoint is not None and not method.continues:
         raise ValueError(f"evaluate: {type(method).__name__} has no checkpoints to go on from; leave checkpoint out")
-    checked_split(problem, hyperparameters, space)
+    problem, _, _ = checked_split(problem, hyperparameters, space)
     request = Request(below, fold, report, every, space, checkpoint)
     evaluation = method.evaluate(problem, hyperparameters, key, request)
     if not isinstance(evaluation, Evaluation):

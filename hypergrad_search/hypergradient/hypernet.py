@@ -17,17 +17,17 @@ import optax
 from jax.interpreters import partial_eval
 
 from hypergrad_search.checks import whole_number
-from hypergrad_search.cost import Cost
+from hypergrad_search.cost import TRAINING_STEP, Cost
 from hypergrad_search.hypergradient import checkpoint as checkpoints
 from hypergrad_search.hypergradient import stretch
-from hypergrad_search.hypergradient.algorithms import Algorithm, Joint
+from hypergrad_search.hypergradient.algorithms import VALIDATION_STEP, Algorithm, Joint
 from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Request, Status, judge
 from hypergrad_search.hypergradient.response import LowRank, Response
 from hypergrad_search.hypergradient.stretch import Setup
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.losses import LeftOut, descends_minibatches, fitted_loss, left_out, step_loss
-from hypergrad_search.parameters import initial_params
-from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.parameters import as_returned, initial
+from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.repeatable import check_repeatable
 from hypergrad_search.space import Hyperparameters, Space, floats, from_unit, to_unit
 
@@ -55,7 +55,9 @@ class Hypernet(Method):
     - `finetune`: so many steps of `optimizer` train the weights alone at the end of a stretch, at the refined
       hyperparameters, before the value is taken. The network does not learn from them.
 
-    The algorithm determines the cost of a step. Where a `Fold` is held back, the hyperparameters follow `valid_loss` on
+    The algorithm determines the cost of a step. Where the problem has statistics, such as the running means of batch
+    normalisation, they count as those that settle for weights and hyperparameters, which takes one gradient more
+    for each step of the hyperparameters. Where a `Fold` is held back, the hyperparameters follow `valid_loss` on
     all other examples, and never `valid_batch_loss`.
 
     Do not use it for hyperparameters of the optimizer or of `init`: they have no meaning without training runs, and an
@@ -134,7 +136,9 @@ class Hypernet(Method):
 
     def cost(self, problem: TrainingProblem, steps: int) -> float:
         """See `Method`."""
-        return self.algorithm.cost(steps, self.steps or problem.steps)
+        # The slope of statistics takes another gradient.
+        of_move = VALIDATION_STEP + (TRAINING_STEP if problem.has_statistics else 0)
+        return self.algorithm.cost(steps, self.steps or problem.steps, of_move)
 
     def params(
         self,
@@ -144,7 +148,7 @@ class Hypernet(Method):
         key: jax.Array,
         space: Space | None = None,
         checkpoint: bytes | None = None,
-    ) -> Params:
+    ) -> Trained:
         """Return the model's parameters that the network of a `checkpoint` outputs for `hyperparameters`.
 
         At the evaluation's `refined` they are the parameters whose validation loss was its value. `jax.jit` and
@@ -191,8 +195,8 @@ def _loaded(setup: Setup, checkpoint: bytes, point: jax.Array, fixed: dict[str, 
 def _check_minibatches(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], without: LeftOut | None) -> None:
     """Raise `ValueError` where hyperparameters would descend minibatches that tracing freezes."""
     values = setup.hyperparameters(point, fixed)
-    params = jax.eval_shape(lambda: initial_params(setup.problem, values, jax.random.key(0)))
-    if descends_minibatches(setup.problem, params, values, without):
+    model = jax.eval_shape(lambda: as_returned(setup.problem, *initial(setup.problem, values, jax.random.key(0))))
+    if descends_minibatches(setup.problem, model, values, without):
         plain = dict(setup.static)
         dynamic = {name: value for name, value in values.items() if name not in plain}
         check_repeatable(setup.problem, dynamic, setup.static, ("valid_batch_loss",))
@@ -202,17 +206,17 @@ def _refuse_what_it_cannot_tune(setup: Setup, point: jax.Array, fixed: dict[str,
     """Raise `ValueError` for hyperparameters on which neither training loss nor validation loss depends directly."""
     key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
     values = setup.hyperparameters(point, fixed)
-    params = jax.eval_shape(lambda: initial_params(setup.problem, values, key))
+    model = jax.eval_shape(lambda: initial(setup.problem, values, key))
     moving = {name: values[name] for name, _ in setup.parameters}
 
-    def loss(moving: dict[str, jax.Array], params: Params) -> list[jax.Array]:
+    def loss(moving: dict[str, jax.Array], params: Params, statistics: Statistics) -> list[jax.Array]:
         now = {**values, **moving}
         return [
-            step_loss(setup.problem, params, now, key, step),
-            fitted_loss(setup.problem, params, now, left_out(None)),
+            step_loss(setup.problem, params, statistics, now, key, step)[0],
+            fitted_loss(setup.problem, as_returned(setup.problem, params, statistics), now, left_out(None)),
         ]
 
-    jaxpr = jax.make_jaxpr(loss)(moving, params).jaxpr
+    jaxpr = jax.make_jaxpr(loss)(moving, *model).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True, True])
     matters = dict(zip(sorted(moving), used, strict=False))  # JAX sorts a dict, and puts the parameters after it
     idle = [name for name in moving if not matters[name]]

@@ -28,6 +28,7 @@ from hypergrad_search.hypergradient.base import (
 )
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
+from hypergrad_search.parameters import as_returned, split_statistics
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.programs import compiled
 from hypergrad_search.space import Hyperparameters, Space
@@ -400,7 +401,7 @@ def _begin(
     """Return the inputs, the initial weights as floats, the state, the largest weights, and the range of each decay."""
     init_key, step_key = jax.random.split(key)
     optimizer = program.optimizer
-    params, settings, _ = exact.prepare(program.problem, program.static, dynamic, init_key)
+    params, statistics, settings, _ = exact.prepare(program.problem, program.static, dynamic, init_key)
     initial = program.layout.pack(params)
     logs = exact.log_decays(optimizer, settings)
     stretch = functools.reduce(jnp.minimum, map(bit_buffer.stretch, logs.values()))
@@ -410,7 +411,7 @@ def _begin(
     if weight_decay is not None:
         decays["1 - learning_rate * weight_decay"] = 1 - weight_decay
     extremes = {name: jnp.stack([jnp.min(x), jnp.max(x)]) for name, x in decays.items()}
-    inputs, state = Inputs(dynamic, step_key, schedule), exact.start(program, initial)
+    inputs, state = Inputs(dynamic, step_key, schedule, statistics), exact.start(program, initial, statistics)
     return inputs, initial, state, resolution.largest_weights(program, initial), extremes
 
 
@@ -444,7 +445,8 @@ _unresolved = compiled(static=1)(resolution.unresolved)
 @compiled(static=1)
 def _losses(program: Program, inputs: Inputs, state: State) -> OuterLosses:
     params = program.layout.unpack(exact.weights_of(program, inputs, state))
-    return outer_losses(program.problem, params, {**inputs.dynamic, **dict(program.static)})
+    trained = as_returned(program.problem, params, state.statistics)
+    return outer_losses(program.problem, trained, {**inputs.dynamic, **dict(program.static)})
 
 
 @compiled(static=1)
@@ -456,12 +458,15 @@ def _diagnose(program: Program, inputs: Inputs, initial: list[jax.Array], state:
 
 @compiled(static=1)
 def _start_adjoint(program: Program, inputs: Inputs, state: State, without: LeftOut) -> Adjoint:
-    def fitted(weights: list[jax.Array], dynamic: dict[str, Any]) -> jax.Array:
-        hyperparameters = {**dynamic, **dict(program.static)}
-        return fitted_loss(program.problem, program.layout.unpack(weights), hyperparameters, without)
+    floats, put = split_statistics(state.statistics)
+
+    def fitted(weights: list[jax.Array], floats: list[jax.Array], dynamic: dict[str, Any]) -> jax.Array:
+        trained = as_returned(program.problem, program.layout.unpack(weights), put(floats))
+        return fitted_loss(program.problem, trained, {**dynamic, **dict(program.static)}, without)
 
     weights = exact.weights_of(program, inputs, state)
-    return exact.start_adjoint(program, inputs, *jax.grad(fitted, argnums=(0, 1))(weights, inputs.dynamic))
+    gradients = jax.grad(fitted, argnums=(0, 1, 2))(weights, floats, inputs.dynamic)
+    return exact.start_adjoint(program, inputs, *gradients)
 
 
 @compiled(static=1, donate=(2, 3))
@@ -483,7 +488,7 @@ def _backward(
 
 @compiled(static=1)
 def _is_start(program: Program, state: State, initial: list[jax.Array]) -> jax.Array:
-    return exact.equal(state.numbers, exact.start(program, initial).numbers)
+    return exact.equal(state.numbers, exact.start(program, initial, state.statistics).numbers)
 
 
 @compiled(static=1)
@@ -498,12 +503,12 @@ def _finish(
     """Return the hypergradient: it acts through losses, settings and, if `from_start`, the initial weights."""
     init_key, _ = jax.random.split(key)
 
-    def act(dynamic: dict[str, Any]) -> tuple[list[jax.Array], dict[str, jax.Array]]:
-        params, settings, _ = exact.prepare(program.problem, program.static, dynamic, init_key)
-        return program.layout.pack(params), settings
+    def act(dynamic: dict[str, Any]) -> tuple[tuple[list[jax.Array], list[jax.Array]], dict[str, jax.Array]]:
+        params, statistics, settings, _ = exact.prepare(program.problem, program.static, dynamic, init_key)
+        return (program.layout.pack(params), split_statistics(statistics)[0]), settings
 
     _, pull_back = jax.vjp(act, dynamic)
-    weights = [jnp.where(from_start, x, 0) for x in adjoint.weights]
-    (through_start,) = pull_back((weights, adjoint.settings))
+    at_start = jax.tree.map(lambda x: jnp.where(from_start, x, 0), (adjoint.weights, adjoint.statistics))
+    (through_start,) = pull_back((at_start, adjoint.settings))
     gradient: dict[str, jax.Array] = jax.tree.map(jnp.add, adjoint.hyperparameters, through_start)
     return gradient

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.scipy.sparse.linalg import bicgstab
 
 from hypergrad_search.hypergradient.algorithms import LARGEST_SCALE, Algorithm, Moving, drawn_around
 from hypergrad_search.hypergradient.response import Response, Weights
 from hypergrad_search.hyperparameters import Static
 from hypergrad_search.losses import LeftOut, OuterLosses, descended_loss, outer_losses, step_loss
-from hypergrad_search.parameters import initial_params
-from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.parameters import as_returned, initial, split_statistics
+from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled
 from hypergrad_search.space import Float, scaled, unscaled
 
@@ -55,8 +56,8 @@ class State(NamedTuple):
     """The state of a stretch: pytrees of arrays alone.
 
     `base` are the model's weights, shape `(outputs,)`, to which the output of `network` is added. `moving` are the
-    hyperparameters.
-    `centre`, shape `(inputs,)`, is the point from which the network's input is measured.
+    hyperparameters. `centre`, shape `(inputs,)`, is the point from which the network's input is measured. `statistics`
+    are the problem's.
     """
 
     base: jax.Array
@@ -65,6 +66,7 @@ class State(NamedTuple):
     centre: jax.Array
     network_slots: Any
     moving_slots: Any
+    statistics: Statistics
     step: jax.Array
 
 
@@ -72,7 +74,7 @@ class State(NamedTuple):
 def start(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array) -> State:
     """Return the state before the first step."""
     init_key, network_key, _ = jax.random.split(key, 3)
-    base, _ = _flat(setup, point, fixed, init_key)
+    base, statistics, _ = _flat(setup, point, fixed, init_key)
     drawn = setup.network.init(network_key, point.size, base.size)
     network = jax.tree.map(lambda x: x.astype(base.dtype), drawn)  # float32 where JAX's own default is float64 too
     moving = Moving(point, point, jnp.full_like(point, setup.algorithm.first_log_scale))
@@ -83,6 +85,7 @@ def start(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], key: jax.
         point if setup.algorithm.centred else jnp.full_like(point, 0.5),
         setup.optimizer.init((base, network)),
         setup.hyper_optimizer.init(_moved(setup, moving)),
+        statistics,
         jnp.zeros((), jnp.int32),
     )
 
@@ -109,39 +112,63 @@ def advance(
     """Return the state at the step `stop` of a stretch that ends at `last`; `without` is what the loss leaves out."""
     init_key, _, step_key = jax.random.split(key, 3)
     algorithm = setup.algorithm
-    _, unravel = _flat(setup, state.moving.point, fixed, init_key)
+    _, _, unravel = _flat(setup, state.moving.point, fixed, init_key)
 
-    def train_loss(weights: jax.Array, point: jax.Array, step: jax.Array) -> jax.Array:
-        return step_loss(setup.problem, unravel(weights), setup.hyperparameters(point, fixed), step_key, step)
+    def train_loss(weights: jax.Array, point: jax.Array, state: State) -> tuple[jax.Array, Statistics]:
+        hyperparameters = setup.hyperparameters(point, fixed)
+        return step_loss(setup.problem, unravel(weights), state.statistics, hyperparameters, step_key, state.step)
 
     def noise_key(state: State, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(step_key, state.step), purpose)
 
-    def plain_gradient(state: State, point: jax.Array) -> tuple[jax.Array, Weights]:
-        def loss(trained: tuple[jax.Array, Weights]) -> jax.Array:
+    def plain_gradient(state: State, point: jax.Array) -> tuple[tuple[jax.Array, Weights], Statistics]:
+        def loss(trained: tuple[jax.Array, Weights]) -> tuple[jax.Array, Statistics]:
             base, network = trained
-            return train_loss(base + _change(setup, network, point - state.centre), point, state.step)
+            return train_loss(base + _change(setup, network, point - state.centre), point, state)
 
-        gradient: tuple[jax.Array, Weights] = jax.grad(loss)((state.base, state.network))
-        return gradient
+        result: tuple[tuple[jax.Array, Weights], Statistics]
+        result = jax.grad(loss, has_aux=True)((state.base, state.network))
+        return result
 
-    def linear_gradient(state: State, point: jax.Array) -> tuple[jax.Array, Weights]:
-        """Return the gradient at the centre, for `base`, and its change towards `point`, pulled back to the network."""
+    def linear_gradient(state: State, point: jax.Array) -> tuple[tuple[jax.Array, Weights], Statistics]:
+        """Return the gradient at the centre, for `base`, and its change towards `point`, pulled back to the network.
+
+        The new statistics are those at the centre.
+        """
         difference = point - state.centre
         change, pull_back = jax.vjp(lambda network: _change(setup, network, difference), state.network)
-        at_centre, towards = jax.jvp(
-            lambda weights, point: jax.grad(train_loss)(weights, point, state.step),
+        at_centre, towards, statistics = jax.jvp(
+            lambda weights, point: jax.grad(train_loss, has_aux=True)(weights, point, state),
             (state.base, state.centre),
             (change, difference),
+            has_aux=True,
         )
-        return at_centre, pull_back(towards)[0]
+        return (at_centre, pull_back(towards)[0]), statistics
 
     def train(state: State) -> State:
         trained = state.base, state.network
         point = algorithm.draw(state.moving, noise_key(state, 1))
-        gradient = (linear_gradient if algorithm.centred else plain_gradient)(state, point)
+        gradient, statistics = (linear_gradient if algorithm.centred else plain_gradient)(state, point)
         (base, network), slots = _optax_step(setup.optimizer, gradient, state.network_slots, trained)
-        return state._replace(base=base, network=network, network_slots=slots)
+        return state._replace(base=base, network=network, network_slots=slots, statistics=statistics)
+
+    def settled(state: State, weights: jax.Array, point: jax.Array) -> Statistics:
+        """Return the statistics, with the slope of those where they settle for such weights and hyperparameters.
+
+        There an update changes nothing, so the slope is that of the implicit function theorem.
+        """
+        floats, put = split_statistics(state.statistics)
+
+        def update(floats: list[jax.Array]) -> list[jax.Array]:
+            _, new = train_loss(weights, point, state._replace(statistics=put(floats)))
+            return split_statistics(new)[0]
+
+        after, push = jax.linearize(update, floats)
+        first = [x - jax.lax.stop_gradient(x) for x in after]  # 0, with the slope of a single update
+        change, _ = bicgstab(  # type: ignore[no-untyped-call]  # JAX has no types here
+            lambda x: jax.tree.map(jnp.subtract, x, push(x)), first
+        )
+        return put(jax.tree.map(jnp.add, floats, change))
 
     def move(state: State) -> State:
         def loss(moved: dict[str, jax.Array]) -> jax.Array:
@@ -149,9 +176,10 @@ def advance(
             if algorithm.entropy is not None:
                 point = drawn_around(point, moved["log_scales"], noise_key(state, 2))
                 bonus = algorithm.entropy * jnp.sum(moved["log_scales"])
-            params = unravel(state.base + _change(setup, state.network, point - state.centre))
-            hyperparameters = setup.hyperparameters(point, fixed)
-            descended = descended_loss(setup.problem, params, hyperparameters, state.step, without)
+            weights = state.base + _change(setup, state.network, point - state.centre)
+            statistics = settled(state, weights, point) if setup.problem.has_statistics else None
+            model = as_returned(setup.problem, unravel(weights), statistics)
+            descended = descended_loss(setup.problem, model, setup.hyperparameters(point, fixed), state.step, without)
             return descended.astype(jnp.float32) - bonus
 
         moved = _moved(setup, state.moving)
@@ -171,38 +199,45 @@ def advance(
 
 
 @compiled(static=2)
-def trained(setup: Setup, finetune: int, state: State, fixed: dict[str, jax.Array], key: jax.Array) -> Params:
-    """Return the model's parameters for the present point, after `finetune` steps on these alone."""
+def trained(setup: Setup, finetune: int, state: State, fixed: dict[str, jax.Array], key: jax.Array) -> Trained:
+    """Return the model for the present point, after `finetune` steps on this point alone."""
     init_key, _, step_key = jax.random.split(key, 3)
     point = state.moving.point
     hyperparameters = setup.hyperparameters(point, fixed)
-    _, unravel = _flat(setup, point, fixed, init_key)
+    _, _, unravel = _flat(setup, point, fixed, init_key)
     weights = state.base + _change(setup, state.network, point - state.centre)
 
-    def train_loss(weights: jax.Array, step: jax.Array) -> jax.Array:
-        return step_loss(setup.problem, unravel(weights), hyperparameters, step_key, step)
+    def train_loss(weights: jax.Array, statistics: Statistics, step: jax.Array) -> tuple[jax.Array, Statistics]:
+        return step_loss(setup.problem, unravel(weights), statistics, hyperparameters, step_key, step)
 
-    def step(i: jax.Array, trained: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
-        weights, slots = trained
-        return _optax_step(setup.optimizer, jax.grad(train_loss)(weights, state.step + i), slots, weights)
+    def step(i: jax.Array, carry: tuple[jax.Array, Statistics, Any]) -> tuple[jax.Array, Statistics, Any]:
+        weights, statistics, slots = carry
+        gradient, statistics = jax.grad(train_loss, has_aux=True)(weights, statistics, state.step + i)
+        weights, slots = _optax_step(setup.optimizer, gradient, slots, weights)
+        return weights, statistics, slots
 
-    weights, _ = jax.lax.fori_loop(0, finetune, step, (weights, setup.optimizer.init(weights)))
-    return unravel(weights)
+    carry = weights, state.statistics, setup.optimizer.init(weights)
+    weights, statistics, _ = jax.lax.fori_loop(0, finetune, step, carry)
+    return as_returned(setup.problem, unravel(weights), statistics)
 
 
 @compiled(static=2)
 def finish(setup: Setup, finetune: int, state: State, fixed: dict[str, jax.Array], key: jax.Array) -> OuterLosses:
-    """Return the losses of the parameters that `trained` returns."""
-    params = trained(setup, finetune, state, fixed, key)
-    return outer_losses(setup.problem, params, setup.hyperparameters(state.moving.point, fixed))
+    """Return the losses of the model that `trained` returns."""
+    model = trained(setup, finetune, state, fixed, key)
+    return outer_losses(setup.problem, model, setup.hyperparameters(state.moving.point, fixed))
 
 
 def _flat(
     setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], key: jax.Array
-) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
-    """Return the model's initial parameters as a float32 vector, and the function back to their structure and types."""
-    flat, unravel = ravel_pytree(initial_params(setup.problem, setup.hyperparameters(point, fixed), key))
-    return flat.astype(jnp.float32), lambda weights: unravel(weights.astype(flat.dtype))
+) -> tuple[jax.Array, Statistics, Callable[[jax.Array], Params]]:
+    """Return the model's initial parameters as a float32 vector, its statistics, and the way back to the parameters.
+
+    This way is a function from a vector to parameters of the right structure and types.
+    """
+    params, statistics = initial(setup.problem, setup.hyperparameters(point, fixed), key)
+    flat, unravel = ravel_pytree(params)
+    return flat.astype(jnp.float32), statistics, lambda weights: unravel(weights.astype(flat.dtype))
 
 
 def _optax_step(optimizer: optax.GradientTransformation, gradient: Any, slots: Any, trained: Any) -> tuple[Any, Any]:

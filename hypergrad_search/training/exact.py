@@ -12,7 +12,7 @@ arrays. `training.train` puts the pieces together as one program that JAX can tr
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.interpreters import partial_eval
 
 from hypergrad_search import optax_optimizers
 from hypergrad_search.checks import whole_number
@@ -27,8 +28,8 @@ from hypergrad_search.hyperparameters import Static
 from hypergrad_search.losses import step_gradient, step_loss
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, resolve
-from hypergrad_search.parameters import initial_params
-from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.parameters import initial, split_statistics
+from hypergrad_search.problem import Params, Statistics, TrainingProblem
 from hypergrad_search.training import bit_buffer, fixed_point
 from hypergrad_search.training.bit_buffer import Plan
 from hypergrad_search.training.fixed_point import Fixed
@@ -54,7 +55,8 @@ class Program:
     """All that is known when training is compiled, and that no input changes.
 
     `static` are the hyperparameters that are plain values, `fraction_bits` is the resolution of the weights and each
-    slot, and `layout` is the arrangement of the parameters in arrays. If `isolated`, the gradient is compiled by itself
+    slot, and `layout` is the arrangement of the parameters in arrays. `recorded` are the places of the statistics that
+    the way back reads, among their leaves. If `isolated`, the gradient is compiled by itself
     in both directions, at the cost of one more gradient for each step back. Otherwise the compiler mixes it with other
     operations, and may round it differently in the two directions: XLA does so for some losses, such as those of models
     with layer normalisation.
@@ -66,6 +68,7 @@ class Program:
     fraction_bits: tuple[tuple[str, int], ...]
     isolated: bool
     layout: Layout
+    recorded: tuple[int, ...]
 
     @functools.cached_property
     def bits(self) -> dict[str, int]:
@@ -81,29 +84,38 @@ class Schedule(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """All that steps read and never change: the traced hyperparameters, the key of the steps, and the schedule."""
+    """All that steps read and never change.
+
+    They are the traced hyperparameters, the key of the steps, the schedule, and the statistics before training.
+    """
 
     dynamic: dict[str, Any]
     key: jax.Array
     schedule: Schedule
+    statistics: Statistics
 
 
 class State(NamedTuple):
     """Everything that a step changes.
 
     `numbers` has an entry for each array of the layout, `step` counts the steps done, and `outside` tells whether a
-    number has left its range, which ends training.
+    number has left its range, which ends training. `statistics` are those after the steps done; the way back leaves
+    them as they are. `record` has for each statistic that is recorded its values before all steps, shape
+    `(steps, *shape)`.
     """
 
     numbers: list[Numbers]
     step: jax.Array
     outside: jax.Array
+    statistics: Statistics
+    record: list[jax.Array]
 
 
 class Adjoint(NamedTuple):
     """Gradients of the loss at the end, as far as the way back has come.
 
-    `weights` and `slots` are gradients with respect to the weights and slots of each array as they were at that step.
+    `weights` and `slots` are gradients with respect to the weights and slots of each array as they were at that step,
+    and `statistics` are those with respect to the floating-point statistics.
     `settings` are gradients with respect to the settings, each of shape `(steps, groups)`. `hyperparameters` are
     gradients with respect to the hyperparameters on which training and outer losses depend directly. `norms` has for
     each step the norm of the gradient with respect to all weights before it, and last the norm of the gradient with
@@ -112,6 +124,7 @@ class Adjoint(NamedTuple):
 
     weights: list[jax.Array]
     slots: list[dict[str, jax.Array]]
+    statistics: list[jax.Array]
     settings: dict[str, jax.Array]
     hyperparameters: dict[str, Any]
     norms: jax.Array
@@ -140,7 +153,9 @@ def bind(
     bits = _resolution(optimizer, fraction_bits)
     leaves, structure = jax.tree.flatten(dynamic)
     shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return Program(problem, optimizer, static, bits, isolated, _layout(problem, static, shapes, structure))
+    layout = _layout(problem, static, shapes, structure)
+    recorded = _recorded(problem, optimizer, static, layout, shapes, structure) if problem.has_statistics else ()
+    return Program(problem, optimizer, static, bits, isolated, layout, recorded)
 
 
 def _of_optax(optimizer: OptaxOptimizer, static: Static, dynamic: dict[str, Any]) -> str:
@@ -159,21 +174,53 @@ def _layout(problem: TrainingProblem, static: Static, shapes: tuple[Any, ...], s
 
     def trace(*leaves: jax.Array) -> Params:
         dynamic = jax.tree.unflatten(structure, leaves)
-        params, _, of_leaves = prepare(problem, static, dynamic, jax.random.key(0))
+        params, _, _, of_leaves = prepare(problem, static, dynamic, jax.random.key(0))
         groups.append(of_leaves)
         return params
 
-    like = [np.broadcast_to(np.zeros((), dtype), shape) for shape, dtype in shapes]
-    return arrange(jax.eval_shape(trace, *like), groups[0])
+    return arrange(jax.eval_shape(trace, *_like(shapes)), groups[0])
+
+
+def _like(shapes: tuple[Any, ...]) -> list[np.ndarray[Any, Any]]:
+    return [np.broadcast_to(np.zeros((), dtype), shape) for shape, dtype in shapes]
+
+
+@functools.lru_cache(maxsize=256)
+def _recorded(
+    problem: TrainingProblem,
+    optimizer: AdditiveOptimizer,
+    static: Static,
+    layout: Layout,
+    shapes: tuple[Any, ...],
+    structure: Any,
+) -> tuple[int, ...]:
+    """Return the places of the statistics that the way back reads, for hyperparameters of these shapes."""
+    program = Program(problem, optimizer, static, (), False, layout, ())
+    dynamic, key, step = jax.tree.unflatten(structure, _like(shapes)), jax.random.key(0), jnp.int32(0)
+
+    def start(dynamic: dict[str, Any]) -> tuple[list[jax.Array], Statistics]:
+        params, statistics, _, _ = prepare(problem, static, dynamic, key)
+        return layout.pack(params), statistics
+
+    weights, statistics = jax.eval_shape(start, dynamic)
+    floats, _ = split_statistics(statistics)
+
+    def back(statistics: Statistics, weights: list[jax.Array], dynamic: dict[str, Any], *adjoint: Any) -> Any:
+        gradient, pull_back = _pull_back(program, dynamic, key, weights, statistics, step)
+        return gradient, pull_back(adjoint)
+
+    program_back = jax.make_jaxpr(back)(statistics, weights, dynamic, weights, floats).jaxpr
+    _, used = partial_eval.dce_jaxpr(program_back, [True] * len(program_back.outvars))
+    return tuple(i for i in range(len(jax.tree.leaves(statistics))) if used[i])
 
 
 def prepare(
     problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array
-) -> tuple[Params, dict[str, jax.Array], tuple[int, ...]]:
-    """Return the initial parameters, the settings in float32, and the group of each leaf."""
+) -> tuple[Params, Statistics, dict[str, jax.Array], tuple[int, ...]]:
+    """Return the initial parameters and statistics, the settings in float32, and the group of each leaf."""
     assert isinstance(problem.optimizer, Optimizer)  # `bind` has refused all others
     hyperparameters = {**dynamic, **dict(static)}
-    params = initial_params(problem, hyperparameters, key)
+    params, statistics = initial(problem, hyperparameters, key)
     for path, weights in jax.tree_util.tree_leaves_with_path(params):
         if weights.dtype != jnp.float32:
             raise IrreversibleError(
@@ -182,7 +229,7 @@ def prepare(
             )
     with jax.ensure_compile_time_eval():  # so that settings that are not traced keep their values
         settings, groups = resolve(problem.optimizer, hyperparameters, params, problem.steps)
-        return params, {name: x.astype(jnp.float32) for name, x in settings.items()}, groups
+        return params, statistics, {name: x.astype(jnp.float32) for name, x in settings.items()}, groups
 
 
 def _resolution(optimizer: AdditiveOptimizer, chosen: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
@@ -225,7 +272,7 @@ def plan_decays(logs: dict[str, jax.Array], stretch: jax.Array | int) -> tuple[d
     return {name: plan for name, (plan, _) in plans.items()}, {name: jnp.max(n) for name, (_, n) in plans.items()}
 
 
-def start(program: Program, weights: list[jax.Array]) -> State:
+def start(program: Program, weights: list[jax.Array], statistics: Statistics) -> State:
     """Return the state before the first step."""
     numbers = [
         {
@@ -234,7 +281,9 @@ def start(program: Program, weights: list[jax.Array]) -> State:
         }
         for x in weights
     ]
-    return State(numbers, jnp.int32(0), _outside(numbers))
+    leaves = jax.tree.leaves(statistics)
+    record = [jnp.zeros((program.problem.steps, *leaves[i].shape), leaves[i].dtype) for i in program.recorded]
+    return State(numbers, jnp.int32(0), _outside(numbers), statistics, record)
 
 
 def weights_of(program: Program, inputs: Inputs, state: State) -> list[jax.Array]:
@@ -269,9 +318,11 @@ def run_forward(program: Program, inputs: Inputs, state: State, stop: jax.Array 
         nows = _at(program, inputs, state.step)
         weights = [_weights(program, numbers, now) for numbers, now in zip(state.numbers, nows, strict=True)]
         differentiate = _isolated if program.isolated else gradient_of
-        gradient = differentiate(program, inputs.dynamic, inputs.key, weights, state.step)
+        leaves = jax.tree.leaves(state.statistics)
+        record = [x.at[state.step].set(leaves[i]) for x, i in zip(state.record, program.recorded, strict=True)]
+        gradient, statistics = differentiate(program, inputs.dynamic, inputs.key, weights, state.statistics, state.step)
         numbers = [_advance(program, *array, state.step) for array in zip(state.numbers, gradient, nows, strict=True)]
-        return State(numbers, state.step + 1, state.outside | _outside(numbers))
+        return State(numbers, state.step + 1, state.outside | _outside(numbers), statistics, record)
 
     return jax.lax.while_loop(going, forward, state)
 
@@ -282,17 +333,15 @@ def run_backward(
     """Undo steps until `stop` of them are left, and carry `adjoint` back; no spill may lie in between."""
 
     def backward(carry: tuple[State, Adjoint]) -> tuple[State, Adjoint]:
-        (numbers, step, outside), adjoint = carry
-        step -= 1
+        state, adjoint = carry
+        step, numbers = state.step - 1, state.numbers
         nows = _at(program, inputs, step)
         numbers = [_retreat_weights(program, *array, step) for array in zip(numbers, nows, strict=True)]
         weights = [_weights(program, *array) for array in zip(numbers, nows, strict=True)]
-        # The gradient is that of the forward pass. Pulling back through it gives the Hessian-vector product.
-        gradient, pull_back = jax.vjp(
-            lambda weights, dynamic: gradient_of(program, dynamic, inputs.key, weights, step), weights, inputs.dynamic
-        )
+        statistics = statistics_before(program, inputs, state, step)
+        gradient, pull_back = _pull_back(program, inputs.dynamic, inputs.key, weights, statistics, step)
         if program.isolated:
-            gradient = _isolated(program, inputs.dynamic, inputs.key, weights, step)
+            gradient, _ = _isolated(program, inputs.dynamic, inputs.key, weights, statistics, step)
         numbers = [_retreat_slots(program, *array) for array in zip(numbers, gradient, nows, strict=True)]
         adjoints = [
             _step_adjoint(program, x, w, g, now, dw, ds, step)
@@ -301,7 +350,7 @@ def run_backward(
             )
         ]
         for_weights, for_slots, for_gradient, for_settings = map(list, zip(*adjoints, strict=True))
-        through_gradient, for_dynamic = pull_back(for_gradient)
+        through_gradient, for_dynamic, for_statistics = pull_back((for_gradient, adjoint.statistics))
         for_weights = jax.tree.map(jnp.add, for_weights, through_gradient)
         settings = {
             name: x.at[step, jnp.asarray(program.layout.groups)].add(
@@ -311,7 +360,8 @@ def run_backward(
         }
         hyperparameters = jax.tree.map(jnp.add, adjoint.hyperparameters, for_dynamic)
         norms = adjoint.norms.at[step].set(norm(for_weights))
-        return State(numbers, step, outside), Adjoint(for_weights, for_slots, settings, hyperparameters, norms)
+        adjoint = Adjoint(for_weights, for_slots, for_statistics, settings, hyperparameters, norms)
+        return state._replace(numbers=numbers, step=step), adjoint
 
     return jax.lax.while_loop(lambda carry: carry[0].step > stop, backward, (state, adjoint))
 
@@ -330,16 +380,21 @@ def unspill(program: Program, state: State, name: str, due: jax.Array, planes: l
 
 
 def start_adjoint(
-    program: Program, inputs: Inputs, weights: list[jax.Array], hyperparameters: dict[str, Any]
+    program: Program,
+    inputs: Inputs,
+    weights: list[jax.Array],
+    statistics: list[jax.Array],
+    hyperparameters: dict[str, Any],
 ) -> Adjoint:
-    """Return the adjoint at the end of training, given two gradients of the outer loss.
+    """Return the adjoint at the end of training, given three gradients of the outer loss.
 
-    `weights` is the gradient with respect to the final weights, and `hyperparameters` the gradient with respect to the
-    hyperparameters on which the loss depends directly.
+    `weights` is the gradient with respect to the final weights, `statistics` that with respect to the final statistics
+    that are floats, and `hyperparameters` that with respect to the hyperparameters on which the loss depends directly.
     """
     return Adjoint(
         weights,
         [{slot: jnp.zeros_like(w) for slot in program.optimizer.decays} for w in weights],
+        statistics,
         jax.tree.map(jnp.zeros_like, inputs.schedule.settings),
         hyperparameters,
         jnp.zeros(program.problem.steps + 1, jnp.float32).at[-1].set(norm(weights)),
@@ -357,39 +412,82 @@ def norm(arrays: list[jax.Array]) -> jax.Array:
     return jnp.sqrt(sum(jnp.vdot(x, x) for x in arrays))
 
 
-def _loss(
-    program: Program, dynamic: dict[str, Any], key: jax.Array, weights: list[jax.Array], step: jax.Array
-) -> jax.Array:
-    hyperparameters = {**dynamic, **dict(program.static)}
-    return step_loss(program.problem, program.layout.unpack(weights), hyperparameters, key, step)
+def statistics_before(program: Program, inputs: Inputs, state: State, step: jax.Array) -> Statistics:
+    """Return the statistics before a step that has been done; those that are not recorded are the initial ones."""
+    leaves, structure = jax.tree.flatten(inputs.statistics)
+    for i, x in zip(program.recorded, state.record, strict=True):
+        leaves[i] = x[step]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def gradient_of(
-    program: Program, dynamic: dict[str, Any], key: jax.Array, weights: list[jax.Array], step: jax.Array
-) -> list[jax.Array]:
-    """Return the gradient of the training loss at one step, as the optimizer gets it."""
-    if program.optimizer.transform is None:
-        gradient: list[jax.Array] = jax.grad(_loss, argnums=3)(program, dynamic, key, weights, step)
-        return gradient
+    program: Program,
+    dynamic: dict[str, Any],
+    key: jax.Array,
+    weights: list[jax.Array],
+    statistics: Statistics,
+    step: jax.Array,
+) -> tuple[list[jax.Array], Statistics]:
+    """Return the gradient of the training loss at one step, as the optimizer gets it, and the new statistics."""
     hyperparameters = {**dynamic, **dict(program.static)}
-    params = program.layout.unpack(weights)
-    return program.layout.pack(step_gradient(program.problem, params, hyperparameters, key, step)[1])
+    if program.optimizer.transform is not None:
+        params = program.layout.unpack(weights)
+        _, of_params, new = step_gradient(program.problem, params, statistics, hyperparameters, key, step)
+        return program.layout.pack(of_params), new
+
+    def loss(weights: list[jax.Array]) -> tuple[jax.Array, Statistics]:
+        params = program.layout.unpack(weights)
+        return step_loss(program.problem, params, statistics, hyperparameters, key, step)
+
+    gradient: tuple[list[jax.Array], Statistics] = jax.grad(loss, has_aux=True)(weights)
+    return gradient
+
+
+def _pull_back(
+    program: Program,
+    dynamic: dict[str, Any],
+    key: jax.Array,
+    weights: list[jax.Array],
+    statistics: Statistics,
+    step: jax.Array,
+) -> tuple[list[jax.Array], Callable[[Any], Any]]:
+    """Return the gradient of the forward pass, and the function that pulls adjoints back through it.
+
+    This function takes a pair, the adjoint of the gradient and that of the new statistics, and returns those of the
+    weights, the hyperparameters and the statistics. Pulling back through the gradient is a Hessian-vector product.
+    """
+    floats, put = split_statistics(statistics)
+
+    def of_step(
+        weights: list[jax.Array], dynamic: dict[str, Any], floats: list[jax.Array]
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        gradient, new = gradient_of(program, dynamic, key, weights, put(floats), step)
+        return gradient, split_statistics(new)[0]
+
+    (gradient, _), pull_back = jax.vjp(of_step, weights, dynamic, floats)
+    return gradient, pull_back
 
 
 def _isolated(
-    program: Program, dynamic: dict[str, Any], key: jax.Array, weights: list[jax.Array], step: jax.Array
-) -> list[jax.Array]:
-    """Return the gradient, computed in a branch.
+    program: Program,
+    dynamic: dict[str, Any],
+    key: jax.Array,
+    weights: list[jax.Array],
+    statistics: Statistics,
+    step: jax.Array,
+) -> tuple[list[jax.Array], Statistics]:
+    """Return what `gradient_of` returns, computed in a branch.
 
     Compilers do not merge a branch with the code around it, and do not know that this one is always taken.
     """
-    gradient: list[jax.Array] = jax.lax.cond(
+    result: tuple[list[jax.Array], Statistics] = jax.lax.cond(
         step >= 0,
-        lambda weights: gradient_of(program, dynamic, key, weights, step),
-        lambda weights: [jnp.zeros_like(x) for x in weights],
+        lambda weights, statistics: gradient_of(program, dynamic, key, weights, statistics, step),
+        lambda weights, statistics: ([jnp.zeros_like(x) for x in weights], statistics),
         weights,
+        statistics,
     )
-    return gradient
+    return result
 
 
 def _at(program: Program, inputs: Inputs, step: jax.Array) -> list[Schedule]:
@@ -517,7 +615,8 @@ def diagnose(program: Program, inputs: Inputs, state: State) -> Diagnosis:
     nows = _at(program, inputs, step)
     before = undo_weights(program, inputs, state).numbers
     weights = [_weights(program, *array) for array in zip(before, nows, strict=True)]
-    gradient = gradient_of(program, inputs.dynamic, inputs.key, weights, step)
+    statistics = statistics_before(program, inputs, state, step)
+    gradient, _ = gradient_of(program, inputs.dynamic, inputs.key, weights, statistics, step)
     nan = []
     for numbers, g, now in zip(state.numbers, gradient, nows, strict=True):
         added = [*program.optimizer.increments(g, now.settings).values(), _change(program, numbers, now, step)]

@@ -11,29 +11,30 @@ import jax.numpy as jnp
 from hypergrad_search import optax_optimizers
 from hypergrad_search.losses import step_gradient
 from hypergrad_search.optimizers import Optimizer, finest, resolve
-from hypergrad_search.parameters import initial_params
-from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.parameters import as_returned, initial
+from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.space import Hyperparameters
 
 
 class FloatState(NamedTuple):
-    """The weights, and all that the optimizer keeps beside them, as pytrees of arrays."""
+    """The weights, all that the optimizer keeps beside them, and the statistics, as pytrees of arrays."""
 
     params: Params
     kept: Any
+    statistics: Statistics
 
 
 class _Rule(NamedTuple):
     """An optimizer at given hyperparameters.
 
     `kept` is what it keeps before the first step. `settings` has each setting that changes from step to step, of shape
-    `(steps, groups)`. `update` is called with the state, the gradient, the loss, the settings of the step, and its
-    number, which is 1 for the first.
+    `(steps, groups)`. `update` takes the parameters, what is kept, the gradient, the loss, the settings of the step,
+    and its number, which is 1 for the first; it returns the new parameters and what is kept then.
     """
 
     kept: Any
     settings: dict[str, jax.Array]
-    update: Callable[[FloatState, Params, jax.Array, dict[str, jax.Array], jax.Array], FloatState]
+    update: Callable[[Params, Any, Params, jax.Array, dict[str, jax.Array], jax.Array], tuple[Params, Any]]
 
 
 Scanned = tuple[jax.Array, dict[str, jax.Array]]
@@ -45,16 +46,16 @@ def float_training(
 ) -> tuple[Body, FloatState, Scanned]:
     """Return one step, the state before the first step, and what each step needs: the arguments of `jax.lax.scan`."""
     init_key, step_key = jax.random.split(key)
-    params = initial_params(problem, hyperparameters, init_key)
+    params, statistics = initial(problem, hyperparameters, init_key)
     rule = _rule(problem, hyperparameters, params)
 
     def one_step(state: FloatState, scanned: Scanned) -> tuple[FloatState, None]:
-        step, now = scanned
-        loss, gradient = step_gradient(problem, state.params, hyperparameters, step_key, step)
-        return rule.update(state, gradient, loss, now, step + 1), None
+        (params, kept, statistics), (step, now) = state, scanned
+        loss, gradient, statistics = step_gradient(problem, params, statistics, hyperparameters, step_key, step)
+        return FloatState(*rule.update(params, kept, gradient, loss, now, step + 1), statistics), None
 
     steps = jnp.arange(problem.steps, dtype=jnp.int32)
-    return one_step, FloatState(params, rule.kept), (steps, rule.settings)
+    return one_step, FloatState(params, rule.kept, statistics), (steps, rule.settings)
 
 
 def _rule(problem: TrainingProblem, hyperparameters: Hyperparameters, params: Params) -> _Rule:
@@ -63,8 +64,10 @@ def _rule(problem: TrainingProblem, hyperparameters: Hyperparameters, params: Pa
         return _rule_of_leaves(optimizer, hyperparameters, params, problem.steps)
     transformation = optax_optimizers.made(optimizer, hyperparameters)
 
-    def update(state: FloatState, gradient: Params, loss: jax.Array, _: Any, __: jax.Array) -> FloatState:
-        return FloatState(*optax_optimizers.step(transformation, gradient, state.kept, state.params, loss))
+    def update(
+        params: Params, kept: Any, gradient: Params, loss: jax.Array, _: Any, __: jax.Array
+    ) -> tuple[Params, Any]:
+        return optax_optimizers.step(transformation, gradient, kept, params, loss)
 
     return _Rule(optax_optimizers.start(transformation, params), {}, update)
 
@@ -74,16 +77,14 @@ def _rule_of_leaves(optimizer: Optimizer, hyperparameters: Hyperparameters, para
     leaves, treedef = jax.tree.flatten(params)
 
     def update(
-        state: FloatState, gradient: Params, _: jax.Array, now: dict[str, jax.Array], count: jax.Array
-    ) -> FloatState:
+        params: Params, kept: Any, gradient: Params, _: jax.Array, now: dict[str, jax.Array], count: jax.Array
+    ) -> tuple[Params, Any]:
         results = [
             _step(optimizer, w, slots, g, {name: value[group] for name, value in now.items()}, count)
-            for w, slots, g, group in zip(
-                jax.tree.leaves(state.params), state.kept, jax.tree.leaves(gradient), groups, strict=True
-            )
+            for w, slots, g, group in zip(jax.tree.leaves(params), kept, jax.tree.leaves(gradient), groups, strict=True)
         ]
         weights, slots = zip(*results, strict=True)
-        return FloatState(jax.tree.unflatten(treedef, weights), list(slots))
+        return jax.tree.unflatten(treedef, weights), list(slots)
 
     return _Rule([dict.fromkeys(optimizer.slots, jnp.zeros_like(w)) for w in leaves], settings, update)
 
@@ -104,15 +105,22 @@ def _step(
     return rounded
 
 
-def train_in_floats(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> Params:
-    """Train in floats, and return the final parameters.
+def train_in_floats(
+    problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, checkpoints: int | None = None
+) -> Trained:
+    """Train in floats, and return the final parameters, with the statistics where the problem has some.
 
     Weights and slots are of each leaf's own type. A step is computed in float32 at least, and then rounded to it.
 
     JAX can differentiate it. Checkpoints are kept every sqrt(steps), so the memory of a gradient is of the order of
-    sqrt(steps) copies of the weights and slots, and its time includes one more training run.
+    sqrt(steps) copies of the weights and slots, and its time includes one more training run. With a number of
+    `checkpoints`, no more states than these are kept, by equinox's binomial checkpointing.
     """
+    problem = problem.at(hyperparameters)
     one_step, state, scanned = float_training(problem, hyperparameters, key)
+    if checkpoints is not None:
+        state, _ = binomial_scan(one_step, state, scanned, checkpoints)
+        return as_returned(problem, state.params, state.statistics)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def segment(state: FloatState, scanned: Scanned) -> tuple[FloatState, None]:
@@ -124,4 +132,19 @@ def train_in_floats(problem: TrainingProblem, hyperparameters: Hyperparameters, 
     state, _ = jax.lax.scan(segment, state, segments)
     if whole < problem.steps:
         state, _ = segment(state, jax.tree.map(lambda x: x[whole:], scanned))
-    return state.params
+    return as_returned(problem, state.params, state.statistics)
+
+
+def binomial_scan(body: Body, state: FloatState, scanned: Scanned, checkpoints: int) -> tuple[FloatState, None]:
+    """Scan as `jax.lax.scan` does, with at most so many states in memory for a gradient (Griewank and Walther 2000).
+
+    Raises `ImportError` where equinox is not installed.
+    """
+    try:
+        from equinox import internal
+    except ImportError as error:
+        raise ImportError(
+            "Unrolled: checkpoints needs equinox; pip install equinox, or leave checkpoints out"
+        ) from error
+    result: tuple[FloatState, None] = internal.scan(body, state, scanned, kind="checkpointed", checkpoints=checkpoints)
+    return result

@@ -78,9 +78,8 @@ def unresolved(program: Program, inputs: Inputs, initial: list[jax.Array], state
     state = jax.tree.map(lambda x, y: jnp.where(state.outside, x, y), before, state)
     step = jnp.minimum(state.step, program.problem.steps - 1)
     weights = exact.weights_of(program, inputs, state)
-    gradient, first = (
-        exact.gradient_of(program, inputs.dynamic, inputs.key, *at) for at in ((weights, step), (initial, jnp.int32(0)))
-    )
+    points = (weights, state.statistics, step), (initial, inputs.statistics, jnp.int32(0))
+    gradient, first = (exact.gradient_of(program, inputs.dynamic, inputs.key, *point)[0] for point in points)
     rounding = _rounding(program, inputs, state, gradient)
     most = _largest(program, rounding)
     slopes = [jnp.maximum(jnp.abs(g), jnp.abs(g0)) for g, g0 in zip(gradient, first, strict=True)]

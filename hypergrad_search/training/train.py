@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search.checks import number, random_key
-from hypergrad_search.problem import Params, TrainingProblem
+from hypergrad_search.parameters import as_returned
+from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled
 from hypergrad_search.repeatable import checked_split
 from hypergrad_search.space import Hyperparameters, Space
@@ -50,12 +51,13 @@ def train(
     fraction_bits: Mapping[str, int] | None = None,
     smallest_decays: Mapping[str, float] | None = None,
     space: Space | None = None,
-) -> Params:
+) -> Trained:
     """Train exactly reversibly, and return the final parameters; JAX can transform this function.
 
-    `jax.grad` of it runs training backwards, without a stored trajectory; it composes with `jax.jit` and `jax.vmap`.
-    Parameters are NaN where training met NaN, left the fixed-point range, or fell below its resolution. Gradients are
-    NaN where the reversal was not exact. Use `evaluate` for a status that says what went wrong.
+    Where the problem has statistics, it returns a pair of parameters and statistics, as `init` does. `jax.grad` of it
+    runs training backwards, without a stored trajectory; it composes with `jax.jit` and `jax.vmap`. Parameters are NaN
+    where training met NaN, left the fixed-point range, or fell below its resolution. Gradients are NaN where the
+    reversal was not exact. Use `evaluate` for a status that says what went wrong.
 
     Args:
         problem: the training run.
@@ -75,13 +77,14 @@ def train(
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"train: problem must be a TrainingProblem, got {problem!r}")
     random_key("train: key", key)
-    dynamic, static = checked_split(problem, hyperparameters, space)
+    problem, dynamic, static = checked_split(problem, hyperparameters, space)
     program = bind(problem, static, dynamic, check_fraction_bits(fraction_bits or {}))
     init_key, step_key = jax.random.split(key)
-    params, settings, _ = prepare(problem, static, dynamic, init_key)
+    params, statistics, settings, _ = prepare(problem, static, dynamic, init_key)
     room = _room(program, settings, _smallest_decays(program, smallest_decays or {}))
-    layout = program.layout
-    return layout.unpack(_compiled_train(program, room, layout.pack(params), settings, dynamic, step_key))
+    weights = program.layout.pack(params)
+    weights, statistics = _compiled_train(program, room, weights, statistics, settings, dynamic, step_key)
+    return as_returned(problem, program.layout.unpack(weights), statistics)
 
 
 @dataclass(frozen=True)
@@ -134,11 +137,12 @@ def _train(
     program: Program,
     room: _Room,
     weights: list[jax.Array],
+    statistics: Statistics,
     settings: dict[str, jax.Array],
     dynamic: dict[str, Any],
     key: jax.Array,
-) -> list[jax.Array]:
-    return _train_forward(program, room, weights, settings, dynamic, key)[0]
+) -> tuple[list[jax.Array], Statistics]:
+    return _train_forward(program, room, weights, statistics, settings, dynamic, key)[0]
 
 
 class _Residuals(NamedTuple):
@@ -155,12 +159,13 @@ def _train_forward(
     program: Program,
     room: _Room,
     weights: list[jax.Array],
+    statistics: Statistics,
     settings: dict[str, jax.Array],
     dynamic: dict[str, Any],
     key: jax.Array,
-) -> tuple[list[jax.Array], _Residuals]:
+) -> tuple[tuple[list[jax.Array], Statistics], _Residuals]:
     schedule, filled = plan_schedule(program.optimizer, settings, room.stretch)
-    inputs = Inputs(dynamic, key, schedule)
+    inputs = Inputs(dynamic, key, schedule, statistics)
     # The last plane is written to where no plane is due, since a branch would copy all planes.
     planes = {name: [jnp.zeros((n + 1, *x.shape), jnp.uint8) for x in weights] for name, n in room.planes}
 
@@ -177,12 +182,12 @@ def _train_forward(
         return run_forward(program, inputs, state, stop, early=False), planes, largest
 
     stretches = -(-program.problem.steps // room.stretch)
-    carry = start(program, weights), planes, largest_weights(program, weights)
+    carry = start(program, weights, statistics), planes, largest_weights(program, weights)
     state, planes, largest = jax.lax.fori_loop(0, stretches, stretch, carry)
     failed = state.outside | _is_lost(program, inputs, weights, state, largest)
     trained = [jnp.where(failed, jnp.nan, w) for w in weights_of(program, inputs, state)]
     fits = jnp.all(jnp.stack([filled[name] <= n for name, n in room.planes]))
-    return trained, _Residuals(state, planes, inputs, fits & ~failed, weights)
+    return (trained, state.statistics), _Residuals(state, planes, inputs, fits & ~failed, weights)
 
 
 def _is_lost(program: Program, inputs: Inputs, initial: list[jax.Array], state: State, largest: Params) -> jax.Array:
@@ -196,8 +201,11 @@ def _is_lost(program: Program, inputs: Inputs, initial: list[jax.Array], state: 
     return found
 
 
-def _train_backward(program: Program, room: _Room, residuals: _Residuals, adjoint: list[jax.Array]) -> tuple[Any, ...]:
+def _train_backward(
+    program: Program, room: _Room, residuals: _Residuals, adjoint: tuple[list[jax.Array], Statistics]
+) -> tuple[Any, ...]:
     state, planes, inputs, trusted, weights = residuals
+    of_weights, of_statistics = adjoint
     stretches = -(-program.problem.steps // room.stretch)
 
     def stretch(i: jax.Array, carry: tuple[State, Adjoint]) -> tuple[State, Adjoint]:
@@ -210,11 +218,17 @@ def _train_backward(program: Program, room: _Room, residuals: _Residuals, adjoin
             state = unspill(program, state, name, now[name].spill, tops)
         return state, adjoint
 
-    final = start_adjoint(program, inputs, adjoint, jax.tree.map(jnp.zeros_like, inputs.dynamic))
+    leaves, structure = jax.tree.flatten(inputs.statistics)
+    are_floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+    floats = [x for x, is_float in zip(jax.tree.leaves(of_statistics), are_floats, strict=True) if is_float]
+    final = start_adjoint(program, inputs, of_weights, floats, jax.tree.map(jnp.zeros_like, inputs.dynamic))
     state, result = jax.lax.fori_loop(0, stretches, stretch, (state, final))
-    trusted &= equal(state.numbers, start(program, weights).numbers)
-    gradients = (result.weights, result.settings, result.hyperparameters)
-    return (*jax.tree.map(lambda x: jnp.where(trusted, x, jnp.nan), gradients), None)
+    trusted &= equal(state.numbers, start(program, weights, inputs.statistics).numbers)
+    gradients = result.weights, result.statistics, result.settings, result.hyperparameters
+    of_weights, floats, *rest = jax.tree.map(lambda x: jnp.where(trusted, x, jnp.nan), gradients)
+    remaining = iter(floats)
+    of_statistics = jax.tree.unflatten(structure, [next(remaining) if is_float else None for is_float in are_floats])
+    return of_weights, of_statistics, *rest, None
 
 
 _train.defvjp(_train_forward, _train_backward)

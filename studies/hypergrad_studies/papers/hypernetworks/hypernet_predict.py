@@ -152,7 +152,8 @@ def on_settings(problem: TrainingProblem, network: Response, points: jax.Array, 
         log_l2 = jax.random.choice(key, points)
 
         def loss(trained: Any) -> jax.Array:
-            return problem.train_loss(params(trained, log_l2), penalties(log_l2), problem.batches(i), key)
+            value: jax.Array = problem.train_loss(params(trained, log_l2), penalties(log_l2), problem.batches(i), key)
+            return value
 
         updates, slots = optimizer.update(jax.grad(loss)(trained), slots, trained)
         return optax.apply_updates(trained, updates), slots
