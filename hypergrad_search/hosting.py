@@ -7,7 +7,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -69,11 +69,12 @@ class HostedProblem:
         this problem have been evaluated without an error, or can be, at the middle of the space. All other errors are
         raised, and so are those of `on_the_way` and `checkpoint`.
         """
+        problem = self.problem.at(hyperparameters)
         reports_failed: list[Exception] = []
 
         def report(step: int, loss: float) -> None:
             try:
-                on_the_way(step, math.inf if math.isnan(loss) else loss, self.method.cost(self.problem, step))
+                on_the_way(step, math.inf if math.isnan(loss) else loss, self.method.cost(problem, step))
             except Exception as error:
                 reports_failed.append(error)
                 raise
@@ -82,14 +83,14 @@ class HostedProblem:
         started = time.perf_counter()
         try:
             evaluation = evaluate(
-                self.problem,
+                problem,
                 hyperparameters,
                 method=self.method,
                 key=self.key if key is None else key,
                 gradient_below=wanted.gradient_below,
                 fold=wanted.held_back(self.space),
                 report=None if self.report_every is None else report,
-                report_every=self.report_every or self.problem.steps,
+                report_every=self.report_every or problem.steps,
                 space=self.searched(by_gradients=by_gradients),
                 checkpoint=before,
             )
@@ -98,14 +99,14 @@ class HostedProblem:
         except _OF_VALUES as error:
             if error in reports_failed or not self._works_elsewhere(hyperparameters, wanted, by_gradients):
                 raise
-            spent = Cost(self.method.cost(self.problem, self.problem.steps), time.perf_counter() - started)
+            spent = Cost(self.method.cost(problem, problem.steps), time.perf_counter() - started)
             message = f"{MESSAGES[Status.REFUSED]}: {type(error).__name__}: {error}"
             if self not in _REFUSING:
                 _REFUSING.add(self)
                 warnings.warn(f"a trial failed, and the search goes on; {message}", stacklevel=3)
-            return Evaluation(math.inf, None, Status.REFUSED, spent, message)
+            return Evaluation(math.inf, None, Status.REFUSED, spent, message, diagnostics={"steps": problem.steps})
         _WORKING.add(self)
-        return evaluation
+        return replace(evaluation, diagnostics={"steps": problem.steps, **evaluation.diagnostics})
 
     def _works_elsewhere(self, hyperparameters: Hyperparameters, wanted: Wanted, by_gradients: bool) -> bool:
         """Return whether other values can be evaluated: the middle of all floats, or that of the whole space."""
@@ -142,7 +143,7 @@ class HostedProblem:
             "message": evaluation.message,
             "cost": evaluation.cost.gradient_evaluations,
             "seconds": evaluation.cost.seconds,
-            "steps": evaluation.diagnostics.get("steps", self.problem.steps),
+            "steps": evaluation.diagnostics.get("steps"),
             "exact": evaluation.diagnostics.get("exact"),
             "test_loss": evaluation.test_loss,
             "held_back": None if held_back is None else [number_to_json(loss) for loss in held_back],

@@ -159,8 +159,10 @@ def check_problem(problem: TrainingProblem, space: Space) -> None:
         raise ValueError(f"problem must be a TrainingProblem, got {problem!r}")
     check_space(space)
     check_names(problem, space)
-    if isinstance(problem.steps, str) and not isinstance(space[problem.steps], Int | Categorical):
-        raise ValueError(f"steps names {problem.steps!r}, which must be an Int in space, got {space[problem.steps]}")
+    if isinstance(problem.steps, str):
+        named = space[problem.steps]
+        if not isinstance(named, Int | Categorical) or (isinstance(named, Int) and named.low < 1):
+            raise ValueError(f"steps names {problem.steps!r}, which must be an Int from 1 in space, got {named}")
 
 
 def check_names(problem: TrainingProblem, hyperparameters: Mapping[str, Any]) -> None:

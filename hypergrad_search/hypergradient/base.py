@@ -177,6 +177,7 @@ class Method(abc.ABC):
         Where the problem has statistics, they come as a pair with these. This default trains them once more, in floats.
         The arguments are those of `hypergrad_search.evaluate`.
         """
+        problem = problem.at(hyperparameters)
         dynamic, static = split(hyperparameters, space)
         return train_in_floats(problem, {**dynamic, **dict(static)}, key)
 

@@ -99,8 +99,8 @@ class State(NamedTuple):
     """Everything that a step changes.
 
     `numbers` has an entry for each array of the layout, `step` counts the steps done, and `outside` tells whether a
-    number has left its range, which ends training. `statistics` are those after the steps done; the way back leaves
-    them as they are. `record` has for each statistic that is recorded its values before all steps, shape
+    number has left its range, which ends training. `statistics` are those after the steps done; on the way back they
+    mean nothing. `record` has for each statistic that is recorded its values before all steps, shape
     `(steps, *shape)`.
     """
 
@@ -340,8 +340,9 @@ def run_backward(
         weights = [_weights(program, *array) for array in zip(numbers, nows, strict=True)]
         statistics = statistics_before(program, inputs, state, step)
         gradient, pull_back = _pull_back(program, inputs.dynamic, inputs.key, weights, statistics, step)
-        if program.isolated:
-            gradient, _ = _isolated(program, inputs.dynamic, inputs.key, weights, statistics, step)
+        new = state.statistics
+        if program.isolated:  # the new statistics are kept, so that the branch is that of the forward pass
+            gradient, new = _isolated(program, inputs.dynamic, inputs.key, weights, statistics, step)
         numbers = [_retreat_slots(program, *array) for array in zip(numbers, gradient, nows, strict=True)]
         adjoints = [
             _step_adjoint(program, x, w, g, now, dw, ds, step)
@@ -361,7 +362,7 @@ def run_backward(
         hyperparameters = jax.tree.map(jnp.add, adjoint.hyperparameters, for_dynamic)
         norms = adjoint.norms.at[step].set(norm(for_weights))
         adjoint = Adjoint(for_weights, for_slots, for_statistics, settings, hyperparameters, norms)
-        return state._replace(numbers=numbers, step=step), adjoint
+        return state._replace(numbers=numbers, step=step, statistics=new), adjoint
 
     return jax.lax.while_loop(lambda carry: carry[0].step > stop, backward, (state, adjoint))
 
