@@ -1,5 +1,6 @@
 """Hyperparameter search that sees the gradient: exact hypergradients of training runs, in JAX."""
 
+from hypergrad_search.accumulate import accumulate_gradients
 from hypergrad_search.check_gradient import check_gradient
 from hypergrad_search.cost import Cost
 from hypergrad_search.fold import Fold
@@ -37,6 +38,7 @@ __all__ = [
     "Status",
     "TrainingProblem",
     "Unrolled",
+    "accumulate_gradients",
     "adam",
     "adamw",
     "check_gradient",

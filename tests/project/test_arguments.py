@@ -23,6 +23,7 @@ from hypergrad_search import (
     Status,
     TrainingProblem,
     Unrolled,
+    accumulate_gradients,
     adam,
     adamw,
     check_gradient,
@@ -157,6 +158,11 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: adam(0.1, eps=[]), "adam: eps must be numbers, names"),
     ],
     "adamw": [(lambda: adamw(0.1, weight_decay=None), "adamw: weight_decay must be a setting, got None")],
+    "accumulate_gradients": [
+        (lambda: accumulate_gradients(3, 2), "accumulate_gradients: train_loss must be a function, got 3"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: accumulate_gradients(run, 0), "accumulate_gradients: micro_batches must be a whole number from 1"),
+    ],
+    "Unrolled": [(lambda: Unrolled(checkpoints=0), "Unrolled: checkpoints must be a whole number from 1, got 0")],
     "gradient_noise": [
         (lambda: gradient_noise("0.1"), "gradient_noise: scale must be a number from 0, got '0.1'"),
         (lambda: gradient_noise(-1), "gradient_noise: scale must be a number from 0, got -1"),
@@ -225,7 +231,6 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: Reversible(fraction_bits={"weights": 85}), "fraction_bits: weights must be a whole number"),
         (lambda: run(method=Reversible(fraction_bits={"typo": 30})), "fraction_bits: 'typo' is not among"),
     ],
-    "Unrolled": [],
     "Hypernet": [
         (lambda: Hypernet(network=Linear), "Hypernet: network must be a Response"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Hypernet(algorithm="joint"), "Hypernet: algorithm must be Joint"),  # type: ignore[arg-type]  # wrong on purpose
