@@ -179,7 +179,8 @@ def check_gradient(
     at = evaluate(problem, hyperparameters, method=method, key=key, space=space)
     if at.gradient is None:
         raise ValueError(
-            "check_gradient: the problem gives no gradient at this point, and the status is "
+            f"check_gradient: {'the problem' if method is None else type(method).__name__} gives no gradient at this "
+            "point, and the status is "
             f"{str(at.status)!r}: {at.message or 'it moves the hyperparameters by itself'}"
         )
 

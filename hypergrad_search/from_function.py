@@ -49,6 +49,9 @@ def from_function(function: Callable[[dict[str, Any]], jax.Array]) -> FunctionPr
     through them, and a jitted step takes JAX some milliseconds to differentiate, however small it is. A
     `TrainingProblem` needs neither. Without a gradient, a plain objective of Optuna or trainable of Ray does as well.
 
+    A gradient that is NaN while the loss is finite (the status "exploded") mostly comes of a square root at 0, as Adam
+    takes it for a weight that has no gradient: `optax.adam(rate, eps_root=1e-8)` keeps it off.
+
     Cost:
         A value costs 1. A value with its gradient costs its measured time as a multiple of that of a value: the ratio
         of the median seconds of both, of the calls in this process. The first value and the first gradient with each
@@ -67,7 +70,7 @@ def from_function(function: Callable[[dict[str, Any]], jax.Array]) -> FunctionPr
 
     Raises:
         ValueError: `function` is not a function of one argument. When it is evaluated: it returns something else, or
-            JAX cannot differentiate it. A gradient that is 0 in all hyperparameters is a warning.
+            JAX cannot differentiate it. Where the first gradient is 0 in all hyperparameters, a warning says so.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpy as np, optax

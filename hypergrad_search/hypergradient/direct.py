@@ -168,15 +168,17 @@ def _checked(problem: FunctionProblem, value: Any) -> jax.Array:
     )
 
 
-# The problems about whose gradient a warning was given.
-_WARNED: "weakref.WeakSet[FunctionProblem]" = weakref.WeakSet()
+# The problems whose first gradient was looked at; later ones may well be 0, where a search has come to an optimum.
+_LOOKED_AT: "weakref.WeakSet[FunctionProblem]" = weakref.WeakSet()
 
 
 def _warn_of_zeros(problem: FunctionProblem, gradient: dict[str, Any]) -> None:
-    leaves = jax.tree.leaves(gradient)
-    if problem in _WARNED or not leaves or any(map(np.any, leaves)):
+    if problem in _LOOKED_AT:
         return
-    _WARNED.add(problem)
+    _LOOKED_AT.add(problem)
+    leaves = jax.tree.leaves(gradient)
+    if not leaves or any(map(np.any, leaves)):
+        return
     warnings.warn(
         f"from_function: the gradient of {problem.name} is 0 in all hyperparameters, so that a search cannot follow "
         "it; does the function stop it by jax.lax.stop_gradient, .item() or int(), or not depend on them? "
@@ -206,7 +208,8 @@ def _measured_ratio(problem: FunctionProblem) -> float:
     It is the median over all choices of plain values of which both are known. The first call of each kind is left out,
     since it compiles.
     """
-    known = {key: statistics.median(calls[1:]) for key, calls in _SECONDS.get(problem, {}).items() if len(calls) > 1}
+    seconds_of = _SECONDS.get(problem, {}).copy()  # other threads may add to it
+    known = {key: statistics.median(calls[1:]) for key, calls in seconds_of.items() if len(calls) > 1}
     ratios = [
         seconds / known["value", choice]
         for (kind, choice), seconds in known.items()

@@ -60,9 +60,7 @@ def evaluate(
     if isinstance(problem, FunctionProblem):
         refuse("evaluate", method=method, key=key, report=report, checkpoint=checkpoint)
     elif not isinstance(problem, TrainingProblem):
-        raise ValueError(
-            f"evaluate: problem must be a TrainingProblem, or from_function(function) of a function, got {problem!r}"
-        )
+        raise ValueError(f"evaluate: problem must be a TrainingProblem, or from_function(function), got {problem!r}")
     method = Reversible() if method is None else method
     if not isinstance(method, Method):
         raise ValueError(f"evaluate: method must be a Method such as Reversible(), got {method!r}")
