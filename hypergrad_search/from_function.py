@@ -26,7 +26,7 @@ class FunctionProblem:
     `steps` is 1, since nobody sees the steps that the function takes: a value costs 1.
     """
 
-    function: Callable[[dict[str, Any]], jax.Array]
+    function: Callable[[Any], jax.Array]
     steps: ClassVar[int] = 1
 
     @property
@@ -35,7 +35,7 @@ class FunctionProblem:
         return str(getattr(self.function, "__name__", shown(self.function)))
 
 
-def from_function(function: Callable[[dict[str, Any]], jax.Array]) -> FunctionProblem:
+def from_function(function: Callable[[Any], jax.Array]) -> FunctionProblem:
     """Return a problem whose validation loss is what `function` returns, and whose gradient JAX takes through it.
 
     Use it for a training loop that you have already: a Python loop over NumPy batches that calls a jitted step, for

@@ -74,10 +74,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
     ],
     "Objective": [
         (lambda: Objective(3, SPACE), "problem must be a TrainingProblem"),  # type: ignore[arg-type]  # wrong on purpose
-        (
-            lambda: Objective(lambda h: h["rate"], SPACE),
-            r"TrainingProblem, or from_function\(function\), got <function",
-        ),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Objective(min, SPACE), r"TrainingProblem, or from_function\(function\), got <built"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Objective(from_function(lambda h: h["rate"]), {}), "space must be a dict of at least one name"),
         (lambda: of_function(method=Reversible()), "Objective: method is for a TrainingProblem, and not for from_func"),
         (lambda: of_function(key=jax.random.key(0)), "Objective: key is for a TrainingProblem, and not for from_func"),

@@ -172,10 +172,10 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: from_function(3), "from_function: function must be a function of the hyperparameters, got 3"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: from_function(PROBLEM), "function must be a function of the hyperparameters, got TrainingProblem"),
         (lambda: from_function(lambda rate, l2: rate), r"function must take \(hyperparameters\), got a function that"),  # type: ignore[arg-type,misc]  # wrong on purpose
-        (lambda: evaluate(from_function(lambda h: 0.5), H), "from_function: <lambda> must return a JAX array"),
+        (lambda: evaluate(from_function(lambda h: 0.5), H), "from_function: <lambda> must return a JAX array"),  # type: ignore[arg-type,return-value]  # wrong on purpose
         (lambda: evaluate(from_function(lambda h: h["rate"]), H, key=KEY), "evaluate: key is for a TrainingProblem"),
         (lambda: evaluate(from_function(lambda h: h["rate"]), {"rate": 0.1}, space=SPACE), "hyperparameters lack 'l2'"),
-        (lambda: train(from_function(lambda h: h["rate"]), H, key=KEY), "train: problem must be a TrainingProblem"),
+        (lambda: train(from_function(lambda h: h["rate"]), H, key=KEY), "train: problem must be a TrainingProblem"),  # type: ignore[arg-type]  # wrong on purpose
         (
             lambda: check_gradient(from_function(lambda h: h["rate"]), H, SPACE, method=Unrolled()),
             "method is for a TrainingProblem, and not for from_function",
