@@ -43,11 +43,12 @@ def from_function(function: Callable[[Any], jax.Array]) -> FunctionProblem:
     `evaluate` and `check_gradient`. They do not take the settings of training problems (a method, a key, reports).
 
     The value of a trial is a plain call of the function. Only where the search wants the gradient is the function
-    called again, by `jax.vjp`; where it is sure to want it, one such call gives both.
+    called again, by `jax.vjp`; where it is sure to want it, one such call gives both, and the value may differ from
+    that of a plain call in its last bits.
 
     Do not use it for long training: every step's intermediate results are kept until the gradient has come back
     through them, and a jitted step takes JAX some milliseconds to differentiate, however small it is. A
-    `TrainingProblem` needs neither. Without a gradient, a plain objective of Optuna or trainable of Ray does as well.
+    `TrainingProblem` has neither fault. Without a gradient, a plain objective of Optuna or trainable of Ray does as well.
 
     A gradient that is NaN while the loss is finite (the status "exploded") mostly comes of a square root at 0, as Adam
     takes it for a weight that has no gradient: `optax.adam(rate, eps_root=1e-8)` keeps it off.
