@@ -48,7 +48,8 @@ def from_function(function: Callable[[Any], jax.Array]) -> FunctionProblem:
 
     Do not use it for long training: every step's intermediate results are kept until the gradient has come back
     through them, and a jitted step takes JAX some milliseconds to differentiate, however small it is. A
-    `TrainingProblem` has neither fault. Without a gradient, a plain objective of Optuna or trainable of Ray does as well.
+    `TrainingProblem` has neither fault. Where no gradient is wanted, a plain objective of Optuna or trainable of Ray
+    does as well.
 
     A gradient that is NaN while the loss is finite (the status "exploded") mostly comes of a square root at 0, as Adam
     takes it for a weight that has no gradient: `optax.adam(rate, eps_root=1e-8)` keeps it off.
