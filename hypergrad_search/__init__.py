@@ -4,6 +4,7 @@ from hypergrad_search.accumulate import accumulate_gradients
 from hypergrad_search.check_gradient import check_gradient
 from hypergrad_search.cost import Cost
 from hypergrad_search.fold import Fold
+from hypergrad_search.from_function import from_function
 from hypergrad_search.hypergradient import (
     Evaluation,
     Hypernet,
@@ -43,6 +44,7 @@ __all__ = [
     "adamw",
     "check_gradient",
     "evaluate",
+    "from_function",
     "gradient_noise",
     "sgd",
     "train",

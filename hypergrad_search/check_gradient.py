@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from hypergrad_search.checks import number, shown, whole_number
+from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.hypergradient.base import Method
 from hypergrad_search.hypergradient.evaluate import evaluate
-from hypergrad_search.hypergradient.reversible import Reversible
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_unit, to_unit
 
@@ -129,12 +129,12 @@ class GradientCheck:
 
 
 def check_gradient(
-    problem: TrainingProblem,
+    problem: TrainingProblem | FunctionProblem,
     hyperparameters: Hyperparameters,
     space: Space,
     *,
-    key: jax.Array,
-    method: Method = Reversible(),  # noqa: B008 (frozen and empty)
+    key: jax.Array | None = None,
+    method: Method | None = None,
     directions: int = 3,
     steps: Sequence[float] = STEPS,
 ) -> GradientCheck:
@@ -145,11 +145,11 @@ def check_gradient(
     length costs two training runs a direction.
 
     Args:
-        problem: the training run.
+        problem: the training run, or `from_function(function)`, which takes neither key nor method.
         hyperparameters: the point, in natural units.
         space: the box; steps are measured in it, so that one length suits all hyperparameters, and end at its bounds.
-        key: the source of randomness, the same for all evaluations.
-        method: the way to differentiate.
+        key: the source of randomness, the same for all evaluations. Every training run needs one.
+        method: the way to differentiate, `Reversible()` by default.
         directions: the number of random directions along which all hyperparameters move. There is one more for each
             hyperparameter, along which it moves alone.
         steps: the lengths of the steps, in units of the box.
@@ -179,7 +179,8 @@ def check_gradient(
     at = evaluate(problem, hyperparameters, method=method, key=key, space=space)
     if at.gradient is None:
         raise ValueError(
-            f"check_gradient: {type(method).__name__} gives no gradient at this point, and the status is "
+            f"check_gradient: {'the problem' if method is None else type(method).__name__} gives no gradient at this "
+            "point, and the status is "
             f"{str(at.status)!r}: {at.message or 'it moves the hyperparameters by itself'}"
         )
 

@@ -62,11 +62,12 @@ def boolean(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def random_key(name: str, value: Any) -> None:
-    """Raise `ValueError` unless `value` is a key of `jax.random`."""
+def random_key(name: str, value: Any) -> Any:
+    """Return `value`; raise `ValueError` unless it is a key of `jax.random`."""
     kind, shape = str(getattr(value, "dtype", "")), getattr(value, "shape", None)
     if not (kind.startswith("key<") and shape == ()) and not (kind == "uint32" and shape == (2,)):
         raise ValueError(f"{name} must be a key such as jax.random.key(0), got {shown(value)}")
+    return value
 
 
 def check_arguments(name: str, function: Callable[..., Any], arguments: Sequence[str]) -> None:

@@ -15,14 +15,26 @@ import numpy as np
 
 from hypergrad_search.checks import random_key, whole_number
 from hypergrad_search.cost import Cost
+from hypergrad_search.from_function import FunctionProblem, refuse
 from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Status
+from hypergrad_search.hypergradient.direct import Direct, FunctionError
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
 from hypergrad_search.hypergradient.unrolled import Unrolled
 from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.search.ask_tell import Wanted
 from hypergrad_search.search.observation import number_to_json
-from hypergrad_search.space import Float, Hyperparameters, Int, Space, dimension, floats, from_unit, lifted
+from hypergrad_search.space import (
+    Float,
+    Hyperparameters,
+    Int,
+    Space,
+    check_space,
+    dimension,
+    floats,
+    from_unit,
+    lifted,
+)
 
 #: It differentiates exactly, and in floats where a reversal turns out inexact, so that a search does not end for it.
 DEFAULT_METHOD: Method = Reversible(fallback=Unrolled())
@@ -38,9 +50,12 @@ OnTheWay = Callable[[int, float, float], None]
 
 @dataclass(frozen=True, eq=False)
 class HostedProblem:
-    """A problem with all that decides how a host evaluates it; made by `host`."""
+    """A problem with all that decides how a host evaluates it; made by `host`.
 
-    problem: TrainingProblem
+    `problem` is a `TrainingProblem`, or a `FunctionProblem` with the method `Direct`, which has no use for the key.
+    """
+
+    problem: Any
     space: Space
     method: Method
     key: jax.Array
@@ -85,16 +100,15 @@ class HostedProblem:
             evaluation = evaluate(
                 problem,
                 hyperparameters,
-                method=self.method,
-                key=self.key if key is None else key,
                 gradient_below=wanted.gradient_below,
                 fold=wanted.held_back(self.space),
                 report=None if self.report_every is None else report,
                 report_every=self.report_every or problem.steps,
                 space=self.searched(by_gradients=by_gradients),
                 checkpoint=before,
+                **self._training(key),
             )
-        except InexactReversalError:
+        except (InexactReversalError, FunctionError):
             raise
         except _OF_VALUES as error:
             if error in reports_failed or not self._works_elsewhere(hyperparameters, wanted, by_gradients):
@@ -119,15 +133,20 @@ class HostedProblem:
                 evaluate(
                     self.problem,
                     values,
-                    method=self.method,
-                    key=self.key,
                     gradient_below=-math.inf,
                     fold=wanted.held_back(self.space),
                     space=space,
+                    **self._training(None),
                 )
                 _WORKING.add(self)
                 return True
         return False
+
+    def _training(self, key: jax.Array | None) -> dict[str, Any]:
+        """Return the arguments of `evaluate` that are for training problems alone."""
+        if isinstance(self.problem, FunctionProblem):
+            return {}
+        return {"method": self.method, "key": self.key if key is None else key}
 
     def facts(self, evaluation: Evaluation) -> dict[str, Any]:
         """Return by name what a host stores of an evaluation, beside its value and checkpoint.
@@ -161,13 +180,23 @@ _REFUSING: "weakref.WeakSet[HostedProblem]" = weakref.WeakSet()
 
 
 def host(
-    owner: str, problem: TrainingProblem, space: Space, method: Method, key: jax.Array | None, report_every: int | None
+    owner: str,
+    problem: TrainingProblem | FunctionProblem,
+    space: Space,
+    method: Method | None,
+    key: jax.Array | None,
+    report_every: int | None,
 ) -> HostedProblem:
     """Return a problem that a host can evaluate; errors name the caller, `owner`.
 
     Raises `ValueError` where an argument does not fit.
     """
+    if isinstance(problem, FunctionProblem):
+        check_space(space)
+        refuse(owner, method=method, key=key, report_every=report_every)
+        return HostedProblem(problem, space, Direct(), jax.random.key(0), None)
     check_problem(problem, space)
+    method = DEFAULT_METHOD if method is None else method
     if not isinstance(method, Method):
         raise ValueError(f"{owner}: method must be a Method such as Reversible(), got {method!r}")
     if report_every is not None:

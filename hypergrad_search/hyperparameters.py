@@ -1,6 +1,7 @@
 """Hyperparameters as programs see them: those that JAX traces, and those that are part of the program."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypergrad_search.checks import shown
-from hypergrad_search.space import Categorical, Float, Hyperparameters, Int, Space
+from hypergrad_search.space import Categorical, Float, Hyperparameters, Int, Space, check_space
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,31 @@ def split(hyperparameters: Hyperparameters, space: Space | None = None) -> tuple
     return dynamic, Static(tuple(static), tuple(type(value) for _, value in static))
 
 
-def taken_for_floats(hyperparameters: Hyperparameters, space: Space | None) -> list[str]:
-    """Return the names of whole numbers that `split` takes for floats only because no space says what they are."""
-    unknown = {name: value for name, value in hyperparameters.items() if name not in (space or {})}
-    return [name for name, value in unknown.items() if _is_number(value) and isinstance(value, int | np.integer)]
+def split_of_space(hyperparameters: Hyperparameters, space: Space | None) -> tuple[dict[str, Any], Static]:
+    """Return what `split` returns; raise `ValueError` where the hyperparameters do not fit the space, or it is none."""
+    if space is not None:
+        check_space(space)
+    dynamic, static = split(hyperparameters, space)
+    missing = [name for name in space or {} if name not in hyperparameters]
+    if missing:
+        raise ValueError(f"hyperparameters lack {missing[0]!r} of the space, got {sorted(hyperparameters)}")
+    return dynamic, static
+
+
+@contextmanager
+def noting_counts(hyperparameters: Hyperparameters, space: Space | None) -> Iterator[None]:
+    """Note on errors which whole numbers `split` takes for floats only because no space says what they are."""
+    try:
+        yield
+    except Exception as error:
+        unknown = {name: value for name, value in hyperparameters.items() if name not in (space or {})}
+        counts = [n for n, value in unknown.items() if _is_number(value) and isinstance(value, int | np.integer)]
+        if counts:
+            error.add_note(
+                f"{', '.join(counts)}: whole numbers were taken for floats; give a space that says which is an Int, "
+                "such as space={'width': Int(1, 100)}"
+            )
+        raise
 
 
 def _fitted(name: str, value: Any, parameter: Float | Int | Categorical) -> Any:

@@ -156,7 +156,7 @@ def _with_statistics(arguments: tuple[str, ...]) -> tuple[str, ...]:
 def check_problem(problem: TrainingProblem, space: Space) -> None:
     """Raise `ValueError` unless `space` is a space with every hyperparameter that the problem names."""
     if not isinstance(problem, TrainingProblem):
-        raise ValueError(f"problem must be a TrainingProblem, got {problem!r}")
+        raise ValueError(f"problem must be a TrainingProblem, or from_function(function), got {problem!r}")
     check_space(space)
     check_names(problem, space)
     if isinstance(problem.steps, str):

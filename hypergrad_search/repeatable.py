@@ -19,11 +19,11 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core
 
 from hypergrad_search import optax_optimizers
-from hypergrad_search.hyperparameters import Static, split, taken_for_floats
+from hypergrad_search.hyperparameters import Static, noting_counts, split_of_space
 from hypergrad_search.optimizers import Optimizer, resolve
 from hypergrad_search.parameters import initial
 from hypergrad_search.problem import Params, TrainingProblem, check_names
-from hypergrad_search.space import Hyperparameters, Space, check_space
+from hypergrad_search.space import Hyperparameters, Space
 
 _IN_BATCHES = (
     "step is traced by JAX, so keep the data in a jax array and take (1) "
@@ -64,24 +64,11 @@ def checked_split(
     Raises `ValueError` where something does not fit, and notes on other errors which whole numbers were taken for
     floats.
     """
-    if space is not None:
-        check_space(space)
-    dynamic, static = split(hyperparameters, space)
-    missing = [name for name in space or {} if name not in hyperparameters]
-    if missing:
-        raise ValueError(f"hyperparameters lack {missing[0]!r} of the space, got {sorted(hyperparameters)}")
+    dynamic, static = split_of_space(hyperparameters, space)
     check_names(problem, hyperparameters)
     problem = problem.at(hyperparameters)
-    try:
+    with noting_counts(hyperparameters, space):
         check_repeatable(problem, dynamic, static)
-    except Exception as error:
-        counts = taken_for_floats(hyperparameters, space)
-        if counts:
-            error.add_note(
-                f"{', '.join(counts)}: whole numbers were taken for floats; give a space that says which is an Int, "
-                "such as space={'width': Int(1, 100)}"
-            )
-        raise
     return problem, dynamic, static
 
 

@@ -6,19 +6,22 @@ import jax
 
 from hypergrad_search.checks import number, random_key, whole_number
 from hypergrad_search.fold import Fold
+from hypergrad_search.from_function import FunctionProblem, refuse
 from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request
+from hypergrad_search.hypergradient.direct import Direct
 from hypergrad_search.hypergradient.reversible import Reversible
+from hypergrad_search.hyperparameters import noting_counts, split_of_space
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.repeatable import checked_split
 from hypergrad_search.space import Hyperparameters, Space
 
 
 def evaluate(
-    problem: TrainingProblem,
+    problem: TrainingProblem | FunctionProblem,
     hyperparameters: Hyperparameters,
     *,
-    method: Method = Reversible(),  # noqa: B008 (frozen and empty)
-    key: jax.Array,
+    method: Method | None = None,
+    key: jax.Array | None = None,
     gradient_below: float = math.inf,
     fold: Fold | None = None,
     report: Report | None = None,
@@ -29,17 +32,19 @@ def evaluate(
     """Train at `hyperparameters`; return the validation loss and its gradient with respect to them.
 
     Args:
-        problem: the training run. Its functions compile at the first evaluation.
+        problem: the training run, whose functions compile at the first evaluation; or a training function of your own,
+            as `from_function(function)`, which takes no method, key, report or checkpoint.
         hyperparameters: a dict from names to values, in natural units. The `space` says what each is: a `Float` is
             traced by JAX and has a derivative, an `Int` or a `Categorical` is a plain value, for which the problem
             compiles anew. Without a space every number is taken for a float, also where it is written 1.
-        method: the way to differentiate.
+        method: the way to differentiate, `Reversible()` by default.
         key: the source of the initial parameters and of each step's randomness; the same key gives the same value.
+            Every training run needs one.
         gradient_below: the gradient is computed only where the value comes out below this. With `-math.inf` it never
             is.
         fold: a part of the validation set that the gradient leaves out; where the loss on this part does not come out
             below `fold.below`, the status is "overfitted", and no gradient is computed. Nothing is held back where
-            `valid_loss` returns a scalar. All folds share one compiled program.
+            the validation loss is a scalar. All folds share one compiled program.
         report: a function that is called with (steps done, validation loss) every `report_every` steps before the last.
             An error that it raises ends the evaluation, as Optuna's pruning does. `Unrolled` never calls it.
         report_every: the number of steps between two reports.
@@ -52,24 +57,31 @@ def evaluate(
         InexactReversalError: `method` is a `Reversible` without a fallback, as by default, and the reversal did not end
             at the initial state.
     """
-    if not isinstance(problem, TrainingProblem):
-        raise ValueError(f"evaluate: problem must be a TrainingProblem, got {problem!r}")
+    if isinstance(problem, FunctionProblem):
+        refuse("evaluate", method=method, key=key, report=report, checkpoint=checkpoint)
+    elif not isinstance(problem, TrainingProblem):
+        raise ValueError(f"evaluate: problem must be a TrainingProblem, or from_function(function), got {problem!r}")
+    method = Reversible() if method is None else method
     if not isinstance(method, Method):
         raise ValueError(f"evaluate: method must be a Method such as Reversible(), got {method!r}")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((hyperparameters, key))):
         raise ValueError("evaluate: JAX cannot trace it, as in jax.jit, jax.grad or jax.vmap; use train there")
-    random_key("evaluate: key", key)
     below = number("evaluate: gradient_below", gradient_below)
     if fold is not None and not isinstance(fold, Fold):
         raise ValueError(f"evaluate: fold must be a Fold such as Fold(0, of=4) or None, got {fold!r}")
     if report is not None and not callable(report):
         raise ValueError(f"evaluate: report must be a function of (steps done, loss) or None, got {report!r}")
     every = whole_number("evaluate: report_every", report_every, 1)
+    request = Request(below, fold, report, every, space, checkpoint)
+    if isinstance(problem, FunctionProblem):
+        split_of_space(hyperparameters, space)
+        with noting_counts(hyperparameters, space):
+            return Direct().evaluate(problem, hyperparameters, key, request)
+    checked_key = random_key("evaluate: key", key)
     if checkpoint is not None and not method.continues:
         raise ValueError(f"evaluate: {type(method).__name__} has no checkpoints to go on from; leave checkpoint out")
     problem, _, _ = checked_split(problem, hyperparameters, space)
-    request = Request(below, fold, report, every, space, checkpoint)
-    evaluation = method.evaluate(problem, hyperparameters, key, request)
+    evaluation = method.evaluate(problem, hyperparameters, checked_key, request)
     if not isinstance(evaluation, Evaluation):
         raise ValueError(f"{type(method).__name__}.evaluate must return an Evaluation, got {evaluation!r}")
     return evaluation

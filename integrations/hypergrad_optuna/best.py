@@ -32,7 +32,8 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
     They are trained once more, or read from the trial's checkpoint where its method keeps one. `objective` must have
     the same arguments as the study's own objective. `artifact_store` is by default that of the study's sampler.
 
-    Raises `ValueError` where no trial is complete, or a store is needed and missing.
+    Raises `ValueError` where no trial is complete, a store is needed and missing, or the objective is of
+    `from_function`, which knows the loss alone.
     """
     _check_study("best_model", study)
     if not isinstance(objective, Objective):

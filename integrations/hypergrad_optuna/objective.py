@@ -16,7 +16,8 @@ from hypergrad_optuna.sampler import sampler_of
 from hypergrad_optuna.suggest import has_array, recorded_array, suggest_array
 from hypergrad_search import Categorical, Evaluation, Float, Int, Method, Space, TrainingProblem
 from hypergrad_search.checks import boolean
-from hypergrad_search.hosting import DEFAULT_METHOD, host, is_coordinate
+from hypergrad_search.from_function import FunctionProblem, refuse
+from hypergrad_search.hosting import host, is_coordinate
 from hypergrad_search.search.ask_tell import same_model
 from hypergrad_search.space import floats
 
@@ -30,14 +31,14 @@ class Objective:
 
     It works with every sampler: under any but `HypergradSampler` no gradient is computed. A training run that fails has
     the value infinity, and the trial's user attributes say why (`hypergrad:status`, `hypergrad:message`). They hold
-    the cost in gradient evaluations (`hypergrad:cost`) and, where the problem has one, the test loss
-    (`hypergrad:test_loss`) too. The value of a trial is a loss: the study must minimise it.
+    the cost in gradient evaluations (`hypergrad:cost`), of a function in values of it, and, where the problem has one,
+    the test loss (`hypergrad:test_loss`) too. The value of a trial is a loss: the study must minimise it.
 
     Where a `lift` holds back a part of the validation set, a step that fits this part no better has failed. Its value
     is its loss, and its status "overfitted": use `best_hyperparameters(study)`, which passes over it.
 
     Args:
-        problem: the training run.
+        problem: the training run, or `from_function(function)`, which takes no method, key, reseed or report_every.
         space: a dict from names to `Float`, `Int` or `Categorical`. Arrays are suggested by `suggest_array`. A number
             with a `lift` is an array under `HypergradSampler`, and a number under any other sampler.
         method: the way to differentiate. By default it is exact; a trial whose reversal turns out inexact is
@@ -62,10 +63,10 @@ class Objective:
 
     def __init__(
         self,
-        problem: TrainingProblem,
+        problem: TrainingProblem | FunctionProblem,
         space: Space,
         *,
-        method: Method = DEFAULT_METHOD,
+        method: Method | None = None,
         key: jax.Array | None = None,
         reseed: bool = False,
         report_every: int | None = None,
@@ -77,6 +78,8 @@ class Objective:
                 raise ValueError(f"Objective: {name!r} in space is the name of an element of an array; rename it")
         arrays.check_store("Objective", artifact_store)
         self.reseed = boolean("Objective: reseed", reseed)
+        if isinstance(problem, FunctionProblem):
+            refuse("Objective", reseed=self.reseed or None)
         self.artifact_store = artifact_store
 
     def __call__(self, trial: AnyTrial) -> float:

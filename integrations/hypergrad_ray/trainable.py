@@ -14,7 +14,8 @@ from ray.tune import Checkpoint
 from hypergrad_ray.param_space import RESERVED, check_names, join
 from hypergrad_search import Evaluation, Method, Space, TrainingProblem
 from hypergrad_search.checks import shown
-from hypergrad_search.hosting import DEFAULT_METHOD, HostedProblem, host
+from hypergrad_search.from_function import FunctionProblem
+from hypergrad_search.hosting import HostedProblem, host
 from hypergrad_search.search.ask_tell import Wanted
 from hypergrad_search.space import floats, lifted
 
@@ -26,10 +27,10 @@ _problems: dict[str, HostedProblem] = {}  # the last ones of this process, so th
 
 
 def trainable(
-    problem: TrainingProblem,
+    problem: TrainingProblem | FunctionProblem,
     space: Space,
     *,
-    method: Method = DEFAULT_METHOD,
+    method: Method | None = None,
     key: jax.Array | None = None,
     report_every: int | None = None,
 ) -> Callable[[dict[str, Any]], None]:
@@ -43,8 +44,8 @@ def trainable(
       was held back no better than before keeps its true loss, with the status "overfitted".
     - `gradient`: for each float of the space a number or an array, as in the config, in natural units. It is missing
       where none was wanted, and where it is of no use.
-    - `gradient_evaluations`: the cost in minibatch training gradients.
-    - `steps`: the number of steps trained; `seconds`: the time that they took.
+    - `gradient_evaluations`: the cost in minibatch training gradients; of a function, in values of it.
+    - `steps`: the number of steps trained, or 1 for a function; `seconds`: the time that they took.
     - `test_loss`: the test loss, where the problem has one.
     - `held_back`: the loss on each fold of the validation set, where one was held back.
     - `exact`: whether the reversal was exact, where there was one.
@@ -63,9 +64,9 @@ def trainable(
     Do not use it for arrays of more than about 100,000 numbers: Ray writes every config and result to its logs as text.
 
     Args:
-        problem: the training run. It reaches the workers, with its data, by cloudpickle through Ray's object store;
-            functions from a module that the workers cannot import must be made inside another function. After
-            `ray.shutdown()` make the trainable anew.
+        problem: the training run, or `from_function(function)`, which takes no method, key or report_every. It reaches
+            the workers, with its data, by cloudpickle through Ray's object store; functions from a module that the
+            workers cannot import must be made inside another function. After `ray.shutdown()` make the trainable anew.
         space: a dict from names to `Float`, `Int` or `Categorical`, the same as that of `HypergradSearch`.
         method: the way to differentiate. By default it is exact; a trial whose reversal turns out inexact is
             differentiated in floats, so that a run does not end for it.
@@ -84,7 +85,7 @@ def trainable(
     check_names(space)
     token = uuid.uuid4().hex
 
-    def train(config: dict[str, Any], problem: TrainingProblem) -> None:
+    def train(config: dict[str, Any], problem: TrainingProblem | FunctionProblem) -> None:
         hyperparameters = join(space, config)
         wanted = _wanted(config)
         if wanted.maximise:

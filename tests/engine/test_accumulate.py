@@ -18,7 +18,8 @@ H = {"rate": 0.02, "l2": 0.01}
 
 def train_loss(params: Any, h: Any, rows: jax.Array, key: jax.Array) -> jax.Array:
     out = jnp.tanh(jnp.asarray(X, float)[rows] @ params["w"]) @ params["v"]
-    return jnp.mean((out - jnp.asarray(Y, float)[rows]) ** 2) + h["l2"] * jnp.sum(params["w"] ** 2)
+    loss: jax.Array = jnp.mean((out - jnp.asarray(Y, float)[rows]) ** 2) + h["l2"] * jnp.sum(params["w"] ** 2)
+    return loss
 
 
 def problem(loss: Any, **changes: Any) -> TrainingProblem:

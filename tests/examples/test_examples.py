@@ -1,4 +1,4 @@
-"""Every file in examples/ runs as a user would run it, and its gradient is exact."""
+"""Every file in examples/ runs as a user would run it, and its gradient is right; that of a model is exact."""
 
 import functools
 import runpy
@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypergrad_search import Status, TrainingProblem, Unrolled, evaluate
+from hypergrad_search import Status, TrainingProblem, Unrolled, check_gradient, evaluate
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+FOLDER = Path(__file__).parents[2] / "examples"
+LOOP = FOLDER / "python_loop.py"
+EXAMPLES = sorted(path for path in FOLDER.glob("*.py") if path != LOOP)
 
 
 @functools.cache
@@ -58,6 +60,22 @@ def test_dropout_is_on_in_training_alone(path: Path) -> None:
     losses = problem.valid_loss(params, hyperparameters)
     assert losses.shape == (400,)
     assert (losses == problem.valid_loss(params, hyperparameters)).all()
+
+
+@pytest.mark.slow
+def test_a_loop_of_the_user_s_own_has_a_right_gradient() -> None:
+    example = loaded(LOOP)
+    point = {"rate": 0.01, "decay": 0.1, "scale": 0.1}
+    result = check_gradient(example["problem"], point, example["space"], directions=1)
+    assert result.agrees, str(result)
+
+
+@pytest.mark.slow
+def test_a_loop_of_the_user_s_own_is_searched() -> None:
+    done = subprocess.run([sys.executable, LOOP], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("validation loss 0.")
+    assert float(done.stdout.split()[2]) < 0.5
 
 
 def test_a_script_prints_what_it_found() -> None:

@@ -21,7 +21,7 @@ from hypergrad_optuna import (
     suggest_array,
     wants_gradient,
 )
-from hypergrad_search import Float, Reversible, Space, TrainingProblem, sgd
+from hypergrad_search import Float, Reversible, Space, TrainingProblem, from_function, sgd
 
 Call = Callable[[], Any]
 PROBLEM = TrainingProblem(
@@ -37,6 +37,10 @@ SPACE: Space = {"rate": Float(1e-3, 1.0, log=True)}
 
 def objective(space: Any = SPACE, **settings: Any) -> Objective:
     return Objective(PROBLEM, space, **settings)
+
+
+def of_function(**settings: Any) -> Objective:
+    return Objective(from_function(lambda h: h["rate"]), SPACE, **settings)
 
 
 def in_study(function: Callable[[optuna.Trial], Any]) -> Any:
@@ -70,6 +74,12 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
     ],
     "Objective": [
         (lambda: Objective(3, SPACE), "problem must be a TrainingProblem"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Objective(min, SPACE), r"TrainingProblem, or from_function\(function\), got <built"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Objective(from_function(lambda h: h["rate"]), {}), "space must be a dict of at least one name"),
+        (lambda: of_function(method=Reversible()), "Objective: method is for a TrainingProblem, and not for from_func"),
+        (lambda: of_function(key=jax.random.key(0)), "Objective: key is for a TrainingProblem, and not for from_func"),
+        (lambda: of_function(reseed=True), "Objective: reseed is for a TrainingProblem, and not for from_function"),
+        (lambda: of_function(report_every=5), "Objective: report_every is for a TrainingProblem, and not for from_f"),
         (lambda: objective({}), "space must be a dict of at least one name"),
         (lambda: objective({"rate": 0.1}), r"space\['rate'\] must be a Float, Int or Categorical"),
         (lambda: objective({"l2": Float(0, 1)}), "optimizer: learning_rate names the hyperparameter 'rate'"),
@@ -86,6 +96,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
     ],
     "best_model": [
         (lambda: best_model(done(), 3), "best_model: objective must be an Objective, got 3"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: best_model(done(), of_function()), r"from_function\(<lambda>\) knows no trained parameters, since"),
         (lambda: best_model(3, objective()), "best_model: study must be a study of Optuna, got 3"),  # type: ignore[arg-type]  # wrong on purpose
     ],
     "hyperparameters_of": [

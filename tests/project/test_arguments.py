@@ -28,6 +28,7 @@ from hypergrad_search import (
     adamw,
     check_gradient,
     evaluate,
+    from_function,
     gradient_noise,
     sgd,
     train,
@@ -173,7 +174,22 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: warmup_cosine(0.1, 2, None, steps=10), "warmup_cosine: final must be a number, got None"),
         (lambda: warmup_cosine(0.1, 2, steps=0), "warmup_cosine: steps must be a whole number from 1, got 0"),
     ],
+    "from_function": [
+        (lambda: from_function(3), "from_function: function must be a function of the hyperparameters, got 3"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: from_function(PROBLEM), "function must be a function of the hyperparameters, got TrainingProblem"),
+        (lambda: from_function(lambda rate, l2: rate), r"function must take \(hyperparameters\), got a function that"),  # type: ignore[arg-type,misc]  # wrong on purpose
+        (lambda: evaluate(from_function(lambda h: 0.5), H), "from_function: <lambda> must return a JAX array"),  # type: ignore[arg-type,return-value]  # wrong on purpose
+        (lambda: evaluate(from_function(lambda h: h["rate"]), H, key=KEY), "evaluate: key is for a TrainingProblem"),
+        (lambda: evaluate(from_function(lambda h: h["rate"]), {"rate": 0.1}, space=SPACE), "hyperparameters lack 'l2'"),
+        (lambda: train(from_function(lambda h: h["rate"]), H, key=KEY), "train: problem must be a TrainingProblem"),  # type: ignore[arg-type]  # wrong on purpose
+        (
+            lambda: check_gradient(from_function(lambda h: h["rate"]), H, SPACE, method=Unrolled()),
+            "method is for a TrainingProblem, and not for from_function",
+        ),
+    ],
     "evaluate": [
+        (lambda: evaluate(lambda h: h["rate"], H), r"must be a TrainingProblem, or from_function\(function\), got <f"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: evaluate(PROBLEM, H), "evaluate: key must be a key such as jax.random.key"),
         (lambda: evaluate(SPACE, H, key=KEY), "evaluate: problem must be a TrainingProblem"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: run([0.1]), "hyperparameters must be a dict"),
         (lambda: run({1: 0.1}), "hyperparameters: names must be strings, got 1"),

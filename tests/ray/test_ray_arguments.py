@@ -15,7 +15,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 import hypergrad_ray
 from hypergrad_ray import HypergradSearch, best_hyperparameters, param_space, trainable, wants_gradient
-from hypergrad_search import Categorical, Float, Int, TrainingProblem, sgd
+from hypergrad_search import Categorical, Float, Int, Reversible, TrainingProblem, from_function, sgd
 from hypergrad_search.search.ask_tell import Wanted
 
 Call = Callable[[], Any]
@@ -67,6 +67,10 @@ def explored(choice: Any) -> Any:
 
 def ran(**changes: Any) -> None:
     trainable(problem(), SPACE)({**CONFIG, **changes})
+
+
+def of_function(**settings: Any) -> Any:
+    return trainable(from_function(lambda h: h["rate"]), SPACE, **settings)
 
 
 def built(**changes: Any) -> Any:
@@ -125,6 +129,9 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
     ],
     "trainable": [
         (lambda: built(problem=lambda config: 1.0), "problem must be a TrainingProblem"),
+        (lambda: of_function(method=Reversible()), "trainable: method is for a TrainingProblem, and not for from_func"),
+        (lambda: of_function(key=jax.random.key(0)), "trainable: key is for a TrainingProblem, and not for from_func"),
+        (lambda: of_function(report_every=5), "trainable: report_every is for a TrainingProblem, and not for from_f"),
         (lambda: built(space={"layers": Int(1, 2)}), "rate"),
         (lambda: built(space=[1]), "space must be a dict"),
         (lambda: built(space={**SPACE, "hypergrad": Int(1, 2)}), "'hypergrad' is reserved"),

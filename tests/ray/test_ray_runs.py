@@ -21,7 +21,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from hypergrad_ray import HypergradSearch, best_hyperparameters, param_space, trainable, wants_gradient
-from hypergrad_search import Float, Hypernet, Space, TrainingProblem, evaluate, sgd
+from hypergrad_search import Float, Hypernet, Space, TrainingProblem, evaluate, from_function, sgd
 from hypergrad_search.hypergradient import Linear
 
 SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3, log=True)}
@@ -37,6 +37,22 @@ def problem() -> TrainingProblem:
         optimizer=sgd("rate", 0.5),
         steps=20,
     )
+
+
+def function() -> Callable[[Any], Any]:
+    """Return the same training as a Python loop over NumPy batches; it travels by value."""
+
+    @jax.jit
+    def step(weights: Any, rate: Any, target: Any, batch: Any) -> Any:
+        return weights - rate * jax.grad(lambda w: jnp.mean((batch @ (w - target)) ** 2))(weights)
+
+    def train(h: Any) -> Any:
+        weights, drawn = jnp.ones(2), np.random.default_rng(0)
+        for _ in range(10):
+            weights = step(weights, h["rate"], h["target"], drawn.normal(size=(8, 2)).astype(np.float32))
+        return jnp.sum((weights - 0.25) ** 2)
+
+    return train
 
 
 def bowl(config: dict[str, Any]) -> None:
@@ -106,6 +122,27 @@ def test_tune_run_descends(tmp_path: Path) -> None:
     found = best_hyperparameters(analysis, SPACE)
     assert (list(found), found["target"].shape) == (["target", "rate"], (2,))
     assert evaluate(problem(), found, key=jax.random.key(0)).value == analysis.best_result["loss"]
+
+
+def test_a_function_of_the_user_s_own_descends(tmp_path: Path) -> None:
+    problem = from_function(function())
+    analysis = tune.run(
+        trainable(problem, SPACE),
+        search_alg=HypergradSearch(SPACE, metric="loss", mode="min", seed=0),
+        metric="loss",
+        mode="min",
+        num_samples=16,
+        max_concurrent_trials=1,
+        reuse_actors=True,
+        storage_path=str(tmp_path),
+        verbose=0,
+    )
+    results = [trial.last_result for trial in analysis.trials]
+    assert analysis.best_result["loss"] < 0.05
+    costs = {"gradient" in result: result["gradient_evaluations"] for result in results}
+    assert costs[False] == 1 < costs[True]
+    found = best_hyperparameters(analysis, SPACE)
+    assert evaluate(problem, found, space=SPACE).value == pytest.approx(analysis.best_result["loss"], rel=1e-5)
 
 
 def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:

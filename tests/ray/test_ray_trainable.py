@@ -29,6 +29,7 @@ from hypergrad_search import (
     TrainingProblem,
     Unrolled,
     evaluate,
+    from_function,
     hosting,
     sgd,
 )
@@ -95,6 +96,26 @@ def test_key_and_method_are_used(results: Results) -> None:
     expected = evaluate(training, CONFIG, key=key, method=Unrolled())
     assert results[0]["loss"] == expected.value
     assert results[0]["gradient_evaluations"] == expected.cost.gradient_evaluations
+
+
+def test_a_function_of_the_user_s_own_reports_likewise(results: Results) -> None:
+    calls = []
+
+    def function(h: dict[str, Any]) -> Any:
+        calls.append((isinstance(h["rate"], jax.core.Tracer), h["scale"], h["kind"]))
+        return jnp.sum(h["target"] ** 2) * h["scale"] + h["rate"]
+
+    train = trainable(from_function(function), SPACE)
+    train(wanting())
+    train(wanting(-1.0))
+    train(CONFIG)
+    assert calls == [(True, 2, None), (False, 2, None), (False, 2, None)]
+    assert {result["loss"] for result in results} == {float(np.float32(1.1))}
+    assert [result["gradient_evaluations"] for result in results] == [4, 1, 1]
+    assert {(result["status"], result["steps"]) for result in results} == {("ok", 1)}
+    assert results[0]["gradient"]["target"].tolist() == [2.0, -2.0]
+    assert results[0]["gradient"]["rate"] == 1.0
+    assert all("gradient" not in result for result in results[1:])
 
 
 def test_no_gradient_where_none_is_wanted(results: Results) -> None:
