@@ -18,6 +18,7 @@ from jax.interpreters import partial_eval
 
 from hypergrad_search.checks import whole_number
 from hypergrad_search.cost import Cost
+from hypergrad_search.host_batches import with_errors_of_load
 from hypergrad_search.hypergradient import checkpoint as checkpoints
 from hypergrad_search.hypergradient import stretch
 from hypergrad_search.hypergradient.algorithms import Algorithm, Joint
@@ -136,6 +137,7 @@ class Hypernet(Method):
         """See `Method`."""
         return self.algorithm.cost(steps, self.steps or problem.steps)
 
+    @with_errors_of_load
     def params(
         self,
         problem: TrainingProblem,
@@ -158,6 +160,7 @@ class Hypernet(Method):
         state = state._replace(moving=state.moving._replace(point=point))
         return stretch.trained(setup, self.finetune, state, fixed, key)
 
+    @with_errors_of_load
     def value(
         self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: Space, left: bytes
     ) -> float:
