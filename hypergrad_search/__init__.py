@@ -5,6 +5,7 @@ from hypergrad_search.check_gradient import check_gradient
 from hypergrad_search.cost import Cost
 from hypergrad_search.fold import Fold
 from hypergrad_search.from_function import from_function
+from hypergrad_search.host_batches import HostBatches
 from hypergrad_search.hypergradient import (
     Evaluation,
     Hypernet,
@@ -29,6 +30,7 @@ __all__ = [
     "Evaluation",
     "Float",
     "Fold",
+    "HostBatches",
     "Hypernet",
     "InexactReversalError",
     "Int",

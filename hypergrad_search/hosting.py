@@ -16,6 +16,7 @@ import numpy as np
 from hypergrad_search.checks import random_key, whole_number
 from hypergrad_search.cost import Cost
 from hypergrad_search.from_function import FunctionProblem, refuse
+from hypergrad_search.host_batches import is_of_load
 from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Status
 from hypergrad_search.hypergradient.direct import Direct, FunctionError
 from hypergrad_search.hypergradient.evaluate import evaluate
@@ -111,7 +112,11 @@ class HostedProblem:
         except (InexactReversalError, FunctionError):
             raise
         except _OF_VALUES as error:
-            if error in reports_failed or not self._works_elsewhere(hyperparameters, wanted, by_gradients):
+            if (
+                error in reports_failed
+                or is_of_load(error)
+                or not self._works_elsewhere(hyperparameters, wanted, by_gradients)
+            ):
                 raise
             spent = Cost(self.method.cost(problem, problem.steps), time.perf_counter() - started)
             message = f"{MESSAGES[Status.REFUSED]}: {type(error).__name__}: {error}"

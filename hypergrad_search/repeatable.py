@@ -19,6 +19,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core
 
 from hypergrad_search import optax_optimizers
+from hypergrad_search.host_batches import is_of_load
 from hypergrad_search.hyperparameters import Static, noting_counts, split_of_space
 from hypergrad_search.optimizers import Optimizer, resolve
 from hypergrad_search.parameters import initial
@@ -29,7 +30,8 @@ _IN_BATCHES = (
     "step is traced by JAX, so keep the data in a jax array and take (1) "
     "jax.lax.dynamic_slice_in_dim(data, start, length), (2) data[order[step]] with a table of indices, order, that is "
     "a jax array too, or (3) "
-    "data[jax.random.randint(jax.random.fold_in(key, step), (length,), 0, len(data))]"
+    "data[jax.random.randint(jax.random.fold_in(key, step), (length,), 0, len(data))]; or let the host load it: "
+    "HostBatches(load)"
 )
 _REMEDIES = {
     "init": "draw from the key that it is given",
@@ -126,6 +128,8 @@ def _shape_of_batch(problem: TrainingProblem, step: jax.Array, dynamic: dict[str
     try:
         return jax.eval_shape(lambda step, dynamic: problem.batch(step, {**dynamic, **dict(static)}), step, dynamic)
     except (TypeError, IndexError) as error:  # of which JAX's errors about traced values are subclasses
+        if is_of_load(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise ValueError(f"batches: JAX cannot trace it ({type(error).__name__}: {reason}); {_IN_BATCHES}") from error
 

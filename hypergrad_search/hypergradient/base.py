@@ -14,6 +14,7 @@ from hypergrad_search import fold as folds
 from hypergrad_search.checks import number
 from hypergrad_search.cost import Cost
 from hypergrad_search.fold import Fold
+from hypergrad_search.host_batches import with_errors_of_load
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.losses import OuterLosses, mean_and_error, outer_losses
 from hypergrad_search.problem import Trained, TrainingProblem
@@ -163,6 +164,7 @@ class Method(abc.ABC):
         """Return the cost of the first `steps` steps, which is charged when `report` ends an evaluation early."""
         return steps
 
+    @with_errors_of_load
     def params(
         self,
         problem: TrainingProblem,
@@ -181,6 +183,7 @@ class Method(abc.ABC):
         dynamic, static = split(hyperparameters, space)
         return train_in_floats(problem, {**dynamic, **dict(static)}, key)
 
+    @with_errors_of_load
     def value(
         self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: Space, left: bytes
     ) -> float:

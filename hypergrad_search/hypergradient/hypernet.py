@@ -18,6 +18,7 @@ from jax.interpreters import partial_eval
 
 from hypergrad_search.checks import whole_number
 from hypergrad_search.cost import TRAINING_STEP, Cost
+from hypergrad_search.host_batches import with_errors_of_load
 from hypergrad_search.hypergradient import checkpoint as checkpoints
 from hypergrad_search.hypergradient import stretch
 from hypergrad_search.hypergradient.algorithms import VALIDATION_STEP, Algorithm, Joint
@@ -140,6 +141,7 @@ class Hypernet(Method):
         of_move = VALIDATION_STEP + (TRAINING_STEP if problem.has_statistics else 0)
         return self.algorithm.cost(steps, self.steps or problem.steps, of_move)
 
+    @with_errors_of_load
     def params(
         self,
         problem: TrainingProblem,
@@ -162,6 +164,7 @@ class Hypernet(Method):
         state = state._replace(moving=state.moving._replace(point=point))
         return stretch.trained(setup, self.finetune, state, fixed, key)
 
+    @with_errors_of_load
     def value(
         self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: Space, left: bytes
     ) -> float:

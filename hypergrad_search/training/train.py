@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search.checks import number, random_key
+from hypergrad_search.host_batches import with_errors_of_load
 from hypergrad_search.parameters import as_returned
 from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled
@@ -43,6 +44,7 @@ from hypergrad_search.training.resolution import largest_weights, probe, unresol
 _LOG_SMALLEST_DECAY = math.log(bit_buffer.SMALLEST_DECAY) - 1e-6  # a float32 logarithm may be a little too low
 
 
+@with_errors_of_load
 def train(
     problem: TrainingProblem,
     hyperparameters: Hyperparameters,
