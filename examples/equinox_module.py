@@ -39,7 +39,8 @@ OPTIMIZER = adamw(rate, "b1", "b2", weight_decay="decay", transform=lambda h: op
 
 def network(key: jax.Array) -> eqx.nn.Sequential:
     one, two = jax.random.split(key)
-    conv, norm = eqx.nn.Conv2d(1, 16, 3, 2, 1, key=one), eqx.nn.BatchNorm(16, "batch", momentum=0.9, mode="batch")
+    conv = eqx.nn.Conv2d(1, 16, 3, 2, 1, use_bias=False, key=one)
+    norm = eqx.nn.BatchNorm(16, "batch", momentum=0.9, mode="batch")
     activation, output = eqx.nn.Lambda(jax.nn.silu), eqx.nn.Linear(16 * (SIZE // 2) ** 2, 10, key=two)
     return eqx.nn.Sequential([conv, norm, activation, eqx.nn.Lambda(jnp.ravel), eqx.nn.Dropout(0.2), output])
 
@@ -51,13 +52,13 @@ def init(key: jax.Array, h: Any) -> tuple[Any, Any]:
 
 def losses(params: Any, statistics: Any, batch: Any, smoothing: Any = 0.0, key: Any = None) -> tuple[Any, Any]:
     """Return the cross-entropy of each example, and the new statistics."""
-    model = eqx.combine(jax.tree.map(lambda x: x.astype(COMPUTE), params), static)
+    model: Any = eqx.combine(jax.tree.map(lambda x: x.astype(COMPUTE), params), static)
     x, keys = jnp.asarray(batch[0][:, None] / SCALE, COMPUTE), key if key is None else jax.random.split(key, BATCH)
     model = eqx.nn.inference_mode(model, key is None)
     run = jax.vmap(lambda x, s, k: model(x, s, key=k), (0, None, 0), (0, None), axis_name="batch")
     scores, statistics = run(x, statistics, keys)
-    targets = optax.smooth_labels(jax.nn.one_hot(batch[1], 10), smoothing)
-    return optax.softmax_cross_entropy(scores.astype(jnp.float32), targets), statistics
+    scores, targets = scores.astype(jnp.float32), optax.smooth_labels(jax.nn.one_hot(batch[1], 10), smoothing)
+    return optax.softmax_cross_entropy(scores, targets), statistics
 
 
 def train_loss(params: Any, statistics: Any, h: Any, batch: Any, key: jax.Array) -> tuple[Any, Any]:
@@ -65,12 +66,8 @@ def train_loss(params: Any, statistics: Any, h: Any, batch: Any, key: jax.Array)
     return found.mean(), statistics
 
 
-def valid_loss(params: Any, statistics: Any, h: Any) -> Any:
-    return losses(params, statistics, VALID)[0]
-
-
 _, static = eqx.partition(eqx.nn.make_with_state(network)(jax.random.key(0))[0], eqx.is_inexact_array)
-problem = TrainingProblem(init, train_loss, valid_loss, HostBatches(load), OPTIMIZER, STEPS)
+problem = TrainingProblem(init, train_loss, lambda p, s, h: losses(p, s, VALID)[0], HostBatches(load), OPTIMIZER, STEPS)
 
 space = {"warmup": Float(1, 50), "b1": Float(0.7, 0.97), "b2": Float(0.9, 0.999), "smoothing": Float(0.0, 0.2)}
 space |= {"peak": Float(1e-4, 3e-2, log=True), "final": Float(1e-6, 1e-3, log=True)}

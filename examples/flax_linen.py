@@ -41,7 +41,7 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, batch: Any, smoothing: Any = 0.0, training: bool = False) -> Any:
         """Return the cross-entropy of each example."""
-        x = nn.Conv(16, (3, 3), strides=2, dtype=COMPUTE)(batch[0][..., None] / SCALE)
+        x = nn.Conv(16, (3, 3), strides=2, use_bias=False, dtype=COMPUTE)(batch[0][..., None] / SCALE)
         x = nn.BatchNorm(use_running_average=not training, momentum=0.9, dtype=COMPUTE)(x)
         x = nn.Dropout(0.2, deterministic=not training)(nn.silu(x).reshape(len(x), -1))
         scores = nn.Dense(10, dtype=COMPUTE)(x).astype(jnp.float32)

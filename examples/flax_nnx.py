@@ -39,7 +39,7 @@ OPTIMIZER = adamw(rate, "b1", "b2", weight_decay="decay", transform=lambda h: op
 
 class Network(nnx.Module):
     def __init__(self, rngs: nnx.Rngs) -> None:
-        self.conv = nnx.Conv(1, 16, (3, 3), strides=2, dtype=COMPUTE, rngs=rngs)
+        self.conv = nnx.Conv(1, 16, (3, 3), strides=2, use_bias=False, dtype=COMPUTE, rngs=rngs)
         self.norm = nnx.BatchNorm(16, momentum=0.9, dtype=COMPUTE, rngs=rngs)
         self.dropout = nnx.Dropout(0.2)  # it gets the key of each step, so that the model keeps no random state
         self.output = nnx.Linear(16 * (SIZE // 2) ** 2, 10, dtype=COMPUTE, rngs=rngs)
