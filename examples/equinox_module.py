@@ -52,10 +52,10 @@ def init(key: jax.Array, h: Any) -> tuple[Any, Any]:
 
 def losses(params: Any, statistics: Any, batch: Any, smoothing: Any = 0.0, key: Any = None) -> tuple[Any, Any]:
     """Return the cross-entropy of each example, and the new statistics."""
-    model: Any = eqx.combine(jax.tree.map(lambda x: x.astype(COMPUTE), params), static)
+    model = eqx.combine(jax.tree.map(lambda x: x.astype(COMPUTE), params), static)
     x, keys = jnp.asarray(batch[0][:, None] / SCALE, COMPUTE), key if key is None else jax.random.split(key, BATCH)
-    model = eqx.nn.inference_mode(model, key is None)
-    run = jax.vmap(lambda x, s, k: model(x, s, key=k), (0, None, 0), (0, None), axis_name="batch")
+    ready: Any = eqx.nn.inference_mode(model, key is None)
+    run = jax.vmap(lambda x, s, k: ready(x, s, key=k), (0, None, 0), (0, None), axis_name="batch")
     scores, statistics = run(x, statistics, keys)
     scores, targets = scores.astype(jnp.float32), optax.smooth_labels(jax.nn.one_hot(batch[1], 10), smoothing)
     return optax.softmax_cross_entropy(scores, targets), statistics

@@ -71,7 +71,8 @@ def test_the_plain_one_is_exact_and_agrees_with_unrolling() -> None:
 @each_everyday
 def test_the_gradient_of_an_everyday_recipe_is_that_of_float64(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def bernoulli(key: jax.Array, p: Any = 0.5, shape: Any = None, **_: Any) -> jax.Array:
-        return jax.random.uniform(key, shape, jnp.float32) < p
+        dropped: jax.Array = jax.random.uniform(key, shape, jnp.float32) < p
+        return dropped
 
     monkeypatch.setattr(jax.random, "bernoulli", bernoulli)  # so that float64 drops the same units
     problem = in_type(path, "float32")
