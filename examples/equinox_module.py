@@ -54,8 +54,8 @@ def losses(params: Any, statistics: Any, batch: Any, smoothing: Any = 0.0, key: 
     """Return the cross-entropy of each example, and the new statistics."""
     model = eqx.combine(jax.tree.map(lambda x: x.astype(COMPUTE), params), static)
     x, keys = jnp.asarray(batch[0][:, None] / SCALE, COMPUTE), key if key is None else jax.random.split(key, BATCH)
-    ready: Any = eqx.nn.inference_mode(model, key is None)
-    run = jax.vmap(lambda x, s, k: ready(x, s, key=k), (0, None, 0), (0, None), axis_name="batch")
+    ready = eqx.nn.inference_mode(model, key is None)  # dropout is on in training alone
+    run: Any = jax.vmap(lambda x, s, k: ready(x, s, key=k), (0, None, 0), (0, None), axis_name="batch")
     scores, statistics = run(x, statistics, keys)
     scores, targets = scores.astype(jnp.float32), optax.smooth_labels(jax.nn.one_hot(batch[1], 10), smoothing)
     return optax.softmax_cross_entropy(scores, targets), statistics

@@ -14,7 +14,8 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_there_is_an_example_for_each_host() -> None:
-    assert ["HypergradSampler" in EXAMPLES[0], "Hypernet" in EXAMPLES[1], "tune.run" in EXAMPLES[2]] == [True] * 3
+    words = ["HypergradSampler", "warmup_cosine", "Hypernet", "tune.run"]
+    assert [word in example for word, example in zip(words, EXAMPLES, strict=True)] == [True] * 4
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
