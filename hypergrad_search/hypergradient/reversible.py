@@ -443,7 +443,7 @@ _unresolved = compiled(static=1)(resolution.unresolved)
 
 @compiled(static=1)
 def _losses(program: Program, inputs: Inputs, state: State) -> OuterLosses:
-    params = program.layout.unpack(exact.weights_of(program, inputs, state))
+    params = program.layout.unpack(exact.judged_weights(program, inputs, state))
     return outer_losses(program.problem, params, {**inputs.dynamic, **dict(program.static)})
 
 
@@ -460,7 +460,7 @@ def _start_adjoint(program: Program, inputs: Inputs, state: State, without: Left
         hyperparameters = {**dynamic, **dict(program.static)}
         return fitted_loss(program.problem, program.layout.unpack(weights), hyperparameters, without)
 
-    weights = exact.weights_of(program, inputs, state)
+    weights = exact.judged_weights(program, inputs, state)
     return exact.start_adjoint(program, inputs, *jax.grad(fitted, argnums=(0, 1))(weights, inputs.dynamic))
 
 
@@ -503,7 +503,7 @@ def _finish(
         return program.layout.pack(params), settings
 
     _, pull_back = jax.vjp(act, dynamic)
-    weights = [jnp.where(from_start, x, 0) for x in adjoint.weights]
+    weights = [jnp.where(from_start, x, 0) for x in exact.initial_adjoint(program, adjoint)]
     (through_start,) = pull_back((weights, adjoint.settings))
     gradient: dict[str, jax.Array] = jax.tree.map(jnp.add, adjoint.hyperparameters, through_start)
     return gradient

@@ -25,6 +25,8 @@ from hypergrad_search.training.exact import (
     bind,
     check_fraction_bits,
     equal,
+    initial_adjoint,
+    judged_weights,
     log_decays,
     plan_decays,
     plan_schedule,
@@ -180,7 +182,7 @@ def _train_forward(
     carry = start(program, weights), planes, largest_weights(program, weights)
     state, planes, largest = jax.lax.fori_loop(0, stretches, stretch, carry)
     failed = state.outside | _is_lost(program, inputs, weights, state, largest)
-    trained = [jnp.where(failed, jnp.nan, w) for w in weights_of(program, inputs, state)]
+    trained = [jnp.where(failed, jnp.nan, w) for w in judged_weights(program, inputs, state)]
     fits = jnp.all(jnp.stack([filled[name] <= n for name, n in room.planes]))
     return trained, _Residuals(state, planes, inputs, fits & ~failed, weights)
 
@@ -213,7 +215,7 @@ def _train_backward(program: Program, room: _Room, residuals: _Residuals, adjoin
     final = start_adjoint(program, inputs, adjoint, jax.tree.map(jnp.zeros_like, inputs.dynamic))
     state, result = jax.lax.fori_loop(0, stretches, stretch, (state, final))
     trusted &= equal(state.numbers, start(program, weights).numbers)
-    gradients = (result.weights, result.settings, result.hyperparameters)
+    gradients = (initial_adjoint(program, result), result.settings, result.hyperparameters)
     return (*jax.tree.map(lambda x: jnp.where(trusted, x, jnp.nan), gradients), None)
 
 
