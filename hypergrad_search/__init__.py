@@ -14,7 +14,7 @@ from hypergrad_search.hypergradient import (
     evaluate,
 )
 from hypergrad_search.optax_optimizers import gradient_noise
-from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, adabelief, adam, adamw, ema, rmsprop, sgd
+from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, adabelief, adam, adamw, ema, muon, rmsprop, sgd
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.schedules import warmup_cosine
 from hypergrad_search.space import Categorical, Float, Int, Space
@@ -44,6 +44,7 @@ __all__ = [
     "ema",
     "evaluate",
     "gradient_noise",
+    "muon",
     "rmsprop",
     "sgd",
     "train",

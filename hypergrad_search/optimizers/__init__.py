@@ -3,8 +3,21 @@
 from hypergrad_search.optimizers.adam import adabelief, adam, adamw
 from hypergrad_search.optimizers.base import AdditiveOptimizer, Optimizer
 from hypergrad_search.optimizers.ema import ema
+from hypergrad_search.optimizers.muon import muon
 from hypergrad_search.optimizers.rmsprop import rmsprop
 from hypergrad_search.optimizers.settings import finest, resolve
 from hypergrad_search.optimizers.sgd import sgd
 
-__all__ = ["AdditiveOptimizer", "Optimizer", "adabelief", "adam", "adamw", "ema", "finest", "resolve", "rmsprop", "sgd"]
+__all__ = [
+    "AdditiveOptimizer",
+    "Optimizer",
+    "adabelief",
+    "adam",
+    "adamw",
+    "ema",
+    "finest",
+    "muon",
+    "resolve",
+    "rmsprop",
+    "sgd",
+]

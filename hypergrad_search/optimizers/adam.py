@@ -59,7 +59,8 @@ class _Adam(AdditiveOptimizer):
     def step(self, slots: Arrays, settings: Scalars, count: jax.Array) -> jax.Array:
         second = slots["nu"] / one_minus_power(settings["b2"], count) + settings["eps_root"]
         moves = (slots["mu"] != 0) | (slots["nu"] != 0)
-        return adaptive_step(slots["mu"], second, moves, settings, count)
+        size = settings["learning_rate"] / one_minus_power(settings["b1"], count)
+        return adaptive_step(slots["mu"], second, moves, size, settings["eps"])
 
 
 @final
@@ -96,8 +97,9 @@ class _AdaBelief(AdditiveOptimizer):
 
     def step(self, slots: Arrays, settings: Scalars, count: jax.Array) -> jax.Array:
         second = slots["nu"] / one_minus_power(settings["b2"], count)
-        # Even without a gradient nu grows, by eps_root at each step.
-        return adaptive_step(slots["mu"], second, slots["mu"] != 0, settings, count)
+        size = settings["learning_rate"] / one_minus_power(settings["b1"], count)
+        moves = slots["mu"] != 0  # nu grows by eps_root at each step, even without a gradient
+        return adaptive_step(slots["mu"], second, moves, size, settings["eps"])
 
 
 def adam(
@@ -168,14 +170,13 @@ def adabelief(
     return checked_optimizer(_AdaBelief(learning_rate, b1, b2, eps, eps_root, transform))
 
 
-def adaptive_step(mu: jax.Array, second: jax.Array, moves: jax.Array, settings: Scalars, count: jax.Array) -> jax.Array:
-    """Return the step along `mu`, whose bias is corrected here, divided by the root of the corrected second moment.
+def adaptive_step(mu: jax.Array, second: jax.Array, moves: jax.Array, size: jax.Array, eps: jax.Array) -> jax.Array:
+    """Return the step along `mu`, of this size, divided by the root of the second moment.
 
     Where `moves` is false a weight never had a gradient, and takes no part in training. Its slope, size / eps, would
     grow on the way back until it is infinite, and infinite times 0 is NaN: it has none.
     """
-    size = settings["learning_rate"] / one_minus_power(settings["b1"], count)
-    divisor = jnp.where(moves, root(second) + settings["eps"], 1)
+    divisor = jnp.where(moves, root(second) + eps, 1)
     return jnp.where(moves, -size * mu / divisor, 0 * size)
 
 

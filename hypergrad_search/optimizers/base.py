@@ -18,7 +18,8 @@ compiler may round such a sum once or twice, and differently forwards and backwa
 """
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, final
 
 import jax
@@ -29,6 +30,14 @@ from hypergrad_search.optax_optimizers import OptaxOptimizer
 Setting = float | str | Callable[[Mapping[str, Any], jax.Array], Any] | Any
 Scalars = Mapping[str, jax.Array]  # the settings of one leaf at one step
 Arrays = Mapping[str, jax.Array]  # slots of one leaf
+
+
+@dataclass(frozen=True)
+class ByRank:
+    """A setting that matrices have from one setting, and all other leaves from another one."""
+
+    matrices: Setting
+    others: Setting
 
 
 class Optimizer(abc.ABC):
@@ -72,13 +81,20 @@ class Optimizer(abc.ABC):
     @final
     def check_names(self, hyperparameters: Mapping[str, Any]) -> None:
         """Raise `ValueError` where a setting names a hyperparameter that is not among `hyperparameters`."""
-        for setting, value in self.settings.items():
-            for leaf in jax.tree.leaves(value):
-                if isinstance(leaf, str) and leaf not in hyperparameters:
-                    raise ValueError(
-                        f"optimizer: {setting} names the hyperparameter {leaf!r}, which is not among "
-                        f"{sorted(hyperparameters)}; add it there, or correct the name"
-                    )
+        for setting, leaf in self.leaves():
+            if isinstance(leaf, str) and leaf not in hyperparameters:
+                raise ValueError(
+                    f"optimizer: {setting} names the hyperparameter {leaf!r}, which is not among "
+                    f"{sorted(hyperparameters)}; add it there, or correct the name"
+                )
+
+    @final
+    def leaves(self) -> Iterator[tuple[str, Any]]:
+        """Yield the leaves of all settings, such as numbers and names, each with the name of its setting."""
+        for name, setting in self.settings.items():
+            for part in (setting.matrices, setting.others) if isinstance(setting, ByRank) else (setting,):
+                for leaf in jax.tree.leaves(part) or [part]:
+                    yield name, leaf
 
 
 class AdditiveOptimizer(Optimizer):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from hypergrad_search.checks import check_arguments, takes
-from hypergrad_search.optimizers.base import Optimizer, Setting
+from hypergrad_search.optimizers.base import ByRank, Optimizer, Setting
 
 
 def checked_optimizer(optimizer: Optimizer) -> Optimizer:
@@ -22,13 +22,12 @@ def checked_optimizer(optimizer: Optimizer) -> Optimizer:
                 f"of optax, such as lambda h: optax.clip_by_global_norm(h['clip']), got {optimizer.transform!r}"
             )
         check_arguments(f"{optimizer.name}: transform", optimizer.transform, ("hyperparameters",))
-    for name, setting in optimizer.settings.items():
-        for leaf in jax.tree.leaves(setting) or [setting]:
-            if not (isinstance(leaf, str) or callable(leaf) or _is_number(leaf)):
-                raise ValueError(
-                    f"{optimizer.name}: {name} must be numbers, names of hyperparameters or functions of "
-                    f"(hyperparameters, step), got {leaf!r}"
-                )
+    for name, leaf in optimizer.leaves():
+        if not (isinstance(leaf, str) or callable(leaf) or _is_number(leaf)):
+            raise ValueError(
+                f"{optimizer.name}: {name} must be numbers, names of hyperparameters or functions of "
+                f"(hyperparameters, step), got {leaf!r}"
+            )
     return optimizer
 
 
@@ -80,6 +79,11 @@ def _resolve(
     name: str, setting: Setting, hyperparameters: Mapping[str, Any], params: Any, steps: int
 ) -> tuple[list[jax.Array], list[int]]:
     """Return the schedules of a setting, each of shape `(steps,)`, and for each leaf the index of its own."""
+    if isinstance(setting, ByRank):
+        values, sources = _resolve(name, setting.matrices, hyperparameters, params, steps)
+        more, of_others = _resolve(name, setting.others, hyperparameters, params, steps)
+        of_leaves = zip(jax.tree.leaves(params), sources, of_others, strict=True)
+        return values + more, [i if leaf.ndim == 2 else len(values) + j for leaf, i, j in of_leaves]
 
     def over_time(leaf: Any) -> Any:
         if isinstance(leaf, str):
