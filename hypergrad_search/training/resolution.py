@@ -29,6 +29,8 @@ from hypergrad_search.training.exact import WEIGHTS, Inputs, Program, State
 OF_THE_STEPS = 2.0**-13
 #: The errors of all steps are much if they are above this share of the largest weight.
 OF_THE_WEIGHTS = 2.0**-13
+#: A slot that is 0 may in truth be this share of half a unit.
+NEXT_TO_NOTHING = 2.0**-40
 
 
 class Unresolved(NamedTuple):
@@ -211,13 +213,15 @@ def _moved(
     """Return a slot half a unit larger, and what others would then be whose increments divide by it."""
     moved = {name: slots[name] + half}
     if name in optimizer.divisors:
-        one, least = jnp.ones_like(slots[name]), jnp.where(slots[name] == 0, half, slots[name])
+        # Where the slot is 0, it was taken for half a unit, and is in truth any number between.
+        used = jnp.where(slots[name] == 0, half, slots[name])
+        true = jnp.where(slots[name] == 0, half * NEXT_TO_NOTHING, moved[name])
         for other in optimizer.own_slots[optimizer.own_slots.index(name) + 1 :]:
-            usual, off = (
-                optimizer.increment(other, one, _without({**slots, name: x}, other), settings, done)
-                for x in (least, least + half)
-            )
-            moved[other] = slots[other] * (off / usual)
+            increments = [
+                optimizer.increment(other, jnp.ones_like(x), _without({**slots, name: x}, other), settings, done)
+                for x in (used, true)
+            ]
+            moved[other] = slots[other] * (increments[1] / increments[0])
     return moved
 
 
