@@ -1,7 +1,7 @@
 """The optimizers of training runs, one file a family, with the steps that floats take and those of exact reversal."""
 
 from hypergrad_search.optimizers.adam import adabelief, adam, adamw
-from hypergrad_search.optimizers.base import AdditiveOptimizer, Optimizer
+from hypergrad_search.optimizers.base import AdditiveOptimizer, Optimizer, rounded
 from hypergrad_search.optimizers.ema import ema
 from hypergrad_search.optimizers.muon import muon
 from hypergrad_search.optimizers.rmsprop import rmsprop
@@ -19,5 +19,6 @@ __all__ = [
     "muon",
     "resolve",
     "rmsprop",
+    "rounded",
     "sgd",
 ]
