@@ -17,7 +17,7 @@ from hypergrad_search.hypergradient import (
     evaluate,
 )
 from hypergrad_search.optax_optimizers import gradient_noise
-from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, adam, adamw, sgd
+from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, adabelief, adam, adamw, ema, muon, rmsprop, sgd
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.schedules import warmup_cosine
 from hypergrad_search.space import Categorical, Float, Int, Space
@@ -42,12 +42,16 @@ __all__ = [
     "TrainingProblem",
     "Unrolled",
     "accumulate_gradients",
+    "adabelief",
     "adam",
     "adamw",
     "check_gradient",
+    "ema",
     "evaluate",
     "from_function",
     "gradient_noise",
+    "muon",
+    "rmsprop",
     "sgd",
     "train",
     "warmup_cosine",

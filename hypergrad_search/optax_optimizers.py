@@ -11,8 +11,19 @@ from hypergrad_search.space import Hyperparameters
 
 OptaxOptimizer = Callable[[Any], optax.GradientTransformation]
 
-#: By the transformation that gives an optimizer its character: the exact optimizer that comes nearest.
-_NEAREST = {"scale_by_adam": "adam", "adam": "adam", "adamw": "adamw", "trace": "sgd", "sgd": "sgd", "identity": "sgd"}
+#: By the transformation that gives an optimizer its character: the exact optimizer that comes nearest. The first that
+#: is found counts. `docs/reversible_optimizers.md` says what keeps the others from being exact.
+_NEAREST = {
+    "scale_by_muon": "muon",
+    "scale_by_belief": "adabelief",
+    **dict.fromkeys(("scale_by_rms", "scale_by_stddev", "scale_by_rss"), "rmsprop"),
+    **dict.fromkeys(("scale_by_adadelta", "scale_by_factored_rms"), "rmsprop"),
+    **dict.fromkeys(("scale_by_adam", "adam", "scale_by_amsgrad", "scale_by_adamax", "scale_by_radam"), "adam"),
+    **dict.fromkeys(("scale_by_yogi", "scale_by_ademamix", "scale_by_adopt", "scale_by_novograd"), "adam"),
+    **dict.fromkeys(("scale_by_adan", "scale_by_lion", "scale_by_sign", "scale_by_rprop"), "adam"),
+    "adamw": "adamw",
+    **dict.fromkeys(("trace", "sgd", "identity"), "sgd"),
+}
 
 
 def made(optimizer: OptaxOptimizer, hyperparameters: Hyperparameters) -> optax.GradientTransformationExtraArgs:
@@ -104,6 +115,14 @@ def nearest_exact(transformation: optax.GradientTransformation) -> str | None:
 def _parts(function: Any) -> Iterator[str]:
     """Yield the names of the transformations that a function is made of, as its closures tell them."""
     inner = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    functions = [f for x in inner for f in (x if isinstance(x, tuple | list) else (x,)) if callable(f)]
-    names = [name for f in functions for name in _parts(f) if name != "init_empty_state"]
+    names = [name for f in _functions(inner) for name in _parts(f) if name != "init_empty_state"]
     yield from names or [function.__qualname__.partition(".")[0]]
+
+
+def _functions(inside: Any) -> Iterator[Any]:
+    """Yield the functions in lists, tuples and dicts of functions."""
+    if isinstance(inside, tuple | list | dict):
+        for part in inside.values() if isinstance(inside, dict) else inside:
+            yield from _functions(part)
+    elif callable(inside):
+        yield inside

@@ -444,7 +444,7 @@ _unresolved = compiled(static=1)(resolution.unresolved)
 
 @compiled(static=1)
 def _losses(program: Program, inputs: Inputs, state: State) -> OuterLosses:
-    params = program.layout.unpack(exact.weights_of(program, inputs, state))
+    params = program.layout.unpack(exact.judged_weights(program, inputs, state))
     trained = as_returned(program.problem, params, state.statistics)
     return outer_losses(program.problem, trained, {**inputs.dynamic, **dict(program.static)})
 
@@ -464,7 +464,7 @@ def _start_adjoint(program: Program, inputs: Inputs, state: State, without: Left
         trained = as_returned(program.problem, program.layout.unpack(weights), put(floats))
         return fitted_loss(program.problem, trained, {**dynamic, **dict(program.static)}, without)
 
-    weights = exact.weights_of(program, inputs, state)
+    weights = exact.judged_weights(program, inputs, state)
     gradients = jax.grad(fitted, argnums=(0, 1, 2))(weights, floats, inputs.dynamic)
     return exact.start_adjoint(program, inputs, *gradients)
 
@@ -508,7 +508,9 @@ def _finish(
         return (program.layout.pack(params), split_statistics(statistics)[0]), settings
 
     _, pull_back = jax.vjp(act, dynamic)
-    at_start = jax.tree.map(lambda x: jnp.where(from_start, x, 0), (adjoint.weights, adjoint.statistics))
+    at_start = jax.tree.map(
+        lambda x: jnp.where(from_start, x, 0), (exact.initial_adjoint(program, adjoint), adjoint.statistics)
+    )
     (through_start,) = pull_back((at_start, adjoint.settings))
     gradient: dict[str, jax.Array] = jax.tree.map(jnp.add, adjoint.hyperparameters, through_start)
     return gradient

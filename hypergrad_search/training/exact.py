@@ -28,6 +28,7 @@ from hypergrad_search.hyperparameters import Static
 from hypergrad_search.losses import step_gradient, step_loss
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, resolve
+from hypergrad_search.optimizers.base import rounded
 from hypergrad_search.parameters import initial, split_statistics
 from hypergrad_search.problem import Params, Statistics, TrainingProblem
 from hypergrad_search.training import bit_buffer, fixed_point
@@ -119,7 +120,7 @@ class Adjoint(NamedTuple):
     `settings` are gradients with respect to the settings, each of shape `(steps, groups)`. `hyperparameters` are
     gradients with respect to the hyperparameters on which training and outer losses depend directly. `norms` has for
     each step the norm of the gradient with respect to all weights before it, and last the norm of the gradient with
-    respect to the final weights.
+    respect to the final weights. Where the optimizer keeps an average, it is taken to change as the weights do.
     """
 
     weights: list[jax.Array]
@@ -178,7 +179,9 @@ def _layout(problem: TrainingProblem, static: Static, shapes: tuple[Any, ...], s
         groups.append(of_leaves)
         return params
 
-    return arrange(jax.eval_shape(trace, *_like(shapes)), groups[0])
+    params = jax.eval_shape(trace, *_like(shapes))
+    assert isinstance(problem.optimizer, Optimizer)  # `bind` has refused all others
+    return arrange(params, groups[0], share=not problem.optimizer.whole_leaves)
 
 
 def _like(shapes: tuple[Any, ...]) -> list[np.ndarray[Any, Any]]:
@@ -274,10 +277,16 @@ def plan_decays(logs: dict[str, jax.Array], stretch: jax.Array | int) -> tuple[d
 
 def start(program: Program, weights: list[jax.Array], statistics: Statistics) -> State:
     """Return the state before the first step."""
+    optimizer, bits = program.optimizer, program.bits
     numbers = [
         {
-            WEIGHTS: fixed_point.from_float(x, program.bits[WEIGHTS]),
-            **{slot: fixed_point.zeros(x.shape, program.bits[slot]) for slot in program.optimizer.decays},
+            WEIGHTS: fixed_point.from_float(x, bits[WEIGHTS]),
+            **{slot: fixed_point.zeros(x.shape, bits[slot]) for slot in optimizer.own_slots},
+            **(
+                {}
+                if optimizer.average is None
+                else {optimizer.average: fixed_point.from_float(x, bits[optimizer.average])}
+            ),
         }
         for x in weights
     ]
@@ -288,11 +297,20 @@ def start(program: Program, weights: list[jax.Array], statistics: Statistics) ->
 
 def weights_of(program: Program, inputs: Inputs, state: State) -> list[jax.Array]:
     """Return the weights as float32 arrays; call it after all contents that were due have been spilled."""
-    weights = [fixed_point.to_float(numbers[WEIGHTS], program.bits[WEIGHTS]) for numbers in state.numbers]
-    if WEIGHTS not in inputs.schedule.plans:
-        return weights
-    scales = scales_of(program, inputs, state, WEIGHTS)
-    return [scales[group] * x for group, x in zip(program.layout.groups, weights, strict=True)]
+    return _values_of(program, inputs, state, WEIGHTS)
+
+
+def judged_weights(program: Program, inputs: Inputs, state: State) -> list[jax.Array]:
+    """Return what outer losses see: the optimizer's average of the weights, or else the weights; see `weights_of`."""
+    return _values_of(program, inputs, state, program.optimizer.average or WEIGHTS)
+
+
+def _values_of(program: Program, inputs: Inputs, state: State, name: str) -> list[jax.Array]:
+    values = [fixed_point.to_float(numbers[name], program.bits[name]) for numbers in state.numbers]
+    if name not in inputs.schedule.plans:
+        return values
+    scales = scales_of(program, inputs, state, name)
+    return [scales[group] * x for group, x in zip(program.layout.groups, values, strict=True)]
 
 
 def scales_of(program: Program, inputs: Inputs, state: State, name: str) -> jax.Array:
@@ -343,7 +361,7 @@ def run_backward(
         new = state.statistics
         if program.isolated:  # the new statistics are kept, so that the branch is that of the forward pass
             gradient, new = _isolated(program, inputs.dynamic, inputs.key, weights, statistics, step)
-        numbers = [_retreat_slots(program, *array) for array in zip(numbers, gradient, nows, strict=True)]
+        numbers = [_retreat_slots(program, *array, step) for array in zip(numbers, gradient, nows, strict=True)]
         adjoints = [
             _step_adjoint(program, x, w, g, now, dw, ds, step)
             for x, w, g, now, dw, ds in zip(
@@ -360,7 +378,7 @@ def run_backward(
             for name, x in adjoint.settings.items()
         }
         hyperparameters = jax.tree.map(jnp.add, adjoint.hyperparameters, for_dynamic)
-        norms = adjoint.norms.at[step].set(norm(for_weights))
+        norms = adjoint.norms.at[step].set(norm(_of_common_change(program, for_weights, for_slots)))
         adjoint = Adjoint(for_weights, for_slots, for_statistics, settings, hyperparameters, norms)
         return state._replace(numbers=numbers, step=step, statistics=new), adjoint
 
@@ -389,17 +407,35 @@ def start_adjoint(
 ) -> Adjoint:
     """Return the adjoint at the end of training, given three gradients of the outer loss.
 
-    `weights` is the gradient with respect to the final weights, `statistics` that with respect to the final statistics
-    that are floats, and `hyperparameters` that with respect to the hyperparameters on which the loss depends directly.
+    `weights` is the gradient with respect to what `judged_weights` returns, `statistics` that with respect to the final
+    statistics that are floats, and `hyperparameters` that with respect to the hyperparameters on which the loss depends
+    directly.
     """
+    average, zeros = program.optimizer.average, [jnp.zeros_like(w) for w in weights]
+    slots = [dict.fromkeys(program.optimizer.slots, zero) for zero in zeros]
+    if average is not None:
+        slots = [{**of_array, average: w} for of_array, w in zip(slots, weights, strict=True)]
     return Adjoint(
-        weights,
-        [{slot: jnp.zeros_like(w) for slot in program.optimizer.decays} for w in weights],
+        weights if average is None else zeros,
+        slots,
         statistics,
         jax.tree.map(jnp.zeros_like, inputs.schedule.settings),
         hyperparameters,
         jnp.zeros(program.problem.steps + 1, jnp.float32).at[-1].set(norm(weights)),
     )
+
+
+def initial_adjoint(program: Program, adjoint: Adjoint) -> list[jax.Array]:
+    """Return the gradients with respect to the initial weights, given the adjoint before the first step."""
+    return _of_common_change(program, adjoint.weights, adjoint.slots)
+
+
+def _of_common_change(program: Program, weights: list[jax.Array], slots: list[dict[str, jax.Array]]) -> list[jax.Array]:
+    """Return the gradients with respect to a change of the weights that their average, if there is one, shares."""
+    average = program.optimizer.average
+    if average is None:
+        return weights
+    return [w + of_array[average] for w, of_array in zip(weights, slots, strict=True)]
 
 
 def equal(numbers: list[Numbers], others: list[Numbers]) -> jax.Array:
@@ -509,15 +545,31 @@ def _weights(program: Program, numbers: Numbers, now: Schedule) -> jax.Array:
 
 def _advance(program: Program, numbers: Numbers, gradient: jax.Array, now: Schedule, step: jax.Array) -> Numbers:
     """Return the numbers of one array after one exact step."""
-    numbers = {**numbers}
-    for name, increment in _increments(program, gradient, now).items():
-        numbers[name] = fixed_point.add(numbers[name], increment)
-    numbers[WEIGHTS] = fixed_point.add(numbers[WEIGHTS], _weight_step(program, numbers, now, step))
-    return numbers
+    for slot in program.optimizer.own_slots:
+        increment = _slot_increment(program, numbers, slot, gradient, now, step)
+        numbers = {**numbers, slot: fixed_point.add(numbers[slot], increment)}
+    numbers = {**numbers, WEIGHTS: fixed_point.add(numbers[WEIGHTS], _weight_step(program, numbers, now, step))}
+    average = program.optimizer.average
+    if average is None:
+        return numbers
+    return {**numbers, average: fixed_point.add(numbers[average], _average_increment(program, numbers, average, now))}
 
 
 def _retreat_weights(program: Program, numbers: Numbers, now: Schedule, step: jax.Array) -> Numbers:
+    """Undo what `_advance` does last: the change of the average, if there is one, and that of the weights."""
+    average = program.optimizer.average
+    if average is not None:
+        increment = _average_increment(program, numbers, average, now)
+        numbers = {**numbers, average: fixed_point.subtract(numbers[average], increment)}
     return {**numbers, WEIGHTS: fixed_point.subtract(numbers[WEIGHTS], _weight_step(program, numbers, now, step))}
+
+
+def _retreat_slots(program: Program, numbers: Numbers, gradient: jax.Array, now: Schedule, step: jax.Array) -> Numbers:
+    """Undo what `_advance` does first, from the last slot to the first."""
+    for slot in reversed(program.optimizer.own_slots):
+        increment = _slot_increment(program, numbers, slot, gradient, now, step)
+        numbers = {**numbers, slot: fixed_point.subtract(numbers[slot], increment)}
+    return numbers
 
 
 def _slots(program: Program, numbers: Numbers, now: Schedule, *, after: bool) -> dict[str, jax.Array]:
@@ -529,16 +581,51 @@ def _slots(program: Program, numbers: Numbers, now: Schedule, *, after: bool) ->
     }
 
 
-def _retreat_slots(program: Program, numbers: Numbers, gradient: jax.Array, now: Schedule) -> Numbers:
-    increments = _increments(program, gradient, now)
-    return {**numbers, **{name: fixed_point.subtract(numbers[name], x) for name, x in increments.items()}}
-
-
-def _increments(program: Program, gradient: jax.Array, now: Schedule) -> dict[str, Fixed]:
-    return {
-        name: fixed_point.from_float(increment * (1 / now.plans[name].scale_after), program.bits[name])
-        for name, increment in program.optimizer.increments(gradient, now.settings).items()
+def _others(program: Program, numbers: Numbers, slot: str, now: Schedule) -> dict[str, jax.Array]:
+    """Return the other slots in float32 as they are when `slot` changes, forwards or backwards."""
+    own = program.optimizer.own_slots
+    changed = own[: own.index(slot)]
+    scales = {
+        name: now.plans[name].scale_after if name in changed else now.plans[name].scale_before
+        for name in own
+        if name != slot
     }
+    values = {name: rounded(x * fixed_point.to_float(numbers[name], program.bits[name])) for name, x in scales.items()}
+    return _without_zero_divisors(program, values, scales, now)
+
+
+def _without_zero_divisors(
+    program: Program, slots: dict[str, jax.Array], scales: dict[str, jax.Array], now: Schedule
+) -> dict[str, jax.Array]:
+    """Return slots of which those that may divide are half a unit where they are 0.
+
+    There increments may have been rounded to 0, and what is divided by 0 would hide from `resolution` what was lost.
+    """
+    slots = {**slots}
+    for name in program.optimizer.divisors:
+        if name in slots:
+            half = scales[name] * 2.0 ** -(program.bits[name] + 1)
+            least = jnp.where(now.settings[program.optimizer.decays[name]] < 1, half, 0)
+            slots[name] = jnp.where(slots[name] == 0, least, slots[name])
+    return slots
+
+
+def _slot_increment(
+    program: Program, numbers: Numbers, slot: str, gradient: jax.Array, now: Schedule, step: jax.Array
+) -> Fixed:
+    """Return the increment of a slot, when those behind it have not changed yet, or are undone already."""
+    others = _others(program, numbers, slot, now)
+    increment = program.optimizer.increment(slot, gradient, others, now.settings, step + 1)
+    return fixed_point.from_float(increment * (1 / now.plans[slot].scale_after), program.bits[slot])
+
+
+def _average_increment(program: Program, numbers: Numbers, average: str, now: Schedule) -> Fixed:
+    """Return the increment of the average of the weights, by the weights after the step."""
+    weights = fixed_point.to_float(numbers[WEIGHTS], program.bits[WEIGHTS])
+    if WEIGHTS in now.plans:
+        weights = now.plans[WEIGHTS].scale_after * weights
+    increment = (1 - now.settings[program.optimizer.decays[average]]) * weights
+    return fixed_point.from_float(increment * (1 / now.plans[average].scale_after), program.bits[average])
 
 
 def _weight_step(program: Program, numbers: Numbers, now: Schedule, step: jax.Array) -> Fixed:
@@ -550,13 +637,9 @@ def _weight_step(program: Program, numbers: Numbers, now: Schedule, step: jax.Ar
 
 def _change(program: Program, numbers: Numbers, now: Schedule, step: jax.Array) -> jax.Array:
     slots = _slots(program, numbers, now, after=True)
-    # A step has the direction of the first slot, and may divide by the others. Where these are 0, increments may have
-    # been rounded to 0, and they count for half a unit: a step divided by 0 would hide from `resolution` what was lost.
-    for name in list(slots)[1:]:
-        half = now.plans[name].scale_after * 2.0 ** -(program.bits[name] + 1)
-        least = jnp.where(now.settings[program.optimizer.decays[name]] < 1, half, 0)
-        slots[name] = jnp.where(slots[name] == 0, least, slots[name])
-    return program.optimizer.step(slots, now.settings, step + 1)
+    own = {name: slots[name] for name in program.optimizer.own_slots}
+    scales = {name: plan.scale_after for name, plan in now.plans.items()}
+    return program.optimizer.step(_without_zero_divisors(program, own, scales, now), now.settings, step + 1)
 
 
 def _step_adjoint(
@@ -620,7 +703,10 @@ def diagnose(program: Program, inputs: Inputs, state: State) -> Diagnosis:
     gradient, _ = gradient_of(program, inputs.dynamic, inputs.key, weights, statistics, step)
     nan = []
     for numbers, g, now in zip(state.numbers, gradient, nows, strict=True):
-        added = [*program.optimizer.increments(g, now.settings).values(), _change(program, numbers, now, step)]
+        added = [_change(program, numbers, now, step)]
+        for slot in program.optimizer.own_slots:  # others are read as they are now, which makes no difference to NaN
+            others = _others(program, numbers, slot, now)
+            added.append(program.optimizer.increment(slot, g, others, now.settings, step + 1))
         nan.append(functools.reduce(jnp.logical_or, map(jnp.isnan, added)))
 
     def by_leaf(arrays: list[jax.Array]) -> Params:

@@ -86,7 +86,13 @@ def _rule_of_leaves(optimizer: Optimizer, hyperparameters: Hyperparameters, para
         weights, slots = zip(*results, strict=True)
         return jax.tree.unflatten(treedef, weights), list(slots)
 
-    return _Rule([dict.fromkeys(optimizer.slots, jnp.zeros_like(w)) for w in leaves], settings, update)
+    return _Rule([_first_slots(optimizer, w) for w in leaves], settings, update)
+
+
+def _first_slots(optimizer: Optimizer, weights: jax.Array) -> dict[str, jax.Array]:
+    """Return the slots of a leaf before the first step; an average is float32 at least, or it would never move."""
+    slots = dict.fromkeys(optimizer.slots, jnp.zeros_like(weights))
+    return slots if optimizer.average is None else {**slots, optimizer.average: weights.astype(finest(weights.dtype))}
 
 
 def _step(
@@ -97,18 +103,32 @@ def _step(
     settings: dict[str, jax.Array],
     count: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Take a step of one leaf in the type of the settings, and round the results to the leaf's own type."""
+    """Take a step of one leaf in the type of the settings, and round the results to the types that they had."""
     dtype = finest(weights.dtype, *(x.dtype for x in settings.values()))
     wide, wide_slots, wide_gradient = jax.tree.map(lambda x: x.astype(dtype), (weights, slots, gradient))
     stepped = optimizer.float_step(wide, wide_slots, wide_gradient, settings, count)
-    rounded: tuple[jax.Array, dict[str, jax.Array]] = jax.tree.map(lambda x: x.astype(weights.dtype), stepped)
+    rounded: tuple[jax.Array, dict[str, jax.Array]] = jax.tree.map(
+        lambda x, before: x.astype(before.dtype), stepped, (weights, slots)
+    )
     return rounded
+
+
+def _judged_params(problem: TrainingProblem, state: FloatState) -> Params:
+    """Return what outer losses see: the optimizer's average of the parameters, or else the parameters."""
+    average = problem.optimizer.average if isinstance(problem.optimizer, Optimizer) else None
+    if average is None:
+        return state.params
+    leaves, treedef = jax.tree.flatten(state.params)
+    averages = [slots[average].astype(w.dtype) for w, slots in zip(leaves, state.kept, strict=True)]
+    return jax.tree.unflatten(treedef, averages)
 
 
 def train_in_floats(
     problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, checkpoints: int | None = None
 ) -> Trained:
-    """Train in floats, and return the final parameters, with the statistics where the problem has some.
+    """Train in floats, and return the final parameters, or their average where the optimizer keeps one (`ema`).
+
+    Where the problem has statistics, they come as a pair with these.
 
     Weights and slots are of each leaf's own type. A step is computed in float32 at least, and then rounded to it.
 
@@ -120,7 +140,7 @@ def train_in_floats(
     one_step, state, scanned = float_training(problem, hyperparameters, key)
     if checkpoints is not None:
         state, _ = binomial_scan(one_step, state, scanned, checkpoints)
-        return as_returned(problem, state.params, state.statistics)
+        return as_returned(problem, _judged_params(problem, state), state.statistics)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def segment(state: FloatState, scanned: Scanned) -> tuple[FloatState, None]:
@@ -132,7 +152,7 @@ def train_in_floats(
     state, _ = jax.lax.scan(segment, state, segments)
     if whole < problem.steps:
         state, _ = segment(state, jax.tree.map(lambda x: x[whole:], scanned))
-    return as_returned(problem, state.params, state.statistics)
+    return as_returned(problem, _judged_params(problem, state), state.statistics)
 
 
 def binomial_scan(body: Body, state: FloatState, scanned: Scanned, checkpoints: int) -> tuple[FloatState, None]:

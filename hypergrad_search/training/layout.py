@@ -45,12 +45,15 @@ class Layout:
         return jax.tree.unflatten(self.treedef, [leaves[i] for i in range(len(leaves))])
 
 
-def arrange(params: Params, groups: Sequence[int]) -> Layout:
-    """Return the layout for parameters of these shapes, where `groups` has the group of settings of each leaf."""
+def arrange(params: Params, groups: Sequence[int], *, share: bool) -> Layout:
+    """Return the layout for parameters of these shapes, where `groups` has the group of settings of each leaf.
+
+    Unless leaves may `share` an array, each has its own.
+    """
     leaves, treedef = jax.tree.flatten(params)
     arrays: dict[Any, list[int]] = {}
     for i, (leaf, group) in enumerate(zip(leaves, groups, strict=True)):
-        arrays.setdefault((group, "small" if leaf.size < _SMALL else i), []).append(i)
+        arrays.setdefault((group, "small" if share and leaf.size < _SMALL else i), []).append(i)
     return Layout(
         treedef,
         tuple(leaf.shape for leaf in leaves),

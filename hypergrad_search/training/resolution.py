@@ -6,7 +6,9 @@ as they are large, and so are the steps of the weights.
 
 Two tests ask how far weights would step elsewhere if a slot were half a unit larger. Numbers are too coarse where that
 is much beside the largest step in the leaf, and, if it is added up over all steps so far, much beside the largest
-weight that the leaf ever had. `probe` costs next to nothing and takes everything at its worst. `unresolved` takes a
+weight that the leaf ever had. A slot may act through the increments of another one: these are taken to be off by the
+same share at all steps, and so is then what they add up to. An average of the weights is off by what its own rounding
+adds up to. `probe` costs next to nothing and takes everything at its worst. `unresolved` takes a
 gradient. By the gradient alone can a weight that nothing moves be told from one whose every increment was rounded to 0.
 Errors are weighed by it, too, or by that at the start, for it vanishes in the end: where the loss hardly depends on a
 leaf, gradients are tiny, and nothing is spoilt.
@@ -27,6 +29,8 @@ from hypergrad_search.training.exact import WEIGHTS, Inputs, Program, State
 OF_THE_STEPS = 2.0**-13
 #: The errors of all steps are much if they are above this share of the largest weight.
 OF_THE_WEIGHTS = 2.0**-13
+#: A slot that is 0 may in truth be this share of half a unit.
+NEXT_TO_NOTHING = 2.0**-40
 
 
 class Unresolved(NamedTuple):
@@ -40,7 +44,7 @@ class _Rounding(NamedTuple):
     """What rounding does to each weight of an array.
 
     `weight` and `step` are the magnitudes of the weight, and of the step that the slots give now. `errors` tells by the
-    name of a number how far this step may be off.
+    name of a number how far this step may be off, and by that of an average how far this may be off.
     """
 
     weight: jax.Array
@@ -62,7 +66,7 @@ def probe(program: Program, inputs: Inputs, state: State, largest: Params) -> tu
     largest = jax.tree.map(jnp.maximum, largest, program.layout.treedef.unflatten([x.weight for x in most]))
     weights = jax.tree.leaves(largest)
     doubts = [
-        _is_coarse(x, name) & (_sum(x, name, state.step) > OF_THE_WEIGHTS * weight)
+        _is_coarse(x, name) & (_sum(program, x, name, state.step) > OF_THE_WEIGHTS * weight)
         for x, weight in zip(most, weights, strict=True)
         for name in program.bits
     ]
@@ -89,7 +93,7 @@ def unresolved(program: Program, inputs: Inputs, initial: list[jax.Array], state
     whole = jnp.sum(jnp.stack(jax.tree.leaves(of_weights)))
     found, unit, units = {}, {}, _usual(program, inputs, state).units
     for name in program.bits:
-        effects = [slope * _sum(x, name, state.step) for slope, x in zip(slopes, rounding, strict=True)]
+        effects = [slope * _sum(program, x, name, state.step) for slope, x in zip(slopes, rounding, strict=True)]
         found[name] = jax.tree.map(
             lambda x, effect, name=name: _is_coarse(x, name) & (jnp.sum(effect) > OF_THE_WEIGHTS * whole),
             program.layout.treedef.unflatten(most),
@@ -105,9 +109,11 @@ def _is_coarse(x: _Rounding, name: str) -> jax.Array:
     return x.errors[name] > OF_THE_STEPS * x.step
 
 
-def _sum(x: _Rounding, name: str, done: jax.Array) -> jax.Array:
+def _sum(program: Program, x: _Rounding, name: str, done: jax.Array) -> jax.Array:
     """Return the errors of all steps so far, at their worst; a weight is off at the start, and by its step at most."""
     error, count = x.errors[name], done.astype(x.step.dtype)
+    if name == program.optimizer.average:
+        return error
     if name != WEIGHTS:
         return error * count
     return jnp.where(x.weight == 0, 0, error) + jnp.minimum(x.step, error) * count
@@ -169,22 +175,54 @@ def _of_array(
 
     With a gradient, a weight whose slots are all 0 moves only as far as rounding may have taken from its increments.
     """
-    slots = {name: values[name] for name in optimizer.decays}
+    slots = {name: values[name] for name in optimizer.own_slots}
     step = optimizer.step(slots, settings, done)
 
     def error(moved: dict[str, jax.Array]) -> jax.Array:
         return jnp.abs(optimizer.step({**slots, **moved}, settings, done) - step)
 
-    errors = {name: error({name: x + half[name]}) for name, x in slots.items()}
+    errors = {name: error(_moved(optimizer, slots, name, half[name], settings, done)) for name in slots}
     if gradient is not None:
-        lost = {
-            name: jnp.where(x == 0, 0, jnp.clip(x / (1 - settings[optimizer.decays[name]]), -half[name], half[name]))
-            for name, x in optimizer.increments(gradient, settings).items()
-        }
+        lost = {}
+        for name in slots:
+            increment = optimizer.increment(name, gradient, _without(slots, name), settings, done)
+            most = jnp.clip(increment / (1 - settings[optimizer.decays[name]]), -half[name], half[name])
+            lost[name] = jnp.where(increment == 0, 0, most)
         are_zero = functools.reduce(jnp.logical_and, [x == 0 for x in slots.values()])
         first, *others = slots
         errors = {first: jnp.where(are_zero, error(lost), errors[first])} | {
             name: jnp.where(are_zero, 0, errors[name]) for name in others
         }
     errors[WEIGHTS] = jnp.full_like(step, half[WEIGHTS])
+    if optimizer.average is not None:
+        decay, average = settings[optimizer.decays[optimizer.average]], optimizer.average
+        added_up = half[average] * jnp.minimum(1 + done.astype(step.dtype), 1 / (1 - decay))
+        errors[average] = jnp.where((values[average] == 0) & (values[WEIGHTS] == 0), 0, added_up)
     return _Rounding(jnp.abs(values[WEIGHTS]), jnp.abs(step), errors)
+
+
+def _moved(
+    optimizer: AdditiveOptimizer,
+    slots: dict[str, jax.Array],
+    name: str,
+    half: jax.Array,
+    settings: dict[str, jax.Array],
+    done: jax.Array,
+) -> dict[str, jax.Array]:
+    """Return a slot half a unit larger, and what others would then be whose increments divide by it."""
+    moved = {name: slots[name] + half}
+    if name in optimizer.divisors:
+        # Where the slot is 0, it was taken for half a unit, and is in truth any number between.
+        used = jnp.where(slots[name] == 0, half, slots[name])
+        true = jnp.where(slots[name] == 0, half * NEXT_TO_NOTHING, moved[name])
+        for other in optimizer.own_slots[optimizer.own_slots.index(name) + 1 :]:
+            increments = [
+                optimizer.increment(other, jnp.ones_like(x), _without({**slots, name: x}, other), settings, done)
+                for x in (used, true)
+            ]
+            moved[other] = slots[other] * (increments[1] / increments[0])
+    return moved
+
+
+def _without(slots: dict[str, jax.Array], name: str) -> dict[str, jax.Array]:
+    return {other: x for other, x in slots.items() if other != name}

@@ -27,6 +27,8 @@ from hypergrad_search.training.exact import (
     bind,
     check_fraction_bits,
     equal,
+    initial_adjoint,
+    judged_weights,
     log_decays,
     plan_decays,
     plan_schedule,
@@ -187,7 +189,7 @@ def _train_forward(
     carry = start(program, weights, statistics), planes, largest_weights(program, weights)
     state, planes, largest = jax.lax.fori_loop(0, stretches, stretch, carry)
     failed = state.outside | _is_lost(program, inputs, weights, state, largest)
-    trained = [jnp.where(failed, jnp.nan, w) for w in weights_of(program, inputs, state)]
+    trained = [jnp.where(failed, jnp.nan, w) for w in judged_weights(program, inputs, state)]
     fits = jnp.all(jnp.stack([filled[name] <= n for name, n in room.planes]))
     return (trained, state.statistics), _Residuals(state, planes, inputs, fits & ~failed, weights)
 
@@ -226,7 +228,7 @@ def _train_backward(
     final = start_adjoint(program, inputs, of_weights, floats, jax.tree.map(jnp.zeros_like, inputs.dynamic))
     state, result = jax.lax.fori_loop(0, stretches, stretch, (state, final))
     trusted &= equal(state.numbers, start(program, weights, inputs.statistics).numbers)
-    gradients = result.weights, result.statistics, result.settings, result.hyperparameters
+    gradients = initial_adjoint(program, result), result.statistics, result.settings, result.hyperparameters
     of_weights, floats, *rest = jax.tree.map(lambda x: jnp.where(trusted, x, jnp.nan), gradients)
     remaining = iter(floats)
     of_statistics = jax.tree.unflatten(structure, [next(remaining) if is_float else None for is_float in are_floats])

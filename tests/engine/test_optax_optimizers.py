@@ -115,7 +115,9 @@ def test_hypergradients_are_those_of_float64(name: str) -> None:
             r"clip_by_global_norm, scale_by_adam, .*nearest that can is hypergrad_search.adamw",
         ),
         ("nesterov", r"trace.* cannot be run backwards; the nearest that can is hypergrad_search.sgd"),
-        ("lion", "scale_by_lion.* cannot be run backwards; no exact optimizer is near"),
+        ("lion", "scale_by_lion.* cannot be run backwards; the nearest that can is hypergrad_search.adamw"),
+        ("prodigy", "prodigy.* cannot be run backwards; no exact optimizer is near"),
+        ("multi_transform", "scale_by_adam.* cannot be run backwards; the nearest that can is hypergrad_search.adam"),
     ],
 )
 def test_reversal_refuses_by_name(name: str, words: str) -> None:

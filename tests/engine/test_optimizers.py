@@ -15,9 +15,11 @@ from hypergrad_search import (
     Optimizer,
     TrainingProblem,
     Unrolled,
+    adabelief,
     adam,
     adamw,
     evaluate,
+    rmsprop,
     sgd,
     train,
 )
@@ -66,6 +68,20 @@ OPTAX = {
     "adamw, masked": (
         adamw(0.01, weight_decay={"w": 0.5, "b": 0.0}),
         optax.adamw(0.01, weight_decay=0.5, mask={"w": True, "b": False}),
+    ),
+    "adabelief": (adabelief(0.01), optax.adabelief(0.01)),
+    "adabelief, all settings": (
+        adabelief(0.01, 0.8, 0.9, 1e-3, 1e-6),
+        optax.adabelief(0.01, 0.8, 0.9, 1e-3, 1e-6),
+    ),
+    "rmsprop": (rmsprop(0.003, momentum=0.8), optax.rmsprop(0.003, momentum=0.8)),
+    "rmsprop, all settings": (
+        rmsprop(0.01, 0.95, 1e-4, momentum=0.5),
+        optax.rmsprop(0.01, 0.95, 1e-4, momentum=0.5),
+    ),
+    "rmsprop, schedule": (
+        rmsprop(lambda h, t: 0.01 / (1 + 0.1 * t), momentum=0.5),
+        optax.rmsprop(lambda t: 0.01 / (1 + 0.1 * t), momentum=0.5),
     ),
     "schedule": (
         adamw(lambda h, t: 0.01 / (1 + 0.1 * t), weight_decay=0.3),
@@ -121,12 +137,20 @@ def test_tiny_gradients_move_weights_as_in_floats(size: float) -> None:
     np.testing.assert_allclose(train(problem, {}, KEY), train_in_floats(problem, {}, KEY), rtol=1e-5)
 
 
-MAKE: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
+MAKE: dict[str, Callable[..., Optimizer]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+    "adabelief": adabelief,
+    "rmsprop": rmsprop,
+}
 H = {"rate": 0.02, "b1": 0.8, "b2": 0.95, "eps": 1e-2, "root": 1e-3, "decay": 0.2}
 NAMED: dict[str, Optimizer] = {
     "sgd": sgd("rate", "b1"),
     "adam": adam("rate", "b1", "b2", "eps", "root"),
     "adamw": adamw("rate", "b1", "b2", "eps", "root", weight_decay="decay"),
+    "adabelief": adabelief("rate", "b1", "b2", "eps", "root"),
+    "rmsprop": rmsprop("rate", "b2", "eps", momentum="b1"),
 }
 
 

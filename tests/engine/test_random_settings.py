@@ -11,7 +11,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypergrad_search import Optimizer, Reversible, Status, TrainingProblem, Unrolled, adam, adamw, evaluate, sgd
+from hypergrad_search import (
+    Optimizer,
+    Reversible,
+    Status,
+    TrainingProblem,
+    Unrolled,
+    adabelief,
+    adam,
+    adamw,
+    ema,
+    evaluate,
+    muon,
+    rmsprop,
+    sgd,
+)
 
 STRUCTURES: dict[str, list[tuple[int, ...]]] = {
     "scalar": [()],
@@ -51,7 +65,13 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "dampened": sgd("rate", "decay", dampening=True),
     "adam": adam("rate", "decay", "decay2", "eps"),
     "adamw": adamw("rate", "decay", "decay2", "eps", weight_decay="weight_decay"),
+    "adabelief": adabelief("rate", "decay", "decay2", "eps"),
+    "rmsprop": rmsprop("rate", "decay2", "eps", momentum="decay"),
+    "muon": muon("rate", 5, "decay", "eps", "weight_decay", adam_b1="decay2", adam_b2="decay2"),
+    "ema": ema(adamw("rate", "decay", "decay2", "eps", weight_decay="weight_decay"), "decay2"),
 }
+# Their weights decay by the rate times the weight decay, which must be below 1.
+SHRINKING = ("adamw", "muon", "ema")
 
 
 @functools.cache  # so that examples share compiled programs
@@ -84,6 +104,10 @@ FEW = [
     ("leaves", "network", "adamw", 17),
     ("empty", "half precision", "adamw", 2),
     ("layers", "affine", "adam", 1),
+    ("vector", "quadratic", "adabelief", 100),
+    ("leaves", "affine", "rmsprop", 100),
+    ("layers", "network", "muon", 17),
+    ("one weight", "quadratic", "ema", 300),
 ]
 
 problems = st.builds(
@@ -109,7 +133,7 @@ hyperparameters = st.fixed_dictionaries(
 def examine(problem: TrainingProblem, h: dict[str, float]) -> None:
     if not 0 <= h["rate"] * h["weight_decay"] < 0.99:
         h = {**h, "weight_decay": 0.0 if math.isfinite(h["rate"]) else math.nan}
-    if math.isnan(h["weight_decay"]) and problem.optimizer is OPTIMIZERS["adamw"]:
+    if math.isnan(h["weight_decay"]) and problem.optimizer in [OPTIMIZERS[name] for name in SHRINKING]:
         with pytest.raises(ValueError, match="weight_decay must be"):
             evaluate(problem, h, key=jax.random.key(0))
         return

@@ -22,7 +22,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypergrad_search import Optimizer, Status, TrainingProblem, adam, adamw, evaluate, sgd
+from hypergrad_search import (
+    Optimizer,
+    Status,
+    TrainingProblem,
+    adabelief,
+    adam,
+    adamw,
+    ema,
+    evaluate,
+    muon,
+    rmsprop,
+    sgd,
+)
 from hypergrad_search.training import train_in_floats
 
 KEY = jax.random.key(0)
@@ -84,6 +96,12 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "plain": sgd("rate", cooling),
     "adam": adam(falling, cooling, "decay2", "eps"),
     "adamw": adamw("rate", "decay", "decay2", "eps", weight_decay="shrink"),
+    # What they add under the root has the unit of the loss squared.
+    "adabelief": adabelief(falling, cooling, "decay2", "eps", lambda h, t: h["eps"] * h["unit"] ** 4),
+    "rmsprop": rmsprop(falling, "decay2", lambda h, t: h["eps"] * h["unit"] ** 4, momentum=cooling),
+    "muon": muon("rate", 5, "decay", "eps", "shrink", adam_b1="decay", adam_b2="decay2"),
+    "ema": ema(adamw("rate", "decay", "decay2", "eps", weight_decay="shrink"), "decay2"),
+    "ema of sgd": ema(sgd(lambda h, t: h["rate"] / h["unit"] / h["unit"], "decay"), "decay2"),
 }
 
 
@@ -116,6 +134,13 @@ PROBLEMS = [
     ("product", "quartic", "plain", 30),
     ("linear", "quartic", "adamw", 100),
     ("network", "squares", "adam", 40),
+    ("linear", "squares", "adabelief", 40),
+    ("network", "huber", "adabelief", 30),
+    ("linear", "huber", "rmsprop", 60),
+    ("network", "squares", "rmsprop", 30),
+    ("network", "huber", "muon", 30),
+    ("product", "squares", "ema", 60),
+    ("network", "squares", "ema of sgd", 40),
 ]
 
 

@@ -10,7 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypergrad_search import Optimizer, Reversible, Status, TrainingProblem, Unrolled, adam, adamw, evaluate, sgd, train
+from hypergrad_search import (
+    Optimizer,
+    Reversible,
+    Status,
+    TrainingProblem,
+    Unrolled,
+    adabelief,
+    adam,
+    adamw,
+    ema,
+    evaluate,
+    rmsprop,
+    sgd,
+    train,
+)
 
 KEY = jax.random.key(0)
 STEPS = 40
@@ -24,6 +38,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": sgd(lambda h, t: h["rate"] / h["unit"] / h["unit"], 0.7),
     "adam": adam("rate", 0.8, 0.95, 1e-30),
     "adamw": adamw("rate", 0.8, 0.95, 1e-30, weight_decay=0.1),
+    "adabelief": adabelief("rate", 0.8, 0.95, 1e-30, 0.0),
+    "rmsprop": rmsprop("rate", 0.95, 1e-40, momentum=0.8),
+    "ema": ema(adam("rate", 0.8, 0.95, 1e-30), 0.9),
 }
 
 
@@ -132,6 +149,9 @@ SETTINGS: dict[str, Optimizer] = {
     "adam": adam(0.01),
     "adamw": adamw(0.01, weight_decay=1.0),
     "a rate that falls to 0": sgd(lambda h, t: 0.1 * (1 - t / 599), 0.5),
+    "adabelief": adabelief(0.01),
+    "rmsprop": rmsprop(0.001, momentum=0.9),
+    "ema": ema(adam(0.01), 0.99),
 }
 
 
@@ -153,7 +173,7 @@ def check_healthy(kinds: list[str], optimizer: Optimizer) -> None:
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(train(problem, {}, KEY)))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "a rate that falls to 0"])
+@pytest.mark.parametrize("optimizer", ["adamw", "a rate that falls to 0", "adabelief", "rmsprop", "ema"])
 def test_what_is_well_is_left_alone(optimizer: str) -> None:
     check_healthy(list(HEALTHY), SETTINGS[optimizer])
 

@@ -25,9 +25,13 @@ from hypergrad_search import (
     Status,
     TrainingProblem,
     Unrolled,
+    adabelief,
     adam,
     adamw,
+    ema,
     evaluate,
+    muon,
+    rmsprop,
     sgd,
 )
 from hypergrad_search.hypergradient import Linear, Local
@@ -56,6 +60,41 @@ OPTIMIZERS: dict[str, dict[str, tuple[Optimizer, dict[str, Any]]]] = {
     },
     "adam": {"adam": (adam("rate", "decay", "b2", "eps", "root"), ADAM)},
     "adamw": {"adamw": (adamw("rate", "decay", "b2", "eps", "root", weight_decay="shrink"), {**ADAM, "shrink": 0.3})},
+    "adabelief": {"adabelief": (adabelief("rate", "decay", "b2", "eps", "root"), ADAM)},
+    "rmsprop": {
+        "rmsprop": (
+            rmsprop("rate", "decay", "eps", momentum="momentum"),
+            {"rate": 0.02, "decay": 0.9, "eps": 0.3, "momentum": 0.5},
+        )
+    },
+    "muon": {
+        "muon": (
+            muon(
+                "rate",
+                3,
+                "beta",
+                "eps",
+                "shrink",
+                adam_b1="decay",
+                adam_b2="b2",
+                adam_eps_root="root",
+                adam_weight_decay="shrink2",
+                adam_learning_rate="rate2",
+            ),
+            {**ADAM, "beta": 0.9, "shrink": 0.3, "shrink2": 1.0, "rate2": 0.03},
+        )
+    },
+    "ema": {
+        "ema of sgd": (ema(sgd("rate", "decay"), "average"), {"rate": 0.05, "decay": 0.8, "average": 0.9}),
+        "ema of adamw": (
+            ema(adamw("rate", "decay", "b2", "eps", "root", weight_decay="shrink"), "average"),
+            {**ADAM, "shrink": 0.3, "average": 0.95},
+        ),
+        "ema of nesterov": (
+            ema(sgd("rate", "decay", nesterov=True), "average"),
+            {"rate": 0.05, "decay": 0.8, "average": 0.9},
+        ),
+    },
 }
 CASES = {name: case for variants in OPTIMIZERS.values() for name, case in variants.items()}
 
@@ -168,7 +207,7 @@ def test_gradients_of_training_runs(
     h = {**PROBLEMS[problem].hyperparameters, **settings}
     training = PROBLEMS[problem].problem(rule)
     if method == "Reversible" and not isinstance(rule, AdditiveOptimizer):
-        with pytest.raises(ValueError, match=r"nesterov=True\) loses bits .*; use method=Unrolled\(\)"):
+        with pytest.raises(ValueError, match=r"nesterov=True\)+ loses bits .*; use method=Unrolled\(\)"):
             evaluate(training, h, key=KEY, method=METHODS[method])
         return
     expected = reference(references, problem, optimizer, h)
@@ -181,8 +220,9 @@ def test_gradients_of_training_runs(
     assert result.gradient.keys() == expected.gradient.keys() == h.keys()
     for name, slope in expected.gradient.items():
         assert result.gradient[name].shape == np.shape(h[name])
-        distance = np.linalg.norm(result.gradient[name] - slope) / np.linalg.norm(slope)
-        assert distance < 5e-5, (name, distance)  # the largest is 2.8e-5, of float32 itself: both methods have it
+        distance, size = np.linalg.norm(result.gradient[name] - slope), np.linalg.norm(slope)
+        # The largest is 2.8e-5, of float32 itself: both methods have it. Some settings are for matrices alone.
+        assert distance <= 5e-5 * size, (name, distance / size)
 
 
 @each_problem

@@ -1,0 +1,24 @@
+"""The optimizers of training runs, one file a family, with the steps that floats take and those of exact reversal."""
+
+from hypergrad_search.optimizers.adam import adabelief, adam, adamw
+from hypergrad_search.optimizers.base import AdditiveOptimizer, Optimizer, rounded
+from hypergrad_search.optimizers.ema import ema
+from hypergrad_search.optimizers.muon import muon
+from hypergrad_search.optimizers.rmsprop import rmsprop
+from hypergrad_search.optimizers.settings import finest, resolve
+from hypergrad_search.optimizers.sgd import sgd
+
+__all__ = [
+    "AdditiveOptimizer",
+    "Optimizer",
+    "adabelief",
+    "adam",
+    "adamw",
+    "ema",
+    "finest",
+    "muon",
+    "resolve",
+    "rmsprop",
+    "rounded",
+    "sgd",
+]

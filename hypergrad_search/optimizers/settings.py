@@ -1,0 +1,119 @@
+"""The settings of optimizers: numbers, names, functions and pytrees of them, and the schedules that they stand for."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hypergrad_search.checks import check_arguments, takes
+from hypergrad_search.optimizers.base import ByRank, Optimizer, Setting
+
+
+def checked_optimizer(optimizer: Optimizer) -> Optimizer:
+    """Return an optimizer; raise `ValueError` where its transformation or a setting is of the wrong kind."""
+    if optimizer.transform is not None:
+        if not callable(optimizer.transform) or isinstance(optimizer.transform, optax.GradientTransformation):
+            raise ValueError(
+                f"{optimizer.name}: transform must be a function of the hyperparameters that returns a transformation "
+                f"of optax, such as lambda h: optax.clip_by_global_norm(h['clip']), got {optimizer.transform!r}"
+            )
+        check_arguments(f"{optimizer.name}: transform", optimizer.transform, ("hyperparameters",))
+    for name, leaf in optimizer.leaves():
+        if not (isinstance(leaf, str) or callable(leaf) or _is_number(leaf)):
+            raise ValueError(
+                f"{optimizer.name}: {name} must be numbers, names of hyperparameters or functions of "
+                f"(hyperparameters, step), got {leaf!r}"
+            )
+    return optimizer
+
+
+def _of_step_alone(name: str, schedule: Callable[[Any], Any], step: jax.Array) -> Any:
+    try:
+        return schedule(step)
+    except (TypeError, IndexError) as error:  # of which JAX's errors about traced values are subclasses
+        raise ValueError(
+            f"optimizer: {name}: a function of one argument gets the step, and this one failed "
+            f"({type(error).__name__}); write lambda h, step: ... to use hyperparameters"
+        ) from error
+
+
+def _is_number(leaf: Any) -> bool:
+    return isinstance(leaf, float | int | np.number | np.ndarray | jax.Array) and not isinstance(leaf, bool)
+
+
+def resolve(
+    optimizer: Optimizer, hyperparameters: Mapping[str, Any], params: Any, steps: int
+) -> tuple[dict[str, jax.Array], tuple[int, ...]]:
+    """Return every setting as an array of shape `(steps, groups)`, and the group of each leaf of `params`.
+
+    Leaves that share all settings form a group. All settings have one type, the finest among them and the leaves, and
+    float32 at least: rounded to half precision, Adam's usual b2 would be 1.
+    """
+    optimizer.check_names(hyperparameters)
+    leaves = jax.tree.leaves(params)
+    values, sources = {}, []
+    for name, setting in optimizer.settings.items():
+        values[name], source = _resolve(name, setting, hyperparameters, params, steps)
+        sources.append(source)
+    of_leaves = list(zip(*sources, strict=True))
+    groups = list(dict.fromkeys(of_leaves))
+    chosen = [x for schedules in values.values() for x in schedules if jnp.issubdtype(x.dtype, jnp.floating)]
+    dtype = finest(*(leaf.dtype for leaf in leaves), *(x.dtype for x in chosen if not x.weak_type))
+    settings = {
+        name: jnp.stack([values[name][group[i]] for group in groups], axis=1).astype(dtype)
+        for i, name in enumerate(values)
+    }
+    return settings, tuple(groups.index(group) for group in of_leaves)
+
+
+def finest(*dtypes: Any) -> Any:
+    """Return the widest of these floating-point types, float32 at least."""
+    return max((jnp.dtype(jnp.float32), *dtypes), key=lambda dtype: dtype.itemsize)
+
+
+def _resolve(
+    name: str, setting: Setting, hyperparameters: Mapping[str, Any], params: Any, steps: int
+) -> tuple[list[jax.Array], list[int]]:
+    """Return the schedules of a setting, each of shape `(steps,)`, and for each leaf the index of its own."""
+    if isinstance(setting, ByRank):
+        values, sources = _resolve(name, setting.matrices, hyperparameters, params, steps)
+        more, of_others = _resolve(name, setting.others, hyperparameters, params, steps)
+        of_leaves = zip(jax.tree.leaves(params), sources, of_others, strict=True)
+        return values + more, [i if leaf.ndim == 2 else len(values) + j for leaf, i, j in of_leaves]
+
+    def over_time(leaf: Any) -> Any:
+        if isinstance(leaf, str):
+            return hyperparameters[leaf]
+        if callable(leaf):
+            at = functools.partial(_of_step_alone, name, leaf)  # such as a schedule of optax
+            if not takes(leaf, ("step",)) or takes(leaf, ("hyperparameters", "step")):
+                check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
+                at = functools.partial(leaf, hyperparameters)
+            return jax.vmap(lambda step: checked(at(step)))(jnp.arange(steps, dtype=jnp.int32))
+        return leaf
+
+    def checked(found: Any) -> Any:
+        for leaf in jax.tree.leaves(found) or [found]:
+            if not _is_number(leaf):
+                raise ValueError(f"optimizer: {name} must be numbers, got {leaf!r} for {setting!r}")
+        return found
+
+    values, structure = jax.tree.flatten(jax.tree.map(lambda leaf: checked(over_time(leaf)), setting))
+    try:
+        sources = jax.tree.leaves(jax.tree.broadcast(jax.tree.unflatten(structure, range(len(values))), params))
+    except ValueError as error:
+        raise ValueError(
+            f"optimizer: {name} must be one value or a pytree prefix of the parameters, got the structure "
+            f"{structure} for parameters of structure {jax.tree.structure(params)}"
+        ) from error
+    for value in values:
+        if jnp.shape(value) not in ((), (steps,)):
+            raise ValueError(
+                f"optimizer: {name} must be a number or a schedule of length steps={steps} for each leaf, "
+                f"got shape {jnp.shape(value)}"
+            )
+    return [jnp.broadcast_to(jnp.asarray(value), (steps,)) for value in values], sources
