@@ -51,6 +51,8 @@ def evaluate(
             not an error but a `status` of the evaluation.
         InexactReversalError: `method` is a `Reversible` without a fallback, as by default, and the reversal did not end
             at the initial state.
+        RuntimeError: `method` is a `Reversible`, the device is a GPU, and XLA_FLAGS do not have
+            `--xla_gpu_deterministic_ops=true`.
     """
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"evaluate: problem must be a TrainingProblem, got {problem!r}")
