@@ -32,7 +32,12 @@ def check_determinism(platform: str, xla_flags: str) -> None:
 
 def is_deterministic(xla_flags: str) -> bool:
     """Return whether these flags make a GPU deterministic."""
-    return any((flag(xla_flags, name) or "").lower() in ("true", "1") for name in DETERMINISTIC_FLAGS)
+    return any(is_on(xla_flags, name) for name in DETERMINISTIC_FLAGS)
+
+
+def is_on(xla_flags: str, name: str) -> bool:
+    """Return whether a flag that is true or false is true; where it is not given it is false."""
+    return (flag(xla_flags, name) or "").lower() in ("true", "1")
 
 
 def flag(xla_flags: str, name: str) -> str | None:
@@ -53,7 +58,7 @@ def platform_of(key: Any) -> str:
     """
     if not isinstance(key, jax.core.Tracer) and getattr(key, "committed", False):
         return str(next(iter(key.devices())).platform)
-    chosen = jax.config.jax_default_device
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]  # JAX has no types here
     if chosen is None:
         return jax.default_backend()
     return chosen if isinstance(chosen, str) else str(chosen.platform)
