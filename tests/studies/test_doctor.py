@@ -98,7 +98,7 @@ def test_settings_are_drawn_evenly_from_few_programs() -> None:
     assert max(kinds.values()) - min(kinds.values()) <= 3
     programs = [x.program for x in drawn]
     runs = 1 + sum(x is not y for x, y in itertools.pairwise(programs))
-    assert runs == len({id(x) for x in programs}) == 21
+    assert runs == len({id(x) for x in programs}) == 14
     for name, choices in (
         ("optimizer", drawing.OPTIMIZERS),
         ("transform", drawing.TRANSFORMS),
@@ -292,7 +292,7 @@ def quick_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_costs")
 def test_this_machine_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in KINDS.keys() - {"dropout", "scatter", "layer norm"}:  # all would take minutes to compile
+    for name in KINDS.keys() - {"scatter", "layer norm"}:  # all would take minutes to compile
         monkeypatch.delitem(KINDS, name)
     readme = tmp_path / "README.md"
     readme.write_text(PAGE)
@@ -301,19 +301,20 @@ def test_this_machine_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "exact hypergradients can be trusted on cpu (CPU): of 20 random settings" in words(result.output)
     page = readme.read_text()
     assert page.startswith("before\n<!-- doctor -->\n`hypergrad doctor --settings 20 --seed 0`: exact")
-    assert page.endswith("|\n<!-- /doctor -->\nafter\n")
+    assert page.endswith("adam.\n<!-- /doctor -->\nafter\n")
     assert "old" not in page
     rows = {
         cells[0]: cells for cells in ([x.strip() for x in line.strip("|").split("|")] for line in page.splitlines())
     }
     assert sum(int(rows[kind][1]) for kind in KINDS) == 20
     for kind in KINDS:
-        settings, exact, isolated, not_trained, inexact = map(int, rows[kind][1:6])
-        assert settings == exact + isolated + not_trained
+        count, exact, isolated, not_trained, inexact = map(int, rows[kind][1:6])
+        assert count == exact + isolated + not_trained
         assert inexact == 0
         assert rows[kind][-1] == "ok"
     for method in costs.METHODS:
-        assert float(rows[method][2]) > 1
+        assert float(rows[method][2]) > 0
+        assert rows[method][3].endswith("B")
 
 
 def unsteady(params: Params, x: jax.Array, keep: Keep) -> jax.Array:

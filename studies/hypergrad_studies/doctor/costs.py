@@ -15,7 +15,7 @@ from hypergrad_search import Method, Reversible, TrainingProblem, Unrolled, eval
 from hypergrad_search.training import train_in_floats
 from hypergrad_studies import bench
 
-CASE = bench.Case(steps=100, decay=0.9, width=512, ways=())
+CASE = bench.Case(steps=64, decay=0.9, width=512, ways=())
 OPTIMIZER = "adam"
 ROUNDS = 3
 

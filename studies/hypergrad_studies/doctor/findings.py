@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -71,5 +72,6 @@ def examine(count: int, seed: int, console: Console) -> Findings:
             compare(kind, reversals) for kind in progress.track(kinds, description="comparing gradients with float64")
         ]
         progress.add_task("measuring time and memory", total=None)
-        measured = costs.measure()
+        with jax.enable_x64(False):  # the network has JAX's default type, which must be float32 to be reversed
+            measured = costs.measure()
     return Findings(machine, reversals, [x for x in compared if x is not None], measured)

@@ -34,9 +34,9 @@ TRANSFORMS: dict[str, Any] = {
 SCHEDULES = ("constant", "warmup_cosine")
 WIDTHS = (8, 16, 32)
 BATCHES = (4, 8, 16)
-STEPS = (5, 10, 20, 40)
+STEPS = (4, 9, 16, 36)  # squares, whose segments in `Unrolled` all have one length and are compiled once
 WEIGHT_BITS = (None, 36, 60)  # None for the optimizer's own
-SETTINGS_OF_A_PROGRAM = 50
+SETTINGS_OF_A_PROGRAM = 70  # about; compiling a program takes as long as hundreds of settings
 
 #: From where to where hyperparameters are drawn, in natural units.
 UNIFORM = {"momentum": (0.01, 0.999), "b1": (0.1, 0.99), "b2": (0.8, 0.9999), "drop": (0.01, 0.7)}
