@@ -222,7 +222,7 @@ COSTS = [MethodCost("Reversible", 1.25, 6.02, 34_700_000, False), MethodCost("Un
 SOUND = Findings(
     CPU,
     reversed_as(Outcome.EXACT, Outcome.EXACT, Outcome.ISOLATED, Outcome.NOT_TRAINED),
-    [Agreement("matmul", (1e-6, 3e-6, 2e-6), (4e-6, 1e-6, 1e-6))],
+    [Agreement(kind, (1e-6, 3e-6, 2e-6), (4e-6, 1e-6, 1e-6)) for kind in KINDS],
     COSTS,
 )
 
@@ -251,9 +251,17 @@ def test_one_inexact_reversal_is_a_failure() -> None:
 
 
 def test_gradients_that_are_too_far_off_are_a_failure() -> None:
-    far = replace(SOUND, agreements=[Agreement("matmul", (1e-3, 1e-3), (1e-6, 1e-6))])
+    far = replace(
+        SOUND, agreements=[Agreement(kind, (1e-3, 1e-3), (1e-6, 1e-6 if kind == "matmul" else 1e-3)) for kind in KINDS]
+    )
     assert far.failures == ["matmul: gradients are too far off"]
     assert replace(far, machine=GPU).failures == []  # its products are as coarse as that
+
+
+def test_what_could_not_be_compared_is_not_trusted() -> None:
+    unknown = replace(SOUND, agreements=SOUND.agreements[1:])
+    assert unknown.failures == ["matmul: no gradient could be compared; take more --settings"]
+    assert row(unknown, "matmul")[-1] == "failed"
 
 
 def test_a_peak_of_the_device_is_called_one() -> None:

@@ -34,14 +34,15 @@ class Findings:
         """Return the errors of a kind's gradients; None where none could be compared."""
         return next((x for x in self.agreements if x.kind == kind), None)
 
-    def faults(self, kind: str) -> list[str]:
-        """Return what is wrong with a kind."""
+    def fault(self, kind: str) -> str:
+        """Return what is wrong with a kind, or not known of it; "" where it can be trusted."""
         inexact = [x for x in self.reversals if x.setting.program.kind == kind and x.outcome is Outcome.INEXACT]
-        found = [f"{len(inexact):,} not reversed to the bit ({inexact[0].why})"] if inexact else []
+        if inexact:
+            return f"{len(inexact):,} not reversed to the bit ({inexact[0].why})"
         agreement = self.agreement(kind)
-        if agreement is not None and not agreement.is_close(self.machine.coarseness):
-            found.append("gradients are too far off")
-        return found
+        if agreement is None:
+            return "no gradient could be compared; take more --settings"
+        return "" if agreement.is_close(self.machine.coarseness) else "gradients are too far off"
 
     @property
     def kinds(self) -> list[str]:
@@ -53,8 +54,9 @@ class Findings:
     def failures(self) -> list[str]:
         """All that is wrong, in sentences; exact hypergradients can be trusted where there is nothing."""
         missing = [x for x in self.machine.checks if x.verdict is Verdict.MISSING]
+        faults = {kind: self.fault(kind) for kind in self.kinds}
         return [f"{x.name}: missing; set {x.advice}" for x in missing] + [
-            f"{kind}: {fault}" for kind in self.kinds for fault in self.faults(kind)
+            f"{kind}: {fault}" for kind, fault in faults.items() if fault
         ]
 
 

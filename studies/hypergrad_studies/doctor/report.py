@@ -103,16 +103,9 @@ def _kinds(findings: Findings) -> Sheet:
         outcomes = findings.outcomes(kind)
         counts = [outcomes.total(), *(outcomes[x] for x in (Outcome.EXACT, Outcome.ISOLATED))]
         counts += [outcomes[x] for x in (Outcome.NOT_TRAINED, Outcome.INEXACT)]
-        rows.append((kind, *map(_count, counts), *_errors(findings.agreement(kind)), _passed(findings, kind)))
+        passed = "failed" if findings.fault(kind) else "ok"
+        rows.append((kind, *(f"{n:,}" for n in counts), *_errors(findings.agreement(kind)), passed))
     return Sheet("Random settings", headings, rows, numbers=True, note=note)
-
-
-def _count(of: int) -> str:
-    return f"{of:,}"
-
-
-def _passed(findings: Findings, kind: str) -> str:
-    return "failed" if findings.faults(kind) else "ok"
 
 
 def _errors(agreement: Agreement | None) -> tuple[str, str]:
