@@ -58,6 +58,8 @@ def evaluate(
             not an error but a `status` of the evaluation.
         InexactReversalError: `method` is a `Reversible` without a fallback, as by default, and the reversal did not end
             at the initial state.
+        RuntimeError: `method` is a `Reversible`, the device is a GPU, and XLA_FLAGS do not have
+            `--xla_gpu_deterministic_ops=true`.
     """
     if isinstance(problem, FunctionProblem):
         refuse("evaluate", method=method, key=key, report=report, checkpoint=checkpoint)

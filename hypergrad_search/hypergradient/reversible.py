@@ -15,6 +15,7 @@ import numpy as np
 
 from hypergrad_search.checks import whole_number
 from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP, Cost
+from hypergrad_search.determinism import check_device
 from hypergrad_search.hypergradient.base import (
     MESSAGES,
     MOST_GROWTH,
@@ -70,8 +71,8 @@ class Reversible(Method):
 
     Training cannot be run backwards with decays below 1/256 or above 1, with parameters other than float32, with an
     optimizer that is not an `AdditiveOptimizer`, and with losses that are not deterministic functions of their
-    arguments (on a GPU, switch on deterministic operations): use `Unrolled` there. Raises `ValueError` where a setting
-    does not fit.
+    arguments: use `Unrolled` there. On a GPU, XLA_FLAGS must have `--xla_gpu_deterministic_ops=true`; an evaluation
+    without it raises `RuntimeError`, also where there is a fallback. Raises `ValueError` where a setting does not fit.
     """
 
     _: KW_ONLY
@@ -102,6 +103,7 @@ class Reversible(Method):
         request: Request,
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`."""
+        check_device(key)
         started = time.perf_counter()
         try:
             return self._reverse(problem, hyperparameters, key, request)

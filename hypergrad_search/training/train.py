@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search.checks import number, random_key
+from hypergrad_search.determinism import check_device
 from hypergrad_search.host_batches import with_errors_of_load
 from hypergrad_search.parameters import as_returned
 from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
@@ -77,10 +78,12 @@ def train(
     Raises:
         ValueError: the optimizer cannot be reversed, the parameters are not float32, a decay that is known when the
             program is compiled is not from 1/256 to 1, or another argument does not fit.
+        RuntimeError: the device is a GPU, and XLA_FLAGS do not have `--xla_gpu_deterministic_ops=true`.
     """
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"train: problem must be a TrainingProblem, got {problem!r}")
     random_key("train: key", key)
+    check_device(key)
     problem, dynamic, static = checked_split(problem, hyperparameters, space)
     program = bind(problem, static, dynamic, check_fraction_bits(fraction_bits or {}))
     init_key, step_key = jax.random.split(key)

@@ -71,7 +71,7 @@ def markdown(records: Sequence[Record]) -> str:
     largest = max(groups, key=lambda group: max(record.xla_bytes or 0 for record in group))
     shown = [base] if largest is base else [base, largest]
     titles = [_case(group[0]) + ("" if _timed(group) else ", compiled but not run") for group in shown]
-    before = _bytes(max((record.rss_before for record in base if record.rss_before), default=None))
+    before = size(max((record.rss_before for record in base if record.rss_before), default=None))
     parts = [
         f"`hypergrad bench --readme README.md`, on {os.cpu_count()} cores ({jax.default_backend().upper()}), with jax "
         f"{jax.__version__} and equinox {metadata.version('equinox')}. All ways differentiate the same validation loss "
@@ -95,10 +95,11 @@ def _rows(group: Sequence[Record]) -> str:
         ratio, compiling, memory, _, rss, *_ = _cells(record)
         name = f"{record.optimizer}: {NAMES[record.way]}"
         lines.append([name, ratio, compiling, memory, rss] if timed else [name, compiling, memory])
-    return _markdown_table(lines)
+    return markdown_table(lines)
 
 
-def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, whose first two lines are the headings and the rule below them."""
     return "\n".join("|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|" for line in lines)
 
 
@@ -113,12 +114,12 @@ def _overview(groups: Sequence[Sequence[Record]]) -> str:
     for group in groups:
         found = {(record.optimizer, record.way): _short(record) for record in group}
         lines.append([_case(group[0]), *(found.get(way, "") for way in ways)])
-    return _markdown_table(lines)
+    return markdown_table(lines)
 
 
 def _short(record: Record) -> str:
     memory = None if record.xla_bytes is None else record.xla_bytes / record.weights
-    return f"{record.status if record.ratio is None else f'{record.ratio:.1f}'}, {_bytes(memory)}"
+    return f"{record.status if record.ratio is None else f'{record.ratio:.1f}'}, {size(memory)}"
 
 
 def _verdicts(groups: Sequence[Sequence[Record]]) -> list[str]:
@@ -147,21 +148,22 @@ def _cells(record: Record) -> tuple[str, ...]:
     return (
         "1" if record.way == "plain" and record.ratios else ratio,
         DASH if record.compile_seconds is None else f"{record.compile_seconds:.1f} s",
-        _bytes(record.xla_bytes),
+        size(record.xla_bytes),
         DASH if record.xla_bytes is None else f"{record.xla_bytes / record.weights:,.0f} B",
-        _bytes(record.rss_after),
-        _bytes(running),
+        size(record.rss_after),
+        size(running),
         DASH if record.difference is None else f"{record.difference:.0e}",
     )
 
 
-def _bytes(size: float | None) -> str:
-    if size is None:
+def size(of: float | None) -> str:
+    """Return a number of bytes as it is shown; a dash for None."""
+    if of is None:
         return DASH
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}" if size < 100 * factor else f"{size / factor:,.0f} {unit}"
-    return f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size:.0f} B"
+        if of >= factor:
+            return f"{of / factor:.1f} {unit}" if of < 100 * factor else f"{of / factor:,.0f} {unit}"
+    return f"{of / 1e3:.0f} kB" if of >= 1e3 else f"{of:.0f} B"
 
 
 def write_plot(records: Sequence[Record], path: Path) -> Path:

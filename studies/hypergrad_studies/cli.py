@@ -13,6 +13,7 @@ from rich.console import Console
 from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP
 from hypergrad_studies import bench as measuring
 from hypergrad_studies import bench_report, data, json_lines, records
+from hypergrad_studies import doctor as examination
 from hypergrad_studies.compare import compare as run_comparison
 from hypergrad_studies.methods import BACKENDS, obstacle
 from hypergrad_studies.overhead import measure as measure_overhead
@@ -221,6 +222,34 @@ def overhead(trials: int, repeats: int) -> None:
     console = Console()
     console.width = max(console.width, 100)
     console.print(measure_overhead(trials, repeats))
+
+
+@cli.command()
+@click.option(
+    "--settings", type=click.IntRange(min=1), default=1000, show_default=True, help="How many random settings."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed that draws them.")
+@click.option(
+    "--readme",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rewrite this file between <!-- doctor --> and <!-- /doctor -->.",
+)
+def doctor(settings: int, seed: int, readme: Path | None) -> None:
+    """Examine whether exact hypergradients can be trusted on this machine; it fails where they cannot.
+
+    Random training runs are run backwards to the bit, and their gradients compared with float64 on the CPU.
+    """
+    _check_section(readme, "doctor")
+    console = Console()
+    found = examination.examine(settings, seed, console)
+    console.width = max(console.width, 100)
+    console.print(*examination.tables(found))
+    if readme is not None:
+        command = f"hypergrad doctor --settings {settings} --seed {seed}"
+        _rewrite(readme, "doctor", examination.markdown(found, command))
+    if found.failures:
+        raise click.ClickException(examination.verdict(found))
+    console.print(examination.verdict(found), soft_wrap=True)
 
 
 @cli.command()
