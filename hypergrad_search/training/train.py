@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search.checks import number, random_key
-from hypergrad_search.host_batches import with_errors_of_load
+from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.programs import compiled
 from hypergrad_search.repeatable import checked_split
