@@ -46,10 +46,10 @@ class HostBatches:
         >>> batches(3).shape
         (100, 28, 28)
 
-    A data set of PyTorch or Grain's random access is indexed likewise, by rows that the step decides: `np.stack([
-    dataset[i][0] for i in rows])`. An epoch in shuffled order is `np.random.default_rng((seed, epoch)).permutation(n)`
-    with `epoch, at = divmod(step, n // size)`; keep the permutation of the last epoch, for example with
-    `functools.lru_cache`.
+    A data set of PyTorch or a source of Grain is indexed likewise, by rows that the step decides:
+    `np.stack([dataset[int(i)][0] for i in rows])`. For epochs in shuffled order take
+    `epoch, at = divmod(step, n // size)` and `order = np.random.default_rng((seed, epoch)).permutation(n)`, of which
+    `order[at * size : (at + 1) * size]` are the rows; where n is large, keep the order of the last epoch.
 
     What load must do: it returns the same batch for the same step, bit for bit, however often and in whatever order
     it is called: the way back asks for all batches again. A checksum of each batch is kept, about 100 bytes a step, and
@@ -73,8 +73,9 @@ class HostBatches:
     an error of JAX that has its text.
 
     Other processes: an instance can be pickled where `load` can, without batches and checksums. A memory-mapped
-    array is pickled with all its data, so open files inside of `load` where the problem is sent to other processes, as
-    by Ray Tune. JAX's compilation cache on disk keeps no programs that load from the host, so each process compiles.
+    array is pickled with all its data, so call `np.load(path, mmap_mode="r")` inside of `load` where the problem is
+    sent to other processes, as by Ray Tune. JAX's compilation cache on disk keeps no programs that load from the host,
+    so each process compiles them.
 
     Do not use it for data that fit the device's memory: an array of JAX that is indexed by the step is faster, since
     each step here takes a call of Python and copies, about 0.1 ms for small batches.
