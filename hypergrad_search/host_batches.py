@@ -1,31 +1,25 @@
 """`HostBatches`: minibatches that the host loads while the device trains."""
 
 import functools
-import itertools
-import logging
 import os
-import re
 import threading
 import weakref
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, ParamSpec, TypeVar, final
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hypergrad_search.checks import check_arguments, shown, whole_number
+from hypergrad_search.load_errors import note, told, with_errors_of_load
 from hypergrad_search.read_ahead import ReadAhead
 
 Array = np.ndarray[Any, Any]
 Leaves = tuple[Array, ...]
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
-#: By this note an error of `load` is known.
-_NOTE = "HostBatches: this error is from load, at step"
 _REMEDY = (
     "index the data by the step alone, without an iterator or a generator that goes on from call to call: "
     "rng = np.random.default_rng((seed, step)); rows = rng.integers(0, len(data), size)"
@@ -52,39 +46,39 @@ class HostBatches:
         >>> batches(3).shape
         (100, 28, 28)
 
-    A data set of PyTorch or Grain's random access is indexed likewise, by rows that the step decides: `np.stack([
-    dataset[i][0] for i in rows])`. An epoch in shuffled order is `np.random.default_rng((seed, epoch)).permutation(n)`
-    with `epoch, at = divmod(step, n // size)`; keep the permutation of the last epoch, for example with
-    `functools.lru_cache`.
+    A data set of PyTorch or a source of Grain is indexed likewise, by rows that the step decides:
+    `np.stack([dataset[int(i)][0] for i in rows])`. For epochs in shuffled order take
+    `epoch, at = divmod(step, n // size)` and `order = np.random.default_rng((seed, epoch)).permutation(n)`, of which
+    `order[at * size : (at + 1) * size]` are the rows; where n is large, keep the order of the last epoch.
 
-    **What load must do.** It returns the same batch for the same step, bit for bit, however often and in whatever order
-    it is called: the way back asks for all batches again. A checksum of each batch is kept, some 100 bytes a step, and
+    What load must do: it returns the same batch for the same step, bit for bit, however often and in whatever order
+    it is called: the way back asks for all batches again. A checksum of each batch is kept, about 100 bytes a step, and
     a batch that differs from an earlier one of its step ends in an error. So that a loader that goes on from call to
-    call is found before training, step 0 is loaded twice at first. All batches have the shapes and types of that of
-    step 0. Types are as for any array that JAX is given: where 64-bit types are off, float64 becomes float32. What is
-    returned is copied, so its memory may be used again.
+    call is found before training, step 0 is loaded twice at first. All batches have the shapes and types of step 0's.
+    As for any array that JAX is given, float64 becomes float32 where 64-bit types are off. What is returned is copied,
+    so its memory may be used again.
 
-    **Threads.** All calls of `load` are made by one thread, one after the other. While the device trains, this thread
-    loads the next `ahead` steps, in the direction in which training runs: backwards in the reverse pass. It does not
-    know where training ends, so it may load up to `ahead` steps beyond; what goes wrong there is ignored. `load` must
-    not use JAX, which may be waiting for it. Where one batch takes longer than one step of training, let `load` use
-    threads or processes of its own, and where it takes many steps of Python, remember that it shares Python's lock with
-    all other code.
+    Threads: one thread makes all calls of `load`, one after the other, so `load` need not be thread-safe. While the
+    device trains, this thread loads the next `ahead` steps, in the direction in which training runs: backwards in the
+    reverse pass. It does not know where training ends, and may load `ahead` steps beyond; what goes wrong there is
+    ignored. Where a batch takes longer to load than a step takes to train, the device waits, unless `load` has threads
+    or processes of its own. `load` must not use JAX, which may be waiting for it.
 
-    **Memory.** At most `ahead + 1` batches for each evaluation that runs at once, and as many again for the next 16
-    steps after a jump, such as from the end of one evaluation to the start of the next. They are kept until the
-    instance is forgotten.
+    Memory: the host keeps `ahead + 1` batches for each place where an evaluation has read within the last 16 reads:
+    one place for each evaluation that runs, and one more after a jump, as between two evaluations or, with `Unrolled`,
+    between two checkpoints. The last ones are kept until the instance is forgotten.
 
-    **Errors.** What `load` raises is raised by `evaluate`, `train` and `Method.params` as it is, with a note that names
-    the step, and so it ends a study: it does not depend on a trial's values. Inside of the caller's own `jax.jit` it is
-    JAX's error, with the text of the one that was raised.
+    Errors: what `load` raises is raised by `evaluate`, `train` and `Method.params` as it is, with a note that names
+    the step. It ends a study, since it does not depend on a trial's values. Inside of the caller's own `jax.jit` it is
+    an error of JAX that has its text.
 
-    **Other processes.** An instance can be pickled where `load` can; it is pickled without batches and checksums. A
-    memory-mapped array is pickled with all its data, so open files inside of `load` where the problem is sent to
-    other processes, as Ray Tune does. Programs that load from the host are not kept in JAX's compilation cache on disk.
+    Other processes: an instance can be pickled where `load` can, without batches and checksums. A memory-mapped
+    array is pickled with all its data, so call `np.load(path, mmap_mode="r")` inside of `load` where the problem is
+    sent to other processes, as by Ray Tune. JAX's compilation cache on disk keeps no programs that load from the host,
+    so each process compiles them.
 
     Do not use it for data that fit the device's memory: an array of JAX that is indexed by the step is faster, since
-    each step here takes a call to Python and a copy, about 0.1 ms for small batches.
+    each step here takes a call of Python and copies, about 0.1 ms for small batches.
 
     Args:
         load: a function `load(step)`, where `step` is an int from 0, that returns a pytree of numpy arrays. With
@@ -107,6 +101,7 @@ class HostBatches:
         self._reader: ReadAhead[Leaves] | None = None
         self._process = os.getpid()
 
+    @with_errors_of_load
     def __call__(self, step: jax.Array | int) -> Any:
         """Return the batch of a step as arrays of JAX; `step` is a whole number from 0, shape `()`, traced or not."""
         is_whole = isinstance(step, int | np.integer | np.ndarray | jax.Array) and jnp.issubdtype(
@@ -125,9 +120,9 @@ class HostBatches:
         kind = self._source.kind
         assert kind is not None  # nothing can be loaded without it
         types = tuple(jax.dtypes.canonicalize_dtype(dtype) for dtype in kind.types)
-        arrays = [jax.core.ShapedArray(*leaf) for leaf in zip(kind.shapes, types, strict=True)]
-        leaves = jax.pure_callback(_Fetch(self, types), arrays, step, vmap_method="sequential")
-        return jax.tree.unflatten(kind.structure, leaves)
+        sent = [jax.core.ShapedArray(*_kind_sent(*leaf)) for leaf in zip(kind.shapes, types, strict=True)]
+        leaves = jax.pure_callback(_Fetch(self, types), sent, step, vmap_method="sequential")
+        return jax.tree.unflatten(kind.structure, map(_received, leaves, types))
 
     def _here(self) -> ReadAhead[Leaves]:
         """Return this process's reader, since a fork inherits no threads."""
@@ -168,7 +163,7 @@ class _Source:
                 raise ValueError(f"HostBatches: load({step}) returned another batch than before; {_REMEDY}")
             self.kind, self._checksums = kind, checksums
         except BaseException as error:
-            error.add_note(f"{_NOTE} {step}")
+            note(error, step)
             raise
         return leaves
 
@@ -238,59 +233,25 @@ class _Fetch:
                 raise ValueError(f"HostBatches: step must be from 0, got {at}")
             leaves = self.host._here().get(at)
         except BaseException as error:
-            raise _told(error, at) from None
-        return [x.astype(dtype, copy=False) for x, dtype in zip(leaves, self.types, strict=True)]
+            raise told(error, at) from None
+        return [_sent(x.astype(dtype, copy=False)) for x, dtype in zip(leaves, self.types, strict=True)]
 
 
-class _LoadError(Exception):
-    """What JAX is told of an error; by its number the error itself is found, since JAX keeps the text alone."""
+# JAX refuses 64-bit numbers of a callback in a thread where they are off. It chooses the thread, and the context
+# `jax.enable_x64` holds for the caller's thread alone. So these numbers are sent as pairs of 32-bit ones.
 
 
-_MARK = "HostBatches: error"
-_MOST_ERRORS = 16
-_numbers = itertools.count()
-_errors: dict[int, BaseException] = {}  # the last ones that JAX was told of
+def _is_wide(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "iuf" and dtype.itemsize == 8
 
 
-def _told(error: BaseException, step: int) -> _LoadError:
-    number = next(_numbers)
-    _errors[number] = error
-    _errors.pop(number - _MOST_ERRORS, None)
-    return _LoadError(f"{_MARK} {number} at step {step}: {type(error).__name__}: {error}")
+def _kind_sent(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[tuple[int, ...], Any]:
+    return ((*shape, 2), np.uint32) if _is_wide(dtype) else (shape, dtype)
 
 
-def _original(error: BaseException) -> BaseException | None:
-    """Return the error that JAX was told of, if it is the cause of JAX's own error."""
-    found = re.search(rf"{_MARK} (\d+)", str(error))
-    return None if found is None else _errors.pop(int(found[1]), None)
+def _sent(x: Array) -> Array:
+    return x.reshape(*x.shape, 1).view(np.uint32) if _is_wide(x.dtype) else x
 
 
-def with_errors_of_load(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Return a function that waits for its results, and raises an error of a `load` as it is, not as JAX's."""
-
-    @functools.wraps(function)
-    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        try:
-            result = function(*args, **kwargs)
-            jax.block_until_ready(result)  # type: ignore[no-untyped-call]  # JAX has no types here
-            return result
-        except Exception as error:  # JAX has several types for it
-            original = _original(error)
-            if original is None:
-                raise
-        raise original
-
-    return call
-
-
-def is_of_load(error: BaseException) -> bool:
-    """Return whether a `load`, or a check of what it returned, has raised this error."""
-    return any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ()))
-
-
-def _is_of_others(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], _LoadError))
-
-
-# JAX logs each error of a callback with its traceback; those of load reach the user as they are.
-logging.getLogger(jax.pure_callback.__module__).addFilter(_is_of_others)
+def _received(x: jax.Array, dtype: np.dtype[Any]) -> jax.Array:
+    return jax.lax.bitcast_convert_type(x, dtype) if _is_wide(dtype) else x

@@ -16,12 +16,12 @@ import numpy as np
 from hypergrad_search.checks import random_key, whole_number
 from hypergrad_search.cost import Cost
 from hypergrad_search.from_function import FunctionProblem, refuse
-from hypergrad_search.host_batches import is_of_load
 from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Status
 from hypergrad_search.hypergradient.direct import Direct, FunctionError
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
 from hypergrad_search.hypergradient.unrolled import Unrolled
+from hypergrad_search.load_errors import is_of_load
 from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.search.ask_tell import Wanted
 from hypergrad_search.search.observation import number_to_json

@@ -24,10 +24,11 @@ class ReadAhead(Generic[Loaded]):
 
     A reader is known by its place: who asks for the same step again, or for a step beside it, is the same reader, and
     goes on in this direction. Who asks for any other step is a new reader, and goes forwards. So several evaluations
-    can read at once, in both directions, and only while they read.
+    can read at once, in both directions. Their threads would not tell them apart, since JAX changes these.
 
-    At most `ahead + 1` loaded steps are kept for each reader. Where a step cannot be loaded, the error reaches those
-    who ask for it; what was loaded ahead alone is forgotten, and loaded again once it is asked for.
+    At most `ahead + 1` loaded steps are kept for each reader. Where a step that is asked for cannot be loaded, the
+    error is raised by `get`, and nothing is loaded ahead until the next step is asked for. Where a step ahead cannot be
+    loaded, it is tried again once it is asked for.
     """
 
     def __init__(self, load: Callable[[int], Loaded], ahead: int) -> None:
@@ -54,7 +55,7 @@ class ReadAhead(Generic[Loaded]):
         return future.result()
 
     def close(self) -> None:
-        """End the thread, after the step that it loads."""
+        """End the thread, after the step that it loads. Nobody may wait for a step, or ask for one later."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -94,19 +95,20 @@ class ReadAhead(Generic[Loaded]):
         return None
 
     def _load_one(self, step: int) -> None:
-        done: Future[Loaded] = Future()
         try:
-            done.set_result(self._load(step))
-        except BaseException as error:  # SystemExit too is for the thread that asks
-            done.set_exception(error)
-        failure = done.exception()
-        with self._changed:
-            asked = self._asked.pop(step, None)
-            if failure is not None:
-                self._failed.add(step)
-            elif step in self._soon:
-                self._loaded[step] = done.result()
-        if asked is not None and failure is not None:
-            asked.set_exception(failure)
-        elif asked is not None:
-            asked.set_result(done.result())
+            loaded = self._load(step)
+        except BaseException as error:  # SystemExit too is for those who ask
+            with self._changed:
+                asked = self._asked.pop(step, None)
+                if asked is None:
+                    self._failed.add(step)
+                else:
+                    self._soon = []
+                    asked.set_exception(error)
+        else:
+            with self._changed:
+                asked = self._asked.pop(step, None)
+                if step in self._soon:
+                    self._loaded[step] = loaded
+                if asked is not None:
+                    asked.set_result(loaded)

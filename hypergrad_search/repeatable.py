@@ -19,8 +19,8 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core
 
 from hypergrad_search import optax_optimizers
-from hypergrad_search.host_batches import is_of_load
 from hypergrad_search.hyperparameters import Static, noting_counts, split_of_space
+from hypergrad_search.load_errors import is_of_load
 from hypergrad_search.optimizers import Optimizer, resolve
 from hypergrad_search.parameters import initial
 from hypergrad_search.problem import Params, TrainingProblem, check_names

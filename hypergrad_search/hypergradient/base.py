@@ -14,8 +14,8 @@ from hypergrad_search import fold as folds
 from hypergrad_search.checks import number
 from hypergrad_search.cost import Cost
 from hypergrad_search.fold import Fold
-from hypergrad_search.host_batches import with_errors_of_load
 from hypergrad_search.hyperparameters import split
+from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.losses import OuterLosses, mean_and_error, outer_losses
 from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space

@@ -7,11 +7,11 @@ import jax
 from hypergrad_search.checks import number, random_key, whole_number
 from hypergrad_search.fold import Fold
 from hypergrad_search.from_function import FunctionProblem, refuse
-from hypergrad_search.host_batches import with_errors_of_load
 from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request
 from hypergrad_search.hypergradient.direct import Direct
 from hypergrad_search.hypergradient.reversible import Reversible
 from hypergrad_search.hyperparameters import noting_counts, split_of_space
+from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.repeatable import checked_split
 from hypergrad_search.space import Hyperparameters, Space

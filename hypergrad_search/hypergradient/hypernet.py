@@ -18,7 +18,6 @@ from jax.interpreters import partial_eval
 
 from hypergrad_search.checks import whole_number
 from hypergrad_search.cost import TRAINING_STEP, Cost
-from hypergrad_search.host_batches import with_errors_of_load
 from hypergrad_search.hypergradient import checkpoint as checkpoints
 from hypergrad_search.hypergradient import stretch
 from hypergrad_search.hypergradient.algorithms import VALIDATION_STEP, Algorithm, Joint
@@ -26,6 +25,7 @@ from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Re
 from hypergrad_search.hypergradient.response import LowRank, Response
 from hypergrad_search.hypergradient.stretch import Setup
 from hypergrad_search.hyperparameters import split
+from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.losses import LeftOut, descends_minibatches, fitted_loss, left_out, step_loss
 from hypergrad_search.parameters import as_returned, initial
 from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from hypergrad_search.checks import number, random_key
 from hypergrad_search.determinism import check_device
-from hypergrad_search.host_batches import with_errors_of_load
+from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.parameters import as_returned
 from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled

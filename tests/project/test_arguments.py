@@ -15,6 +15,7 @@ from hypergrad_search import (
     Evaluation,
     Float,
     Fold,
+    HostBatches,
     Hypernet,
     Int,
     Method,
@@ -64,6 +65,13 @@ def run(hyperparameters: Any = H, **changes: Any) -> Evaluation:
 
 def trained_with(optimizer: Any) -> Evaluation:
     return evaluate(problem(optimizer=optimizer), H, key=KEY)
+
+
+DATA, RANDOM = np.arange(3.0), np.random.default_rng(0)
+
+
+def trained_on(load: Callable[[int], Any]) -> Evaluation:
+    return evaluate(problem(batches=HostBatches(load)), H, key=KEY)
 
 
 class Answers(Method):
@@ -120,6 +128,16 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: Fold(0, of=1), "Fold: of must be a whole number from 2"),
         (lambda: Fold(0, of=2, below=math.nan), "Fold: below must be a number, got nan"),
         (lambda: Fold(0, of=2, below="1"), "Fold: below must be a number"),  # type: ignore[arg-type]  # wrong on purpose
+    ],
+    "HostBatches": [
+        (lambda: HostBatches(DATA), "HostBatches: load must be a function of the step, got array"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: HostBatches(lambda: DATA), r"HostBatches: load must take \(step\), got a function that takes \(\)"),  # type: ignore[arg-type, misc]  # wrong on purpose
+        (lambda: HostBatches(np.ones, ahead=-1), "HostBatches: ahead must be a whole number from 0, got -1"),
+        (lambda: HostBatches(np.ones, ahead=1.5), "HostBatches: ahead must be a whole number from 0, got 1.5"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: HostBatches(np.ones)(0.5), "HostBatches: step must be one whole number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: HostBatches(lambda step: DATA[step:])(1), r"HostBatches: load\(1\) must have shape \(3,\)"),
+        (lambda: trained_on(lambda step: [1.0, 2.0]), r"HostBatches: load\(0\)\[0\] must be a numpy array of numbers"),
+        (lambda: trained_on(lambda step: DATA + RANDOM.normal()), r"HostBatches: load\(0\) returned another batch"),
     ],
     "TrainingProblem": [
         (lambda: problem(init=3), "TrainingProblem: init must be a function, got 3"),
