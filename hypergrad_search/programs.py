@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from hypergrad_search.convolutions import rearranged
+
 #: The number of programs that each function keeps. All programs of one small network together take some 500 memory
 #: maps, of which Linux grants a process 65,530.
 MOST_KEPT = 32
@@ -17,7 +19,7 @@ def compiled(*, static: int, donate: tuple[int, ...] = ()) -> Callable[[Callable
     """Return a decorator like `jax.jit` that keeps the programs of the last 32 choices of static arguments alone.
 
     `jax.jit` itself keeps all. A search over whole numbers compiles a program for each of them, and would end when the
-    process runs out of memory maps.
+    process runs out of memory maps. Convolutions are `rearranged`, which makes them faster on CPUs.
 
     Args:
         static: the number of leading arguments that are static; they must be hashable.
@@ -27,8 +29,9 @@ def compiled(*, static: int, donate: tuple[int, ...] = ()) -> Callable[[Callable
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
         @functools.lru_cache(maxsize=MOST_KEPT)
         def program(*known: Any) -> Callable[..., Result]:
-            # JAX forgets what it has compiled when this partial function is no longer referred to.
-            return jax.jit(functools.partial(function, *known), donate_argnums=[at - static for at in donate])
+            # JAX forgets what it has compiled when this function is no longer referred to.
+            donated = [at - static for at in donate]
+            return jax.jit(rearranged(functools.partial(function, *known)), donate_argnums=donated)
 
         @functools.wraps(function)
         def call(*args: Any) -> Result:

@@ -162,6 +162,7 @@ class _Residuals(NamedTuple):
     weights: list[jax.Array]
 
 
+@compiled(static=2)
 def _train_forward(
     program: Program,
     room: _Room,
@@ -208,6 +209,7 @@ def _is_lost(program: Program, inputs: Inputs, initial: list[jax.Array], state: 
     return found
 
 
+@compiled(static=2)
 def _train_backward(
     program: Program, room: _Room, residuals: _Residuals, adjoint: tuple[list[jax.Array], Statistics]
 ) -> tuple[Any, ...]:
