@@ -85,11 +85,23 @@ def step_gradient(
     (loss, new), gradient = jax.value_and_grad(
         lambda params: step_loss(problem, params, statistics, hyperparameters, key, step), has_aux=True
     )(params)
+    return loss, transformed(problem, gradient, params, hyperparameters, key, step), new
+
+
+def transformed(
+    problem: TrainingProblem,
+    gradient: Params,
+    params: Params,
+    hyperparameters: Hyperparameters,
+    key: jax.Array,
+    step: jax.Array,
+) -> Params:
+    """Return the gradient of one step as the optimizer gets it: after its transformation, where it has one."""
     transform = problem.optimizer.transform if isinstance(problem.optimizer, Optimizer) else None
-    if transform is not None:
-        of_step = jax.random.fold_in(key, step)
-        gradient = optax_optimizers.transformed(transform, hyperparameters, gradient, params, of_step)
-    return loss, gradient, new
+    if transform is None:
+        return gradient
+    of_step = jax.random.fold_in(key, step)
+    return optax_optimizers.transformed(transform, hyperparameters, gradient, params, of_step)
 
 
 def outer_losses(problem: TrainingProblem, trained: Trained, hyperparameters: Hyperparameters) -> OuterLosses:

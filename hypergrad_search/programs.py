@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from hypergrad_search.convolutions import rearranged
+from hypergrad_search.rearranged import rearranged
 
 #: The number of programs that each function keeps. All programs of one small network together take some 500 memory
 #: maps, of which Linux grants a process 65,530.
@@ -19,7 +19,8 @@ def compiled(*, static: int, donate: tuple[int, ...] = ()) -> Callable[[Callable
     """Return a decorator like `jax.jit` that keeps the programs of the last 32 choices of static arguments alone.
 
     `jax.jit` itself keeps all. A search over whole numbers compiles a program for each of them, and would end when the
-    process runs out of memory maps. Convolutions are `rearranged`, which makes them faster on CPUs.
+    process runs out of memory maps. Programs are `rearranged`, which makes them
+    faster on CPUs.
 
     Args:
         static: the number of leading arguments that are static; they must be hashable.

