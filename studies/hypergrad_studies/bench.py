@@ -339,14 +339,14 @@ def _measure(case: Case, repeats: int, limit: float) -> Iterator[list[Record]]:
         if records:
             yield []
         try:
-            records[way] = _in_a_process(partial(alone, case, way, limit))
+            records[way] = in_a_process(partial(alone, case, way, limit))
         except Exception as error:  # whatever goes wrong in one way, the others go on
             records[way] = Record.of(case, way, status="failed", reason=_one_line(error))
     fit = [way for way, record in records.items() if record.status == "ok"]
     if not case.long:
         yield []
         try:
-            _add_times(records, _in_a_process(partial(together, case, fit, repeats)))
+            _add_times(records, in_a_process(partial(together, case, fit, repeats)))
         except Exception as error:
             for way in fit:
                 records[way] = dataclasses.replace(records[way], status="failed", reason=_one_line(error))
@@ -360,7 +360,7 @@ def _add_times(records: dict[Way, Record], times: dict[Way, tuple[list[float], f
         records[way] = dataclasses.replace(records[way], seconds=seconds, ratios=ratios, difference=difference)
 
 
-def _in_a_process(function: Callable[[], T]) -> T:
+def in_a_process(function: Callable[[], T]) -> T:
     """Return what `function` returns in a new process, or raise what it raises there."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function).result()

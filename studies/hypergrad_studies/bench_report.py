@@ -14,7 +14,10 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
+from hypergrad_studies import bench_convolutions
 from hypergrad_studies.bench import Record
+from hypergrad_studies.bench_convolutions import Timing
+from hypergrad_studies.problems import digits
 
 DASH = "\N{EN DASH}"
 HEADINGS = ("", "time / training", "compiling", "memory", "a weight", "peak RSS", "of it running", "gradient off by")
@@ -32,11 +35,29 @@ NAMES = {
     "binomial": "equinox, binomial checkpoints",
     "reversible": "**reversible**",
 }
+EVALUATIONS = {
+    "loop": "Python loop over a jitted step of optax",
+    "unrolled-value": "`Unrolled`, value alone",
+    "unrolled-gradient": "`Unrolled`, value and gradient",
+    "reversible-value": "**`Reversible`**, value alone",
+    "reversible-gradient": "**`Reversible`**, value and gradient",
+}
 
 
-def tables(records: Sequence[Record]) -> list[Table]:
-    """Return a table for each case, with a row for each way."""
-    return [_table(group) for group in by_case(records)]
+def tables(records: Sequence[Record], timings: Sequence[Timing]) -> list[Table]:
+    """Return a table for each case, with a row for each way, and one of the evaluations of a convolutional network."""
+    return [*(_table(group) for group in by_case(records)), *([_of_evaluations(timings)] if timings else [])]
+
+
+def _of_evaluations(timings: Sequence[Timing]) -> Table:
+    view = Table("", "time / loop", title=_convolutional(), title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for timing in timings:
+        view.add_row(timing.way, _spread(timing.ratio, timing.quartiles))
+    return view
+
+
+def _convolutional() -> str:
+    return f"convolutional network, {bench_convolutions.weights():,} weights, {bench_convolutions.STEPS} steps"
 
 
 def _table(group: Sequence[Record]) -> Table:
@@ -61,10 +82,11 @@ def by_case(records: Iterable[Record]) -> list[list[Record]]:
     return [list(group) for _, group in groupby(records, key=lambda r: (r.steps, r.decay, r.width))]
 
 
-def markdown(records: Sequence[Record]) -> str:
+def markdown(records: Sequence[Record], timings: Sequence[Timing]) -> str:
     """Return the text for the README.
 
-    It shows the base case, the case that needs most memory, all cases in short, and the plot.
+    It shows the base case, the case that needs most memory, all cases in short, the evaluations of a convolutional
+    network, and the plot.
     """
     groups = by_case(records)
     base = groups[0]
@@ -81,9 +103,24 @@ def markdown(records: Sequence[Record]) -> str:
         *(f"{title}:\n\n{_rows(group)}" for title, group in zip(titles, shown, strict=True)),
         *([f"All cases: time / training, and memory a weight.\n\n{_overview(groups)}"] if len(groups) > 1 else []),
         *_verdicts(groups),
+        *([_evaluations(timings)] if timings else []),
         "![Time of each way, and its memory by the number of steps](docs/bench.svg)",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _evaluations(timings: Sequence[Timing]) -> str:
+    """Return a sentence and a Markdown table on the evaluations of a convolutional network."""
+    lines = [["", "time / loop"], ["---", "---:"]]
+    lines += [[EVALUATIONS[timing.way], _spread(timing.ratio, timing.quartiles)] for timing in timings]
+    return (
+        f"Evaluations of a {_convolutional()} of AdamW in batches of {digits.BATCH}, beside the loop that one would "
+        f"write without this package:\n\n{markdown_table(lines)}"
+    )
+
+
+def _spread(middle: float, quartiles: tuple[float, float]) -> str:
+    return f"{middle:.2f} ({quartiles[0]:.2f}{DASH}{quartiles[1]:.2f})"
 
 
 def _rows(group: Sequence[Record]) -> str:
@@ -143,7 +180,7 @@ def _cells(record: Record) -> tuple[str, ...]:
     """Return the texts of a row, one for each of `HEADINGS` but the first."""
     ratio = record.status
     if record.ratio is not None and record.quartiles is not None:
-        ratio = f"{record.ratio:.2f} ({record.quartiles[0]:.2f}{DASH}{record.quartiles[1]:.2f})"
+        ratio = _spread(record.ratio, record.quartiles)
     running = None if record.rss_after is None else record.rss_after - (record.rss_before or 0)
     return (
         "1" if record.way == "plain" and record.ratios else ratio,

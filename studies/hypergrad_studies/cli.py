@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP
 from hypergrad_studies import bench as measuring
-from hypergrad_studies import bench_report, data, json_lines, records
+from hypergrad_studies import bench_convolutions, bench_report, data, json_lines, records
 from hypergrad_studies import doctor as examination
 from hypergrad_studies.compare import compare as run_comparison
 from hypergrad_studies.methods import BACKENDS, obstacle
@@ -186,7 +187,8 @@ def bench(
     """Measure time and memory of hypergradients: reversible training beside jax.grad, checkpoints and equinox.
 
     One thing varies at a time, from 300 steps, decay 0.9 and width 512 (or the first of the choices); each way's time
-    is a ratio to plain training.
+    is a ratio to plain training. Without --ways, evaluations of a small convolutional network are timed too, beside a
+    Python loop of optax.
     """
     known = {str(way): way for way in measuring.WAYS if way.name != "plain"}
     _known(ways or (), known, "--ways")
@@ -201,11 +203,13 @@ def bench(
     console = Console()
     limit = memory_limit * 1e9 if memory_limit else measuring.half_of_memory()
     measured = measuring.run(out, plan, repeats=repeats, limit=limit, console=console)
+    timings = [] if ways else measuring.in_a_process(partial(bench_convolutions.measure, repeats))
+    json_lines.replace(out / "convolutions.jsonl", timings)
     console.width = max(console.width, 100)
-    console.print(*bench_report.tables(measured))
+    console.print(*bench_report.tables(measured, timings))
     console.print(f"plot: {bench_report.write_plot(measured, out / 'bench.svg')}")
     if readme is not None:
-        _rewrite(readme, "bench", bench_report.markdown(measured))
+        _rewrite(readme, "bench", bench_report.markdown(measured, timings))
         bench_report.write_plot(measured, readme.parent / "docs" / "bench.svg")
 
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from hypergrad_studies import bench, bench_report, json_lines
+from hypergrad_studies import bench, bench_convolutions, bench_report, json_lines
 from hypergrad_studies.bench import Case, Record, Way
 from hypergrad_studies.cli import cli
 
@@ -75,7 +75,7 @@ def test_what_needs_too_much_memory_is_compiled_but_not_run() -> None:
     assert record.xla_bytes
     assert record.compile_seconds
     assert record.rss_after is None
-    assert "not run" in bench_report.markdown([record])
+    assert "not run" in bench_report.markdown([record], [])
 
 
 def test_a_way_that_raises_is_a_record_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_way_that_raises_is_a_record_and_the_others_go_on(monkeypatch: pytest.
             raise MemoryError("no more\nthan this")
         return function()
 
-    monkeypatch.setattr(bench, "_in_a_process", in_this_process)
+    monkeypatch.setattr(bench, "in_a_process", in_this_process)
     monkeypatch.setattr(bench, "alone", lambda case, way, limit: Record.of(case, way))
     monkeypatch.setattr(bench, "together", lambda case, ways, repeats: {way: ([2.0, 3.0], None) for way in ways})
     ways = bench.with_plain([Way("sgd", "scan"), Way("sgd", "binomial")])
@@ -92,7 +92,7 @@ def test_a_way_that_raises_is_a_record_and_the_others_go_on(monkeypatch: pytest.
     assert [(r.way, r.status) for r in records] == [("plain", "ok"), ("scan", "failed"), ("binomial", "ok")]
     assert records[1].reason == "MemoryError: no more than this"
     assert records[2].ratios == [1.0, 1.0]
-    assert "failed" in bench_report.markdown(records)
+    assert "failed" in bench_report.markdown(records, [])
 
 
 def test_one_thing_varies_at_a_time() -> None:
@@ -115,8 +115,8 @@ def test_the_page_says_how_often_reversible_training_is_slower() -> None:
     def record(way: str, ratio: float) -> Record:
         return Record.of(SMALL, Way("sgd", way), ratios=[ratio], xla_bytes=1000)
 
-    slower = bench_report.markdown([record("checkpointed", 3.0), record("reversible", 4.0)])
-    faster = bench_report.markdown([record("checkpointed", 4.0), record("reversible", 3.0)])
+    slower = bench_report.markdown([record("checkpointed", 3.0), record("reversible", 4.0)], [])
+    faster = bench_report.markdown([record("checkpointed", 4.0), record("reversible", 3.0)], [])
     assert "with sgd in 1 of the 1 cases" in slower
     assert "with sgd in 0 of the 1 cases" in faster
 
@@ -143,4 +143,22 @@ def test_numbers_of_numpy_are_recorded_and_shown(tmp_path: Path) -> None:
     record = Record.of(SMALL, Way("sgd", "plain"), ratios=[np.float64(1.0)], xla_bytes=np.int64(1_500_000))
     json_lines.append(tmp_path / "records.jsonl", record)
     assert json_lines.read(tmp_path / "records.jsonl", Record) == [record]
-    assert "1.5 MB" in bench_report.markdown([record])
+    assert "1.5 MB" in bench_report.markdown([record], [])
+
+
+def test_all_evaluations_of_the_convolutional_network_train_it_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_convolutions, "STEPS", 5)
+    values = {way: run() for way, run in bench_convolutions.ways().items()}
+    assert values.keys() == bench_report.EVALUATIONS.keys()
+    for value in values.values():
+        assert value == pytest.approx(values["loop"], rel=1e-5)
+
+
+def test_evaluations_are_shown_as_ratios_to_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_convolutions, "ways", lambda: {"loop": lambda: 0.5, "reversible-value": lambda: 0.5})
+    timings = bench_convolutions.measure(3)
+    assert [(timing.way, len(timing.seconds)) for timing in timings] == [("loop", 3), ("reversible-value", 3)]
+    assert timings[0].ratios == [1.0] * 3
+    page = bench_report.markdown([Record.of(SMALL, Way("sgd", "plain"))], timings)
+    assert "| Python loop over a jitted step of optax | 1.00 (1.00\N{EN DASH}1.00) |" in page
+    assert "| **`Reversible`**, value alone |" in page
