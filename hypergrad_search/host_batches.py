@@ -120,7 +120,10 @@ class HostBatches:
         kind = self._source.kind
         assert kind is not None  # nothing can be loaded without it
         types = tuple(jax.dtypes.canonicalize_dtype(dtype) for dtype in kind.types)
-        sent = [jax.core.ShapedArray(*_kind_sent(*leaf)) for leaf in zip(kind.shapes, types, strict=True)]
+        sent = [
+            jax.ShapeDtypeStruct(*_kind_sent(*leaf))  # type: ignore[no-untyped-call]  # JAX has no types here
+            for leaf in zip(kind.shapes, types, strict=True)
+        ]
         leaves = jax.pure_callback(_Fetch(self, types), sent, step, vmap_method="sequential")
         return jax.tree.unflatten(kind.structure, map(_received, leaves, types))
 

@@ -53,6 +53,7 @@ def evaluate(
             not an error but a `status` of the evaluation.
         InexactReversalError: `method` is a `Reversible` without a fallback, as by default, and the reversal did not end
             at the initial state.
+        Exception: what the `load` of a `HostBatches` raises, as it is.
     """
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"evaluate: problem must be a TrainingProblem, got {problem!r}")
