@@ -78,7 +78,7 @@ class HostBatches:
     so each process compiles them.
 
     Do not use it for data that fit the device's memory: an array of JAX that is indexed by the step is faster, since
-    each step here takes a call of Python and copies, about 0.1 ms for small batches.
+    each step here takes a call of Python and copies, 0.1 to 0.2 ms for small batches.
 
     Args:
         load: a function `load(step)`, where `step` is an int from 0, that returns a pytree of numpy arrays. With
