@@ -217,7 +217,7 @@ _WARNED: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
 def _warn_once(problem: TrainingProblem, message: str) -> None:
     if problem not in _WARNED:
         _WARNED.add(problem)
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=5)
 
 
 def _fall_back(
