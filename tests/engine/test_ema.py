@@ -53,7 +53,9 @@ def train_loss(p: Params, h: Any, step: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def problem(optimizer: Optimizer, steps: int = STEPS) -> TrainingProblem:
-    return TrainingProblem(init, train_loss, lambda p, h: error(p, slice(20, None)), lambda step: step, optimizer, steps)
+    return TrainingProblem(
+        init, train_loss, lambda p, h: error(p, slice(20, None)), lambda step: step, optimizer, steps
+    )
 
 
 RULES: dict[str, tuple[Optimizer, optax.GradientTransformation]] = {
@@ -75,7 +77,10 @@ def averaged_by_optax(rule: optax.GradientTransformation, decay: Any, h: Any) ->
     return average
 
 
-DECAYS: dict[str, Any] = {"constant": 0.9, "schedule": np.minimum(0.99, (1 + np.arange(STEPS)) / (10 + np.arange(STEPS)))}
+DECAYS: dict[str, Any] = {
+    "constant": 0.9,
+    "schedule": np.minimum(0.99, (1 + np.arange(STEPS)) / (10 + np.arange(STEPS))),
+}
 
 
 @pytest.mark.parametrize("decay", DECAYS)
@@ -154,7 +159,9 @@ def test_training_reverses_to_the_bit_with_any_decay(rule: str, decay: float) ->
     result = evaluate(run, {**H, "average": decay}, key=KEY)
     assert (result.status, result.diagnostics["exact"]) == (Status.OK, True)
     if decay == 1:  # the average stays where it began
-        assert result.value == pytest.approx(float(jnp.mean(run.valid_loss(init(KEY, jax.tree.map(jnp.float32, H)), H))))
+        assert result.value == pytest.approx(
+            float(jnp.mean(run.valid_loss(init(KEY, jax.tree.map(jnp.float32, H)), H)))
+        )
 
 
 def test_all_see_the_average(recwarn: pytest.WarningsRecorder) -> None:
@@ -247,7 +254,7 @@ def test_numbers_out_of_range_and_below_the_resolution_are_named() -> None:
 @pytest.mark.parametrize("decay", [0.0, 1.5])
 def test_decays_that_cannot_be_reversed_are_refused(decay: float) -> None:
     run = problem(ema(RULES["sgd"][0], decay))
-    with pytest.raises(ValueError, match="ema_decay must be from .* to train reversibly"):
+    with pytest.raises(ValueError, match=r"ema_decay must be from .* to train reversibly"):
         evaluate(run, H, key=KEY)
     with pytest.raises(ValueError, match="train: the decay of ema must be from"):
         train(run, H, KEY)

@@ -84,7 +84,9 @@ def test_the_version_of_optax_is_refused_with_the_nearest_that_is_exact(name: st
     row = ROWS[name]
     nearest = row.ours.partition("(")[0]
     row.optax()
-    with pytest.raises(ValueError, match=rf"cannot be run backwards; the nearest that can is hypergrad_search.{nearest}; "):
+    with pytest.raises(
+        ValueError, match=rf"cannot be run backwards; the nearest that can is hypergrad_search.{nearest}; "
+    ):
         evaluate(problem(lambda h: row.optax()), H, key=KEY)
     assert isinstance(row.here(), AdditiveOptimizer)
 
