@@ -254,7 +254,7 @@ def test_numbers_out_of_range_and_below_the_resolution_are_named() -> None:
 @pytest.mark.parametrize("decay", [0.0, 1.5])
 def test_decays_that_cannot_be_reversed_are_refused(decay: float) -> None:
     run = problem(ema(RULES["sgd"][0], decay))
-    with pytest.raises(ValueError, match="ema_decay must be from .* to train reversibly"):
+    with pytest.raises(ValueError, match=r"ema_decay must be from .* to train reversibly"):
         evaluate(run, H, key=KEY)
     with pytest.raises(ValueError, match="train: the decay of ema must be from"):
         train(run, H, KEY)
