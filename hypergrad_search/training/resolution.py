@@ -30,7 +30,7 @@ OF_THE_STEPS = 2.0**-13
 #: The errors of all steps are much if they are above this share of the largest weight.
 OF_THE_WEIGHTS = 2.0**-13
 #: Where the decay of a divisor is nearer to 1 than this, its errors count for more, in inverse proportion to the gap.
-#: The slope by this decay is then a small difference of large numbers, since the bias is corrected by a number next to 0.
+#: The slope by this decay is then a small difference of large numbers: the bias is corrected by a number next to 0.
 NEAR_1 = 0.01
 SMALLEST_GAP = 1e-6
 #: A slot that is 0 may in truth be this share of half a unit.
