@@ -69,7 +69,8 @@ def _in_parameter(value: Any) -> Any:
     if isinstance(value, Jaxpr):
         return _in_jaxpr(value)
     if isinstance(value, tuple) and any(isinstance(part, ClosedJaxpr | Jaxpr) for part in value):
-        return tuple(map(_in_parameter, value))
+        parts = map(_in_parameter, value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)  # a linear solver has a named tuple
     return value
 
 

@@ -71,7 +71,7 @@ def test_final_weights_are_those_of_optax(shapes: str) -> None:
 @pytest.mark.parametrize("shapes", SHAPES)
 def test_it_reverses_to_the_bit_and_has_the_gradients_of_float64(shapes: str) -> None:
     rule = muon("rate", 5, "beta", "eps", "shrink", adam_b1="b1", adam_b2="b2", adam_learning_rate="rate2")
-    h = {"scale": 0.5, "rate": 0.02, "beta": 0.9, "eps": 1e-2, "shrink": 0.3, "b1": 0.8, "b2": 0.95, "rate2": 0.03}
+    h = {"scale": 0.5, "rate": 0.005, "beta": 0.9, "eps": 1e-2, "shrink": 0.3, "b1": 0.8, "b2": 0.95, "rate2": 0.03}
     run = problem(SHAPES[shapes], rule)
     found = evaluate(run, h, key=KEY)
     with jax.enable_x64(True):
@@ -81,7 +81,7 @@ def test_it_reverses_to_the_bit_and_has_the_gradients_of_float64(shapes: str) ->
     assert found.gradient is not None
     assert exact.gradient is not None
     for name, slope in exact.gradient.items():
-        assert abs(found.gradient[name] - slope) <= 2e-4 * abs(slope), name
+        assert abs(found.gradient[name] - slope) <= 5e-5 * abs(slope), name
 
 
 def test_leaves_may_have_settings_of_their_own() -> None:
@@ -116,14 +116,14 @@ def test_an_average_keeps_leaves_whole() -> None:
 
 def test_all_singular_values_of_a_step_are_about_1() -> None:
     """And so a step is as long for a small gradient as for a large one."""
-    for size in (1e-3, 1e3):
-        run = TrainingProblem(
-            init=lambda key, h: jnp.zeros((8, 8)),
-            train_loss=lambda w, h, batch, key, size=size: size * jnp.sum(w * jax.random.normal(KEY, (8, 8))),
-            valid_loss=lambda w, h: jnp.sum(w),
-            batches=lambda step: None,
-            optimizer=muon(1.0, 8),
-            steps=1,
-        )
-        values = np.linalg.svd(np.asarray(train(run, {}, KEY)), compute_uv=False)
+    run = TrainingProblem(
+        init=lambda key, h: jnp.zeros((8, 8)),
+        train_loss=lambda w, h, batch, key: h["size"] * jnp.sum(w * jax.random.normal(KEY, (8, 8))),
+        valid_loss=lambda w, h: jnp.sum(w),
+        batches=lambda step: None,
+        optimizer=muon(1.0, 8),
+        steps=1,
+    )
+    for size in (1e-3, 10.0):
+        values = np.linalg.svd(np.asarray(train(run, {"size": size}, KEY)), compute_uv=False)
         assert 0.5 < values.min() < values.max() < 1.5
