@@ -117,7 +117,7 @@ class TrainingProblem:
                 "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw return it, or a function "
                 f"of the hyperparameters that returns a transformation of optax, got {shown(self.optimizer)}"
             )
-        if not isinstance(self.steps, str):
+        if not isinstance(self.steps, str) or self.steps.isdecimal():
             object.__setattr__(self, "steps", whole_number("TrainingProblem: steps", self.steps, 1))
 
     @functools.cached_property
