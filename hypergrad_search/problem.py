@@ -35,8 +35,8 @@ class TrainingProblem:
       many hyperparameters can hold back a part of the examples (`Fold`).
     - `batches(step) -> batch`: it must be deterministic, and JAX must be able to trace it. `step` is an int32 scalar
       array, so slice with `jax.lax.dynamic_slice_in_dim` or index with an array.
-    - `optimizer`: `sgd(...)`, `adam(...)`, `adamw(...)` or an `Optimizer` of your own; its settings may name
-      hyperparameters. A function of the hyperparameters may return any transformation of optax instead, as in
+    - `optimizer`: `adamw(...)`, `ema(sgd(...), 0.99)` or another `Optimizer`, also one of your own; its settings may
+      name hyperparameters. A function of the hyperparameters may return any transformation of optax instead, as in
       `lambda h: optax.lion(h["rate"])`; such training cannot be run backwards, so use `Unrolled`.
     - `steps`: the number of training steps, at least 1.
     - `test_loss(params, hyperparameters)`, optional, a scalar or shape `(n,)`: it is reported beside the validation
