@@ -67,7 +67,7 @@ def train(
         smallest_decays: by the name of what decays ("velocity"; "mu", "nu"; "nu", "trace"; "ema"; "weights"), the
             smallest decay for which buffers have room, if all steps have it. It matters only where decays are traced:
             buffers get their size when the program is compiled, and the values of traced decays are not known then. The
-            defaults are 0.5, 0.9 for "nu" (0.5 with RMSProp), and 0.99 for "weights" and "ema". The gradient of a run
+            defaults are 0.5, 0.9 for "nu" (0.5 with RMSProp) and "ema", and 0.99 for "weights". The gradient of a run
             that needs more room is NaN.
         space: what each hyperparameter is, as for `evaluate`.
 

@@ -36,20 +36,23 @@ class Adopt(AdditiveOptimizer):
         return None
 
     def increment(self, slot: str, gradient: jax.Array, others: Any, settings: Any, count: jax.Array) -> jax.Array:
-        share = 1 - settings[self.decays[slot]]
+        added: jax.Array = (1 - settings[self.decays[slot]]) * gradient
         if slot == "last":
-            return gradient / count.astype(gradient.dtype)
+            added = gradient / count.astype(gradient.dtype)
         if slot == "mean":
-            return share * (gradient + others["last"]) / (jnp.sqrt(others["square"] + 1e-2))
-        return share * gradient * gradient
+            added = (1 - settings["d1"]) * (gradient + others["last"]) / jnp.sqrt(others["square"] + 1e-2)
+        return added * gradient if slot == "square" else added
 
     def step(self, slots: Any, settings: Any, count: jax.Array) -> jax.Array:
-        return -settings["rate"] * slots["mean"]
+        step: jax.Array = -settings["rate"] * slots["mean"]
+        return step
 
 
 def problem(optimizer: AdditiveOptimizer | Any) -> TrainingProblem:
     def train_loss(p: jax.Array, h: Any, step: jax.Array, key: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(jnp.sin(p) - 0.3 * jnp.cos(step.astype(p.dtype)))) + 0.2 * jnp.sum(p)
+        wave = jnp.cos(step.astype(p.dtype))
+        loss: jax.Array = jnp.sum(jnp.square(jnp.sin(p) - 0.3 * wave)) + 0.2 * jnp.sum(p)
+        return loss
 
     return TrainingProblem(
         init=lambda key, h: h["scale"] * jnp.cos(jnp.arange(5.0, dtype=h["scale"].dtype)),
@@ -65,7 +68,7 @@ H = {"scale": 0.5, "rate": 0.05, "d1": 0.8, "d2": 0.9, "d3": 0.6}
 
 
 def plain_loop(h: dict[str, float]) -> np.ndarray[Any, Any]:
-    weights = h["scale"] * np.cos(np.arange(5.0))
+    weights: np.ndarray[Any, Any] = h["scale"] * np.cos(np.arange(5.0))
     last = mean = square = np.zeros(5)
     for step in range(STEPS):
         gradient = 2 * (np.sin(weights) - 0.3 * np.cos(step)) * np.cos(weights) + 0.2
@@ -95,7 +98,7 @@ def test_slots_that_read_one_another_reverse_to_the_bit(optimizer: AdditiveOptim
 def test_a_slot_cannot_read_itself() -> None:
     class Reads(Adopt):
         def increment(self, slot: str, gradient: jax.Array, others: Any, settings: Any, count: jax.Array) -> jax.Array:
-            return gradient + others[slot]
+            return jnp.add(gradient, others[slot])
 
     with pytest.raises(KeyError):
         evaluate(problem(Reads("rate")), H, key=KEY)
