@@ -68,9 +68,9 @@ def _in_parameter(value: Any) -> Any:
         return _in_closed(value)
     if isinstance(value, Jaxpr):
         return _in_jaxpr(value)
-    if isinstance(value, tuple) and any(isinstance(part, ClosedJaxpr | Jaxpr) for part in value):
+    if isinstance(value, tuple):
         parts = map(_in_parameter, value)
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)  # a linear solver has a named tuple
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value
 
 

@@ -105,6 +105,17 @@ def in_an_inner_loop(images: jax.Array, filters: jax.Array) -> jax.Array:
     return jax.lax.scan(body, CONVOLVE(images, filters), jnp.stack([filters, filters]))[0]
 
 
+def in_a_linear_system(images: jax.Array, filters: jax.Array) -> jax.Array:
+    """Return the convolution plus the solution y of y / 2 = convolution."""
+
+    def solve(of: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.Array:
+        return 2 * of(2 * y)
+
+    halved = CONVOLVE(images, filters)
+    solution: jax.Array = jax.lax.custom_linear_solve(lambda y: y / 2, halved, solve, solve)
+    return halved + solution
+
+
 @jax.custom_vjp
 def with_a_derivative(images: jax.Array, filters: jax.Array) -> jax.Array:
     return CONVOLVE(images, filters)
@@ -117,7 +128,15 @@ with_a_derivative.defvjp(
 
 
 @pytest.mark.parametrize(
-    "convolve", [in_a_branch, in_an_inner_loop, with_a_derivative, jax.checkpoint(CONVOLVE), jax.jit(CONVOLVE)]
+    "convolve",
+    [
+        in_a_branch,
+        in_an_inner_loop,
+        in_a_linear_system,
+        with_a_derivative,
+        jax.checkpoint(CONVOLVE),
+        jax.jit(CONVOLVE),
+    ],
 )
 def test_convolutions_are_found_wherever_they_are(convolve: Callable[..., jax.Array]) -> None:
     found = check(convolve, IMAGES, FILTERS)
