@@ -87,7 +87,7 @@ def equinox_and_state(key: jax.Array) -> Any:
 )
 def test_running_statistics_are_refused(init: Any, name: str) -> None:
     message = refusal(init)
-    assert message.startswith(f"init: {name} holds running statistics, which training carries along but does not descend")
+    assert message.startswith(f"init: {name} holds running statistics, which training carries along but does not")
     assert "return (params, statistics), and give train_loss and valid_loss a second argument" in message
 
 
