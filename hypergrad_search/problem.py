@@ -42,9 +42,9 @@ class TrainingProblem:
     - `batches(step) -> batch`, or `batches(step, hyperparameters) -> batch`, for example with the strength of an
       augmentation or the shares of several sources: it must be deterministic, and JAX must be able to trace it. `step`
       is an int32 scalar array, so slice with `jax.lax.dynamic_slice_in_dim` or index with an array. `batch` is any
-      pytree of arrays.
-    - `optimizer`: `sgd(...)`, `adam(...)`, `adamw(...)` or an `Optimizer` of your own; its settings may name
-      hyperparameters. A function of the hyperparameters may return any transformation of optax instead, as in
+      pytree of arrays. `HostBatches` loads data on the host.
+    - `optimizer`: `adamw(...)`, `ema(sgd(...), 0.99)` or another `Optimizer`, also one of your own; its settings may
+      name hyperparameters. A function of the hyperparameters may return any transformation of optax instead, as in
       `lambda h: optax.lion(h["rate"])`; such training cannot be run backwards, so use `Unrolled`.
     - `steps`: the number of training steps, at least 1; or the name of a hyperparameter that is an `Int`.
     - `test_loss(params, hyperparameters)`, optional, a scalar or shape `(n,)`: it is reported beside the validation
@@ -117,7 +117,7 @@ class TrainingProblem:
                 "TrainingProblem: optimizer must be an Optimizer, as sgd, adam and adamw return it, or a function "
                 f"of the hyperparameters that returns a transformation of optax, got {shown(self.optimizer)}"
             )
-        if not isinstance(self.steps, str):
+        if not isinstance(self.steps, str) or self.steps.isdecimal():
             object.__setattr__(self, "steps", whole_number("TrainingProblem: steps", self.steps, 1))
 
     @functools.cached_property

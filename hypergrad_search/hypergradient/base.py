@@ -86,8 +86,9 @@ class Evaluation:
     - `diagnostics`: facts that JSON can hold, and that no computation reads. The methods of this package give `steps`
       (how many were trained) and `exact` (whether the reversal gave back the initial state bit for bit: False where a
       fallback had to take over, None where nothing was reversed). `Reversible` adds `adjoint_norms`: before each step
-      that it reversed, the norm of the gradient with respect to all weights, and last the norm of the gradient with
-      respect to the final weights; and `fallback` where its fallback evaluated: a sentence that says why.
+      that it reversed, the norm of the gradient with respect to all weights (and an average of them, which is taken to
+      change as they do), and last the norm of the gradient with respect to the final weights; and `fallback` where its
+      fallback evaluated: a sentence that says why.
 
     Raises `ValueError` where `value` is NaN, `status` or `cost` is of another kind, or the gradient is not finite.
     """

@@ -183,7 +183,7 @@ def _warn_of_zeros(problem: FunctionProblem, gradient: dict[str, Any]) -> None:
         f"from_function: the gradient of {problem.name} is 0 in all hyperparameters, so that a search cannot follow "
         "it; does the function stop it by jax.lax.stop_gradient, .item() or int(), or not depend on them? "
         "check_gradient tells",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -60,6 +60,7 @@ def evaluate(
             at the initial state.
         RuntimeError: `method` is a `Reversible`, the device is a GPU, and XLA_FLAGS do not have
             `--xla_gpu_deterministic_ops=true`.
+        Exception: what the `load` of a `HostBatches` raises, as it is.
     """
     if isinstance(problem, FunctionProblem):
         refuse("evaluate", method=method, key=key, report=report, checkpoint=checkpoint)

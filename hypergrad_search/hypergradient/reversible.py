@@ -52,11 +52,11 @@ class Reversible(Method):
     """Run training backwards, bit for bit, and differentiate it on the way (Maclaurin, Duvenaud and Adams 2015).
 
     Memory does not grow with the number of steps, but for log2(1 / decay) bits a weight and step, where a decay is a
-    momentum, one of Adam's betas, or `1 - learning_rate * weight_decay`. The reverse pass is run after training, and
-    only where the value comes out below `gradient_below`. Then the recovered initial state is compared with the true
-    one bit for bit: an inexact gradient is never returned. Where they differ, the evaluation is repeated with a program
-    whose gradient is compiled by itself. All later evaluations of the problem use this program, and one more gradient
-    for each step of the reverse pass.
+    momentum, one of Adam's betas, that of an average, or `1 - learning_rate * weight_decay`. The reverse pass is run
+    after training, and only where the value comes out below `gradient_below`. Then the recovered initial state is
+    compared with the true one bit for bit: an inexact gradient is never returned. Where they differ, the evaluation is
+    repeated with a program whose gradient is compiled by itself. All later evaluations of the problem use this program,
+    and one more gradient for each step of the reverse pass.
 
     - `fallback`: the method that evaluates instead where training cannot be run backwards (see below), and where the
       reversal was not exact. With None, `ValueError` and `InexactReversalError` are raised. Where it evaluated,
@@ -64,10 +64,10 @@ class Reversible(Method):
     - `last`: the reverse pass stops after this many steps, at `last / steps` of its cost, and the hypergradient is
       truncated to them. It leaves out all effects through the initial parameters and earlier steps. One copy of the
       weights and slots is kept for the comparison.
-    - `fraction_bits`: the resolution of "weights" and of each of the optimizer's slots ("velocity"; "mu", "nu"), from
-      16 to 84 bits behind the binary point; one bit more halves the range. A number that leaves its range ends
-      training with the status "overflow", and one for which the resolution is too coarse with the status "underflow";
-      the message names the setting. What underflows is evaluated by the fallback where there is one.
+    - `fraction_bits`: the resolution of "weights" and of each of the optimizer's slots ("velocity"; "mu", "nu"; "nu",
+      "trace"; "ema"), from 16 to 84 bits behind the binary point; one bit more halves the range. A number that leaves
+      its range ends training with the status "overflow", and one for which the resolution is too coarse with the status
+      "underflow"; the message names the setting. What underflows is evaluated by the fallback where there is one.
 
     Training cannot be run backwards with decays below 1/256 or above 1, with parameters other than float32, with an
     optimizer that is not an `AdditiveOptimizer`, and with losses that are not deterministic functions of their
@@ -217,7 +217,7 @@ _WARNED: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
 def _warn_once(problem: TrainingProblem, message: str) -> None:
     if problem not in _WARNED:
         _WARNED.add(problem)
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=5)
 
 
 def _fall_back(

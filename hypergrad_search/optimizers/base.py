@@ -187,4 +187,5 @@ def rounded(product: jax.Array) -> jax.Array:
     A compiler may merge a product and a sum into one instruction that rounds once, but not across a minimum, which it
     cannot leave out, since the product might be infinite. Barriers and `jax.lax.reduce_precision` do not prevent it.
     """
-    return jnp.minimum(product, jnp.finfo(product.dtype).max)
+    largest = jnp.finfo(product.dtype).max  # type: ignore[no-untyped-call]  # JAX has no types here
+    return jnp.minimum(product, largest)

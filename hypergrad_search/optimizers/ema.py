@@ -50,7 +50,7 @@ class _AdditiveEma(AdditiveOptimizer):
 
     @property
     def smallest_decays(self) -> Mapping[str, float]:
-        return {**self.inner.smallest_decays, _AVERAGE: 0.99}
+        return {**self.inner.smallest_decays, _AVERAGE: 0.9}
 
     def weight_decay(self, settings: Scalars) -> jax.Array | None:
         return self.inner.weight_decay(settings)

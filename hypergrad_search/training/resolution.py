@@ -29,6 +29,10 @@ from hypergrad_search.training.exact import WEIGHTS, Inputs, Program, State
 OF_THE_STEPS = 2.0**-13
 #: The errors of all steps are much if they are above this share of the largest weight.
 OF_THE_WEIGHTS = 2.0**-13
+#: Where the decay of a divisor is nearer to 1 than this, its errors count for more, in inverse proportion to the gap.
+#: The slope by this decay is then a small difference of large numbers: the bias is corrected by a number next to 0.
+NEAR_1 = 0.01
+SMALLEST_GAP = 1e-6
 #: A slot that is 0 may in truth be this share of half a unit.
 NEXT_TO_NOTHING = 2.0**-40
 
@@ -193,6 +197,8 @@ def _of_array(
         errors = {first: jnp.where(are_zero, error(lost), errors[first])} | {
             name: jnp.where(are_zero, 0, errors[name]) for name in others
         }
+    for name in optimizer.divisors:
+        errors[name] *= jnp.maximum(1, NEAR_1 / jnp.maximum(1 - settings[optimizer.decays[name]], SMALLEST_GAP))
     errors[WEIGHTS] = jnp.full_like(step, half[WEIGHTS])
     if optimizer.average is not None:
         decay, average = settings[optimizer.decays[optimizer.average]], optimizer.average

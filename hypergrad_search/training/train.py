@@ -57,7 +57,7 @@ def train(
     smallest_decays: Mapping[str, float] | None = None,
     space: Space | None = None,
 ) -> Trained:
-    """Train exactly reversibly, and return the final parameters; JAX can transform this function.
+    """Train exactly reversibly, and return the final parameters, or their average (`ema`); JAX can transform this.
 
     Where the problem has statistics, it returns a pair of parameters and statistics, as `init` does. `jax.grad` of it
     runs training backwards, without a stored trajectory; it composes with `jax.jit` and `jax.vmap`. Parameters are NaN
@@ -69,10 +69,11 @@ def train(
         hyperparameters: a dict from names to values, in natural units.
         key: the source of the initial parameters and of each step's randomness.
         fraction_bits: the same as that of `Reversible`.
-        smallest_decays: by the name of what decays ("velocity"; "mu", "nu"; "weights"), the smallest decay for which
-            buffers have room, if all steps have it. It matters only where decays are traced: buffers get their size
-            when the program is compiled, and the values of traced decays are not known then. The defaults are 0.5, 0.9
-            for "nu" and 0.99 for "weights". The gradient of a run that needs more room is NaN.
+        smallest_decays: by the name of what decays ("velocity"; "mu", "nu"; "nu", "trace"; "ema"; "weights"), the
+            smallest decay for which buffers have room, if all steps have it. It matters only where decays are traced:
+            buffers get their size when the program is compiled, and the values of traced decays are not known then. The
+            defaults are 0.5, 0.9 for "nu" (0.5 with RMSProp) and "ema", and 0.99 for "weights". The gradient of a run
+            that needs more room is NaN.
         space: what each hyperparameter is, as for `evaluate`.
 
     Raises:

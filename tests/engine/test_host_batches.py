@@ -427,7 +427,7 @@ CALLS: dict[str, Callable[[TrainingProblem], Any]] = {
     "train": lambda made: train(made, H, KEY),
     "params of Reversible": lambda made: Reversible(fallback=Unrolled()).params(made, H, key=KEY),
     "params of Unrolled": lambda made: Unrolled().params(made, H, key=KEY),
-    "batches": lambda made: made.batches(9),  # type: ignore[arg-type]  # a number is as good as an array of JAX
+    "batches": lambda made: made.batches(9),
 }
 
 

@@ -8,7 +8,19 @@ import numpy as np
 import optax
 import pytest
 
-from hypergrad_search import Optimizer, Reversible, Status, TrainingProblem, Unrolled, adam, adamw, evaluate, sgd
+from hypergrad_search import (
+    Optimizer,
+    Reversible,
+    Status,
+    TrainingProblem,
+    Unrolled,
+    adabelief,
+    adam,
+    adamw,
+    evaluate,
+    rmsprop,
+    sgd,
+)
 from hypergrad_search.optimizers import resolve
 from hypergrad_search.training import train_in_floats
 
@@ -33,6 +45,11 @@ OPTIMIZERS: dict[str, tuple[Optimizer, optax.GradientTransformation]] = {
     "nesterov": (sgd("rate", 0.9, nesterov=True), optax.sgd(0.05, 0.9, nesterov=True)),
     "adam": (adam("rate"), optax.adam(0.05)),
     "adamw": (adamw("rate", 0.9, 0.99, weight_decay=0.3), optax.adamw(0.05, 0.9, 0.99, weight_decay=0.3)),
+    "adabelief": (adabelief("rate", 0.9, 0.99, 1e-2), optax.adabelief(0.05, 0.9, 0.99, 1e-2)),
+    "rmsprop": (
+        rmsprop(lambda h, t: 0.2 * h["rate"], eps=1e-2, momentum=0.5),
+        optax.rmsprop(0.01, eps=1e-2, momentum=0.5),
+    ),
 }
 
 

@@ -269,6 +269,7 @@ def expected_warnings(test: Callable[..., None]) -> Callable[..., None]:
         "HypergradSampler. .* finished trials are not used",
         "HypergradSampler. all of the first .* trials have failed",
         ".* out of range for distribution",
+        "suggest_array. the user's .* is out of range",  # the same of an array
         "The value nan is not acceptable",
         "Inconsistent parameter values for distribution",  # run again with the bounds of its first life
     ):

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hypergrad_search
@@ -25,12 +26,16 @@ from hypergrad_search import (
     TrainingProblem,
     Unrolled,
     accumulate_gradients,
+    adabelief,
     adam,
     adamw,
     check_gradient,
+    ema,
     evaluate,
     from_function,
     gradient_noise,
+    muon,
+    rmsprop,
     sgd,
     train,
     warmup_cosine,
@@ -182,6 +187,38 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: accumulate_gradients(run, 0), "accumulate_gradients: micro_batches must be a whole number from 1"),
     ],
     "Unrolled": [(lambda: Unrolled(checkpoints=0), "Unrolled: checkpoints must be a whole number from 1, got 0")],
+    "adabelief": [
+        (lambda: adabelief(None), "adabelief: learning_rate must be numbers, names"),
+        (lambda: adabelief(0.1, eps_root="x", b2=None), "adabelief: b2 must be numbers, names"),
+        (lambda: trained_with(adabelief(0.1, eps="typo")), "optimizer: eps names the hyperparameter 'typo'"),
+        (lambda: trained_with(adabelief(0.1, b1=0.0)), "b1 must be from .* to train reversibly, got 0.0"),
+        (lambda: adabelief(0.1, transform=3), "adabelief: transform must be a function"),  # type: ignore[arg-type]  # wrong on purpose
+    ],
+    "rmsprop": [
+        (lambda: rmsprop(0.1, momentum=None), "rmsprop: momentum must be numbers, names"),
+        (lambda: rmsprop(0.1, b"x", momentum=0.9), "rmsprop: decay must be numbers, names"),
+        (lambda: trained_with(rmsprop(0.1, momentum=0.0)), "momentum must be from .* to train reversibly, got 0.0"),
+    ],
+    "muon": [
+        (lambda: muon(None), "muon: learning_rate or adam_learning_rate must be numbers, names"),
+        (lambda: muon(0.1, 0), "muon: ns_steps must be a whole number from 1, got 0"),
+        (lambda: muon(0.1, 2.5), "muon: ns_steps must be a whole number from 1, got 2.5"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: muon(0.1, adam_b1=None), "muon: beta or adam_b1 must be numbers, names"),
+        (lambda: muon(0.1, adam_weight_decay=[]), "muon: weight_decay or adam_weight_decay must be numbers, names"),
+        (
+            lambda: trained_with(muon(0.1, adam_learning_rate="typo")),
+            "optimizer: learning_rate or adam_learning_rate names the hyperparameter 'typo'",
+        ),
+        (lambda: trained_with(muon(0.1, adam_b1=1.5)), "beta or adam_b1 must be from .* to train reversibly, got 1.5"),
+    ],
+    "ema": [
+        (lambda: ema("adam", 0.9), "ema: optimizer must be an Optimizer, as adamw.* got 'adam'"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: ema(lambda h: optax.adam(0.1), 0.9), "ema: optimizer must be an Optimizer"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: ema(ema(sgd(0.1, 0.9), 0.9), 0.9), r"ema: optimizer must not have an average already, got ema\(sgd\)"),
+        (lambda: ema(sgd(0.1, 0.9), None), r"ema\(sgd\): ema_decay must be numbers, names"),
+        (lambda: trained_with(ema(sgd(0.1, 0.9), "typo")), "optimizer: ema_decay names the hyperparameter 'typo'"),
+        (lambda: trained_with(ema(sgd(0.1, 0.9), 0.0)), "ema_decay must be from .* to train reversibly, got 0.0"),
+    ],
     "gradient_noise": [
         (lambda: gradient_noise("0.1"), "gradient_noise: scale must be a number from 0, got '0.1'"),
         (lambda: gradient_noise(-1), "gradient_noise: scale must be a number from 0, got -1"),

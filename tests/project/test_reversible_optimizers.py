@@ -49,7 +49,8 @@ def problem(optimizer: Any) -> TrainingProblem:
 
     def loss(p: Any, h: Any, batch: jax.Array, key: jax.Array) -> jax.Array:
         x = jnp.sin(jnp.arange(12.0, dtype=p["b"].dtype)).reshape(4, 3)
-        return jnp.mean(jnp.square(jnp.tanh(x @ p["w"]) @ p["v"] - batch - p["b"])) + 0.1 * p["b"]
+        loss: jax.Array = jnp.mean(jnp.square(jnp.tanh(x @ p["w"]) @ p["v"] - batch - p["b"])) + 0.1 * p["b"]
+        return loss
 
     return TrainingProblem(
         init=lambda key, h: {
