@@ -19,8 +19,7 @@ def compiled(*, static: int, donate: tuple[int, ...] = ()) -> Callable[[Callable
     """Return a decorator like `jax.jit` that keeps the programs of the last 32 choices of static arguments alone.
 
     `jax.jit` itself keeps all. A search over whole numbers compiles a program for each of them, and would end when the
-    process runs out of memory maps. Programs are `rearranged`, which makes them
-    faster on CPUs.
+    process runs out of memory maps. Programs are `rearranged`, which makes them faster on CPUs.
 
     Args:
         static: the number of leading arguments that are static; they must be hashable.

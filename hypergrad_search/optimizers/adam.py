@@ -174,10 +174,10 @@ def adaptive_step(mu: jax.Array, second: jax.Array, moves: jax.Array, size: jax.
     """Return the step along `mu`, of this size, divided by the root of the second moment.
 
     Where `moves` is false a weight never had a gradient, and takes no part in training. Its slope, size / eps, would
-    grow on the way back until it is infinite, and infinite times 0 is NaN: it has none.
+    grow on the way back until it is infinite, and infinite times 0 is NaN. So its step is divided by infinity, which
+    leaves neither a step nor a slope.
     """
-    divisor = jnp.where(moves, root(second) + eps, 1)
-    return jnp.where(moves, -size * mu / divisor, 0 * size)
+    return -size * mu / jnp.where(moves, root(second) + eps, jnp.inf)
 
 
 def one_minus_power(decay: jax.Array, count: jax.Array) -> jax.Array:

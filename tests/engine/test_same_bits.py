@@ -1,7 +1,7 @@
 """Exact training gives the bits that it gave before: `same_bits.json` was written by an earlier version of the engine.
 
 A change of these bits is no fault by itself, but nobody should make one without knowing it. To accept it, write the
-output of `XLA_FLAGS=--xla_cpu_max_isa=AVX2 python tests/engine/same_bits.py` into the file.
+output of `XLA_FLAGS=--xla_cpu_max_isa=AVX2 python tests/engine/same_bits.py` into the file, as its "hashes".
 """
 
 import json
