@@ -278,16 +278,10 @@ def plan_decays(logs: dict[str, jax.Array], stretch: jax.Array | int) -> tuple[d
 def start(program: Program, weights: list[jax.Array], statistics: Statistics) -> State:
     """Return the state before the first step."""
     optimizer, bits = program.optimizer, program.bits
+    copies = (WEIGHTS,) if optimizer.average is None else (WEIGHTS, optimizer.average)
     numbers = [
-        {
-            WEIGHTS: fixed_point.from_float(x, bits[WEIGHTS]),
-            **{slot: fixed_point.zeros(x.shape, bits[slot]) for slot in optimizer.own_slots},
-            **(
-                {}
-                if optimizer.average is None
-                else {optimizer.average: fixed_point.from_float(x, bits[optimizer.average])}
-            ),
-        }
+        {name: fixed_point.from_float(x, bits[name]) for name in copies}
+        | {slot: fixed_point.zeros(x.shape, bits[slot]) for slot in optimizer.own_slots}
         for x in weights
     ]
     leaves = jax.tree.leaves(statistics)
@@ -612,13 +606,9 @@ def _retreat_slots(program: Program, numbers: Numbers, gradient: jax.Array, now:
     return numbers
 
 
-def _slots(program: Program, numbers: Numbers, now: Schedule, *, after: bool) -> dict[str, jax.Array]:
-    """Return the slots in float32, as they are before the step or after it."""
-    return {
-        name: (now.plans[name].scale_after if after else now.plans[name].scale_before)
-        * fixed_point.to_float(numbers[name], program.bits[name])
-        for name in program.optimizer.decays
-    }
+def _floats(program: Program, numbers: Numbers, scales: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Return in float32 the numbers of these names, each with its scale."""
+    return {name: scale * fixed_point.to_float(numbers[name], program.bits[name]) for name, scale in scales.items()}
 
 
 def _others(program: Program, numbers: Numbers, slot: str, now: Schedule) -> dict[str, jax.Array]:
@@ -630,7 +620,7 @@ def _others(program: Program, numbers: Numbers, slot: str, now: Schedule) -> dic
         for name in own
         if name != slot
     }
-    values = {name: rounded(x * fixed_point.to_float(numbers[name], program.bits[name])) for name, x in scales.items()}
+    values = {name: rounded(x) for name, x in _floats(program, numbers, scales).items()}
     return _without_zero_divisors(program, values, scales, now)
 
 
@@ -676,10 +666,9 @@ def _weight_step(program: Program, numbers: Numbers, now: Schedule, step: jax.Ar
 
 
 def _change(program: Program, numbers: Numbers, now: Schedule, step: jax.Array) -> jax.Array:
-    slots = _slots(program, numbers, now, after=True)
-    own = {name: slots[name] for name in program.optimizer.own_slots}
-    scales = {name: plan.scale_after for name, plan in now.plans.items()}
-    return program.optimizer.step(_without_zero_divisors(program, own, scales, now), now.settings, step + 1)
+    scales = {slot: now.plans[slot].scale_after for slot in program.optimizer.own_slots}
+    slots = _without_zero_divisors(program, _floats(program, numbers, scales), scales, now)
+    return program.optimizer.step(slots, now.settings, step + 1)
 
 
 def _step_adjoint(
@@ -693,7 +682,7 @@ def _step_adjoint(
     step: jax.Array,
 ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array, dict[str, jax.Array]]:
     """Carry adjoints back through one step of one array: return those of weights, slots, gradient and settings."""
-    slots = _slots(program, numbers, now, after=False)
+    slots = _floats(program, numbers, {slot: now.plans[slot].scale_before for slot in program.optimizer.slots})
     # Each weight gets a setting of its own, so that all uses of it are added up before the sum over the weights.
     settings = {name: jnp.broadcast_to(value, weights.shape) for name, value in now.settings.items()}
 

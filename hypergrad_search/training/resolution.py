@@ -8,10 +8,12 @@ Two tests ask how far weights would step elsewhere if a slot were half a unit la
 is much beside the largest step in the leaf, and, if it is added up over all steps so far, much beside the largest
 weight that the leaf ever had. A slot may act through the increments of another one: these are taken to be off by the
 same share at all steps, and so is then what they add up to. An average of the weights is off by what its own rounding
-adds up to. `probe` costs next to nothing and takes everything at its worst. `unresolved` takes a
-gradient. By the gradient alone can a weight that nothing moves be told from one whose every increment was rounded to 0.
-Errors are weighed by it, too, or by that at the start, for it vanishes in the end: where the loss hardly depends on a
-leaf, gradients are tiny, and nothing is spoilt.
+adds up to.
+
+`probe` costs next to nothing and takes everything at its worst. `unresolved` takes a gradient. By the gradient alone
+can a weight that nothing moves be told from one whose every increment was rounded to 0. Errors are weighed by it, too,
+or by that at the start, for it vanishes in the end: where the loss hardly depends on a leaf, gradients are tiny, and
+nothing is spoilt.
 """
 
 import functools
@@ -187,9 +189,9 @@ def _of_array(
 
     errors = {name: error(_moved(optimizer, slots, name, half[name], settings, done)) for name in slots}
     if gradient is not None:
-        lost = {}
+        lost, used = {}, {**slots, **{name: _not_0(slots[name], half[name]) for name in optimizer.divisors}}
         for name in slots:
-            increment = optimizer.increment(name, gradient, _without(slots, name), settings, done)
+            increment = optimizer.increment(name, gradient, _without(used, name), settings, done)
             most = jnp.clip(increment / (1 - settings[optimizer.decays[name]]), -half[name], half[name])
             lost[name] = jnp.where(increment == 0, 0, most)
         are_zero = functools.reduce(jnp.logical_and, [x == 0 for x in slots.values()])
@@ -219,15 +221,19 @@ def _moved(
     moved = {name: slots[name] + half}
     if name in optimizer.divisors:
         # Where the slot is 0, it was taken for half a unit, and is in truth any number between.
-        used = jnp.where(slots[name] == 0, half, slots[name])
         true = jnp.where(slots[name] == 0, half * NEXT_TO_NOTHING, moved[name])
-        for other in optimizer.own_slots[optimizer.own_slots.index(name) + 1 :]:
-            increments = [
+        for other in _without(slots, name):
+            used, wanted = (
                 optimizer.increment(other, jnp.ones_like(x), _without({**slots, name: x}, other), settings, done)
-                for x in (used, true)
-            ]
-            moved[other] = slots[other] * (increments[1] / increments[0])
+                for x in (_not_0(slots[name], half), true)
+            )
+            moved[other] = slots[other] * (wanted / used)
     return moved
+
+
+def _not_0(divisor: jax.Array, half: jax.Array) -> jax.Array:
+    """Return a divisor as exact training uses it: half a unit where it is 0."""
+    return jnp.where(divisor == 0, half, divisor)
 
 
 def _without(slots: dict[str, jax.Array], name: str) -> dict[str, jax.Array]:
