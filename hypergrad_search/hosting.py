@@ -30,10 +30,9 @@ from hypergrad_search.space import (
     Hyperparameters,
     Int,
     Space,
+    centre,
     check_space,
-    dimension,
     floats,
-    from_unit,
     lifted,
 )
 
@@ -132,7 +131,7 @@ class HostedProblem:
         if self in _WORKING:
             return True
         space = self.searched(by_gradients=by_gradients)
-        middle = {**hyperparameters, **from_unit(space, np.full(dimension(space), 0.5))}
+        middle = {**hyperparameters, **centre(space)}
         for values in (middle, {**middle, **_middle_of_the_rest(space)}):
             with contextlib.suppress(Exception):
                 evaluate(
@@ -153,8 +152,10 @@ class HostedProblem:
             return {}
         return {"method": self.method, "key": self.key if key is None else key}
 
-    def facts(self, evaluation: Evaluation) -> dict[str, Any]:
+    def facts(self, evaluation: Evaluation, *, reseeded: bool = False) -> dict[str, Any]:
         """Return by name what a host stores of an evaluation, beside its value and checkpoint.
+
+        A training run gives the same value again, unless each trial is `reseeded`; of a function that is not known.
 
         Facts that are None are left out, and so is `gradient` where a search must not step along it. `gradient` and
         `refined` hold floats as numbers and numpy arrays; all else is plain JSON, but for a test loss that is not
@@ -169,6 +170,7 @@ class HostedProblem:
             "seconds": evaluation.cost.seconds,
             "steps": evaluation.diagnostics.get("steps"),
             "exact": evaluation.diagnostics.get("exact"),
+            "deterministic": True if isinstance(self.problem, TrainingProblem) and not reseeded else None,
             "test_loss": evaluation.test_loss,
             "held_back": None if held_back is None else [number_to_json(loss) for loss in held_back],
             "gradient": None if usable is None else _plain({n: usable[n] for n in differentiable if n in usable}),

@@ -182,6 +182,11 @@ def from_unit(space: Space, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
     return result
 
 
+def centre(space: Space) -> dict[str, Any]:
+    """Return the floats at the centre of the unit box, in natural units."""
+    return from_unit(space, np.full(dimension(space), 0.5))
+
+
 def level(parameter: Float, array: np.ndarray[Any, Any]) -> float:
     """Return the number that stands for an array: the mean of its elements in the unit box, in natural units."""
     mean = np.mean(scaled(parameter, np.asarray(array, np.float64)), keepdims=True)

@@ -29,8 +29,8 @@ class Status(StrEnum):
     """How an evaluation ended; the value is infinite unless the status is `OK`, `OVERFITTED` or `EXPLODED`.
 
     `UNDERFLOW`: gradients are so small that fixed-point numbers are too coarse for them (`Reversible` alone).
-    `OVERFITTED`: the loss on the fold that was held back did not come out below `Fold.below`. The value is sound, but a
-    search takes the step for a failed one.
+    `OVERFITTED`: the losses on the parts of the validation set did not come out below `Fold.below`. The value is sound,
+    but a search takes the step for a failed one.
     `EXPLODED`: the value is sound, but the gradient does not tell where the loss falls: on its way back through
     training the adjoint grew by more than a factor of 1,000, as it does where training is chaotic (`Reversible` alone
     measures that), or the gradient is not finite.
@@ -212,7 +212,7 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
             )
         parts = [mean_and_error(part) for part in folds.split(valid, fold.of)]
         held_back, errors = tuple(mean for mean, _ in parts), tuple(error for _, error in parts)
-        if not held_back[fold.index] < fold.below:
+        if not fold.accepts(held_back):
             status = Status.OVERFITTED
     if math.isnan(value):
         status = Status.NAN

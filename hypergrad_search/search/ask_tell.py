@@ -45,8 +45,11 @@ class Wanted:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that is strict JSON."""
-        held_back = None if self.fold is None else [self.fold.index, self.fold.of, number_to_json(self.fold.below)]
-        return {**vars(self), "gradient_below": number_to_json(self.gradient_below), "fold": held_back}
+        fold = None
+        if self.fold is not None:
+            below = self.fold.below
+            fold = {**vars(self.fold), "below": None if below is None else [number_to_json(loss) for loss in below]}
+        return {**vars(self), "gradient_below": number_to_json(self.gradient_below), "fold": fold}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | None) -> Self:
@@ -55,9 +58,14 @@ class Wanted:
             return cls(gradient_below=-math.inf)
         fold = None
         if data["fold"] is not None:
-            index, of, below = data["fold"]
-            fold = Fold(index, of, float(below))
+            below = data["fold"]["below"]
+            fold = Fold(**{**data["fold"], "below": None if below is None else tuple(map(float, below))})
         return cls(**{**data, "gradient_below": float(data["gradient_below"]), "fold": fold})
+
+    @property
+    def left_out(self) -> int:
+        """The fold that the gradient leaves out, where one is held back."""
+        return 0 if self.fold is None else self.fold.index
 
     def wants_gradient(self, value: float) -> bool:
         """Return whether the search would use the gradient of a trial whose objective came out as `value`.
@@ -86,12 +94,14 @@ class Suggestion:
       hyperparameters must be the same as the parent's, to the bit. `moved` is empty where the parent is evaluated
       again, and None where the explorer chooses everything.
     - `levels`: one number for each of these floats: the level of an array, and the value of a number.
+    - `centre`: whether all floats are at the centre of their bounds, where the explorer chooses everything else.
     - `wanted`: what is wanted of the trial.
     """
 
     moved: dict[str, Any] | None
     levels: dict[str, float]
     wanted: Wanted
+    centre: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ class Outcome:
 
     `gradient` is the derivative of the objective itself, and may lack names. `status` is that of an evaluation. Each
     field may be anything that a user reports: what is not a number, or not a list of losses, is ignored.
+    `deterministic` tells whether the same hyperparameters are known to give the same value again.
     """
 
     value: Any = None
@@ -108,6 +119,7 @@ class Outcome:
     held_back: Any = None
     refined: Mapping[str, Any] | None = None
     status: Any = None
+    deterministic: Any = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +183,7 @@ class AskTell:
             cost=cost,
             held_back=_losses(outcome.held_back),
             refined=self._refined(outcome.refined),
+            deterministic=outcome.deterministic is True,
         )
 
     def tell(self, observation: Observation) -> Self:
@@ -214,7 +227,7 @@ class AskTell:
             maximise=self.maximise,
         )
         levels = {n: level(p, moved[n]) if p.shape else moved[n] for n, p in floats(self.space).items() if moved}
-        return Suggestion(moved, levels, wanted)
+        return Suggestion(moved, levels, wanted, proposal.centre)
 
     def _gradient(self, reported: Mapping[str, Any]) -> tuple[dict[str, np.ndarray] | None, str]:
         """Return the gradient of the loss, or None and why the reported one is ignored."""

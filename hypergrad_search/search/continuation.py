@@ -1,6 +1,5 @@
 """A chain whose evaluations move the hyperparameters themselves: each goes on from where the last one ended."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -34,21 +33,22 @@ class Continuation:
     """The point where the last evaluation of a chain ended, and the lowest value of the chain.
 
     `point` has shape `(n,)`, in the unit box. `stalls` counts the evaluations since the value last fell, and `failures`
-    those in a row that failed. `held_back` is the loss at the point on the fold that is held back from gradients.
+    those in a row that failed. `held_back` has the loss at the point on each fold of the validation set, of which the
+    first is held back; it is None where none is.
     """
 
     point: np.ndarray
     value: float
     stalls: int = 0
     failures: int = 0
-    held_back: float = math.inf
+    held_back: tuple[float, ...] | None = None
     limits: Limits = Limits()
 
     def step(self) -> np.ndarray:
         """Return where the next evaluation starts."""
         return self.point
 
-    def follow(self, point: np.ndarray, value: float, held_back: float) -> Self:
+    def follow(self, point: np.ndarray, value: float, held_back: tuple[float, ...] | None) -> Self:
         """Return the chain after an evaluation that ended at `point`, with a value that may be higher than before."""
         stalls = 0 if value < self.value else self.stalls + 1
         return replace(self, point=point, value=min(value, self.value), stalls=stalls, failures=0, held_back=held_back)

@@ -57,7 +57,8 @@ class State:
     """All that the strategy keeps of the history.
 
     `chains` maps the trial at each chain's head to the trust region around it, or to a `Continuation` if its evaluation
-    moved the hyperparameters itself. `noisy` tells whether one point may have several values; it is None while no
+    moved the hyperparameters itself. `settled` tells whether any chain has ended because no step was left that is
+    worth its cost. `noisy` tells whether one point may have several values; it is None while no
     point has been evaluated twice. `unasked` is the best trial without a gradient that another search ran, until it has
     been evaluated once more.
     """
@@ -67,6 +68,7 @@ class State:
     best_value: float = math.inf
     best_explored: float = math.inf
     has_gradients: bool = False
+    settled: bool = False
     noisy: bool | None = None
     exploring: Account = Account()
     descending: Account = Account()
@@ -78,35 +80,41 @@ class State:
 class ExploreDescend(Strategy[State]):
     """Explore and descend in turns; each gets the share of the cost that it has lately earned.
 
-    - `startup_trials`: the number of points that are explored before the first descent, since a chain from the very
-      first point mostly descends into a poor valley.
+    - `startup_trials`: the number of points that are explored before the first descent. The first of all points is the
+      centre of the box: its gradient shows at once where to go, and users choose bounds around what they expect.
     - `smallest_share`: the share of the cost that each arm gets at least, from 0 to 0.5: the better arm may change.
     - `memory`: the factor, from 0 to 1, by which a trial loses weight in an arm's account with each trial that follows.
       With 0.9 the last ten trials count most, which is about as long as a chain keeps paying.
     - `doubts`: the number of failed steps after which a head is evaluated again. Fewer failures happen to good heads
       too.
-    - `folds`: the number of parts that the validation set is split into. Gradients leave out the first part, so that
-      thousands of hyperparameters cannot fit the whole set. A quarter is enough to notice. None holds nothing back.
+    - `folds`: the number of parts that the validation set is split into. A gradient leaves one part out, and the step
+      along it must lower the loss on this part too, so that thousands of hyperparameters cannot fit the whole set.
+      The parts take turns. None holds nothing back.
+    - `turns`: the number of failed steps after which the next part is left out of the gradient at the same head.
+    - `tolerance`: a chain ends when the local model expects less than this share of the value from its next step.
     - `step`: the local step. The default chooses one that fits the dimension.
     - `limits`: the limits beyond which a chain of evaluations that move the hyperparameters themselves is given up.
 
     Raises `ValueError` where a setting is out of its range.
     """
 
-    startup_trials: int = 3
+    startup_trials: int = 1
     smallest_share: float = 0.1
     memory: float = 0.9
     doubts: int = 3
     folds: int | None = 4
+    turns: int = 2
+    tolerance: float = 1e-3
     step: LocalStep = field(default_factory=lambda: ByDimension(few=QuasiNewton(), many=SignSteps()))
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         whole_number("ExploreDescend: startup_trials", self.startup_trials, 0)
         whole_number("ExploreDescend: doubts", self.doubts, 1)
+        whole_number("ExploreDescend: turns", self.turns, 1)
         if self.folds is not None:
             whole_number("ExploreDescend: folds", self.folds, 2)
-        for name, most in (("smallest_share", 0.5), ("memory", 1.0)):
+        for name, most in (("smallest_share", 0.5), ("memory", 1.0), ("tolerance", 1.0)):
             number(f"ExploreDescend: {name}", getattr(self, name), 0, most)
         if not isinstance(self.step, LocalStep):
             raise ValueError(f"ExploreDescend: step must be a LocalStep such as SignSteps(), got {self.step!r}")
@@ -124,8 +132,10 @@ class ExploreDescend(Strategy[State]):
         if observation.gradient is not None and value < math.inf:
             gradient = gradient_to_unit(state.space, observation.hyperparameters, observation.gradient)
             gradient = gradient if np.isfinite(gradient).all() else None  # it may overflow on its way into the box
-        held_back = math.inf if observation.held_back is None else observation.held_back[0]
+        held_back, left_out = observation.held_back, observation.left_out
         chains, noisy = dict(state.chains), state.noisy
+        if noisy is None and observation.deterministic:
+            noisy = False
         region = chains.pop(observation.parent, None) if observation.parent is not None else None
         if observation.refined and dimension(state.space) and value < math.inf:
             end = to_unit(state.space, observation.refined)
@@ -134,14 +144,19 @@ class ExploreDescend(Strategy[State]):
         elif isinstance(region, Continuation):
             chains[str(observation.parent)] = region.fail()
         elif region is None and gradient is not None:
-            chains[observation.trial] = replace(self.step.around(point, value, gradient), held_back=held_back)
+            around = self.step.around(point, value, gradient)
+            chains[observation.trial] = replace(around, held_back=held_back, left_out=left_out)
         elif region is not None and observation.parent is not None:
             if observation.again and value < math.inf:
                 noisy = noisy or value != region.value
-                looked = region.look(value, gradient, held_back) if noisy else replace(region, rejections=0)
-                chains[observation.parent] = looked
+                turns = left_out != region.left_out and gradient is not None
+                looked = region.turn(gradient, left_out) if turns and gradient is not None else region
+                if noisy:
+                    looked = looked.look(value, gradient, held_back)
+                chains[observation.parent] = replace(looked, rejections=0)
             elif gradient is not None and value < region.value:
-                chains[observation.trial] = replace(region.accept(point, value, gradient), held_back=held_back)
+                accepted = region.accept(point, value, gradient)
+                chains[observation.trial] = replace(accepted, held_back=held_back, left_out=left_out)
             else:
                 chains[observation.parent] = region.reject(point if value < math.inf else region.step())
 
@@ -155,16 +170,18 @@ class ExploreDescend(Strategy[State]):
             better = value < (math.inf if unasked is None else unasked.value)
             unasked = Unasked(value, observation.trial, point) if better else unasked
         descended = observation.parent is not None and not founding
+        going = {trial: region for trial, region in chains.items() if not self._spent(region)}
         return replace(
             state,
             trials=state.trials + 1,
             best_value=min(state.best_value, value),
             best_explored=state.best_explored if descended else min(state.best_explored, value),
             has_gradients=state.has_gradients or gradient is not None,
+            settled=state.settled or len(going) < len(chains),
             noisy=noisy,
             exploring=self._enter(state.exploring, None if descended else (observation.cost, gain)),
             descending=self._enter(state.descending, (observation.cost, gain) if descended else None),
-            chains={trial: region for trial, region in chains.items() if not region.spent},
+            chains=going,
             unasked=unasked,
         )
 
@@ -172,30 +189,53 @@ class ExploreDescend(Strategy[State]):
         """See `Strategy`."""
         unasked, best = state.unasked, min((region.value for region in state.chains.values()), default=math.inf)
         if unasked is not None and unasked.value < best and unasked.trial not in running:
-            return Proposal(unasked.point, unasked.trial, math.inf, self._held_back(math.inf), again=True)
+            return Proposal(unasked.point, unasked.trial, math.inf, self._first_fold, again=True)
         idle = [(region.value, trial) for trial, region in state.chains.items() if trial not in running]
+        if not state.trials and not running:
+            return replace(self.explore(state), centre=True)
         starting = state.trials + len(running) < self.startup_trials
         if starting or not idle or self._explored_too_little(state, running):
             return self.explore(state)
         value, trial = min(idle)
         region = state.chains[trial]
         if self._doubtful(state, region):
-            return Proposal(region.point, trial, math.inf, self._held_back(math.inf), again=True)
-        return Proposal(region.step(), trial, value, self._held_back(region.held_back))
+            return Proposal(region.point, trial, math.inf, self._next_fold(region, None), again=True)
+        return Proposal(region.step(), trial, value, self._next_fold(region, region.held_back))
 
     def explore(self, state: State) -> Proposal:
         """See `Strategy`."""
-        return Proposal(None, None, _worth_a_gradient(state), self._held_back(math.inf))
+        return Proposal(None, None, _worth_a_gradient(state), self._first_fold)
 
     def goes_on(self, state: State) -> bool:
         """See `Strategy`."""
         return bool(state.chains) or state.unasked is not None
 
-    def _held_back(self, below: float) -> Fold | None:
-        return None if self.folds is None else Fold(0, self.folds, below)
+    @property
+    def _first_fold(self) -> Fold | None:
+        return None if self.folds is None else Fold(0, self.folds)
+
+    def _next_fold(self, region: TrustRegion | Continuation, below: tuple[float, ...] | None) -> Fold | None:
+        """Return the fold for a trial on a chain: it must lower the fold that the step's own gradient left out."""
+        if self.folds is None:
+            return None
+        judge, index = 0, 0
+        if isinstance(region, TrustRegion):
+            judge, index = region.left_out, (region.left_out + 1) % self.folds
+        if below is None:
+            return Fold(index, self.folds)
+        return Fold(index, self.folds, tuple(x if i == judge else math.inf for i, x in enumerate(below)))
 
     def _doubtful(self, state: State, region: TrustRegion | Continuation) -> bool:
-        return isinstance(region, TrustRegion) and region.rejections >= self.doubts and state.noisy is not False
+        if not isinstance(region, TrustRegion):
+            return False
+        if region.held_back is not None:
+            return region.rejections >= self.turns
+        return region.rejections >= self.doubts and state.noisy is not False
+
+    def _spent(self, region: TrustRegion | Continuation) -> bool:
+        if isinstance(region, Continuation):
+            return region.spent
+        return region.spent or region.expected_gain < self.tolerance * abs(region.value)
 
     def _enter(self, account: Account, entry: tuple[float, float] | None) -> Account:
         cost, gain = entry or (0.0, 0.0)
@@ -223,4 +263,6 @@ def _worth_a_gradient(state: State) -> float:
         return -math.inf if state.trials else math.inf  # before the first trial a host may not know the space
     if state.chains and state.descending.cost and not state.descending.gain:
         return -math.inf  # no gradient has paid yet, and one chain is left to try
+    if state.settled:
+        return state.best_value  # what is worse may lie in the valley of a chain that has ended
     return state.best_explored if state.has_gradients else math.inf

@@ -19,9 +19,11 @@ class Observation:
     - `gradient`: the finite derivatives of the value, one for each float of the space, in natural units; or None.
     - `cost`: the cost of the trial, in any unit that is the same for all trials.
     - `held_back`: the loss on each fold of the validation set, where one was held back; else None.
+    - `left_out`: the fold that the gradient leaves out, where one was held back.
     - `refined`: the hyperparameters that the evaluation itself moved to; `value` is the loss at them. It is None where
       the evaluation moved none.
     - `again`: whether the trial evaluated its parent's own hyperparameters once more.
+    - `deterministic`: whether the same hyperparameters are known to give the same value again.
     - `unasked`: whether no gradient was ever wanted of the trial, as of one that another search ran.
     - `ignored`: why a gradient that was reported is ignored; "" where none was, or it is used.
     """
@@ -33,6 +35,8 @@ class Observation:
     gradient: Mapping[str, Any] | None = None
     cost: float = 1.0
     held_back: tuple[float, ...] | None = None
+    left_out: int = 0
+    deterministic: bool = False
     refined: Mapping[str, Any] | None = None
     again: bool = False
     unasked: bool = False

@@ -99,6 +99,10 @@ class QuasiNewtonRegion(TrustRegion):
         point: np.ndarray = np.clip(solution.x, low, high)
         return point
 
+    @property
+    def expected_gain(self) -> float:
+        return -self._change(self.step())
+
     def length(self, point: np.ndarray) -> float:
         return float(np.abs(point - self.point).max() / self.radius)
 

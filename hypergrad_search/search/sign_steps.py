@@ -76,6 +76,10 @@ class SignRegion(TrustRegion):
         point: np.ndarray = np.clip(self.point - self.radii * np.sign(self.gradient) * self._shares, 0.0, 1.0)
         return point
 
+    @property
+    def expected_gain(self) -> float:
+        return float(self.gradient @ (self.point - self.step()))
+
     def length(self, point: np.ndarray) -> float:
         return float((np.abs(point - self.point) / self.radii).max() / (self._shares.max() or 1.0))
 

@@ -6,7 +6,6 @@ the gradients (`quasi_newton`). Where it is not, each coordinate has a radius th
 """
 
 import abc
-import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -50,8 +49,8 @@ class TrustRegion(abc.ABC):
     """A point of the unit box, with its value and gradient: arrays of shape `(n,)`.
 
     `looks` counts how often the point was evaluated (value and gradient are the means), and `rejections` how many steps
-    from it have failed since it was last looked at. `held_back` is the loss at the point on the fold that is held back
-    from gradients.
+    from it have failed since it was last looked at. `held_back` has the loss at the point on each fold of the
+    validation set, None where nothing is held back; the gradient leaves the fold `left_out` out.
     """
 
     point: np.ndarray
@@ -59,7 +58,8 @@ class TrustRegion(abc.ABC):
     gradient: np.ndarray
     looks: int = 1
     rejections: int = 0
-    held_back: float = math.inf
+    held_back: tuple[float, ...] | None = None
+    left_out: int = 0
 
     @property
     @abc.abstractmethod
@@ -80,6 +80,11 @@ class TrustRegion(abc.ABC):
     def step(self) -> np.ndarray:
         """Return the next point to try, in the unit box."""
 
+    @property
+    @abc.abstractmethod
+    def expected_gain(self) -> float:
+        """How much the model expects the next step to lower the value."""
+
     @abc.abstractmethod
     def length(self, point: np.ndarray) -> float:
         """Return the length of the step to `point`, in radii."""
@@ -97,23 +102,24 @@ class TrustRegion(abc.ABC):
         nearer = min(self.rejection * self.length(point), 1.0)
         return replace(self.resize(nearer), rejections=self.rejections + 1)
 
-    def look(self, value: float, gradient: np.ndarray | None, held_back: float = math.inf) -> Self:
+    def look(self, value: float, gradient: np.ndarray | None, held_back: tuple[float, ...] | None = None) -> Self:
         """Return the region after another evaluation of its point, which is averaged with those before.
 
         The radii are again as large as before the steps that failed, which may have been judged too harshly.
         """
         weight = 1 / (self.looks + 1)
-        both = math.isfinite(self.held_back) and math.isfinite(held_back)
         return replace(
             self.resize(self.rejection**-self.rejections),
             value=self.value + weight * (value - self.value),
             gradient=self.gradient if gradient is None else self.gradient + weight * (gradient - self.gradient),
-            held_back=(
-                self.held_back + weight * (held_back - self.held_back) if both else min(self.held_back, held_back)
-            ),
+            held_back=_average(self.held_back, held_back, weight),
             looks=self.looks + 1,
             rejections=0,
         )
+
+    def turn(self, gradient: np.ndarray, left_out: int) -> Self:
+        """Return the region with a gradient at the same point that leaves another fold out."""
+        return replace(self, gradient=gradient, left_out=left_out, rejections=0)
 
     @property
     def downhill(self) -> np.ndarray:
@@ -125,6 +131,15 @@ class TrustRegion(abc.ABC):
     def spent(self) -> bool:
         """Whether no step is left that would be worth its cost."""
         return self.reach < self.radii_allowed.smallest or not self.downhill.any()
+
+
+def _average(
+    before: tuple[float, ...] | None, new: tuple[float, ...] | None, weight: float
+) -> tuple[float, ...] | None:
+    """Return the averages of losses, of which `new` have this weight; those that are not finite do not count."""
+    if before is None or new is None or not np.isfinite([*before, *new]).all():
+        return new if before is None else before
+    return tuple(old + weight * (loss - old) for old, loss in zip(before, new, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,10 @@ from hypergrad_search.search.ask_tell import Wanted
 
 PREFIX = "hypergrad:"
 #: the facts of an evaluation that are kept, each in its own user attribute; None where a trial's life before left one
-FACTS = ("cost", "status", "message", "test_loss", "exact", "held_back", "refined", "checkpoint")
-COST, STATUS, MESSAGE, TEST_LOSS, EXACT, HELD_BACK, REFINED, CHECKPOINT = (PREFIX + name for name in FACTS)
+FACTS = ("cost", "status", "message", "test_loss", "exact", "deterministic", "held_back", "refined", "checkpoint")
+COST, STATUS, MESSAGE, TEST_LOSS, EXACT, DETERMINISTIC, HELD_BACK, REFINED, CHECKPOINT = (
+    PREFIX + name for name in FACTS
+)
 GRADIENT = PREFIX + "gradient"
 REPORTED = (*(PREFIX + name for name in FACTS), GRADIENT)
 WANTED = PREFIX + "wanted"  # a system attribute: what the sampler wants of the trial, and the trial's own number

@@ -141,6 +141,7 @@ def observe(mind: AskTell, trial: FrozenTrial, trials: Sequence[FrozenTrial], st
             parent=wanted.parent,
             hyperparameters=_hyperparameters(trial, space, store),
             # Another sampler around this one, such as PartialFixedSampler, may have changed some parameters.
+            left_out=wanted.left_out,
             again=wanted.again and params_of(trials[int(wanted.parent or 0)], space, store) == trial.params,
             unasked=not attributes.own(trial),
         )
@@ -152,6 +153,7 @@ def observe(mind: AskTell, trial: FrozenTrial, trials: Sequence[FrozenTrial], st
             held_back=reported.get(attributes.HELD_BACK),
             refined=arrays.decode_all(reported.get(attributes.REFINED) or {}, store),
             status=reported.get(attributes.STATUS),
+            deterministic=reported.get(attributes.DETERMINISTIC),
         )
     except (arrays.StoreMissing, ArtifactNotFound):
         raise Unusable("have arrays that artifact_store does not hold") from None

@@ -142,7 +142,7 @@ class Objective:
         return any(has_array(trial, name, p.lift) for name, p in floats(self.hosted.space).items() if p.lift)
 
     def _record(self, trial: optuna.Trial | FixedTrial, evaluation: Evaluation, store: Any | None) -> None:
-        facts = self.hosted.facts(evaluation)
+        facts = self.hosted.facts(evaluation, reseeded=self.reseed)
         gradient = facts.pop("gradient", None)
         if "refined" in facts:
             facts["refined"] = arrays.encode_all(facts["refined"], "<f8", trial, store)

@@ -28,7 +28,7 @@ from hypergrad_search.hosting import joined
 from hypergrad_search.search import Strategy
 from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Suggestion
 from hypergrad_search.search.doubts import Doubts
-from hypergrad_search.space import floats, level
+from hypergrad_search.space import centre, floats, level
 
 SearchSpace = dict[str, BaseDistribution]
 
@@ -84,6 +84,7 @@ class _Memory:
     warned: bool = False
     longest: timedelta = timedelta()  # the longest that a finished trial has taken
     steps: dict[int, _Step] = field(default_factory=dict)  # of running trials on a chain
+    centres: set[int] = field(default_factory=set)  # the running trials whose floats are at the centre
 
 
 class HypergradSampler(BaseSampler):
@@ -189,7 +190,11 @@ class HypergradSampler(BaseSampler):
 
         trials, suggestion = claims.claim(study, trial, ask, lambda: self._memory(study).longest)
         if suggestion.wanted.parent is None:
-            return self._explore(study, trial, trials, search_space)
+            chosen = self._explore(study, trial, trials, search_space)
+            if not suggestion.centre:
+                return chosen
+            self._memory(study).centres.add(trial.number)
+            return {name: _centre(distribution, chosen[name]) for name, distribution in search_space.items()}
         memory, number = self._memory(study), int(suggestion.wanted.parent)
         parent = trials[number] if number < len(trials) else claims.read(study)[number]  # other threads may be faster
         params = {**params_of(parent, floats(memory.mind.space), self.artifact_store), **suggestion.levels}
@@ -208,7 +213,8 @@ class HypergradSampler(BaseSampler):
                 return kept
             if param_name in step.moved:
                 self._leave(study, trial)
-        return memory.explorer.sample_independent(study, trial, param_name, param_distribution)
+        chosen = memory.explorer.sample_independent(study, trial, param_name, param_distribution)
+        return _centre(param_distribution, chosen) if trial.number in memory.centres else chosen
 
     def proposed_array(self, trial: optuna.Trial, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
         """Return the array of a trial on a chain; None where all elements have the same value, the level."""
@@ -227,6 +233,7 @@ class HypergradSampler(BaseSampler):
         """See `optuna.samplers.BaseSampler`."""
         memory = self._memory(study)
         memory.steps.pop(trial.number, None)
+        memory.centres.discard(trial.number)
         reported = any(trial.user_attrs.get(key) is not None for key in (attributes.GRADIENT, attributes.COST))
         value = values[0] if state == TrialState.COMPLETE and values else None
         if value is not None and attributes.wanted(trial).wants_gradient(value):
@@ -316,6 +323,14 @@ class HypergradSampler(BaseSampler):
         position = {name: i for t in trials if t.state.is_finished() for i, name in enumerate(t.params)}
         order = sorted(search_space, key=lambda name: position.get(name, 0))
         return self._memory(study).explorer.sample(study, trial, search_space, order)
+
+
+def _centre(distribution: BaseDistribution, chosen: Any) -> Any:
+    """Return the centre of a float's bounds; what cannot follow a gradient stays as it was chosen."""
+    if not isinstance(distribution, FloatDistribution) or distribution.step is not None:
+        return chosen
+    of_float = {"": Float(distribution.low, distribution.high, log=distribution.log)}
+    return centre(of_float)[""]
 
 
 def sampler_of(owner: optuna.Study | attributes.AnyTrial) -> HypergradSampler | None:

@@ -25,7 +25,7 @@ from hypergrad_search.checks import shown, whole_number
 from hypergrad_search.search import Observation, Strategy
 from hypergrad_search.search.ask_tell import OVERFITTED, AskTell, MissingGradients, Outcome, collect, levels, spread
 from hypergrad_search.search.doubts import Doubts
-from hypergrad_search.space import floats, lifted
+from hypergrad_search.space import centre, floats, lifted
 
 LOSS = "loss"  # the name of the metric that the explorer minimises
 
@@ -136,11 +136,14 @@ class HypergradSearch(Searcher):
             if chosen is None or isinstance(chosen, str):  # it waits, or it has finished
                 return chosen  # type: ignore[return-value]  # FINISHED is a str, which Ray's own type leaves out
             hyperparameters = spread(self._space, self._read_choice(chosen))
+            if suggestion.centre:
+                hyperparameters = {**hyperparameters, **centre(self._space)}
         else:
             before = self._observations[wanted.parent].hyperparameters
             hyperparameters = join(self._space, {**before, **(suggestion.moved or {})})
             wanted = replace(wanted, checkpoint=self._checkpoints.get(wanted.parent))
-        self._begin(Observation(trial_id, wanted.parent, hyperparameters, again=wanted.again))
+        begun = Observation(trial_id, wanted.parent, hyperparameters, again=wanted.again, left_out=wanted.left_out)
+        self._begin(begun)
         return {**hyperparameters, RESERVED: wanted.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -249,7 +252,8 @@ class HypergradSearch(Searcher):
         else:
             del self._observations[first.trial]
             self._mind = self._remembered()
-        self._begin(Observation(trial_id, first.parent, first.hyperparameters, again=first.again))
+        begun = Observation(trial_id, first.parent, first.hyperparameters, again=first.again, left_out=first.left_out)
+        self._begin(begun)
         return self._running[trial_id]
 
     def _first_attempt(self, trial_id: str, result: Mapping[str, Any]) -> Observation | None:
@@ -284,6 +288,7 @@ class HypergradSearch(Searcher):
             held_back=result.get("held_back"),
             refined={name: result.get(f"refined/{name}") for name in differentiable},
             status=result.get("status"),
+            deterministic=result.get("deterministic"),
         )
         return self._mind.read(begun, outcome)
 
