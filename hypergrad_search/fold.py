@@ -19,34 +19,29 @@ class Fold:
     - `index`: the part that is held back, counted from 0.
     - `of`: the number of parts that the examples are split into, at least 2. Each example's part is drawn once by a
       fixed seed, so that sorted data do no harm.
-    - `below`: for each part a loss, shape `(of,)`, or None. The evaluation's status is "overfitted", and it has no
-      gradient, unless the mean loss on each part comes out below this; infinity asks nothing of a part.
+    - `below`: the evaluation's status is "overfitted", and it has no gradient, unless the mean loss on the part `judge`
+      comes out below this.
+    - `judge`: the part that judges the evaluation; the one that is held back by default. Where the parts take turns, it
+      is the part that the gradient of the step has left out.
 
     Raises `ValueError` where the numbers do not fit.
     """
 
     index: int
     of: int
-    below: tuple[float, ...] | None = None
+    below: float = math.inf
+    judge: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "of", whole_number("Fold: of", self.of, 2))
         object.__setattr__(self, "index", whole_number("Fold: index", self.index, 0, self.of - 1))
-        if self.below is not None:
-            if not isinstance(self.below, tuple) or len(self.below) != self.of:
-                raise ValueError(f"Fold: below must be a tuple of {self.of} numbers or None, got {self.below!r}")
-            object.__setattr__(self, "below", tuple(number("Fold: below", loss) for loss in self.below))
-
-    @property
-    def judges(self) -> bool:
-        """Whether it asks anything of the losses on the parts."""
-        return self.below is not None and min(self.below) < math.inf
+        object.__setattr__(self, "below", number("Fold: below", self.below))
+        if self.judge is not None:
+            object.__setattr__(self, "judge", whole_number("Fold: judge", self.judge, 0, self.of - 1))
 
     def accepts(self, losses: Sequence[float]) -> bool:
-        """Return whether the mean losses on the parts are all low enough; NaN never is where something is asked."""
-        return self.below is None or all(
-            loss < most or most == math.inf for loss, most in zip(losses, self.below, strict=True)
-        )
+        """Return whether the mean loss on the part that judges is low enough, given those on all parts."""
+        return losses[self.index if self.judge is None else self.judge] < self.below
 
 
 def order(examples: int) -> np.ndarray:

@@ -29,8 +29,8 @@ class Status(StrEnum):
     """How an evaluation ended; the value is infinite unless the status is `OK`, `OVERFITTED` or `EXPLODED`.
 
     `UNDERFLOW`: gradients are so small that fixed-point numbers are too coarse for them (`Reversible` alone).
-    `OVERFITTED`: the losses on the parts of the validation set did not come out below `Fold.below`. The value is sound,
-    but a search takes the step for a failed one.
+    `OVERFITTED`: the loss on the fold that judges did not come out below `Fold.below`. The value is sound, but a
+    search takes the step for a failed one.
     `EXPLODED`: the value is sound, but the gradient does not tell where the loss falls: on its way back through
     training the adjoint grew by more than a factor of 1,000, as it does where training is chaotic (`Reversible` alone
     measures that), or the gradient is not finite.

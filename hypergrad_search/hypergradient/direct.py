@@ -68,7 +68,9 @@ class Direct(Method):
         started = time.perf_counter()
         dynamic, static = split(hyperparameters, request.space)
         choice = static, tuple(x.shape for x in jax.tree.leaves(dynamic))
-        needs_value_first = request.gradient_below < math.inf or (request.fold is not None and request.fold.judges)
+        needs_value_first = request.gradient_below < math.inf or (
+            request.fold is not None and request.fold.below < math.inf
+        )
 
         def losses(dynamic: dict[str, Any]) -> jax.Array:
             return _checked(problem, problem.function({**dynamic, **dict(static)}))

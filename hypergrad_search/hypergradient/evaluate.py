@@ -44,9 +44,9 @@ def evaluate(
             Every training run needs one.
         gradient_below: the gradient is computed only where the value comes out below this. With `-math.inf` it never
             is.
-        fold: a part of the validation set that the gradient leaves out; where the losses on the parts do not come out
-            below `fold.below`, the status is "overfitted", and no gradient is computed. Nothing is held back where
-            the validation loss is a scalar. All folds share one compiled program.
+        fold: a part of the validation set that the gradient leaves out; where the loss on the part that judges, by
+            default the same, does not come out below `fold.below`, the status is "overfitted", and no gradient is
+            computed. Nothing is held back where the validation loss is a scalar. All folds share one compiled program.
         report: a function that is called with (steps done, validation loss) every `report_every` steps before the last.
             An error that it raises ends the evaluation, as Optuna's pruning does. `Unrolled` never calls it.
         report_every: the number of steps between two reports.

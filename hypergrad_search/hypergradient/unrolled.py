@@ -32,7 +32,7 @@ class Unrolled(Method):
 
     It works for any optimizer, those of optax and a momentum of 0 included, and parameters of any floating-point type.
     Memory grows with sqrt(steps): where that is too much, use `Reversible`, or limit it by `checkpoints`. Training is
-    one program, so `report` is never called. Where `gradient_below` is finite or the fold judges, the value is computed
+    one program, so `report` is never called. Where `gradient_below` or `fold.below` is finite, the value is computed
     first, at the cost of one training run; a gradient that is then needed costs four more. The status is `EXPLODED`
     only where the gradient is not finite: growth on the way back is not measured.
 
@@ -61,7 +61,9 @@ class Unrolled(Method):
         """See `hypergrad_search.evaluate`."""
         started = time.perf_counter()
         dynamic, static = split(hyperparameters, request.space)
-        needs_value_first = request.gradient_below < math.inf or (request.fold is not None and request.fold.judges)
+        needs_value_first = request.gradient_below < math.inf or (
+            request.fold is not None and request.fold.below < math.inf
+        )
         spent, gradient = 0, None
         if needs_value_first:
             judged = judge(_value(problem, static, dynamic, key), request.fold)

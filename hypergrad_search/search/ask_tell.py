@@ -45,10 +45,7 @@ class Wanted:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that is strict JSON."""
-        fold = None
-        if self.fold is not None:
-            below = self.fold.below
-            fold = {**vars(self.fold), "below": None if below is None else [number_to_json(loss) for loss in below]}
+        fold = None if self.fold is None else {**vars(self.fold), "below": number_to_json(self.fold.below)}
         return {**vars(self), "gradient_below": number_to_json(self.gradient_below), "fold": fold}
 
     @classmethod
@@ -58,8 +55,7 @@ class Wanted:
             return cls(gradient_below=-math.inf)
         fold = None
         if data["fold"] is not None:
-            below = data["fold"]["below"]
-            fold = Fold(**{**data["fold"], "below": None if below is None else tuple(map(float, below))})
+            fold = Fold(**{**data["fold"], "below": float(data["fold"]["below"])})
         return cls(**{**data, "gradient_below": float(data["gradient_below"]), "fold": fold})
 
     @property

@@ -215,15 +215,15 @@ class ExploreDescend(Strategy[State]):
         return None if self.folds is None else Fold(0, self.folds)
 
     def _next_fold(self, region: TrustRegion | Continuation, below: tuple[float, ...] | None) -> Fold | None:
-        """Return the fold for a trial on a chain: it must lower the fold that the step's own gradient left out."""
+        """Return the fold for a trial on a chain; with the losses `below`, it must lower what its step left out."""
         if self.folds is None:
             return None
-        judge, index = 0, 0
-        if isinstance(region, TrustRegion):
-            judge, index = region.left_out, (region.left_out + 1) % self.folds
-        if below is None:
+        if not isinstance(region, TrustRegion):
+            return Fold(0, self.folds, math.inf if below is None else below[0])
+        index = (region.left_out + 1) % self.folds
+        if below is None or len(below) != self.folds:  # a user may report losses of other folds
             return Fold(index, self.folds)
-        return Fold(index, self.folds, tuple(x if i == judge else math.inf for i, x in enumerate(below)))
+        return Fold(index, self.folds, below[region.left_out], region.left_out)
 
     def _doubtful(self, state: State, region: TrustRegion | Continuation) -> bool:
         if not isinstance(region, TrustRegion):

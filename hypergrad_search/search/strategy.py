@@ -22,8 +22,8 @@ class Proposal:
       None where the host's explorer chooses everything.
     - `parent`: the trial whose chain this step extends. It is None where `point` is None, and only there.
     - `gradient_below`: the gradient is wanted only if the value comes out below this.
-    - `fold`: the part of the validation set that the gradient leaves out, and the losses that the parts must stay
-      below; None to hold nothing back. Hosts hold back only where the space has a `lift`.
+    - `fold`: the part of the validation set that the gradient leaves out, and the loss that the part which
+      judges must stay below; None to hold nothing back. Hosts hold back only where the space has a `lift`.
     - `centre`: whether all floats are at the centre of their bounds, where the explorer chooses everything else. A host
       may learn only in this trial which floats there are.
     - `again`: whether the parent is evaluated once more. The host then takes the parent's own hyperparameters, to the
