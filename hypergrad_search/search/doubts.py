@@ -20,7 +20,7 @@ from hypergrad_search.space import Space, gradient_to_unit, to_unit
 #: A step is short if no coordinate moves farther than this, in units of the box.
 SHORT = 0.05
 #: So many steps in a row must say the same.
-ENOUGH = 5
+ENOUGH = 4
 #: A step whose change is this many times the prediction, or this share of it, tells that the scale is wrong.
 OUT_OF_SCALE = 10.0
 #: Ratios that differ by more than this factor come from curvature or noise, not from the gradient.
@@ -123,11 +123,13 @@ class Doubts:
             f"gradients promise (trial {observation.trial}: {sign * predicted:.3g} was promised, "
             f"{sign * changed:.3g} came)"
         )
-        if sizes.max() > CONSISTENT * sizes.min():
+        # What promises far too much need not do so consistently, since steps may go past a minimum.
+        too_much = sizes.max() < 1 / OUT_OF_SCALE
+        if sizes.max() > CONSISTENT * sizes.min() and not too_much:
             return
-        if max(ratios) < 0:
+        if max(ratios) < 0 and not too_much:
             self._warn("sign", f"{numbers}; is the sign right? {_REMEDY}")
-        elif min(ratios) > 0 and not 1 / OUT_OF_SCALE < np.median(sizes) < OUT_OF_SCALE:
+        elif too_much or (min(ratios) > 0 and np.median(sizes) > OUT_OF_SCALE):
             self._warn(
                 "scale",
                 f"{numbers}; a gradient must be in the parameters' own units, not per logarithm, and that of the "

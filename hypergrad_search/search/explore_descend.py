@@ -27,10 +27,9 @@ from hypergrad_search.checks import number, whole_number
 from hypergrad_search.fold import Fold
 from hypergrad_search.search.continuation import Continuation, Limits
 from hypergrad_search.search.observation import Observation
-from hypergrad_search.search.quasi_newton import QuasiNewton
 from hypergrad_search.search.sign_steps import SignSteps
 from hypergrad_search.search.strategy import Proposal, Strategy
-from hypergrad_search.search.trust_region import ByDimension, LocalStep, TrustRegion
+from hypergrad_search.search.trust_region import LocalStep, TrustRegion
 from hypergrad_search.space import Space, dimension, gradient_to_unit, to_unit
 
 
@@ -57,8 +56,7 @@ class State:
     """All that the strategy keeps of the history.
 
     `chains` maps the trial at each chain's head to the trust region around it, or to a `Continuation` if its evaluation
-    moved the hyperparameters itself. `settled` tells whether any chain has ended because no step was left that is
-    worth its cost. `noisy` tells whether one point may have several values; it is None while no
+    moved the hyperparameters itself. `noisy` tells whether one point may have several values; it is None while no
     point has been evaluated twice. `unasked` is the best trial without a gradient that another search ran, until it has
     been evaluated once more.
     """
@@ -68,7 +66,6 @@ class State:
     best_value: float = math.inf
     best_explored: float = math.inf
     has_gradients: bool = False
-    settled: bool = False
     noisy: bool | None = None
     exploring: Account = Account()
     descending: Account = Account()
@@ -92,7 +89,7 @@ class ExploreDescend(Strategy[State]):
       The parts take turns. None holds nothing back.
     - `turns`: the number of failed steps after which the next part is left out of the gradient at the same head.
     - `tolerance`: a chain ends when the local model expects less than this share of the value from its next step.
-    - `step`: the local step. The default chooses one that fits the dimension.
+    - `step`: the local step. In few dimensions, where the value is smooth, `QuasiNewton()` may need fewer trials.
     - `limits`: the limits beyond which a chain of evaluations that move the hyperparameters themselves is given up.
 
     Raises `ValueError` where a setting is out of its range.
@@ -105,7 +102,7 @@ class ExploreDescend(Strategy[State]):
     folds: int | None = 4
     turns: int = 2
     tolerance: float = 1e-3
-    step: LocalStep = field(default_factory=lambda: ByDimension(few=QuasiNewton(), many=SignSteps()))
+    step: LocalStep = field(default_factory=SignSteps)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -170,18 +167,16 @@ class ExploreDescend(Strategy[State]):
             better = value < (math.inf if unasked is None else unasked.value)
             unasked = Unasked(value, observation.trial, point) if better else unasked
         descended = observation.parent is not None and not founding
-        going = {trial: region for trial, region in chains.items() if not self._spent(region)}
         return replace(
             state,
             trials=state.trials + 1,
             best_value=min(state.best_value, value),
             best_explored=state.best_explored if descended else min(state.best_explored, value),
             has_gradients=state.has_gradients or gradient is not None,
-            settled=state.settled or len(going) < len(chains),
             noisy=noisy,
             exploring=self._enter(state.exploring, None if descended else (observation.cost, gain)),
             descending=self._enter(state.descending, (observation.cost, gain) if descended else None),
-            chains=going,
+            chains={trial: region for trial, region in chains.items() if not self._spent(region)},
             unasked=unasked,
         )
 
@@ -218,12 +213,13 @@ class ExploreDescend(Strategy[State]):
         """Return the fold for a trial on a chain; with the losses `below`, it must lower what its step left out."""
         if self.folds is None:
             return None
-        if not isinstance(region, TrustRegion):
-            return Fold(0, self.folds, math.inf if below is None else below[0])
-        index = (region.left_out + 1) % self.folds
+        if isinstance(region, Continuation):
+            judge = index = 0
+        else:
+            judge, index = region.left_out, (region.left_out + 1) % self.folds
         if below is None or len(below) != self.folds:  # a user may report losses of other folds
             return Fold(index, self.folds)
-        return Fold(index, self.folds, below[region.left_out], region.left_out)
+        return Fold(index, self.folds, below[judge], judge)
 
     def _doubtful(self, state: State, region: TrustRegion | Continuation) -> bool:
         if not isinstance(region, TrustRegion):
@@ -263,6 +259,6 @@ def _worth_a_gradient(state: State) -> float:
         return -math.inf if state.trials else math.inf  # before the first trial a host may not know the space
     if state.chains and state.descending.cost and not state.descending.gain:
         return -math.inf  # no gradient has paid yet, and one chain is left to try
-    if state.settled:
-        return state.best_value  # what is worse may lie in the valley of a chain that has ended
+    if state.chains:
+        return state.best_value  # what is worse may lie in the valley of a chain
     return state.best_explored if state.has_gradients else math.inf

@@ -35,12 +35,12 @@ class Observation:
     gradient: Mapping[str, Any] | None = None
     cost: float = 1.0
     held_back: tuple[float, ...] | None = None
-    left_out: int = 0
-    deterministic: bool = False
     refined: Mapping[str, Any] | None = None
     again: bool = False
     unasked: bool = False
     ignored: str = ""
+    left_out: int = 0
+    deterministic: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that is strict JSON, with arrays as lists."""

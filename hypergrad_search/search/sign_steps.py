@@ -21,9 +21,10 @@ from hypergrad_search.search.trust_region import LocalStep, Radii, TrustRegion
 class SignSteps(LocalStep):
     """A step whose length comes from radii, one for each coordinate, rather than from the size of the gradient.
 
-    - `radii`: how large each radius may be.
-    - `growth`: the factor by which a radius grows where the gradient's sign stays. It is Rprop's 1.2, a little bolder
-      since training runs are dear.
+    - `radii`: how large each radius may be. The first is bolder than that of other steps, since a step goes half as far
+      as its radius where the derivative has the median size.
+    - `growth`: the factor by which a radius grows where the gradient's sign stays. It is bolder than Rprop's 1.2, since
+      training runs are dear.
     - `shrinkage`: the factor by which it shrinks where the sign flips, as in Rprop: the minimum was stepped over, so
       the next step should go half as far.
     - `rejection`: the factor by which all radii shrink after a failed step. It is bold, since in many dimensions a step
@@ -32,8 +33,8 @@ class SignSteps(LocalStep):
     Raises `ValueError` where a factor is out of its range.
     """
 
-    radii: Radii = field(default_factory=Radii)
-    growth: float = 1.3
+    radii: Radii = field(default_factory=lambda: Radii(start=0.2))
+    growth: float = 1.5
     shrinkage: float = 0.5
     rejection: float = 0.4
 

@@ -34,7 +34,6 @@ def started() -> State:
 
 def test_the_best_stretch_goes_on_from_where_it_ended() -> None:
     state = started()
-    assert state.trials == STRATEGY.startup_trials
     proposal = propose(state, [])
     assert proposal.parent == "1"
     assert proposal.point is not None
@@ -64,8 +63,12 @@ def test_a_failed_stretch_is_tried_once_more_from_the_same_point() -> None:
 
 def test_what_is_held_back_must_fall_along_a_chain() -> None:
     state = fold(started(), stretch(3, "1", 0.6, 0.65, 0.5, held_back=(0.7, 0.1)))
+    assert propose(state, []).fold == Fold(0, 4)  # they are losses of other folds
+    four = (0.7, 0.1, 0.1, 0.1)
+    state = fold(started(), stretch(3, "1", 0.6, 0.65, 0.5, held_back=four))
     assert propose(state, []).fold == Fold(0, 4, below=0.7)
-    assert fold(state, stretch(4, "3", 0.65, 0.7, 0.4, held_back=(0.6, 9.0))).chains["4"].held_back == 0.6
+    after = fold(state, stretch(4, "3", 0.65, 0.7, 0.4, held_back=(0.6, 9.0)))
+    assert after.chains["4"].held_back == (0.6, 9.0)
 
 
 def test_refined_points_survive_json() -> None:

@@ -30,6 +30,7 @@ from hypergrad_search.space import dimension, from_unit
 
 STRATEGY = ExploreDescend()
 fold, propose = STRATEGY.fold, STRATEGY.propose
+RNG = np.random.default_rng(0)
 SPACE = {"x": Float(-1.0, 3.0), "rate": Float(1e-4, 1.0, log=True), "array": Float(0.0, 1.0, shape=(3,))}
 
 
@@ -88,10 +89,10 @@ def test_the_first_trial_wants_its_gradient_whatever_its_value() -> None:
 
 
 def test_exploring_trials_want_a_gradient_only_where_they_are_the_best_yet() -> None:
-    state, _ = search(STRATEGY.startup_trials - 1)
-    proposal = propose(state, [])
-    assert proposal.point is None
-    assert proposal.gradient_below == state.best_value
+    state, _ = search(5)
+    assert state.chains
+    assert STRATEGY.explore(state).gradient_below == state.best_value
+    assert STRATEGY.explore(replace(state, chains={})).gradient_below == state.best_explored > state.best_value
 
 
 def test_a_step_wants_its_gradient_only_where_it_beats_its_parent() -> None:
@@ -230,9 +231,9 @@ def test_a_head_that_turns_every_step_down_is_looked_at_again() -> None:
 
 def test_luck_with_what_is_held_back_does_not_last() -> None:
     region = SignRegion(np.zeros(2), 1.0, np.ones(2), how=SignSteps(), radii=np.ones(2))
-    looked = replace(region, held_back=0.1).look(2.0, None, 0.5)
+    looked = replace(region, held_back=(0.1, 1.0)).look(2.0, None, (0.5, 2.0))
     assert looked.value == 1.5
-    assert looked.held_back == pytest.approx(0.3)
+    assert looked.held_back == pytest.approx((0.3, 1.5))
 
 
 def test_luck_does_not_last() -> None:
@@ -253,16 +254,70 @@ def test_luck_does_not_last() -> None:
 
 def test_a_step_that_does_not_lower_what_is_held_back_has_failed() -> None:
     state, _ = search(30)
-    head, region = min(state.chains.items(), key=lambda item: item[1].value)
-    state = replace(state, chains={head: replace(region, held_back=0.5)})
+    head = min(state.chains, key=lambda head: state.chains[head].value)
+    before = (9.0, 0.5, 9.0, 9.0)
+    state = replace(state, chains={head: replace(region_of(state, head), held_back=before, left_out=1)})
     proposal = propose(state, [])
     while proposal.parent is None:  # not its turn
         state = fold(state, observe(state.trials, proposal, np.random.default_rng(1), value=9.0, gradient=None))
         proposal = propose(state, [])
-    assert (proposal.parent, proposal.fold) == (head, Fold(0, 4, below=0.5))
-    step = observe(100, proposal, np.random.default_rng(0), held_back=(0.4, 9.0, 9.0, 9.0))
-    assert fold(state, step).chains["100"].held_back == 0.4
-    assert fold(state, replace(step, value=math.inf, gradient=None)).chains[head].held_back == 0.5
+    assert (proposal.parent, proposal.fold) == (head, Fold(2, 4, below=0.5, judge=1))
+    new = (9.0, 0.4, 9.0, 9.0)
+    accepted = region_of(fold(state, observe(100, proposal, RNG, held_back=new, left_out=2)), "100")
+    assert (accepted.held_back, accepted.left_out) == (new, 2)
+    rejected = region_of(fold(state, observe(100, proposal, RNG, value=math.inf, gradient=None, left_out=2)), head)
+    assert (rejected.held_back, rejected.left_out) == (before, 1)
+
+
+def test_another_fold_is_left_out_after_two_failures() -> None:
+    """The head gets a gradient that leaves the next fold out, and the steps that failed are forgotten."""
+    start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
+    losses, wrong = (1.0, 2.0, 3.0, 4.0), {name: -np.asarray(x) for name, x in slope(start).items()}
+    first = Observation("0", None, start, 1.0, slope(start), 4.0, held_back=losses, left_out=3, deterministic=True)
+    state = fold(State(SPACE), first)
+    for n in range(STRATEGY.turns):
+        proposal = propose(state, [])
+        assert (proposal.parent, proposal.again, proposal.fold) == ("0", False, Fold(0, 4, below=4.0, judge=3))
+        state = fold(state, observe(n, proposal, RNG, value=math.inf, gradient=None))
+    proposal = propose(state, [])
+    assert (proposal.parent, proposal.again, proposal.fold) == ("0", True, Fold(0, 4))
+    turned = region_of(fold(state, replace(first, trial="9", parent="0", again=True, gradient=wrong, left_out=0)), "0")
+    before = region_of(state, "0")
+    assert (turned.left_out, turned.rejections, turned.reach) == (0, 0, before.reach)
+    np.testing.assert_array_equal(turned.gradient, -before.gradient)
+
+
+def test_the_first_point_is_the_centre_with_its_gradient() -> None:
+    first = propose(State(SPACE), [])
+    assert (first.centre, first.point, first.gradient_below) == (True, None, math.inf)
+    assert not propose(State(SPACE), [None]).centre, "another worker has it"
+    assert not propose(fold(State(SPACE), strange(0, 1.0)), []).centre
+    start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
+    after = fold(State(SPACE), Observation("0", None, start, 1.0, slope(start), 4.0))
+    assert propose(after, []).parent == "0"
+
+
+def test_what_is_known_to_be_deterministic_is_not_looked_at_again() -> None:
+    start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
+    for deterministic in (True, False):
+        first = Observation("0", None, start, 1.0, slope(start), 4.0, deterministic=deterministic)
+        state = fold(State(SPACE), first)
+        for n in range(STRATEGY.doubts):
+            state = fold(state, Observation(f"failed {n}", "0", start, math.inf, None, 1.0))
+        assert propose(replace(state, exploring=Account(9.0, 1.0, 0.0)), []).again != deterministic
+
+
+def test_a_chain_ends_where_little_is_left_to_gain() -> None:
+    start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
+    flat = {name: 1e-4 * np.asarray(x) for name, x in slope(start).items()}
+    for gradient, value, ends in (
+        (slope(start), 1.0, False),
+        (flat, 1.0, True),
+        (flat, 1e-3, False),
+        (flat, -1.0, True),
+    ):
+        state = fold(State(SPACE), Observation("0", None, start, value, gradient, 4.0))
+        assert (not state.chains) == ends
 
 
 def test_no_chain_is_founded_beside_another_while_no_gradient_has_paid() -> None:
@@ -280,9 +335,9 @@ def test_no_chain_is_founded_beside_another_while_no_gradient_has_paid() -> None
 
 
 def test_the_model_fits_the_dimension() -> None:
-    assert isinstance(STRATEGY.step, ByDimension)
-    for size, model in [(STRATEGY.step.most, QuasiNewtonRegion), (STRATEGY.step.most + 1, SignRegion)]:
-        assert isinstance(founded(STRATEGY, size), model)
+    step = ByDimension(few=QuasiNewton(), many=SignSteps())
+    for size, model in [(step.most, QuasiNewtonRegion), (step.most + 1, SignRegion)]:
+        assert isinstance(founded(ExploreDescend(step=step), size), model)
 
 
 def founded(strategy: ExploreDescend, size: int) -> TrustRegion | Continuation:
@@ -314,7 +369,7 @@ def test_every_setting_counts() -> None:
         strategy, state = after(trials, **settings)
         return strategy.propose(state, []).parent
 
-    assert (parent(1), parent(1, startup_trials=1), parent(3)) == (None, "0", "0")
+    assert (parent(1, startup_trials=2), parent(1), parent(3)) == (None, "0", "0")
     assert after(2)[1].exploring.cost == 4.0 + STRATEGY.memory * 4.0
     assert after(2, memory=0.5)[1].exploring.cost == 6.0
     assert STRATEGY.propose(State(space), []).fold == Fold(0, 4)
@@ -359,7 +414,7 @@ def test_bad_settings_are_named(make: Callable[[], object], words: str) -> None:
 
 def test_strategies_are_values() -> None:
     assert ExploreDescend() == ExploreDescend() != ExploreDescend(doubts=2)
-    assert len({ExploreDescend(), ExploreDescend(), ExploreDescend(step=SignSteps())}) == 2
+    assert len({ExploreDescend(), ExploreDescend(step=SignSteps()), ExploreDescend(step=QuasiNewton())}) == 2
     assert pickle.loads(pickle.dumps(ExploreDescend(folds=3))) == ExploreDescend(folds=3)
 
 

@@ -88,8 +88,9 @@ def test_a_step_that_failed_inside_the_region_is_not_tried_again() -> None:
 @BOTH
 def test_a_second_look_takes_the_only_loss_that_was_held_back(start: Start) -> None:
     region = start(np.full(2, 0.5), 1.0, np.ones(2))
-    assert region.look(1.0, None, 0.5).held_back == 0.5
-    assert region.look(1.0, None, 0.5).look(1.0, None).held_back == 0.5
+    assert region.look(1.0, None, (0.5,)).held_back == (0.5,)
+    assert region.look(1.0, None, (0.5,)).look(1.0, None).held_back == (0.5,)
+    assert region.look(1.0, None, (0.5,)).look(1.0, None, (np.inf,)).held_back == (0.5,)
 
 
 @BOTH
