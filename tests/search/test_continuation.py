@@ -66,7 +66,7 @@ def test_what_is_held_back_must_fall_along_a_chain() -> None:
     assert propose(state, []).fold == Fold(0, 4)  # they are losses of other folds
     four = (0.7, 0.1, 0.1, 0.1)
     state = fold(started(), stretch(3, "1", 0.6, 0.65, 0.5, held_back=four))
-    assert propose(state, []).fold == Fold(0, 4, below=0.7)
+    assert propose(state, []).fold == Fold(0, 4, below=0.7, judge=0)
     after = fold(state, stretch(4, "3", 0.65, 0.7, 0.4, held_back=(0.6, 9.0)))
     assert after.chains["4"].held_back == (0.6, 9.0)
 

@@ -195,7 +195,7 @@ def test_a_worse_step_is_taken_back_even_with_a_gradient() -> None:
     """Objectives that compute gradients themselves may report them for steps that failed."""
     state, _ = search(8)
     head, region = next(iter(state.chains.items()))
-    h = from_unit(SPACE, np.clip(region.point + 0.01, 0, 1))
+    h = from_unit(SPACE, region.step())
     after = fold(state, Observation("worse", head, h, region.value + 1, slope(h), 4.0))
     assert "worse" not in after.chains
     assert (after.chains[head].point == region.point).all()
@@ -263,9 +263,11 @@ def test_a_step_that_does_not_lower_what_is_held_back_has_failed() -> None:
         proposal = propose(state, [])
     assert (proposal.parent, proposal.fold) == (head, Fold(2, 4, below=0.5, judge=1))
     new = (9.0, 0.4, 9.0, 9.0)
-    accepted = region_of(fold(state, observe(100, proposal, RNG, held_back=new, left_out=2)), "100")
+    h = from_unit(SPACE, region_of(state, head).step())
+    better = Observation("100", head, h, state.chains[head].value - 0.1, slope(h), 4.0, held_back=new, left_out=2)
+    accepted = region_of(fold(state, better), "100")
     assert (accepted.held_back, accepted.left_out) == (new, 2)
-    rejected = region_of(fold(state, observe(100, proposal, RNG, value=math.inf, gradient=None, left_out=2)), head)
+    rejected = region_of(fold(state, replace(better, value=math.inf, gradient=None)), head)
     assert (rejected.held_back, rejected.left_out) == (before, 1)
 
 
@@ -274,7 +276,8 @@ def test_another_fold_is_left_out_after_two_failures() -> None:
     start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
     losses, wrong = (1.0, 2.0, 3.0, 4.0), {name: -np.asarray(x) for name, x in slope(start).items()}
     first = Observation("0", None, start, 1.0, slope(start), 4.0, held_back=losses, left_out=3, deterministic=True)
-    state = fold(State(SPACE), first)
+    explored = Account(100.0, 1.0, 0.0)  # so that it is the chain's turn
+    state = replace(fold(State(SPACE), first), exploring=explored)
     for n in range(STRATEGY.turns):
         proposal = propose(state, [])
         assert (proposal.parent, proposal.again, proposal.fold) == ("0", False, Fold(0, 4, below=4.0, judge=3))
@@ -310,12 +313,8 @@ def test_what_is_known_to_be_deterministic_is_not_looked_at_again() -> None:
 def test_a_chain_ends_where_little_is_left_to_gain() -> None:
     start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
     flat = {name: 1e-4 * np.asarray(x) for name, x in slope(start).items()}
-    for gradient, value, ends in (
-        (slope(start), 1.0, False),
-        (flat, 1.0, True),
-        (flat, 1e-3, False),
-        (flat, -1.0, True),
-    ):
+    cases = (slope(start), 1.0, False), (flat, 1.0, True), (flat, 1e-3, False), (flat, -1.0, True)
+    for gradient, value, ends in cases:
         state = fold(State(SPACE), Observation("0", None, start, value, gradient, 4.0))
         assert (not state.chains) == ends
 
