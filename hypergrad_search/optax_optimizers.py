@@ -1,5 +1,6 @@
 """Optimizers of optax, as functions of the hyperparameters: how a problem takes them, and what they are called."""
 
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -77,11 +78,20 @@ def transformed(
         return transformation.update(gradient, state, params, key=key)[0]
 
 
+# The loss draws from the key of the step, and from parts of it, which are `fold_in` of small numbers.
+_OF_NOISE = zlib.crc32(b"gradient_noise")
+
+
 def gradient_noise(scale: Any) -> optax.GradientTransformationExtraArgs:
     """Return a transformation that adds normal noise to a gradient (Neelakantan et al. 2015), for `transform`.
 
     It takes its randomness from the key of the training step, so that the same step always has the same noise, where
-    `optax.add_noise` keeps a key from step to step.
+    `optax.add_noise` keeps a key from step to step. Leave it out where batches are small: their gradients are noisy
+    already.
+
+    Example:
+        >>> from hypergrad_search import gradient_noise, sgd
+        >>> optimizer = sgd("rate", 0.9, transform=lambda h: gradient_noise(h["noise"]))
 
     Args:
         scale: the standard deviation of the noise, a number from 0 that JAX may trace.
@@ -93,7 +103,7 @@ def gradient_noise(scale: Any) -> optax.GradientTransformationExtraArgs:
 
     def update(updates: Any, state: Any, params: Any = None, *, key: jax.Array, **_: Any) -> tuple[Any, Any]:
         leaves, treedef = jax.tree.flatten(updates)
-        keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))  # the loss has drawn from the key itself
+        keys = jax.random.split(jax.random.fold_in(key, _OF_NOISE), len(leaves))
         noisy = [x + scale * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
         return jax.tree.unflatten(treedef, noisy), state
 

@@ -28,6 +28,7 @@ _ARGUMENTS = {
     "valid_batch_loss": ("params", "hyperparameters", "step"),
 }
 _OF_STEP = ("step",)
+_OF_STEP_AND_HYPERPARAMETERS = ("step", "hyperparameters")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +102,16 @@ class TrainingProblem:
                 with_statistics = self.has_statistics and name != "init"
                 expected = _with_statistics(arguments) if with_statistics else arguments
                 check_arguments(f"TrainingProblem: {name}", getattr(self, name), expected)
-        if not takes(self.batches, _OF_STEP) and not takes(self.batches, ("step", "hyperparameters")):
+        if not takes(self.batches, _OF_STEP) and not takes(self.batches, _OF_STEP_AND_HYPERPARAMETERS):
             raise ValueError(
                 "TrainingProblem: batches must take (step) or (step, hyperparameters), got a function that takes "
                 f"{inspect.signature(self.batches)}"
+            )
+        if takes(self.batches, _OF_STEP) and takes(self.batches, _OF_STEP_AND_HYPERPARAMETERS):
+            raise ValueError(
+                "TrainingProblem: batches must take either (step) or (step, hyperparameters), got a function that "
+                f"takes both, {inspect.signature(self.batches)}; give no argument a default, or bind it by "
+                "functools.partial(batches, name=value)"
             )
         if isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(

@@ -102,7 +102,11 @@ def check_repeatable(
 
     def settings(params: Params, hyperparameters: dict[str, Any]) -> Any:
         if isinstance(problem.optimizer, Optimizer):
-            return resolve(problem.optimizer, hyperparameters, params, problem.steps)[0]
+            found = resolve(problem.optimizer, hyperparameters, params, problem.steps)[0]
+            transform = problem.optimizer.transform
+            if transform is None:
+                return found
+            return found, optax_optimizers.transformed(transform, hyperparameters, params, params, key)
         transformation = optax_optimizers.made(problem.optimizer, hyperparameters)
         kept = optax_optimizers.start(transformation, params)
         return optax_optimizers.step(transformation, params, kept, params, jnp.float32(0.0))

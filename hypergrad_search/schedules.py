@@ -13,7 +13,8 @@ def warmup_cosine(peak: Any, warmup: Any, final: Any = 0.0, *, steps: int) -> Ca
     """Return a linear warm-up from 0, and then half a cosine down to `final`, as a function of the step.
 
     At whole numbers it is `optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, final)`, which cannot be traced
-    in `warmup`; this function may have a gradient in all three.
+    in `warmup`; this function may have a gradient in all three. The cosine is that of Loshchilov and Hutter (2017). It
+    is tied to the number of steps: where `steps` is tuned as well, or training goes on later, use another schedule.
 
     Args:
         peak: the largest value, which is reached after `warmup` steps.

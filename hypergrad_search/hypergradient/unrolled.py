@@ -40,7 +40,8 @@ class Unrolled(Method):
       checkpointing, Griewank and Walther 2000; it needs equinox). The fewer, the more often steps are computed again:
       with 10 checkpoints up to 3 times in 200 steps, and 4 times in 900. The cost that is charged stays the same.
 
-    Raises `ValueError` where `checkpoints` is not a whole number from 1.
+    Raises `ValueError` where `checkpoints` is not a whole number from 1. Where checkpoints are asked for and equinox is
+    missing, evaluations raise `ImportError`.
     """
 
     _: KW_ONLY

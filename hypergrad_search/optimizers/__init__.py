@@ -1,6 +1,6 @@
 """The optimizers of training runs, one file a family, with the steps that floats take and those of exact reversal."""
 
-from hypergrad_search.optimizers.adam import adabelief, adam, adamw
+from hypergrad_search.optimizers.adam import adabelief, adam, adamw, adaptive_step, one_minus_power
 from hypergrad_search.optimizers.base import AdditiveOptimizer, Optimizer, rounded
 from hypergrad_search.optimizers.ema import ema
 from hypergrad_search.optimizers.muon import muon
@@ -14,9 +14,11 @@ __all__ = [
     "adabelief",
     "adam",
     "adamw",
+    "adaptive_step",
     "ema",
     "finest",
     "muon",
+    "one_minus_power",
     "resolve",
     "rmsprop",
     "rounded",

@@ -1,6 +1,7 @@
 """The settings of optimizers: numbers, names, functions and pytrees of them, and the schedules that they stand for."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -90,7 +91,12 @@ def _resolve(
             return hyperparameters[leaf]
         if callable(leaf):
             at = functools.partial(_of_step_alone, name, leaf)  # such as a schedule of optax
-            if not takes(leaf, ("step",)) or takes(leaf, ("hyperparameters", "step")):
+            if takes(leaf, ("step",)) and takes(leaf, ("hyperparameters", "step")):
+                raise ValueError(
+                    f"optimizer: {name} must take either (step) or (hyperparameters, step), got a function that takes "
+                    f"both, {inspect.signature(leaf)}; give no argument a default"
+                )
+            if not takes(leaf, ("step",)):
                 check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
                 at = functools.partial(leaf, hyperparameters)
             return jax.vmap(lambda step: checked(at(step)))(jnp.arange(steps, dtype=jnp.int32))

@@ -97,7 +97,9 @@ def sgd(
     `transform` is a function of the hyperparameters that returns a transformation of optax. Each gradient goes through
     it before the optimizer sees it, as in `lambda h: optax.clip_by_global_norm(h["clip"])`, and hyperparameters in it
     have gradients. It must keep no state. It does no harm to exact reversal: on the way back the gradient is computed
-    again, and so is its transformation. `gradient_noise` adds noise. Mask with it what should not be trained.
+    again, and so is its transformation. `gradient_noise` adds noise. `optax.masked` freezes leaves
+    with it, but for weight decay, which is no part of the gradient: give frozen leaves a `weight_decay` of 0 as well.
+    Clipping by the norm has no slope at a gradient that is 0 everywhere, and such a step ends as "exploded".
 
     `Reversible` needs a momentum from 1/256 to 1. Use `Unrolled` for a momentum of 0. Raises `ValueError` where a
     setting is of the wrong kind.

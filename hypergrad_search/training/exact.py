@@ -24,6 +24,7 @@ from jax.interpreters import partial_eval
 
 from hypergrad_search import optax_optimizers
 from hypergrad_search.checks import whole_number
+from hypergrad_search.custom_derivatives import has_custom_derivatives
 from hypergrad_search.hyperparameters import Static
 from hypergrad_search.losses import step_loss, transformed
 from hypergrad_search.optax_optimizers import OptaxOptimizer
@@ -506,10 +507,11 @@ def _pull_back(
     """Return the gradient of the forward pass, and the function that pulls adjoints back through it.
 
     This function takes a pair, the adjoint of the gradient and that of the new statistics, and returns those of the
-    weights, the hyperparameters and the statistics. Second derivatives do not depend on the order in which they are
-    taken, so the adjoint of the gradient is pulled back by moving the weights along it, and asking how all slopes of
-    the loss change (Pearlmutter 1994). Reverse mode over reverse mode takes two to four times as long for networks with
-    convolutions, half as long again for those with attention, and as long for others.
+    weights, the hyperparameters and the statistics. The second derivatives of a function do not depend on the order in
+    which they are taken, so the adjoint of the gradient is pulled back by moving the weights along it, and asking how
+    all slopes of the loss change (Pearlmutter 1994). Reverse mode over reverse mode takes two to four times as long for
+    networks with convolutions, half as long again for those with attention, and as long for others. It is taken where a
+    loss has derivatives of its own, whose order may matter.
     """
     floats, put = split_statistics(statistics)
 
@@ -518,6 +520,17 @@ def _pull_back(
     ) -> tuple[jax.Array, list[jax.Array]]:
         value, new = _loss(program, dynamic, key, weights, put(floats), step)
         return value, split_statistics(new)[0]
+
+    if has_custom_derivatives(loss, weights, dynamic, floats):
+
+        def of_step(
+            weights: list[jax.Array], dynamic: dict[str, Any], floats: list[jax.Array]
+        ) -> tuple[list[jax.Array], list[jax.Array]]:
+            gradient, new = gradient_of(program, dynamic, key, weights, put(floats), step)
+            return gradient, split_statistics(new)[0]
+
+        (gradient, _), pull_back = jax.vjp(of_step, weights, dynamic, floats)
+        return gradient, pull_back
 
     def slopes(weights: list[jax.Array]) -> tuple[list[jax.Array], dict[str, Any], list[jax.Array]]:
         found: tuple[list[jax.Array], dict[str, Any], list[jax.Array]]
@@ -532,11 +545,11 @@ def _pull_back(
     (plain, _, _), change = jax.linearize(slopes, weights)
     (gradient, _), back = jax.vjp(rest, plain, weights, dynamic, floats)
 
-    def pull_back(adjoint: tuple[list[jax.Array], list[jax.Array]]) -> Any:
+    def pull_along(adjoint: tuple[list[jax.Array], list[jax.Array]]) -> Any:
         along, *directly = back(adjoint)
         return jax.tree.map(jnp.add, tuple(directly), change(along))
 
-    return gradient, pull_back
+    return gradient, pull_along
 
 
 def _isolated(

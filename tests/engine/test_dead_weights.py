@@ -110,7 +110,12 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+SLOW = ("adabelief", "muon")
+
+
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in OPTIMIZERS]
+)
 def test_dead_weights_leave_the_hypergradient_alone(optimizer: str) -> None:
     problem = TrainingProblem(
         init=init,

@@ -1,5 +1,6 @@
 """Muon: optax's own, but for Nesterov's momentum; each leaf by itself, and reversed to the bit whatever its shape."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -45,8 +46,14 @@ def problem(shapes: list[tuple[int, ...]], optimizer: Optimizer) -> TrainingProb
 needs_muon = pytest.mark.skipif(not hasattr(optax.contrib, "muon"), reason="this version of optax has no Muon")
 
 
+def each_of(shapes: Iterable[str]) -> pytest.MarkDecorator:
+    """All are slow but the one that has a little of everything."""
+    slow = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(shapes) if name != "network"]
+    return pytest.mark.parametrize("shapes", ["network", *slow])
+
+
 @needs_muon
-@pytest.mark.parametrize("shapes", sorted(SHAPES.keys() - {"empty"}))  # at which optax fails
+@each_of(SHAPES.keys() - {"empty"})  # at which optax fails
 def test_final_weights_are_those_of_optax(shapes: str) -> None:
     h = {"scale": jnp.float32(0.5)}
     chosen = {
@@ -68,7 +75,7 @@ def test_final_weights_are_those_of_optax(shapes: str) -> None:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
 
 
-@pytest.mark.parametrize("shapes", SHAPES)
+@each_of(SHAPES)
 def test_it_reverses_to_the_bit_and_has_the_gradients_of_float64(shapes: str) -> None:
     rule = muon("rate", 5, "beta", "eps", "shrink", adam_b1="b1", adam_b2="b2", adam_learning_rate="rate2")
     h = {"scale": 0.5, "rate": 0.005, "beta": 0.9, "eps": 1e-2, "shrink": 0.3, "b1": 0.8, "b2": 0.95, "rate2": 0.03}
@@ -106,6 +113,7 @@ def test_leaves_may_have_settings_of_their_own() -> None:
     assert first[0] < 0.2 * first[1]  # the slow leaf, which Adam trains, went a shorter way
 
 
+@pytest.mark.slow
 def test_an_average_keeps_leaves_whole() -> None:
     run = problem(SHAPES["network"], ema(muon("rate"), "average"))
     found = evaluate(run, {"scale": 0.5, "rate": 0.02, "average": 0.9}, key=KEY)

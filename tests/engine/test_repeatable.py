@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from hypergrad_search import Float, Hypernet, Method, Reversible, TrainingProblem, Unrolled, evaluate, sgd
@@ -89,6 +90,7 @@ FROZEN = {
     "a power": ("train_loss", lambda w, h, batch, key: jnp.sum(jnp.abs(w) ** (2 + next(COUNTER) % 2))),
     "a part of the weights": ("train_loss", lambda w, h, batch, key: jnp.sum([w[:2], w[2:]][next(COUNTER) % 2])),
     "noise in a schedule": ("optimizer", sgd(lambda h, step: h["rate"] * HEAVY.uniform(), 0.5)),
+    "noise in a transformation": ("optimizer", sgd("rate", 0.5, transform=lambda h: optax.scale(HEAVY.uniform()))),
     "noise in the start": ("init", lambda key, h: jnp.asarray(HEAVY.normal(size=4), jnp.float32)),
     "a part of the validation set": ("valid_loss", lambda w, h: jnp.mean(ON_DEVICE[HEAVY.permutation(40)[:20]] @ w)),
     "a key that changes": (
@@ -189,6 +191,7 @@ def test_batches_that_jax_cannot_trace_are_told_three_ways(batches: Any) -> None
         ("init", lambda: None, r"must take \(key, hyperparameters\)"),
         ("train_loss", lambda w, h, batch: jnp.sum(w), r"must take \(params, hyperparameters, batch, key\)"),
         ("batches", lambda: None, r"must take \(step\)"),
+        ("batches", lambda step, h=None: None, r"must take either \(step\) or \(step, hyperparameters\)"),
     ],
 )
 def test_functions_take_what_they_are_given(name: str, function: Any, wanted: str) -> None:

@@ -238,7 +238,7 @@ def test_the_way_back_keeps_no_more_statistics_than_it_reads(name: str) -> None:
     assert len(exact.bind(PROBLEMS[name], static, dynamic, {}).recorded) == MODELS[name].recorded
 
 
-@pytest.mark.parametrize("name", ["plain", "equinox batch"])
+@pytest.mark.parametrize("name", ["plain", pytest.param("equinox batch", marks=pytest.mark.slow)])
 def test_train_returns_statistics_and_its_gradient_is_that_of_evaluate(name: str) -> None:
     run = PROBLEMS[name]
 

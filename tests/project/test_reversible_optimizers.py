@@ -92,7 +92,14 @@ def test_the_version_of_optax_is_refused_with_the_nearest_that_is_exact(name: st
     assert isinstance(row.here(), AdditiveOptimizer)
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.reversible == "yes"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if "muon" in name else name
+        for name, row in ROWS.items()
+        if row.reversible == "yes"
+    ],
+)
 def test_what_is_reversible_trains_as_in_optax_and_reverses_to_the_bit(name: str) -> None:
     row = ROWS[name]
     theirs = row.optax()

@@ -146,6 +146,7 @@ def test_numbers_of_numpy_are_recorded_and_shown(tmp_path: Path) -> None:
     assert "1.5 MB" in bench_report.markdown([record], [])
 
 
+@pytest.mark.slow
 def test_all_evaluations_of_the_convolutional_network_train_it_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_convolutions, "STEPS", 5)
     values = {way: run() for way, run in bench_convolutions.ways().items()}
