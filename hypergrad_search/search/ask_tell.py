@@ -90,7 +90,7 @@ class Suggestion:
       hyperparameters must be the same as the parent's, to the bit. `moved` is empty where the parent is evaluated
       again, and None where the explorer chooses everything.
     - `levels`: one number for each of these floats: the level of an array, and the value of a number.
-    - `centre`: whether all floats are at the centre of their bounds, where the explorer chooses everything else.
+    - `centre`: whether the trial is at the centre of the space, of which the explorer chooses nothing.
     - `wanted`: what is wanted of the trial.
     """
 

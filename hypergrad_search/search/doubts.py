@@ -124,7 +124,7 @@ class Doubts:
             f"{sign * changed:.3g} came)"
         )
         # What promises far too much need not do so consistently, since steps may go past a minimum.
-        too_much = sizes.max() < 1 / OUT_OF_SCALE
+        too_much = sizes.max() < 1 / OUT_OF_SCALE**2
         if sizes.max() > CONSISTENT * sizes.min() and not too_much:
             return
         if max(ratios) < 0 and not too_much:

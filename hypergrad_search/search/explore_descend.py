@@ -101,7 +101,7 @@ class ExploreDescend(Strategy[State]):
     doubts: int = 3
     folds: int | None = 4
     turns: int = 2
-    tolerance: float = 1e-2
+    tolerance: float = 1e-3
     step: LocalStep = field(default_factory=SignSteps)
     limits: Limits = field(default_factory=Limits)
 

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hypergrad_optuna import arrays, attributes, claims
 from hypergrad_optuna.explorer import Explorer
 from hypergrad_optuna.history import History, Unusable, in_order, observe, params_of, space_of
-from hypergrad_search import Float
+from hypergrad_search import Float, Int
 from hypergrad_search.checks import whole_number
 from hypergrad_search.hosting import joined
 from hypergrad_search.search import Strategy
@@ -84,7 +84,7 @@ class _Memory:
     warned: bool = False
     longest: timedelta = timedelta()  # the longest that a finished trial has taken
     steps: dict[int, _Step] = field(default_factory=dict)  # of running trials on a chain
-    centres: set[int] = field(default_factory=set)  # the running trials whose floats are at the centre
+    centres: set[int] = field(default_factory=set)  # the running trials at the centre of the space
 
 
 class HypergradSampler(BaseSampler):
@@ -190,11 +190,10 @@ class HypergradSampler(BaseSampler):
 
         trials, suggestion = claims.claim(study, trial, ask, lambda: self._memory(study).longest)
         if suggestion.wanted.parent is None:
-            chosen = self._explore(study, trial, trials, search_space)
             if not suggestion.centre:
-                return chosen
+                return self._explore(study, trial, trials, search_space)
             self._memory(study).centres.add(trial.number)
-            return {name: _centre(distribution, chosen[name]) for name, distribution in search_space.items()}
+            return {name: _centre(distribution) for name, distribution in search_space.items()}
         memory, number = self._memory(study), int(suggestion.wanted.parent)
         parent = trials[number] if number < len(trials) else claims.read(study)[number]  # other threads may be faster
         params = {**params_of(parent, floats(memory.mind.space), self.artifact_store), **suggestion.levels}
@@ -213,8 +212,9 @@ class HypergradSampler(BaseSampler):
                 return kept
             if param_name in step.moved:
                 self._leave(study, trial)
-        chosen = memory.explorer.sample_independent(study, trial, param_name, param_distribution)
-        return _centre(param_distribution, chosen) if trial.number in memory.centres else chosen
+        if trial.number in memory.centres:
+            return _centre(param_distribution)
+        return memory.explorer.sample_independent(study, trial, param_name, param_distribution)
 
     def proposed_array(self, trial: optuna.Trial, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
         """Return the array of a trial on a chain; None where all elements have the same value, the level."""
@@ -325,12 +325,17 @@ class HypergradSampler(BaseSampler):
         return self._memory(study).explorer.sample(study, trial, search_space, order)
 
 
-def _centre(distribution: BaseDistribution, chosen: Any) -> Any:
-    """Return the centre of a float's bounds; what cannot follow a gradient stays as it was chosen."""
-    if not isinstance(distribution, FloatDistribution) or distribution.step is not None:
-        return chosen
-    of_float = {"": Float(distribution.low, distribution.high, log=distribution.log)}
-    return centre(of_float)[""]
+def _centre(distribution: BaseDistribution) -> Any:
+    """Return the middle of a distribution's numbers, or the first of its choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if isinstance(distribution, FloatDistribution) and step is None:
+        return centre({"": Float(low, high, log=distribution.log)})[""]
+    if distribution.log:
+        return centre({"": Int(int(low), int(high), log=True)})[""]
+    return type(low)(low + round((high - low) / step / 2) * step)
 
 
 def sampler_of(owner: optuna.Study | attributes.AnyTrial) -> HypergradSampler | None:
