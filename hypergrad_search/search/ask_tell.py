@@ -90,14 +90,12 @@ class Suggestion:
       hyperparameters must be the same as the parent's, to the bit. `moved` is empty where the parent is evaluated
       again, and None where the explorer chooses everything.
     - `levels`: one number for each of these floats: the level of an array, and the value of a number.
-    - `centre`: whether the trial is at the centre of the space, of which the explorer chooses nothing.
     - `wanted`: what is wanted of the trial.
     """
 
     moved: dict[str, Any] | None
     levels: dict[str, float]
     wanted: Wanted
-    centre: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,7 @@ class AskTell:
             maximise=self.maximise,
         )
         levels = {n: level(p, moved[n]) if p.shape else moved[n] for n, p in floats(self.space).items() if moved}
-        return Suggestion(moved, levels, wanted, proposal.centre)
+        return Suggestion(moved, levels, wanted)
 
     def _gradient(self, reported: Mapping[str, Any]) -> tuple[dict[str, np.ndarray] | None, str]:
         """Return the gradient of the loss, or None and why the reported one is ignored."""

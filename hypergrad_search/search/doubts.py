@@ -20,7 +20,7 @@ from hypergrad_search.space import Space, gradient_to_unit, to_unit
 #: A step is short if no coordinate moves farther than this, in units of the box.
 SHORT = 0.05
 #: So many steps in a row must say the same.
-ENOUGH = 4
+ENOUGH = 5
 #: A step whose change is this many times the prediction, or this share of it, tells that the scale is wrong.
 OUT_OF_SCALE = 10.0
 #: Ratios that differ by more than this factor come from curvature or noise, not from the gradient.

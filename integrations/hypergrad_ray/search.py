@@ -25,7 +25,7 @@ from hypergrad_search.checks import shown, whole_number
 from hypergrad_search.search import Observation, Strategy
 from hypergrad_search.search.ask_tell import OVERFITTED, AskTell, MissingGradients, Outcome, collect, levels, spread
 from hypergrad_search.search.doubts import Doubts
-from hypergrad_search.space import centre, floats, lifted
+from hypergrad_search.space import floats, lifted
 
 LOSS = "loss"  # the name of the metric that the explorer minimises
 
@@ -131,9 +131,7 @@ class HypergradSearch(Searcher):
         lost = self._race.lost(time.monotonic())
         suggestion = self._mind.ask([trial.parent for name, trial in self._running.items() if name not in lost])
         wanted = suggestion.wanted
-        if suggestion.centre:
-            hyperparameters = centre(self._space)
-        elif wanted.parent is None:
+        if wanted.parent is None:
             chosen: Any = self._explorer.suggest(trial_id)
             if chosen is None or isinstance(chosen, str):  # it waits, or it has finished
                 return chosen  # type: ignore[return-value]  # FINISHED is a str, which Ray's own type leaves out
@@ -142,16 +140,8 @@ class HypergradSearch(Searcher):
             before = self._observations[wanted.parent].hyperparameters
             hyperparameters = join(self._space, {**before, **(suggestion.moved or {})})
             wanted = replace(wanted, checkpoint=self._checkpoints.get(wanted.parent))
-        self._begin(
-            Observation(
-                trial_id,
-                wanted.parent,
-                hyperparameters,
-                again=wanted.again,
-                left_out=wanted.left_out,
-                centre=suggestion.centre,
-            )
-        )
+        begun = Observation(trial_id, wanted.parent, hyperparameters, again=wanted.again, left_out=wanted.left_out)
+        self._begin(begun)
         return {**hyperparameters, RESERVED: wanted.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -163,7 +153,7 @@ class HypergradSearch(Searcher):
             return
         self._running[trial_id] = self._read(trial, result)
         if trial_id not in self._adopted:
-            if trial.parent is None and not trial.centre:
+            if trial.parent is None:
                 self._explorer.on_trial_result(trial_id, {**result, LOSS: self._mind.loss(self._value(result))})
         elif result.get("status") != RUNNING:  # a ConcurrencyLimiter keeps to itself how such trials end
             self.on_trial_complete(trial_id, result)
@@ -260,16 +250,8 @@ class HypergradSearch(Searcher):
         else:
             del self._observations[first.trial]
             self._mind = self._remembered()
-        self._begin(
-            Observation(
-                trial_id,
-                first.parent,
-                first.hyperparameters,
-                again=first.again,
-                left_out=first.left_out,
-                centre=first.centre,
-            )
-        )
+        begun = Observation(trial_id, first.parent, first.hyperparameters, again=first.again, left_out=first.left_out)
+        self._begin(begun)
         return self._running[trial_id]
 
     def _first_attempt(self, trial_id: str, result: Mapping[str, Any]) -> Observation | None:
@@ -342,7 +324,7 @@ class HypergradSearch(Searcher):
     def _tell_explorer(self, trial: Observation, result: dict[str, Any], stopped: bool, error: bool) -> None:
         overfitted = result.get("status") == OVERFITTED and not error  # a failed step, with a value that is sound
         loss = self._mind.loss(self._value(result)) if overfitted else trial.value
-        if trial.parent is None and not trial.centre and trial.trial not in self._adopted:
+        if trial.parent is None and trial.trial not in self._adopted:
             told = None if stopped or error else {**result, LOSS: loss}
             self._explorer.on_trial_complete(trial.trial, result=told, error=error)
             return

@@ -494,7 +494,7 @@ def test_failed_step_shortens_the_next() -> None:
         assert config is not None
         parent = searcher._running[str(number)].parent
         if parent is None:
-            outcome = result(config["y"], {"y": 1e-9}) if number < 3 else result(9.0)
+            outcome = result(config["y"], {"y": 1.0}) if number < 3 else result(9.0)
             searcher.on_trial_complete(str(number), result=outcome)
         else:
             start = searcher._observations[parent]
@@ -503,7 +503,7 @@ def test_failed_step_shortens_the_next() -> None:
                 lengths.append((parent, length))
                 searcher.on_trial_complete(str(number), error=True)
             else:  # the second look at the start
-                searcher.on_trial_complete(str(number), result=result(start.value, {"y": 1e-9}))
+                searcher.on_trial_complete(str(number), result=result(start.value, {"y": 1.0}))
     first = [length for parent, length in lengths if parent == lengths[0][0]]
     assert len(first) > 3
     assert first == sorted(first, reverse=True)

@@ -4,8 +4,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from hypergrad_search import Categorical, Int, Space, TrainingProblem
-from hypergrad_search.space import centre, lifted, unlifted
+from hypergrad_search.space import dimension, from_unit, lifted, unlifted
 from hypergrad_studies.problems import (
     cancer_mlp,
     digits_adamw,
@@ -56,7 +58,7 @@ def posed(name: str, *, lifts: bool = False) -> tuple[TrainingProblem, Space]:
 
 def middle(space: Space) -> dict[str, Any]:
     """Return the middle of a space's box; integers have their lowest value, and categoricals their first choice."""
-    point = centre(space)
+    point = from_unit(space, np.full(dimension(space), 0.5))
     for name, parameter in space.items():
         if isinstance(parameter, Int):
             point[name] = parameter.low
