@@ -26,14 +26,11 @@ from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.search.ask_tell import Wanted
 from hypergrad_search.search.observation import number_to_json
 from hypergrad_search.space import (
-    Float,
     Hyperparameters,
-    Int,
     Space,
+    centre,
     check_space,
-    dimension,
     floats,
-    from_unit,
     lifted,
 )
 
@@ -132,8 +129,9 @@ class HostedProblem:
         if self in _WORKING:
             return True
         space = self.searched(by_gradients=by_gradients)
-        middle = {**hyperparameters, **from_unit(space, np.full(dimension(space), 0.5))}
-        for values in (middle, {**middle, **_middle_of_the_rest(space)}):
+        middle = centre(space)
+        of_floats = {name: middle[name] for name in floats(space)}
+        for values in ({**hyperparameters, **of_floats}, {**hyperparameters, **middle}):
             with contextlib.suppress(Exception):
                 evaluate(
                     self.problem,
@@ -240,12 +238,6 @@ def joined(values: Hyperparameters) -> dict[str, Any]:
             array = np.reshape([values[of_name[index]] for index in np.ndindex(*shape)], shape)
             arrays |= dict.fromkeys(of_name.values(), (name, array))
     return dict(arrays.get(key, (key, value)) for key, value in values.items())
-
-
-def _middle_of_the_rest(space: Space) -> dict[str, Any]:
-    """Return a value for each hyperparameter that is no float."""
-    rest = {name: p for name, p in space.items() if not isinstance(p, Float)}
-    return {name: (p.low + p.high) // 2 if isinstance(p, Int) else p.choices[0] for name, p in rest.items()}
 
 
 def _plain(values: Hyperparameters) -> dict[str, Any]:

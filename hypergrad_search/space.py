@@ -182,6 +182,19 @@ def from_unit(space: Space, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
     return result
 
 
+def centre(space: Space) -> dict[str, Any]:
+    """Return the centre of a space in natural units: the middle of all numbers, and the first of all choices."""
+    floats_at = from_unit(space, np.full(dimension(space), 0.5))
+    return {name: floats_at[name] if isinstance(p, Float) else _middle(p) for name, p in space.items()}
+
+
+def _middle(parameter: Int | Categorical) -> Any:
+    if isinstance(parameter, Categorical):
+        return parameter.choices[0]
+    low, high = parameter.low, parameter.high
+    return round(math.sqrt(low * high)) if parameter.log else (low + high) // 2
+
+
 def level(parameter: Float, array: np.ndarray[Any, Any]) -> float:
     """Return the number that stands for an array: the mean of its elements in the unit box, in natural units."""
     mean = np.mean(scaled(parameter, np.asarray(array, np.float64)), keepdims=True)

@@ -90,12 +90,14 @@ class Suggestion:
       hyperparameters must be the same as the parent's, to the bit. `moved` is empty where the parent is evaluated
       again, and None where the explorer chooses everything.
     - `levels`: one number for each of these floats: the level of an array, and the value of a number.
+    - `centre`: whether the trial is at the centre of the space, unless the user has chosen the explorer.
     - `wanted`: what is wanted of the trial.
     """
 
     moved: dict[str, Any] | None
     levels: dict[str, float]
     wanted: Wanted
+    centre: bool = False
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ class AskTell:
             maximise=self.maximise,
         )
         levels = {n: level(p, moved[n]) if p.shape else moved[n] for n, p in floats(self.space).items() if moved}
-        return Suggestion(moved, levels, wanted)
+        return Suggestion(moved, levels, wanted, proposal.centre)
 
     def _gradient(self, reported: Mapping[str, Any]) -> tuple[dict[str, np.ndarray] | None, str]:
         """Return the gradient of the loss, or None and why the reported one is ignored."""

@@ -18,7 +18,9 @@ from hypergrad_search.search.observation import Observation
 from hypergrad_search.space import Space, gradient_to_unit, to_unit
 
 #: A step is short if no coordinate moves farther than this, in units of the box.
-SHORT = 0.05
+SHORT = 0.1
+#: Points count as different where some coordinate is farther from that of all others than this.
+APART = 0.05
 #: So many steps in a row must say the same.
 ENOUGH = 5
 #: A step whose change is this many times the prediction, or this share of it, tells that the scale is wrong.
@@ -92,7 +94,7 @@ class Doubts:
         gradient = gradient_to_unit(space, observation.hyperparameters, observation.gradient)
         if gradient.any():
             self._zeros = []
-        elif all(np.abs(point - zero).max(initial=0.0) > SHORT for zero in self._zeros):  # an optimum has one place
+        elif all(np.abs(point - zero).max(initial=0.0) > APART for zero in self._zeros):  # an optimum has one place
             self._zeros = [*self._zeros, point]
         if len(self._zeros) == ENOUGH_ZEROS:
             self._warn(

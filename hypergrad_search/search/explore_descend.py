@@ -77,8 +77,8 @@ class State:
 class ExploreDescend(Strategy[State]):
     """Explore and descend in turns; each gets the share of the cost that it has lately earned.
 
-    - `startup_trials`: the number of points that are explored before the first descent, since a chain from the very
-      first point mostly descends into a poor valley.
+    - `startup_trials`: the number of points before the first descent. The first of all points is the centre of the box:
+      its gradient shows at once where to go, and users choose bounds around what they expect.
     - `smallest_share`: the share of the cost that each arm gets at least, from 0 to 0.5: the better arm may change.
     - `memory`: the factor, from 0 to 1, by which a trial loses weight in an arm's account with each trial that follows.
       With 0.9 the last ten trials count most, which is about as long as a chain keeps paying.
@@ -95,7 +95,7 @@ class ExploreDescend(Strategy[State]):
     Raises `ValueError` where a setting is out of its range.
     """
 
-    startup_trials: int = 3
+    startup_trials: int = 1
     smallest_share: float = 0.1
     memory: float = 0.9
     doubts: int = 3
@@ -186,6 +186,8 @@ class ExploreDescend(Strategy[State]):
         if unasked is not None and unasked.value < best and unasked.trial not in running:
             return Proposal(unasked.point, unasked.trial, math.inf, self._first_fold, again=True)
         idle = [(region.value, trial) for trial, region in state.chains.items() if trial not in running]
+        if not state.trials and not running:
+            return replace(self.explore(state), centre=True)
         starting = state.trials + len(running) < self.startup_trials
         if starting or not idle or self._explored_too_little(state, running):
             return self.explore(state)

@@ -25,6 +25,7 @@ class Observation:
     - `again`: whether the trial evaluated its parent's own hyperparameters once more.
     - `deterministic`: whether the same hyperparameters are known to give the same value again.
     - `unasked`: whether no gradient was ever wanted of the trial, as of one that another search ran.
+    - `centre`: whether the trial is at the centre of the space, and not the explorer's.
     - `ignored`: why a gradient that was reported is ignored; "" where none was, or it is used.
     """
 
@@ -41,6 +42,7 @@ class Observation:
     ignored: str = ""
     left_out: int = 0
     deterministic: bool = False
+    centre: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that is strict JSON, with arrays as lists."""

@@ -24,6 +24,8 @@ class Proposal:
     - `gradient_below`: the gradient is wanted only if the value comes out below this.
     - `fold`: the part of the validation set that the gradient leaves out, and the loss that the part which
       judges must stay below; None to hold nothing back. Hosts hold back only where the space has a `lift`.
+    - `centre`: whether the trial is at the centre of the space, with the middle of all numbers and the first of all
+      choices, unless the user has chosen the explorer. A host may learn only in this trial what the space is.
     - `again`: whether the parent is evaluated once more. The host then takes the parent's own hyperparameters, to the
       bit, instead of `point`. The parent may be a trial that another search ran.
 
@@ -35,6 +37,7 @@ class Proposal:
     gradient_below: float
     fold: Fold | None = None
     again: bool = False
+    centre: bool = False
 
     def __post_init__(self) -> None:
         if (self.point is None) != (self.parent is None):

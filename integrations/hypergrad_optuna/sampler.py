@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -22,13 +22,13 @@ from optuna.trial import FrozenTrial, TrialState
 from hypergrad_optuna import arrays, attributes, claims
 from hypergrad_optuna.explorer import Explorer
 from hypergrad_optuna.history import History, Unusable, in_order, observe, params_of, space_of
-from hypergrad_search import Float
+from hypergrad_search import Float, Int
 from hypergrad_search.checks import whole_number
 from hypergrad_search.hosting import joined
 from hypergrad_search.search import Strategy
 from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Suggestion
 from hypergrad_search.search.doubts import Doubts
-from hypergrad_search.space import floats, level
+from hypergrad_search.space import centre, floats, level
 
 SearchSpace = dict[str, BaseDistribution]
 
@@ -84,6 +84,7 @@ class _Memory:
     warned: bool = False
     longest: timedelta = timedelta()  # the longest that a finished trial has taken
     steps: dict[int, _Step] = field(default_factory=dict)  # of running trials on a chain
+    centres: set[int] = field(default_factory=set)  # the running trials at the centre of the space
 
 
 class HypergradSampler(BaseSampler):
@@ -105,9 +106,10 @@ class HypergradSampler(BaseSampler):
     least 5 seconds, is taken to be dead, and its step is given to the next process that asks.
 
     Args:
-        explorer: the other sampler; Optuna's `TPESampler` by default. Each study has a copy of it. What it cannot
-            choose is drawn at random. One that asks to stop, as `GridSampler` does when its grid is done, ends the
-            study once no chain goes on.
+        explorer: the other sampler; Optuna's `TPESampler` by default. By default the first trial of a study is at the
+            centre of the space; an explorer that you give chooses that one too. Each study has a copy of it. What it
+            cannot choose is drawn at random. One that asks to stop, as `GridSampler` does when its grid is done, ends
+            the study once no chain goes on.
         strategy: the way to spend the budget; `hypergrad_search.search.ExploreDescend()` by default. All processes of a
             study should have the same.
         seed: the seed of the default explorer; the rest of the search is deterministic.
@@ -138,6 +140,7 @@ class HypergradSampler(BaseSampler):
         arrays.check_store("HypergradSampler", artifact_store)
         self.artifact_store = artifact_store
         self._explorer = explorer or TPESampler(seed=seed)
+        self._own_explorer = explorer is not None
         self._strategy = AskTell.begin({}, strategy).strategy
         self._memories: WeakKeyDictionary[BaseStorage, dict[int, _Memory]] = WeakKeyDictionary()
         self._explorers: dict[str, BaseSampler] = {}  # those of studies that were pickled with this sampler, by name
@@ -189,7 +192,10 @@ class HypergradSampler(BaseSampler):
 
         trials, suggestion = claims.claim(study, trial, ask, lambda: self._memory(study).longest)
         if suggestion.wanted.parent is None:
-            return self._explore(study, trial, trials, search_space)
+            if not suggestion.centre or self._own_explorer:
+                return self._explore(study, trial, trials, search_space)
+            self._memory(study).centres.add(trial.number)
+            return {name: _centre(distribution) for name, distribution in search_space.items()}
         memory, number = self._memory(study), int(suggestion.wanted.parent)
         parent = trials[number] if number < len(trials) else claims.read(study)[number]  # other threads may be faster
         params = {**params_of(parent, floats(memory.mind.space), self.artifact_store), **suggestion.levels}
@@ -208,6 +214,8 @@ class HypergradSampler(BaseSampler):
                 return kept
             if param_name in step.moved:
                 self._leave(study, trial)
+        if trial.number in memory.centres:
+            return _centre(param_distribution)
         return memory.explorer.sample_independent(study, trial, param_name, param_distribution)
 
     def proposed_array(self, trial: optuna.Trial, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -227,6 +235,7 @@ class HypergradSampler(BaseSampler):
         """See `optuna.samplers.BaseSampler`."""
         memory = self._memory(study)
         memory.steps.pop(trial.number, None)
+        memory.centres.discard(trial.number)
         reported = any(trial.user_attrs.get(key) is not None for key in (attributes.GRADIENT, attributes.COST))
         value = values[0] if state == TrialState.COMPLETE and values else None
         if value is not None and attributes.wanted(trial).wants_gradient(value):
@@ -316,6 +325,20 @@ class HypergradSampler(BaseSampler):
         position = {name: i for t in trials if t.state.is_finished() for i, name in enumerate(t.params)}
         order = sorted(search_space, key=lambda name: position.get(name, 0))
         return self._memory(study).explorer.sample(study, trial, search_space, order)
+
+
+def _centre(distribution: BaseDistribution) -> Any:
+    """Return the middle of a distribution's numbers, or the first of its choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if isinstance(distribution, FloatDistribution) and step is None:
+        return centre({"": Float(low, high, log=distribution.log)})[""]
+    if distribution.log:
+        return centre({"": Int(int(low), int(high), log=True)})[""]
+    assert step is not None  # only floats have none
+    return type(low)(low + int((high - low) / step) // 2 * step)
 
 
 def sampler_of(owner: optuna.Study | attributes.AnyTrial) -> HypergradSampler | None:

@@ -25,7 +25,7 @@ from hypergrad_search.checks import shown, whole_number
 from hypergrad_search.search import Observation, Strategy
 from hypergrad_search.search.ask_tell import OVERFITTED, AskTell, MissingGradients, Outcome, collect, levels, spread
 from hypergrad_search.search.doubts import Doubts
-from hypergrad_search.space import floats, lifted
+from hypergrad_search.space import centre, floats, lifted
 
 LOSS = "loss"  # the name of the metric that the explorer minimises
 
@@ -57,7 +57,8 @@ class HypergradSearch(Searcher):
         metric: the key of the result to optimise, `"loss"` for `trainable`. Give it here: Ray passes the metric and the
             mode of `tune.run` or `tune.TuneConfig` on only together with constants in `param_space`.
         mode: `"min"` or `"max"`.
-        explorer: the other searcher, made without a space; by default `OptunaSearch` (TPE), which needs optuna.
+        explorer: the other searcher, made without a space; by default `OptunaSearch` (TPE), which needs optuna. By
+            default the first trial is at the centre of the space; an explorer that you give chooses that one too.
         strategy: the way to spend the budget; `hypergrad_search.search.ExploreDescend()` by default.
         seed: the seed of the default explorer; the rest of the search is deterministic.
 
@@ -85,6 +86,7 @@ class HypergradSearch(Searcher):
         super().__init__(metric=metric, mode=mode)
         self._space = lifted(space)
         self._explorer = _check_explorer(explorer, seed)
+        self._own_explorer = explorer is not None
         if not self._explorer.set_search_properties(LOSS, "min", param_space(levels(self._space))):
             raise ValueError("HypergradSearch: explorer must be made without a space, which it gets here")
         self._mind = AskTell.begin(self._space, strategy, maximise=mode == "max")
@@ -131,7 +133,10 @@ class HypergradSearch(Searcher):
         lost = self._race.lost(time.monotonic())
         suggestion = self._mind.ask([trial.parent for name, trial in self._running.items() if name not in lost])
         wanted = suggestion.wanted
-        if wanted.parent is None:
+        at_the_centre = suggestion.centre and not self._own_explorer
+        if at_the_centre:
+            hyperparameters = centre(self._space)
+        elif wanted.parent is None:
             chosen: Any = self._explorer.suggest(trial_id)
             if chosen is None or isinstance(chosen, str):  # it waits, or it has finished
                 return chosen  # type: ignore[return-value]  # FINISHED is a str, which Ray's own type leaves out
@@ -140,8 +145,16 @@ class HypergradSearch(Searcher):
             before = self._observations[wanted.parent].hyperparameters
             hyperparameters = join(self._space, {**before, **(suggestion.moved or {})})
             wanted = replace(wanted, checkpoint=self._checkpoints.get(wanted.parent))
-        begun = Observation(trial_id, wanted.parent, hyperparameters, again=wanted.again, left_out=wanted.left_out)
-        self._begin(begun)
+        self._begin(
+            Observation(
+                trial_id,
+                wanted.parent,
+                hyperparameters,
+                again=wanted.again,
+                left_out=wanted.left_out,
+                centre=at_the_centre,
+            )
+        )
         return {**hyperparameters, RESERVED: wanted.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -153,7 +166,7 @@ class HypergradSearch(Searcher):
             return
         self._running[trial_id] = self._read(trial, result)
         if trial_id not in self._adopted:
-            if trial.parent is None:
+            if trial.parent is None and not trial.centre:
                 self._explorer.on_trial_result(trial_id, {**result, LOSS: self._mind.loss(self._value(result))})
         elif result.get("status") != RUNNING:  # a ConcurrencyLimiter keeps to itself how such trials end
             self.on_trial_complete(trial_id, result)
@@ -250,8 +263,16 @@ class HypergradSearch(Searcher):
         else:
             del self._observations[first.trial]
             self._mind = self._remembered()
-        begun = Observation(trial_id, first.parent, first.hyperparameters, again=first.again, left_out=first.left_out)
-        self._begin(begun)
+        self._begin(
+            Observation(
+                trial_id,
+                first.parent,
+                first.hyperparameters,
+                again=first.again,
+                left_out=first.left_out,
+                centre=first.centre,
+            )
+        )
         return self._running[trial_id]
 
     def _first_attempt(self, trial_id: str, result: Mapping[str, Any]) -> Observation | None:
@@ -324,7 +345,7 @@ class HypergradSearch(Searcher):
     def _tell_explorer(self, trial: Observation, result: dict[str, Any], stopped: bool, error: bool) -> None:
         overfitted = result.get("status") == OVERFITTED and not error  # a failed step, with a value that is sound
         loss = self._mind.loss(self._value(result)) if overfitted else trial.value
-        if trial.parent is None and trial.trial not in self._adopted:
+        if trial.parent is None and not trial.centre and trial.trial not in self._adopted:
             told = None if stopped or error else {**result, LOSS: loss}
             self._explorer.on_trial_complete(trial.trial, result=told, error=error)
             return

@@ -82,7 +82,9 @@ def test_without_gradients_it_is_tpe_and_warns_once() -> None:
     assert len([w for w in caught if SILENT in str(w.message)]) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tpe = run(silent, TPESampler(seed=3), n=40)
+        tpe = optuna.create_study(sampler=TPESampler(seed=3))
+        tpe.enqueue_trial({"a": 0.0, "b": 4, "c": "u"})  # the centre
+        tpe.optimize(silent, n_trials=40)
     assert [t.params for t in ours.trials] == [t.params for t in tpe.trials]
 
 
@@ -208,7 +210,7 @@ def test_a_study_goes_on_after_an_interrupt(error: type[BaseException]) -> None:
     for _ in range(2):
         with pytest.raises(error):
             study.optimize(interrupted, n_trials=40)
-    study.optimize(interrupted, n_trials=30)
+    study.optimize(interrupted, n_trials=60)
     assert [t.number for t in study.trials if t.state != TrialState.COMPLETE] == [4, 7]
     assert sum(parent is not None for parent in parents(study)[8:]) > 5
     assert study.best_value < 0.1
@@ -301,7 +303,7 @@ def test_a_sampler_forgets_a_study_that_is_gone() -> None:
     sampler = HypergradSampler(explorer=RandomSampler(seed=0))
     for _ in range(5):
         study = run(bowl, sampler, n=8)
-        assert parents(study)[:3] == [None] * 3
+        assert parents(study)[:2] == [None, "0"]
         assert len(sampler._memories) == 1
         del study
         gc.collect()

@@ -111,7 +111,7 @@ def test_steps_go_on_after_a_trial_that_the_sampler_did_not_run(
     ("changed", "unused"),
     [
         ({"low": -1.1, "high": 2.0}, None),
-        ({"high": 0.5}, "lie outside of the present bounds"),
+        ({"high": 0.42}, "lie outside of the present bounds"),
         ({"names": "abc"}, "lack 'c'"),
         ({"names": "a"}, None),
         ({"shape": 4}, "have 'array' in another shape"),

@@ -210,7 +210,7 @@ def test_explorer_learns_from_trials_that_run_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"config/x": np.zeros(30)}, {"config/x": "many"}, {"config/layers": 7}, {"config/kind": "b"}]
+    "change", [{"config/x": np.full(30, 0.3)}, {"config/x": "many"}, {"config/layers": 7}, {"config/kind": "b"}]
 )
 def test_a_stranger_takes_nobody_s_place(change: Config) -> None:
     search = searcher()

@@ -19,9 +19,10 @@ from ray.tune.search.optuna import OptunaSearch
 import hypergrad_ray
 from hypergrad_ray import HypergradSearch, param_space, wants_gradient
 from hypergrad_search import Categorical, Float, Int, Space
+from hypergrad_search.search import ExploreDescend
 from hypergrad_search.search.ask_tell import collect
 from hypergrad_search.search.sign_steps import SignRegion
-from hypergrad_search.space import level, lifted
+from hypergrad_search.space import centre, level, lifted
 
 SPACE: Space = {
     "bend": Float(-2.0, 2.0, shape=(2, 2)),
@@ -109,6 +110,9 @@ def second_looks(searcher: HypergradSearch, configs: list[Config]) -> list[int]:
     """Return the trials that repeated the one that they followed."""
     following = [(number, parent) for number, parent in enumerate(parents(searcher)) if parent is not None]
     return [number for number, parent in following if bits(configs[number]) == bits(configs[int(parent)])]
+
+
+PATIENT = ExploreDescend(tolerance=0.0)  # it goes on where little is left to gain, and so comes to doubts
 
 
 def until_second_look(searcher: HypergradSearch) -> list[Config]:
@@ -363,11 +367,11 @@ def test_one_second_look_is_enough_where_values_do_not_vary() -> None:
 
 @pytest.mark.parametrize("under_way", [False, True])
 def test_restored_in_the_middle_of_a_second_look(under_way: bool, tmp_path: Path) -> None:
-    original, killed = minimising(LIFTED, seed=3), minimising(LIFTED, seed=3)
+    original, killed = (minimising(LIFTED, seed=3, strategy=PATIENT) for _ in range(2))
     before, number = until_second_look(original), len(until_second_look(killed))
     parent = original._mind.ask([]).wanted.parent
     assert parent is not None
-    restored = minimising(LIFTED, seed=99)
+    restored = minimising(LIFTED, seed=99, strategy=PATIENT)
     if under_way:
         expected, config = original.suggest(trial_id=str(number)), killed.suggest(trial_id=str(number))
         killed.save(str(tmp_path / "state"))
@@ -390,8 +394,8 @@ def test_restored_in_the_middle_of_a_second_look(under_way: bool, tmp_path: Path
 
 @pytest.mark.parametrize("end", [{"error": True}, {"result": None}, {"result": result(math.nan)}])
 def test_second_look_that_fails_leaves_the_point_as_it_was(end: Config) -> None:
-    explorer = OptunaSearch(seed=3)
-    searcher = minimising(LIFTED, explorer=explorer)
+    explorer = OptunaSearch(seed=8)
+    searcher = minimising(LIFTED, explorer=explorer, strategy=PATIENT)
     number = len(until_second_look(searcher))
     parent = searcher._mind.ask([]).wanted.parent
     assert parent is not None
@@ -599,7 +603,10 @@ def test_without_gradients_it_is_the_explorer_and_warns_once() -> None:
     with pytest.warns(UserWarning, match="reported no gradient, so this search is OptunaSearch's") as caught:
         configs = play(ours, 20, lambda config: result(config["rate"]))
     assert len(caught) == 1
-    for config, alone in zip(configs, play(theirs, 20, lambda c: result(c["rate"])), strict=True):
+    first = centre(SPACE)
+    assert bits(configs[0]) == bits(first)
+    theirs.add_evaluated_point(collect(SPACE, first), first["rate"])
+    for config, alone in zip(configs[1:], play(theirs, 19, lambda c: result(c["rate"])), strict=True):
         assert config["bend"].ravel().tolist() == [alone["bend"]] * 4
         assert [config[name] for name in ("layers", "rate", "kind")] == [
             alone[name] for name in ("layers", "rate", "kind")
@@ -678,7 +685,8 @@ def test_an_overfitted_step_has_failed_and_keeps_its_true_loss() -> None:
         parent = config["hypergrad"]["parent"]
         if parent in searcher._mind.state.chains:
             assert searcher._mind.state.chains[parent].rejections == before.chains[parent].rejections + 1
-    assert {None, "3"} <= set(parents(searcher)[4:])
+    assert None in parents(searcher)[4:]
+    assert any(parents(searcher)[4:])
 
 
 def test_gradient_that_is_not_finite_founds_no_chain() -> None:

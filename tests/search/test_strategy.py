@@ -358,7 +358,7 @@ def test_every_setting_counts() -> None:
         strategy, state = after(trials, **settings)
         return strategy.propose(state, []).parent
 
-    assert (parent(1), parent(1, startup_trials=1), parent(3)) == (None, "0", "0")
+    assert (parent(1, startup_trials=2), parent(1), parent(3)) == (None, "0", "0")
     assert after(2)[1].exploring.cost == 4.0 + STRATEGY.memory * 4.0
     assert after(2, memory=0.5)[1].exploring.cost == 6.0
     assert STRATEGY.propose(State(space), []).fold == Fold(0, 4)

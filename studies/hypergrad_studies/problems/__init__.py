@@ -4,10 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from hypergrad_search import Categorical, Int, Space, TrainingProblem
-from hypergrad_search.space import dimension, from_unit, lifted, unlifted
+from hypergrad_search.space import centre, lifted, unlifted
 from hypergrad_studies.problems import (
     cancer_mlp,
     digits_adamw,
@@ -58,7 +56,7 @@ def posed(name: str, *, lifts: bool = False) -> tuple[TrainingProblem, Space]:
 
 def middle(space: Space) -> dict[str, Any]:
     """Return the middle of a space's box; integers have their lowest value, and categoricals their first choice."""
-    point = from_unit(space, np.full(dimension(space), 0.5))
+    point = centre(space)
     for name, parameter in space.items():
         if isinstance(parameter, Int):
             point[name] = parameter.low
