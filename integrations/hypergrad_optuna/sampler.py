@@ -235,12 +235,13 @@ class HypergradSampler(BaseSampler):
         """See `optuna.samplers.BaseSampler`."""
         memory = self._memory(study)
         memory.steps.pop(trial.number, None)
-        memory.centres.discard(trial.number)
         reported = any(trial.user_attrs.get(key) is not None for key in (attributes.GRADIENT, attributes.COST))
         value = values[0] if state == TrialState.COMPLETE and values else None
         if value is not None and attributes.wanted(trial).wants_gradient(value):
             memory.missing_gradients.check(memory.mind, value, reported=reported)
-        chosen = attributes.wanted(trial).parent is None and "fixed_params" not in trial.system_attrs
+        others_chose = trial.number in memory.centres or "fixed_params" in trial.system_attrs
+        chosen = attributes.wanted(trial).parent is None and not others_chose
+        memory.centres.discard(trial.number)
         memory.explorer.after_trial(study, trial, state, values, chosen=chosen)
         may_go_on = memory.mind.goes_on or trial.user_attrs.get(attributes.GRADIENT) is not None
         if memory.explorer.exhausted and not may_go_on:
