@@ -107,11 +107,10 @@ class TrainingProblem:
                 "TrainingProblem: batches must take (step) or (step, hyperparameters), got a function that takes "
                 f"{inspect.signature(self.batches)}"
             )
-        if takes(self.batches, _OF_STEP) and takes(self.batches, _OF_STEP_AND_HYPERPARAMETERS):
+        if _may_take_hyperparameters(self.batches):
             raise ValueError(
                 "TrainingProblem: batches must take either (step) or (step, hyperparameters), got a function that "
-                f"takes both, {inspect.signature(self.batches)}; give no argument a default, or bind it by "
-                "functools.partial(batches, name=value)"
+                f"takes both, {inspect.signature(self.batches)}; give the hyperparameters no default"
             )
         if isinstance(self.optimizer, optax.GradientTransformation):
             raise ValueError(
@@ -150,6 +149,14 @@ class TrainingProblem:
         if steps not in of_steps:
             of_steps[steps] = replace(self, steps=steps)
         return of_steps[steps]
+
+
+def _may_take_hyperparameters(batches: Callable[..., Any]) -> bool:
+    """Return whether a second argument may be left out and be None; a default of another kind is the user's own."""
+    if not takes(batches, _OF_STEP) or not takes(batches, _OF_STEP_AND_HYPERPARAMETERS):
+        return False
+    second = [*inspect.signature(batches).parameters.values(), None][1]
+    return second is not None and second.default is None
 
 
 # The problems that `TrainingProblem.at` returned, by the problem that they were made of, and their number of steps.
