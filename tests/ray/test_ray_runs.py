@@ -226,7 +226,7 @@ def test_tuner_with_a_scheduler_that_stops_trials(tmp_path: Path) -> None:
 
 def test_errors_and_constants_do_no_harm(tmp_path: Path) -> None:
     def moody(config: dict[str, Any]) -> None:
-        if config["target"][0] < 0:
+        if config["target"][0] > 0.3:
             raise RuntimeError(config["mood"])
         bowl(config)
 
