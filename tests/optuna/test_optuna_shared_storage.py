@@ -12,7 +12,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from hypergrad_optuna import HypergradSampler, attributes, report_gradient
+from hypergrad_optuna import HypergradSampler, attributes, claims, report_gradient
 from hypergrad_optuna.history import in_order
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -73,6 +73,7 @@ def test_a_killed_worker_loses_nothing_but_its_trial(storage: str) -> None:
     victim.kill()
     victim.communicate()
     before = study.get_trials()
+    time.sleep(claims.PATIENCE.total_seconds())  # the step of the dead worker is then given to another
     _, errors = survivor.communicate("go\n", timeout=120)
     assert survivor.returncode == 0, errors
     trials = study.get_trials()
