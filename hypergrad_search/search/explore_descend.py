@@ -1,15 +1,21 @@
 """The strategy that Optuna and Ray use by default: explore and descend in turns.
 
-Two arms share the budget. One *explores*: the host's explorer chooses, and a point that is better than all that the
-explorer has found before gets its gradient and founds a chain. The other *descends*: it extends the best chain by
-trust-region steps. The share of each follows its recent gain: how much it lowered the best value for its cost.
+The first point is the centre of the space, and its gradient founds a chain. Then two arms share the budget. One
+*explores*: the host's explorer chooses, and a point that is better than all that the explorer has found before gets its
+gradient and founds a chain. The other *descends*: it extends the best chain by trust-region steps. The share of each
+follows its recent gain: how much it lowered the best value for its cost.
 
 While the search explores, all elements of an array have one value, its level. While it descends, each element moves by
 itself. So thousands of hyperparameters are found in two stages: first the levels, and then the elements.
 
+Thousands of hyperparameters can fit the validation set. Where parts of it are held back, each gradient leaves one part
+out, and the step along it must lower the loss on that part too. The parts take turns: with each step, and at a head from
+which steps have failed.
+
 Where one point can have several values (a new seed each trial), the head of a chain may owe its low value to luck, and
 then all steps from it would seem to fail. Before a head is given up, it is therefore evaluated again, and its value and
-gradient are averaged. Where the second value equals the first, values do not vary, and no head is evaluated again.
+gradient are averaged. Where the second value equals the first, or training is known to be deterministic, values do not
+vary, and no head is evaluated again for that reason.
 
 A search may take over a history that another has made, whose points have no gradients. The best of them is evaluated
 once more, with its gradient, if it is better than all that has a chain.
