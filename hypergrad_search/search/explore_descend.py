@@ -9,8 +9,8 @@ While the search explores, all elements of an array have one value, its level. W
 itself. So thousands of hyperparameters are found in two stages: first the levels, and then the elements.
 
 Thousands of hyperparameters can fit the validation set. Where parts of it are held back, each gradient leaves one part
-out, and the step along it must lower the loss on that part too. The parts take turns: with each step, and at a head from
-which steps have failed.
+out, and the step along it must lower the loss on that part too. The parts take turns, with each step and where steps
+have failed.
 
 Where one point can have several values (a new seed each trial), the head of a chain may owe its low value to luck, and
 then all steps from it would seem to fail. Before a head is given up, it is therefore evaluated again, and its value and
