@@ -22,12 +22,11 @@ def rearranged(function: Callable[..., Result]) -> Callable[..., Result]:
     - Convolutions. The fast kernels take images with the axes (batch, space, features) and filters with (space, inputs,
       outputs). XLA brings other convolutions into this arrangement itself, such as those in the gradient of a
       convolution, but not inside of loops: its pass ConvCanonicalization visits the entry computation alone. There they
-      are compiled to plain nested loops, with which training took ten to twenty times as long as the same steps one by
-      one. The exception is the gradient of filters whose images are dilated (they enlarge images), which XLA rearranges
-      again, and which stays slow.
+      are compiled to plain nested loops, which are many times slower. The exception is the gradient of filters whose
+      images are dilated (they enlarge images), which XLA rearranges again, and which stays slow.
     - Sums of two matrix products that are transposed afterwards, as they arise in Hessian-vector products. To transpose
       each product costs nothing, since it is that of the other order. To transpose their sum takes a pass over memory
-      against its order: with layers of 512 units that was a tenth of the time of a hypergradient.
+      against its order, which shows in the time of a hypergradient.
 
         >>> import jax.numpy as jnp
         >>> smoothed = jax.jit(rearranged(lambda x: jax.lax.conv(x, jnp.ones((1, 1, 3)), (1,), "VALID")))

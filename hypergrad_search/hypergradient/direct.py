@@ -99,7 +99,7 @@ class Direct(Method):
         _warn_of_zeros(problem, gradient)
         return replace(judged, gradient=gradient)
 
-    def params(self, problem: FunctionProblem, *_: Any, **__: Any) -> Any:  # type: ignore[override]  # as above
+    def params(self, problem: FunctionProblem, *_: Any, **__: Any) -> Any:  # type: ignore[override]  # it is given functions alone
         """Raise `ValueError`, since a function returns its loss alone."""
         raise ValueError(
             f"from_function({problem.name}) knows no trained parameters, since the function returns its loss alone; "
@@ -123,7 +123,11 @@ def _differentiable(problem: FunctionProblem, losses: _Traced, dynamic: dict[str
         yield
     except FunctionError:
         raise
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except (
+        TypeError,
+        ValueError,
+        NotImplementedError,
+    ) as error:  # JAX raises these where it cannot differentiate
         losses(dynamic)  # here errors are raised that the gradient has no part in
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if isinstance(error, _CONVERSIONS):

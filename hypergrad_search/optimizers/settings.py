@@ -76,6 +76,11 @@ def finest(*dtypes: Any) -> Any:
     return max((jnp.dtype(jnp.float32), *dtypes), key=lambda dtype: dtype.itemsize)
 
 
+def _is_second(function: Callable[..., Any], name: str) -> bool:
+    """Return whether the second parameter of a function has this name."""
+    return [*inspect.signature(function).parameters, "", ""][1] == name
+
+
 def _resolve(
     name: str, setting: Setting, hyperparameters: Mapping[str, Any], params: Any, steps: int
 ) -> tuple[list[jax.Array], list[int]]:
@@ -91,12 +96,13 @@ def _resolve(
             return hyperparameters[leaf]
         if callable(leaf):
             at = functools.partial(_of_step_alone, name, leaf)  # such as a schedule of optax
-            if takes(leaf, ("step",)) and takes(leaf, ("hyperparameters", "step")):
+            takes_both = takes(leaf, ("hyperparameters", "step"))
+            if takes(leaf, ("step",)) and takes_both and not _is_second(leaf, "step"):
                 raise ValueError(
                     f"optimizer: {name} must take either (step) or (hyperparameters, step), got a function that takes "
                     f"both, {inspect.signature(leaf)}; give no argument a default"
                 )
-            if not takes(leaf, ("step",)):
+            if not takes(leaf, ("step",)) or takes_both:
                 check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
                 at = functools.partial(leaf, hyperparameters)
             return jax.vmap(lambda step: checked(at(step)))(jnp.arange(steps, dtype=jnp.int32))

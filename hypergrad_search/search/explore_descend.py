@@ -152,10 +152,9 @@ class ExploreDescend(Strategy[State]):
         elif region is not None and observation.parent is not None:
             if observation.again and value < math.inf:
                 noisy = noisy or value != region.value
-                turns = left_out != region.left_out and gradient is not None
-                looked = region.turn(gradient, left_out) if turns and gradient is not None else region
-                if noisy:
-                    looked = looked.look(value, gradient, held_back)
+                looked = region.look(value, gradient, held_back) if noisy else region
+                if gradient is not None and left_out != region.left_out:
+                    looked = replace(looked, gradient=gradient, left_out=left_out)
                 chains[observation.parent] = replace(looked, rejections=0)
             elif gradient is not None and value < region.value:
                 accepted = region.accept(point, value, gradient)

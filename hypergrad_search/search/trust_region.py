@@ -117,10 +117,6 @@ class TrustRegion(abc.ABC):
             rejections=0,
         )
 
-    def turn(self, gradient: np.ndarray, left_out: int) -> Self:
-        """Return the region with a gradient at the same point that leaves another fold out."""
-        return replace(self, gradient=gradient, left_out=left_out, rejections=0)
-
     @property
     def downhill(self) -> np.ndarray:
         """The gradient where the box leaves room to follow it, and 0 elsewhere."""

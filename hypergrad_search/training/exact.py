@@ -462,23 +462,14 @@ def gradient_of(
 ) -> tuple[list[jax.Array], Statistics]:
     """Return the gradient of the training loss at one step, as the optimizer gets it, and the new statistics."""
 
+    hyperparameters = {**dynamic, **dict(program.static)}
+
     def loss(weights: list[jax.Array]) -> tuple[jax.Array, Statistics]:
-        return _loss(program, dynamic, key, weights, statistics, step)
+        params = program.layout.unpack(weights)
+        return step_loss(program.problem, params, statistics, hyperparameters, key, step)
 
     gradient, new = jax.grad(loss, has_aux=True)(weights)
     return _transformed(program, dynamic, key, gradient, weights, step), new
-
-
-def _loss(
-    program: Program,
-    dynamic: dict[str, Any],
-    key: jax.Array,
-    weights: list[jax.Array],
-    statistics: Statistics,
-    step: jax.Array,
-) -> tuple[jax.Array, Statistics]:
-    hyperparameters = {**dynamic, **dict(program.static)}
-    return step_loss(program.problem, program.layout.unpack(weights), statistics, hyperparameters, key, step)
 
 
 def _transformed(
@@ -509,16 +500,17 @@ def _pull_back(
     This function takes a pair, the adjoint of the gradient and that of the new statistics, and returns those of the
     weights, the hyperparameters and the statistics. The second derivatives of a function do not depend on the order in
     which they are taken, so the adjoint of the gradient is pulled back by moving the weights along it, and asking how
-    all slopes of the loss change (Pearlmutter 1994). Reverse mode over reverse mode takes two to four times as long for
-    networks with convolutions, half as long again for those with attention, and as long for others. It is taken where a
-    loss has derivatives of its own, whose order may matter.
+    all slopes of the loss change (Pearlmutter 1994). Reverse mode over reverse mode takes longer for networks with
+    convolutions or attention, and as long for others. It is taken where a loss has derivatives of its own, whose order
+    may matter.
     """
     floats, put = split_statistics(statistics)
 
     def loss(
         weights: list[jax.Array], dynamic: dict[str, Any], floats: list[jax.Array]
     ) -> tuple[jax.Array, list[jax.Array]]:
-        value, new = _loss(program, dynamic, key, weights, put(floats), step)
+        params, hyperparameters = program.layout.unpack(weights), {**dynamic, **dict(program.static)}
+        value, new = step_loss(program.problem, params, put(floats), hyperparameters, key, step)
         return value, split_statistics(new)[0]
 
     if has_custom_derivatives(loss, weights, dynamic, floats):

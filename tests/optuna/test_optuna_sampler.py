@@ -113,7 +113,6 @@ def test_integers_and_categoricals_are_held_along_a_chain() -> None:
     assert len({t.params["width"] for t in study.trials}) > 1
 
 
-@pytest.mark.filterwarnings("ignore:HypergradSampler. [0-9]+ of [0-9]+ finished trials are not used")  # on a long chain
 def test_conditional_parameters_follow_what_is_common() -> None:
     def conditional(trial: optuna.Trial) -> float:
         x = trial.suggest_float("x", -5, 5)

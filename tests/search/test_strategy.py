@@ -290,6 +290,21 @@ def test_another_fold_is_left_out_after_two_failures() -> None:
     np.testing.assert_array_equal(turned.gradient, -before.gradient)
 
 
+def test_under_noise_another_fold_is_a_second_look_too() -> None:
+    """The steps that failed may have been judged too harshly, so the radii are again as large as before them."""
+    start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
+    first = Observation("0", None, start, 1.0, slope(start), 4.0, held_back=(1.0, 2.0, 3.0, 4.0))
+    fresh = replace(fold(State(SPACE), first), noisy=True)
+    tired = fresh
+    for n in range(STRATEGY.turns):
+        tired = fold(tired, Observation(f"failed {n}", "0", start, math.inf, None, 1.0))
+    assert region_of(tired, "0").reach < region_of(fresh, "0").reach
+    again = replace(first, trial="9", parent="0", again=True, value=2.0, left_out=1)
+    looked = region_of(fold(tired, again), "0")
+    assert (looked.value, looked.left_out, looked.rejections) == (1.5, 1, 0)
+    assert looked.reach == pytest.approx(region_of(fresh, "0").reach)
+
+
 def test_what_is_known_to_be_deterministic_is_not_looked_at_again() -> None:
     start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
     for deterministic in (True, False):
