@@ -316,10 +316,10 @@ def test_restored_run_is_the_run_that_was_not_interrupted(tmp_path: Path, monkey
 
 
 def healing(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """Return a trainable that fails on one side until there is a file in a folder."""
+    """Return a trainable that fails on one side, up to the centre of the space, until there is a file in a folder."""
 
     def train(config: dict[str, Any]) -> None:
-        if config["target"][0] < 0 and not (folder / "healed").exists():
+        if config["target"][0] <= 0 and not (folder / "healed").exists():
             raise RuntimeError("broken")
         bowl(config)
 
