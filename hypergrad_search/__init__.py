@@ -16,6 +16,7 @@ from hypergrad_search.hypergradient import (
     Unrolled,
     evaluate,
 )
+from hypergrad_search.lifting import lift_settings
 from hypergrad_search.optax_optimizers import gradient_noise
 from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, adabelief, adam, adamw, ema, muon, rmsprop, sgd
 from hypergrad_search.problem import TrainingProblem
@@ -50,6 +51,7 @@ __all__ = [
     "evaluate",
     "from_function",
     "gradient_noise",
+    "lift_settings",
     "muon",
     "rmsprop",
     "sgd",

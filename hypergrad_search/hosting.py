@@ -1,6 +1,7 @@
 """The evaluation of a trial, with its defaults, in one place for all hosts."""
 
 import contextlib
+import functools
 import math
 import re
 import time
@@ -21,6 +22,7 @@ from hypergrad_search.hypergradient.direct import Direct, FunctionError
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
 from hypergrad_search.hypergradient.unrolled import Unrolled
+from hypergrad_search.lifting import lift_settings
 from hypergrad_search.load_errors import is_of_load
 from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.search.ask_tell import Wanted
@@ -51,6 +53,7 @@ class HostedProblem:
     """A problem with all that decides how a host evaluates it; made by `host`.
 
     `problem` is a `TrainingProblem`, or a `FunctionProblem` with the method `Direct`, which has no use for the key.
+    `lifts_settings` tells whether the optimizer's settings are lifted here; else `space` has all lifts already.
     """
 
     problem: Any
@@ -58,10 +61,20 @@ class HostedProblem:
     method: Method
     key: jax.Array
     report_every: int | None
+    lifts_settings: bool = False
 
     def searched(self, *, by_gradients: bool) -> Space:
         """Return the space that trials are drawn from: numbers are lifted only for a search that uses gradients."""
-        return lifted(self.space) if by_gradients else self.space
+        return lifted(self.liftable) if by_gradients else self.space
+
+    @functools.cached_property
+    def liftable(self) -> Space:
+        """The space with a `lift` for each number that may have one; `lift_settings` says which these are."""
+        if isinstance(self.problem, FunctionProblem) or not self.lifts_settings:
+            return self.space
+        with contextlib.suppress(Exception):  # an error of the problem's own: its first evaluation will raise it
+            return lift_settings(self.problem, self.space)
+        return self.space
 
     def evaluate(
         self,
@@ -99,7 +112,7 @@ class HostedProblem:
                 problem,
                 hyperparameters,
                 gradient_below=wanted.gradient_below,
-                fold=wanted.held_back(self.space),
+                fold=wanted.held_back(self.liftable),
                 report=None if self.report_every is None else report,
                 report_every=self.report_every or problem.steps,
                 space=self.searched(by_gradients=by_gradients),
@@ -137,7 +150,7 @@ class HostedProblem:
                     self.problem,
                     values,
                     gradient_below=-math.inf,
-                    fold=wanted.held_back(self.space),
+                    fold=wanted.held_back(self.liftable),
                     space=space,
                     **self._training(None),
                 )
@@ -192,6 +205,8 @@ def host(
     method: Method | None,
     key: jax.Array | None,
     report_every: int | None,
+    *,
+    lifts_settings: bool = False,
 ) -> HostedProblem:
     """Return a problem that a host can evaluate; errors name the caller, `owner`.
 
@@ -216,7 +231,7 @@ def host(
     if key is None:
         key = jax.random.key(0)
     random_key(f"{owner}: key", key)
-    return HostedProblem(problem, space, method, key, report_every)
+    return HostedProblem(problem, space, method, key, report_every, lifts_settings)
 
 
 def is_coordinate(name: str) -> bool:

@@ -85,20 +85,7 @@ def check_repeatable(
     repeatable = _checked.setdefault(problem, set())
     if (names, static) in repeatable:
         return
-    key, step = jax.random.key(0), jnp.int32(0)
-
-    batch = _shape_of_batch(problem, step, dynamic, static)
-    params, statistics = jax.eval_shape(lambda h: initial(problem, {**h, **dict(static)}, key), dynamic)
-    model = (params, statistics) if problem.has_statistics else (params,)
-    arguments_of = {
-        "batches": (step, dynamic),
-        "init": (key, dynamic),
-        "train_loss": (*model, dynamic, batch, key),
-        "valid_loss": (*model, dynamic),
-        "test_loss": (*model, dynamic),
-        "valid_batch_loss": (*model, dynamic, step),
-        "optimizer": (params, dynamic),
-    }
+    key, arguments_of = jax.random.key(0), example_arguments(problem, dynamic, static)
 
     def settings(params: Params, hyperparameters: dict[str, Any]) -> Any:
         if isinstance(problem.optimizer, Optimizer):
@@ -126,6 +113,28 @@ def check_repeatable(
                 f"Instead, {_REMEDIES[name]}"
             )
     repeatable.add((names, static))
+
+
+def example_arguments(
+    problem: TrainingProblem, dynamic: dict[str, Any], static: Static
+) -> dict[str, tuple[Any, ...]]:
+    """Return by the name of each function of a problem arguments that it can be traced with.
+
+    `dynamic` itself stands where the function gets all hyperparameters. Nothing is computed.
+    """
+    key, step = jax.random.key(0), jnp.int32(0)
+    batch = _shape_of_batch(problem, step, dynamic, static)
+    params, statistics = jax.eval_shape(lambda h: initial(problem, {**h, **dict(static)}, key), dynamic)
+    model = (params, statistics) if problem.has_statistics else (params,)
+    return {
+        "batches": (step, dynamic),
+        "init": (key, dynamic),
+        "train_loss": (*model, dynamic, batch, key),
+        "valid_loss": (*model, dynamic),
+        "test_loss": (*model, dynamic),
+        "valid_batch_loss": (*model, dynamic, step),
+        "optimizer": (params, dynamic),
+    }
 
 
 def _shape_of_batch(problem: TrainingProblem, step: jax.Array, dynamic: dict[str, Any], static: Static) -> Any:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,10 +17,11 @@ class Float:
     `low` and `high` bound every element, both included. With `log=True` the search moves in the logarithm, and
     `low` must be above 0. With `shape=()` it is a single number, with any other shape an array.
 
-    `lift` is the shape of an array that may take the place of a single number: a learning rate for each step instead
-    of one for all, a penalty for each weight. `HypergradSampler` and `HypergradSearch` search the number first, and
-    continue with the array from the best that they found; other searches keep to the number. The problem must take
-    both: write `jnp.sum(l2 * w**2)`, not `l2 * jnp.sum(w**2)`.
+    `lift` is the shape of an array that may take the place of a single number: a penalty for each weight instead of one
+    for all. `HypergradSampler` and `HypergradSearch` search the number first, and continue with the array from the best
+    that they found; other searches keep to the number. The problem must take both: write `jnp.sum(l2 * w**2)`, not
+    `l2 * jnp.sum(w**2)`. With `lift=None` a number that is a setting of the optimizer may be lifted for you, as
+    `lift_settings` says; with `lift=False` it stays a number.
 
     Raises `ValueError` where the bounds are not finite, are reversed, do not suit `log` or are too far apart for
     floats, a length is not a whole number from 1, or an array has a `lift`.
@@ -31,7 +32,7 @@ class Float:
     _: KW_ONLY
     log: bool = False
     shape: tuple[int, ...] = ()
-    lift: tuple[int, ...] | None = None
+    lift: tuple[int, ...] | Literal[False] | None = None
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
@@ -41,7 +42,7 @@ class Float:
             object.__setattr__(self, name, bound)
         _check_bounds(self)
         object.__setattr__(self, "shape", _checked_shape("shape", self.shape))
-        if self.lift is not None:
+        if self.lift is not None and self.lift is not False:
             object.__setattr__(self, "lift", _checked_shape("lift", self.lift))
             if self.shape:
                 raise ValueError(
@@ -141,14 +142,14 @@ def floats(space: Space) -> dict[str, Float]:
 def lifted(space: Space) -> dict[str, Float | Int | Categorical]:
     """Return the space with an array in place of every number that has a `lift`."""
     return {
-        name: replace(p, shape=p.lift, lift=None) if isinstance(p, Float) and p.lift is not None else p
+        name: replace(p, shape=p.lift, lift=None) if isinstance(p, Float) and p.lift else p
         for name, p in space.items()
     }
 
 
 def unlifted(space: Space) -> dict[str, Float | Int | Categorical]:
-    """Return the space without any `lift`."""
-    return {name: replace(p, lift=None) if isinstance(p, Float) else p for name, p in space.items()}
+    """Return the space in which every number stays a number."""
+    return {name: replace(p, lift=False) if isinstance(p, Float) and not p.shape else p for name, p in space.items()}
 
 
 def dimension(space: Space) -> int:

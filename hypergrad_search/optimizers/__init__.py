@@ -5,7 +5,7 @@ from hypergrad_search.optimizers.base import AdditiveOptimizer, Optimizer, round
 from hypergrad_search.optimizers.ema import ema
 from hypergrad_search.optimizers.muon import muon
 from hypergrad_search.optimizers.rmsprop import rmsprop
-from hypergrad_search.optimizers.settings import finest, resolve
+from hypergrad_search.optimizers.settings import finest, leaves_of, resolve, takes_hyperparameters
 from hypergrad_search.optimizers.sgd import sgd
 
 __all__ = [
@@ -17,10 +17,12 @@ __all__ = [
     "adaptive_step",
     "ema",
     "finest",
+    "leaves_of",
     "muon",
     "one_minus_power",
     "resolve",
     "rmsprop",
     "rounded",
     "sgd",
+    "takes_hyperparameters",
 ]

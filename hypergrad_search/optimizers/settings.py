@@ -76,6 +76,25 @@ def finest(*dtypes: Any) -> Any:
     return max((jnp.dtype(jnp.float32), *dtypes), key=lambda dtype: dtype.itemsize)
 
 
+def leaves_of(optimizer: Optimizer, params: Any) -> dict[str, int]:
+    """Return how many leaves of `params` each hyperparameter is for that a setting names; 1 where settings differ."""
+    counts: dict[str, int] = {}
+    for setting in optimizer.settings.values():
+        for part in (setting.matrices, setting.others) if isinstance(setting, ByRank) else (setting,):
+            names, structure = jax.tree.flatten(part)
+            sources = jax.tree.leaves(jax.tree.broadcast(jax.tree.unflatten(structure, range(len(names))), params))
+            for i, name in enumerate(names):
+                if isinstance(name, str):
+                    count = sources.count(i)
+                    counts[name] = count if counts.get(name, count) == count else 1
+    return counts
+
+
+def takes_hyperparameters(function: Callable[..., Any]) -> bool:
+    """Return whether a setting that is a function gets the hyperparameters too, and not the step alone."""
+    return not takes(function, ("step",)) or takes(function, ("hyperparameters", "step"))
+
+
 def _is_second(function: Callable[..., Any], name: str) -> bool:
     """Return whether the second parameter of a function has this name."""
     return [*inspect.signature(function).parameters, "", ""][1] == name
@@ -96,17 +115,23 @@ def _resolve(
             return hyperparameters[leaf]
         if callable(leaf):
             at = functools.partial(_of_step_alone, name, leaf)  # such as a schedule of optax
-            takes_both = takes(leaf, ("hyperparameters", "step"))
-            if takes(leaf, ("step",)) and takes_both and not _is_second(leaf, "step"):
+            if takes(leaf, ("step",)) and takes_hyperparameters(leaf) and not _is_second(leaf, "step"):
                 raise ValueError(
                     f"optimizer: {name} must take either (step) or (hyperparameters, step), got a function that takes "
                     f"both, {inspect.signature(leaf)}; give no argument a default"
                 )
-            if not takes(leaf, ("step",)) or takes_both:
+            if takes_hyperparameters(leaf):
                 check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
                 at = functools.partial(leaf, hyperparameters)
-            return jax.vmap(lambda step: checked(at(step)))(jnp.arange(steps, dtype=jnp.int32))
+            return jax.tree.map(of_one_step, jax.vmap(lambda step: checked(at(step)))(jnp.arange(steps, dtype=jnp.int32)))
         return leaf
+
+    def of_one_step(schedule: jax.Array) -> jax.Array:
+        if schedule.shape != (steps,):
+            raise ValueError(
+                f"optimizer: {name} must return a number for each leaf, got the shape {schedule.shape[1:]} at a step"
+            )
+        return schedule
 
     def checked(found: Any) -> Any:
         for leaf in jax.tree.leaves(found) or [found]:
@@ -122,10 +147,24 @@ def _resolve(
             f"optimizer: {name} must be one value or a pytree prefix of the parameters, got the structure "
             f"{structure} for parameters of structure {jax.tree.structure(params)}"
         ) from error
-    for value in values:
-        if jnp.shape(value) not in ((), (steps,)):
-            raise ValueError(
-                f"optimizer: {name} must be a number or a schedule of length steps={steps} for each leaf, "
-                f"got shape {jnp.shape(value)}"
-            )
-    return [jnp.broadcast_to(jnp.asarray(value), (steps,)) for value in values], sources
+    schedules, of_leaves, first = [], [0] * len(sources), 0
+    for i, value in enumerate(values):
+        leaves = [leaf for leaf, source in enumerate(sources) if source == i]
+        rows = _rows(name, jnp.asarray(value), len(leaves), steps)
+        for place, leaf in enumerate(leaves):
+            of_leaves[leaf] = first + min(place, len(rows) - 1)
+        schedules += rows
+        first += len(rows)
+    return schedules, of_leaves
+
+
+def _rows(name: str, value: jax.Array, leaves: int, steps: int) -> list[jax.Array]:
+    """Return the schedules that a value holds, each of shape `(steps,)`: one for all leaves, or one for each."""
+    rows, columns = (1, 1, *value.shape)[-2:]
+    if value.ndim > 2 or rows not in (1, leaves) or columns not in (1, steps):
+        raise ValueError(
+            f"optimizer: {name} must be a number, a schedule of length steps={steps}, or one for each of the {leaves} "
+            f"leaves that it is for, which is an array that broadcasts to shape ({leaves}, {steps}), got shape "
+            f"{value.shape}"
+        )
+    return list(jnp.broadcast_to(value, (rows, steps)))

@@ -79,7 +79,7 @@ class Wanted:
 
         Without a lift there are too few hyperparameters to fit the validation set.
         """
-        return self.fold if any(parameter.lift is not None for parameter in floats(space).values()) else None
+        return self.fold if any(parameter.lift for parameter in floats(space).values()) else None
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def same_model(space: Space, some: Hyperparameters, others: Hyperparameters) -> 
 
 def levels(space: Space) -> dict[str, Any]:
     """Return the space that an explorer sees: one number, the level, for each array."""
-    return {name: replace(p, shape=(), lift=None) if isinstance(p, Float) else p for name, p in space.items()}
+    return {name: replace(p, shape=(), lift=False) if isinstance(p, Float) else p for name, p in space.items()}
 
 
 def spread(space: Space, chosen: Hyperparameters) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Objective:
         report_every: int | None = None,
         artifact_store: Any | None = None,
     ) -> None:
-        self.hosted = host("Objective", problem, space, method, key, report_every)
+        self.hosted = host("Objective", problem, space, method, key, report_every, lifts_settings=True)
         for name in space:
             if is_coordinate(name):
                 raise ValueError(f"Objective: {name!r} in space is the name of an element of an array; rename it")
@@ -139,7 +139,7 @@ class Objective:
         """Return whether a trial's numbers are lifted; one without a study tells by the arrays that it has."""
         if isinstance(trial, optuna.Trial):
             return sampler_of(trial) is not None
-        return any(has_array(trial, name, p.lift) for name, p in floats(self.hosted.space).items() if p.lift)
+        return any(has_array(trial, name, p.lift) for name, p in floats(self.hosted.liftable).items() if p.lift)
 
     def _record(self, trial: optuna.Trial | FixedTrial, evaluation: Evaluation, store: Any | None) -> None:
         facts = self.hosted.facts(evaluation, reseeded=self.reseed)

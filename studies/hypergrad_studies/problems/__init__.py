@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from hypergrad_search import Categorical, Int, Space, TrainingProblem
-from hypergrad_search.space import centre, lifted, unlifted
+from hypergrad_search import Categorical, Int, Space, TrainingProblem, lift_settings
+from hypergrad_search.space import centre, floats, unlifted
 from hypergrad_studies.problems import (
     cancer_mlp,
     digits_adamw,
@@ -41,8 +41,8 @@ NOISY = frozenset({"digits-noisy"})
 
 def can_lift(name: str) -> bool:
     """Return whether an array may take the place of a number in the problem's space."""
-    _, space = PROBLEMS[name]()
-    return lifted(space) != unlifted(space)
+    problem, space = PROBLEMS[name]()
+    return any(parameter.lift for parameter in floats(lift_settings(problem, space)).values())
 
 
 def posed(name: str, *, lifts: bool = False) -> tuple[TrainingProblem, Space]:
@@ -51,7 +51,7 @@ def posed(name: str, *, lifts: bool = False) -> tuple[TrainingProblem, Space]:
     The problem is the same object each time, so that it compiles once.
     """
     problem, space = PROBLEMS[name]()
-    return problem, space if lifts else unlifted(space)
+    return problem, lift_settings(problem, space) if lifts else unlifted(space)
 
 
 def middle(space: Space) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """cancer-mlp: 7 hyperparameters of a 30-20-2 tanh network, 100 steps on scikit-learn's breast cancer data.
 
-Rates and momentum may be lifted to schedules, penalties to one for each weight.
+Penalties may be lifted to one for each weight; the package lifts rates and momentum by itself.
 """
 
 import functools
@@ -19,7 +19,7 @@ BATCH = 100
 SIZES = (30, 20, 2)
 STEPS = 100
 
-SPACE = tuned_mlp.space(SIZES, STEPS)
+SPACE = tuned_mlp.space(SIZES)
 
 
 @functools.cache

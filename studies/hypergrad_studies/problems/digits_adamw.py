@@ -1,6 +1,6 @@
 """digits-adamw: 7 hyperparameters of AdamW on a 64-50-10 tanh network, 100 steps on scikit-learn's digits.
 
-The learning rate may be lifted to a schedule, the weight decay to one for each layer; biases do not decay.
+The weight decay may be lifted to one for each layer; biases do not decay. The package lifts the learning rate and b1.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ LAYERS = range(1, len(SIZES))
 STEPS = 100
 
 SPACE: Space = {
-    "learning_rate": Float(1e-4, 1e-1, log=True, lift=(STEPS,)),
+    "learning_rate": Float(1e-4, 1e-1, log=True),
     "b1": Float(0.5, 0.99),
     "one_minus_b2": Float(1e-3, 1e-1, log=True),
     "eps": Float(1e-8, 1e-2, log=True),

@@ -1,6 +1,6 @@
 """digits-mlp: 10 hyperparameters of a 64-50-50-10 tanh network, 100 steps on scikit-learn's digits.
 
-Rates and momentum may be lifted to schedules, penalties to one for each weight. digits-noisy is the same problem with
+Penalties may be lifted to one for each weight; the package lifts rates and momentum by itself. digits-noisy is the same problem with
 a new seed each trial.
 """
 
@@ -12,7 +12,7 @@ from hypergrad_studies.problems import digits, tuned_mlp
 SIZES = (64, 50, 50, 10)
 STEPS = 100
 
-SPACE = tuned_mlp.space(SIZES, STEPS)
+SPACE = tuned_mlp.space(SIZES)
 
 
 def problem() -> tuple[TrainingProblem, Space]:

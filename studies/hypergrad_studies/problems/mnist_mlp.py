@@ -1,6 +1,6 @@
 """mnist-mlp: 7 hyperparameters of a 784-50-10 tanh network, 100 steps on a sixth of MNIST; another sixth validates.
 
-Rates and momentum may be lifted to schedules, penalties to one for each weight.
+Penalties may be lifted to one for each weight; the package lifts rates and momentum by itself.
 """
 
 import functools
@@ -18,7 +18,7 @@ TRAIN, VALID = 10_000, 10_000  # these are parts of MNIST's training set; its te
 SIZES = (784, 50, 10)
 STEPS = 100
 
-SPACE = tuned_mlp.space(SIZES, STEPS)
+SPACE = tuned_mlp.space(SIZES)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """What the networks with tuned rates, penalties, initial scales and momentum have in common.
 
-Rates and momentum may be lifted to schedules, penalties to one for each weight.
+Penalties may be lifted to one for each weight; the package lifts rates and momentum by itself.
 """
 
 import itertools
@@ -14,14 +14,14 @@ from hypergrad_search import Float, Optimizer, Space, sgd
 from hypergrad_studies.networks import Layers, Split, cross_entropy, network
 
 
-def space(sizes: Sequence[int], steps: int) -> Space:
+def space(sizes: Sequence[int]) -> Space:
     """Return the space of a learning rate, a penalty and an initial scale for each layer, and of one momentum."""
     layers = range(1, len(sizes))
     return {
-        **{f"learning_rate_{i}": Float(1e-2, 10.0, log=True, lift=(steps,)) for i in layers},
+        **{f"learning_rate_{i}": Float(1e-2, 10.0, log=True) for i in layers},
         **{f"l2_{i}": Float(1e-6, 1e-1, log=True, lift=shape) for i, shape in enumerate(itertools.pairwise(sizes), 1)},
         **{f"init_scale_{i}": Float(1e-2, 1.0, log=True) for i in layers},
-        "momentum": Float(0.5, 0.99, lift=(steps,)),
+        "momentum": Float(0.5, 0.99),
     }
 
 

@@ -1,0 +1,158 @@
+"""Lifting an optimizer's settings: one number becomes an array with a number for each leaf and each step."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import partial_eval
+
+from hypergrad_search import optax_optimizers
+from hypergrad_search.hyperparameters import Static, split
+from hypergrad_search.optimizers import Optimizer, leaves_of, takes_hyperparameters
+from hypergrad_search.problem import Params, TrainingProblem, check_problem
+from hypergrad_search.repeatable import example_arguments
+from hypergrad_search.space import Categorical, Float, Hyperparameters, Int, Space, centre, floats, unlifted
+
+#: The most numbers that the settings of a problem are lifted to, all together, so that trials stay small.
+MOST = 100_000
+
+#: Settings whose names have these words in them are lifted for each leaf alone, all others for each step too.
+_FOR_LEAVES_ALONE = ("weight_decay", "eps")
+
+_FUNCTIONS = ("init", "train_loss", "valid_loss", "test_loss", "valid_batch_loss")
+
+
+def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | Int | Categorical]:
+    """Return the space with a `lift` for each number that is a setting of the optimizer.
+
+    The lift has the shape `(leaves, steps)`: a learning rate, a momentum, or a beta of Adam becomes a schedule for each
+    leaf of the parameters. A weight decay gets `(leaves, 1)`, one number for each leaf. `leaves` counts those that the
+    setting is for, in the order of `jax.tree.leaves`. Where that makes more than 100,000 numbers in all, the shape is
+    `(1, steps)`, and else `(leaves, 1)`; so it is `(leaves, 1)` where `steps` is a hyperparameter.
+
+    `hypergrad_optuna.Objective` lifts by itself. With Ray, call this for the space that both `HypergradSearch` and
+    `trainable` get, since a searcher never sees the problem.
+
+    A number stays as it is
+
+    - with `Float(..., lift=False)`, or with a `lift` of your own;
+    - if something else reads it too: a loss, `init`, `batches`, a transformation or a function among the settings;
+    - if no losses of examples are known (`valid_loss` returns a scalar), since only held-back examples can tell
+      whether thousands of numbers are better than one, or only fit the validation set;
+    - if the optimizer is a function that returns a transformation of optax, whose settings have no names.
+
+    Raises `ValueError` where the problem does not fit the space, and whatever the problem's own functions raise.
+
+    Example:
+        >>> lift_settings(problem, {"rate": Float(1e-3, 1.0, log=True)})["rate"].lift
+        (4, 100)
+    """
+    check_problem(problem, space)
+    if not isinstance(problem.optimizer, Optimizer):
+        return dict(space)
+    named = {leaf for _, leaf in problem.optimizer.leaves() if isinstance(leaf, str)}
+    candidates = {n for n, p in floats(space).items() if n in named and not p.shape and p.lift is None}
+    if not candidates:
+        return dict(space)
+    middle = centre(space)
+    posed, (dynamic, static) = problem.at(middle), split(middle, unlifted(space))
+    arguments = example_arguments(posed, dynamic, static)
+    candidates -= _read(posed, problem.optimizer, arguments, dynamic, static)
+    if not candidates or not _has_examples(posed, arguments["valid_loss"], dynamic, static):
+        return dict(space)
+    params = arguments["optimizer"][0]
+    leaves = leaves_of(problem.optimizer, params)
+    if not all(jax.tree.structure(other) == jax.tree.structure(params) for other in _other_params(problem, space)):
+        leaves = dict.fromkeys(leaves, 1)
+    steps = 1 if isinstance(problem.steps, str) else problem.steps
+    numbers = {name: parameter for name, parameter in floats(space).items() if name in candidates}
+    return {**space, **_with_lifts(numbers, problem.optimizer, leaves, steps)}
+
+
+def _with_lifts(
+    numbers: Mapping[str, Float], optimizer: Optimizer, leaves: Mapping[str, int], steps: int
+) -> dict[str, Float]:
+    """Return the numbers with their lifts, in the finest form that is small enough."""
+    with_steps = {
+        leaf for setting, leaf in optimizer.leaves() if not any(word in setting for word in _FOR_LEAVES_ALONE)
+    }
+    columns = {name: steps if name in with_steps else 1 for name in numbers}
+    forms = [
+        {name: (leaves[name], columns[name]) for name in numbers},
+        {name: (1, columns[name]) for name in numbers},
+        {name: (leaves[name], 1) for name in numbers},
+    ]
+    small = [form for form in forms if sum(rows * length for rows, length in form.values()) <= MOST]
+    chosen = small[0] if small else {}
+    return {name: replace(numbers[name], lift=shape) for name, shape in chosen.items() if shape != (1, 1)}
+
+
+def _read(
+    problem: TrainingProblem,
+    optimizer: Optimizer,
+    arguments: Mapping[str, tuple[Any, ...]],
+    dynamic: dict[str, Any],
+    static: Static,
+) -> set[str]:
+    """Return the hyperparameters that anything but a named setting reads."""
+    params, key, step = arguments["optimizer"][0], jax.random.key(0), jnp.int32(0)
+    functions: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [(problem.batch, arguments["batches"])]
+    functions += [(getattr(problem, n), arguments[n]) for n in _FUNCTIONS if getattr(problem, n) is not None]
+    functions += [(f, (dynamic, step)) for _, f in optimizer.leaves() if callable(f) and takes_hyperparameters(f)]
+    transform = optimizer.transform
+    if transform is not None:
+        functions.append(
+            (lambda h, g: optax_optimizers.transformed(transform, h, g, g, key), (dynamic, params)),
+        )
+    return {name for function, given in functions for name in _read_by(function, given, dynamic, static)}
+
+
+def _read_by(
+    function: Callable[..., Any], arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
+) -> Iterator[str]:
+    """Yield the hyperparameters that the result of a function depends on; `dynamic` stands for all of them."""
+    whole, given = _of_traced(function, arguments, dynamic, static)
+    program = jax.make_jaxpr(lambda *given: [x for x in jax.tree.leaves(whole(*given)) if isinstance(x, jax.Array)])(
+        *given
+    ).jaxpr
+    _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+    places = jax.tree.leaves({name: [name] * len(jax.tree.leaves(value)) for name, value in dynamic.items()})
+    yield from (name for name, is_used in zip(places, used, strict=False) if is_used)
+
+
+def _has_examples(
+    problem: TrainingProblem, arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
+) -> bool:
+    """Return whether `valid_loss` returns one loss for each example."""
+    whole, given = _of_traced(problem.valid_loss, arguments, dynamic, static)
+    return jax.eval_shape(lambda *given: jnp.asarray(whole(*given)), *given).ndim == 1
+
+
+def _of_traced(
+    function: Callable[..., Any], arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
+) -> tuple[Callable[..., Any], tuple[dict[str, Any], list[Any]]]:
+    """Return a function of what JAX can trace, and its arguments, in which `dynamic` comes first."""
+
+    def whole(traced: dict[str, Any], others: list[Any]) -> Any:
+        rest, hyperparameters = iter(others), {**traced, **dict(static)}
+        return function(*(hyperparameters if argument is dynamic else next(rest) for argument in arguments))
+
+    return whole, (dynamic, [argument for argument in arguments if argument is not dynamic])
+
+
+def _other_params(problem: TrainingProblem, space: Space) -> Iterator[Params]:
+    """Yield the parameters at the centre of the space with another value of one integer or choice; none is computed."""
+    middle = centre(space)
+    for name, parameter in space.items():
+        if isinstance(parameter, Float):
+            continue
+        values = parameter.choices if isinstance(parameter, Categorical) else (parameter.low, parameter.high)
+        for value in values:
+            yield _params(problem, {**middle, name: value}, space)
+
+
+def _params(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space) -> Params:
+    dynamic, static = split(hyperparameters, unlifted(space))
+    return example_arguments(problem.at(hyperparameters), dynamic, static)["optimizer"][0]
