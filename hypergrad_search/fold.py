@@ -8,6 +8,9 @@ import numpy as np
 
 from hypergrad_search.checks import number, whole_number
 
+#: The most blocks that a part is divided into, enough to know a standard error by, and few enough to store.
+_BLOCKS = 32
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -23,6 +26,13 @@ class Fold:
       comes out below this.
     - `judge`: the part that judges the evaluation; the one that is held back by default. Where the parts take turns, it
       is the part that the gradient of the step has left out.
+    - `margin`: by how many standard errors the loss on the part that judges must fall below `below`. The error is that
+      of the differences to `blocks`, block by block, so it is small where all examples gain alike, and large where a
+      few of them make the whole gain, which is luck. 1 is the one-standard-error rule (Breiman et al. 1984).
+    - `blocks`: the losses before the step on the blocks of the part that judges, as `blocks_of` gives them. Without
+      them the margin has no effect.
+    - `cross_validated`: the cross-validated loss before the step, from which the evaluation's own one follows; None at
+      points that no step leads to, where it is the value.
 
     Raises `ValueError` where the numbers do not fit.
     """
@@ -31,6 +41,9 @@ class Fold:
     of: int
     below: float = math.inf
     judge: int | None = None
+    margin: float = 0.0
+    blocks: tuple[float, ...] = ()
+    cross_validated: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "of", whole_number("Fold: of", self.of, 2))
@@ -38,10 +51,36 @@ class Fold:
         object.__setattr__(self, "below", number("Fold: below", self.below))
         if self.judge is not None:
             object.__setattr__(self, "judge", whole_number("Fold: judge", self.judge, 0, self.of - 1))
+        object.__setattr__(self, "margin", number("Fold: margin", self.margin, 0))
+        object.__setattr__(self, "blocks", tuple(self.blocks))
 
-    def accepts(self, losses: Sequence[float]) -> bool:
-        """Return whether the mean loss on the part that judges is low enough, given those on all parts."""
-        return losses[self.index if self.judge is None else self.judge] < self.below
+    @property
+    def judging(self) -> int:
+        """The part that judges the evaluation."""
+        return self.index if self.judge is None else self.judge
+
+    def accepts(self, losses: Sequence[float], blocks: Sequence[Sequence[float]] = ()) -> bool:
+        """Return whether the loss on the part that judges is low enough, given those on all parts and their blocks."""
+        gain = self.below - losses[self.judging]
+        if not gain > 0 or not self.blocks or not blocks or math.isinf(gain):
+            return gain > 0
+        return gain > self.margin * _error(np.subtract(self.blocks, blocks[self.judging]))
+
+    def cross_validate(self, value: float, losses: Sequence[float]) -> float:
+        """Return the cross-validated loss of an evaluation with this value, and these losses on all parts.
+
+        It is the value where the chain of steps began, less what each step gained on the part that its gradient had
+        left out. So it counts each example where the example was held back.
+        """
+        if self.cross_validated is None:
+            return value
+        gain = self.below - losses[self.judging]
+        return self.cross_validated - (gain if math.isfinite(gain) else 0.0)
+
+
+def _error(differences: np.ndarray) -> float:
+    """Return the standard error of the mean; 0 where it cannot be known."""
+    return float(differences.std(ddof=1) / math.sqrt(differences.size)) if differences.size > 1 else 0.0
 
 
 def order(examples: int) -> np.ndarray:
@@ -53,3 +92,11 @@ def split(losses: np.ndarray, of: int) -> list[np.ndarray]:
     """Return the losses of each part, whose sizes differ by at most one."""
     part = order(len(losses)) % of
     return [losses[part == index] for index in range(of)]
+
+
+def blocks_of(losses: np.ndarray, of: int) -> tuple[tuple[float, ...], ...]:
+    """Return the mean losses of each part's blocks: up to 32 of them, whose sizes differ by at most one."""
+    parts = split(losses, of)
+    return tuple(
+        tuple(float(block.mean()) for block in np.array_split(part, min(len(part), _BLOCKS))) for part in parts
+    )

@@ -96,7 +96,9 @@ def _fitted(name: str, value: Any, parameter: Float | Int | Categorical) -> Any:
         same = [choice for choice in equal if type(choice) is type(value)]
         fits, value = bool(equal), (same or equal or [value])[0]
     if not fits and isinstance(parameter, Float) and _is_number(value):
-        advice = "" if parameter.lift is False or parameter.shape else "; is it lifted? give lift_settings(problem, space)"
+        advice = (
+            "" if parameter.lift is False or parameter.shape else "; is it lifted? give lift_settings(problem, space)"
+        )
         raise ValueError(f"hyperparameter {name!r} must have shape {parameter.shape}, got {np.shape(value)}{advice}")
     if not fits:
         raise ValueError(f"hyperparameter {name!r} must fit {parameter}, got {shown(value)}")

@@ -64,7 +64,7 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
         return dict(space)
     params = arguments["optimizer"][0]
     leaves = leaves_of(problem.optimizer, params)
-    if not all(jax.tree.structure(other) == jax.tree.structure(params) for other in _other_params(problem, space)):
+    if any(len(jax.tree.leaves(other)) != len(jax.tree.leaves(params)) for other in _other_params(problem, space)):
         leaves = dict.fromkeys(leaves, 1)
     steps = 1 if isinstance(problem.steps, str) else problem.steps
     numbers = {name: parameter for name, parameter in floats(space).items() if name in candidates}
@@ -127,7 +127,7 @@ def _has_examples(
 ) -> bool:
     """Return whether `valid_loss` returns one loss for each example."""
     whole, given = _of_traced(problem.valid_loss, arguments, dynamic, static)
-    return jax.eval_shape(lambda *given: jnp.asarray(whole(*given)), *given).ndim == 1
+    return bool(jax.eval_shape(lambda *given: jnp.asarray(whole(*given)), *given).ndim)
 
 
 def _of_traced(

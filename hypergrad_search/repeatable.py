@@ -115,9 +115,7 @@ def check_repeatable(
     repeatable.add((names, static))
 
 
-def example_arguments(
-    problem: TrainingProblem, dynamic: dict[str, Any], static: Static
-) -> dict[str, tuple[Any, ...]]:
+def example_arguments(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) -> dict[str, tuple[Any, ...]]:
     """Return by the name of each function of a problem arguments that it can be traced with.
 
     `dynamic` itself stands where the function gets all hyperparameters. Nothing is computed.

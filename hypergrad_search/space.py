@@ -142,8 +142,7 @@ def floats(space: Space) -> dict[str, Float]:
 def lifted(space: Space) -> dict[str, Float | Int | Categorical]:
     """Return the space with an array in place of every number that has a `lift`."""
     return {
-        name: replace(p, shape=p.lift, lift=None) if isinstance(p, Float) and p.lift else p
-        for name, p in space.items()
+        name: replace(p, shape=p.lift, lift=None) if isinstance(p, Float) and p.lift else p for name, p in space.items()
     }
 
 

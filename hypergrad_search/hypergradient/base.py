@@ -83,6 +83,10 @@ class Evaluation:
       losses of examples.
     - `held_back`, `held_back_errors`: the mean loss on each fold, and their standard errors (None for a fold of one
       example), shape `(of,)`; None where no fold was held back, or the validation loss is a scalar.
+    - `blocks`: the mean losses of the blocks of each fold (`Fold.margin` says what they are for), up to 32 for a fold;
+      None where `held_back` is.
+    - `cross_validated`: the loss that counts each example where its fold was held back (`Fold.cross_validate`); None
+      where `held_back` is, or the status is not `OK`.
     - `diagnostics`: facts that JSON can hold, and that no computation reads. The methods of this package give `steps`
       (how many were trained) and `exact` (whether the reversal gave back the initial state bit for bit: False where a
       fallback had to take over, None where nothing was reversed). `Reversible` adds `adjoint_norms`: before each step
@@ -105,6 +109,8 @@ class Evaluation:
     test_standard_error: float | None = None
     held_back: tuple[float, ...] | None = None
     held_back_errors: tuple[float | None, ...] | None = None
+    blocks: tuple[tuple[float, ...], ...] | None = None
+    cross_validated: float | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -203,7 +209,7 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
     """
     value = float(losses.value)
     valid = np.asarray(losses.valid)
-    status, held_back, errors = Status.OK, None, None
+    status, held_back, errors, blocks = Status.OK, None, None, None
     if fold is not None and valid.ndim:
         if valid.size < fold.of:
             raise ValueError(
@@ -212,7 +218,8 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
             )
         parts = [mean_and_error(part) for part in folds.split(valid, fold.of)]
         held_back, errors = tuple(mean for mean, _ in parts), tuple(error for _, error in parts)
-        if not fold.accepts(held_back):
+        blocks = folds.blocks_of(valid, fold.of)
+        if not fold.accepts(held_back, blocks):
             status = Status.OVERFITTED
     if math.isnan(value):
         status = Status.NAN
@@ -229,6 +236,8 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
         test_standard_error=None if losses.test is None else mean_and_error(losses.test)[1],
         held_back=held_back,
         held_back_errors=errors,
+        blocks=blocks,
+        cross_validated=fold.cross_validate(value, held_back) if fold and held_back and status is Status.OK else None,
     )
 
 

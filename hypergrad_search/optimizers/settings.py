@@ -123,7 +123,9 @@ def _resolve(
             if takes_hyperparameters(leaf):
                 check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
                 at = functools.partial(leaf, hyperparameters)
-            return jax.tree.map(of_one_step, jax.vmap(lambda step: checked(at(step)))(jnp.arange(steps, dtype=jnp.int32)))
+            return jax.tree.map(
+                of_one_step, jax.vmap(lambda step: checked(at(step)))(jnp.arange(steps, dtype=jnp.int32))
+            )
         return leaf
 
     def of_one_step(schedule: jax.Array) -> jax.Array:
@@ -147,15 +149,14 @@ def _resolve(
             f"optimizer: {name} must be one value or a pytree prefix of the parameters, got the structure "
             f"{structure} for parameters of structure {jax.tree.structure(params)}"
         ) from error
-    schedules, of_leaves, first = [], [0] * len(sources), 0
+    schedules: list[jax.Array] = []
+    indices = dict.fromkeys(range(len(sources)), 0)
     for i, value in enumerate(values):
         leaves = [leaf for leaf, source in enumerate(sources) if source == i]
         rows = _rows(name, jnp.asarray(value), len(leaves), steps)
-        for place, leaf in enumerate(leaves):
-            of_leaves[leaf] = first + min(place, len(rows) - 1)
+        indices |= {leaf: len(schedules) + min(place, len(rows) - 1) for place, leaf in enumerate(leaves)}
         schedules += rows
-        first += len(rows)
-    return schedules, of_leaves
+    return schedules, list(indices.values())
 
 
 def _rows(name: str, value: jax.Array, leaves: int, steps: int) -> list[jax.Array]:

@@ -45,7 +45,10 @@ class Wanted:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that is strict JSON."""
-        fold = None if self.fold is None else {**vars(self.fold), "below": number_to_json(self.fold.below)}
+        fold = None
+        if self.fold is not None:
+            blocks = list(map(number_to_json, self.fold.blocks))
+            fold = {**vars(self.fold), "below": number_to_json(self.fold.below), "blocks": blocks}
         return {**vars(self), "gradient_below": number_to_json(self.gradient_below), "fold": fold}
 
     @classmethod
@@ -55,7 +58,8 @@ class Wanted:
             return cls(gradient_below=-math.inf)
         fold = None
         if data["fold"] is not None:
-            fold = Fold(**{**data["fold"], "below": float(data["fold"]["below"])})
+            blocks = tuple(float(loss) for loss in data["fold"]["blocks"])
+            fold = Fold(**{**data["fold"], "below": float(data["fold"]["below"]), "blocks": blocks})
         return cls(**{**data, "gradient_below": float(data["gradient_below"]), "fold": fold})
 
     @property
@@ -113,6 +117,8 @@ class Outcome:
     gradient: Mapping[str, Any] | None = None
     cost: Any = None
     held_back: Any = None
+    blocks: Any = None
+    cross_validated: Any = None
     refined: Mapping[str, Any] | None = None
     status: Any = None
     deterministic: Any = None
@@ -178,6 +184,8 @@ class AskTell:
             ignored=ignored,
             cost=cost,
             held_back=_losses(outcome.held_back),
+            blocks=_blocks(outcome.blocks),
+            cross_validated=_number(outcome.cross_validated),
             refined=self._refined(outcome.refined),
             deterministic=outcome.deterministic is True,
         )
@@ -307,6 +315,12 @@ def _losses(values: Any) -> tuple[float, ...] | None:
         return None
     numbers = map(_number, values)
     return tuple(math.inf if number is None else number for number in numbers)
+
+
+def _blocks(values: Any) -> tuple[tuple[float, ...], ...] | None:
+    """Return the losses of each fold's blocks; None where `values` is not a list of such lists."""
+    folds = [_losses(losses) for losses in values] if isinstance(values, list | tuple | np.ndarray) else []
+    return tuple(losses for losses in folds if losses is not None) if folds and None not in folds else None
 
 
 def _array(values: Any) -> np.ndarray | None:

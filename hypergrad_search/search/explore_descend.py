@@ -26,6 +26,7 @@ once more, with its gradient, if it is better than all that has a chain.
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -93,6 +94,8 @@ class ExploreDescend(Strategy[State]):
     - `folds`: the number of parts that the validation set is split into. A gradient leaves one part out, and the step
       along it must lower the loss on this part too, so that thousands of hyperparameters cannot fit the whole set.
       The parts take turns. None holds nothing back.
+    - `standard_errors`: by how many standard errors of the examples' differences the loss on that part must fall. 1 is
+      the one-standard-error rule: a gain that a few lucky examples make is none.
     - `turns`: the number of failed steps after which the next part is left out of the gradient at the same head.
     - `tolerance`: a chain ends when the local model expects less than this share of the value from its next step.
     - `step`: the local step. In few dimensions, where the value is smooth, `QuasiNewton()` may need fewer trials.
@@ -106,6 +109,7 @@ class ExploreDescend(Strategy[State]):
     memory: float = 0.9
     doubts: int = 3
     folds: int | None = 4
+    standard_errors: float = 1.0
     turns: int = 2
     tolerance: float = 1e-3
     step: LocalStep = field(default_factory=SignSteps)
@@ -117,7 +121,7 @@ class ExploreDescend(Strategy[State]):
         whole_number("ExploreDescend: turns", self.turns, 1)
         if self.folds is not None:
             whole_number("ExploreDescend: folds", self.folds, 2)
-        for name, most in (("smallest_share", 0.5), ("memory", 1.0), ("tolerance", 1.0)):
+        for name, most in (("smallest_share", 0.5), ("memory", 1.0), ("tolerance", 1.0), ("standard_errors", math.inf)):
             number(f"ExploreDescend: {name}", getattr(self, name), 0, most)
         if not isinstance(self.step, LocalStep):
             raise ValueError(f"ExploreDescend: step must be a LocalStep such as SignSteps(), got {self.step!r}")
@@ -148,17 +152,18 @@ class ExploreDescend(Strategy[State]):
             chains[str(observation.parent)] = region.fail()
         elif region is None and gradient is not None:
             around = self.step.around(point, value, gradient)
-            chains[observation.trial] = replace(around, held_back=held_back, left_out=left_out)
+            chains[observation.trial] = replace(around, **_on_folds(observation))
         elif region is not None and observation.parent is not None:
             if observation.again and value < math.inf:
                 noisy = noisy or value != region.value
-                looked = region.look(value, gradient, held_back) if noisy else region
+                looked = region.look(value, gradient, held_back, observation.blocks) if noisy else region
                 if gradient is not None and left_out != region.left_out:
-                    looked = replace(looked, gradient=gradient, left_out=left_out)
+                    forgiven = looked if noisy else looked.resize(1 / looked.rejection)
+                    looked = replace(forgiven, gradient=gradient, left_out=left_out)
                 chains[observation.parent] = replace(looked, rejections=0)
             elif gradient is not None and value < region.value:
                 accepted = region.accept(point, value, gradient)
-                chains[observation.trial] = replace(accepted, held_back=held_back, left_out=left_out)
+                chains[observation.trial] = replace(accepted, **_on_folds(observation))
             else:
                 chains[observation.parent] = region.reject(point if value < math.inf else region.step())
 
@@ -219,12 +224,12 @@ class ExploreDescend(Strategy[State]):
         if self.folds is None:
             return None
         if isinstance(region, Continuation):
-            judge = index = 0
-        else:
-            judge, index = region.left_out, (region.left_out + 1) % self.folds
-        if below is None or len(below) != self.folds:  # a user may report losses of other folds
-            return Fold(index, self.folds)
-        return Fold(index, self.folds, below[judge], judge)
+            return Fold(0, self.folds, below[0], 0) if _fits(below, self.folds) else Fold(0, self.folds)
+        judge, index = region.left_out, (region.left_out + 1) % self.folds
+        if not _fits(below, self.folds):
+            return Fold(index, self.folds, cross_validated=region.cross_validated)
+        blocks = region.blocks[judge] if region.blocks is not None and len(region.blocks) == self.folds else ()
+        return Fold(index, self.folds, below[judge], judge, self.standard_errors, blocks, region.cross_validated)
 
     def _doubtful(self, state: State, region: TrustRegion | Continuation) -> bool:
         if not isinstance(region, TrustRegion):
@@ -256,6 +261,17 @@ class ExploreDescend(Strategy[State]):
         under_way = sum(parent is None for parent in running)
         explored = exploring.cost * (1 + under_way / exploring.trials)  # running trials will cost as much
         return explored < share * (explored + descending.cost)
+
+
+def _fits(below: tuple[float, ...] | None, folds: int) -> TypeGuard[tuple[float, ...]]:
+    """Return whether there is a loss for each fold; a user may report losses of other folds."""
+    return below is not None and len(below) == folds
+
+
+def _on_folds(observation: Observation) -> dict[str, Any]:
+    """Return what a region keeps of the folds that were held back."""
+    names = "held_back", "blocks", "cross_validated", "left_out"
+    return {name: getattr(observation, name) for name in names}
 
 
 def _worth_a_gradient(state: State) -> float:

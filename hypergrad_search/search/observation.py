@@ -19,6 +19,8 @@ class Observation:
     - `gradient`: the finite derivatives of the value, one for each float of the space, in natural units; or None.
     - `cost`: the cost of the trial, in any unit that is the same for all trials.
     - `held_back`: the loss on each fold of the validation set, where one was held back; else None.
+    - `blocks`: the losses on the blocks of each fold, where one was held back; else None.
+    - `cross_validated`: the loss that counts each example where its fold was held back; None where it is not known.
     - `left_out`: the fold that the gradient leaves out, where one was held back.
     - `refined`: the hyperparameters that the evaluation itself moved to; `value` is the loss at them. It is None where
       the evaluation moved none.
@@ -41,6 +43,8 @@ class Observation:
     unasked: bool = False
     ignored: str = ""
     left_out: int = 0
+    blocks: tuple[tuple[float, ...], ...] | None = None
+    cross_validated: float | None = None
     deterministic: bool = False
     centre: bool = False
 
@@ -53,6 +57,7 @@ class Observation:
             "gradient": None if self.gradient is None else _lists(self.gradient),
             "held_back": None if self.held_back is None else [number_to_json(loss) for loss in self.held_back],
             "refined": None if self.refined is None else _lists(self.refined),
+            "blocks": None if self.blocks is None else [[number_to_json(loss) for loss in x] for x in self.blocks],
         }
 
     @classmethod
@@ -60,7 +65,9 @@ class Observation:
         """Return what `to_json` was called on; arrays stay lists."""
         held_back = data["held_back"]
         held_back = None if held_back is None else tuple(float(loss) for loss in held_back)
-        return cls(**{**data, "value": float(data["value"]), "held_back": held_back})
+        blocks = data["blocks"]
+        blocks = None if blocks is None else tuple(tuple(float(loss) for loss in losses) for losses in blocks)
+        return cls(**{**data, "value": float(data["value"]), "held_back": held_back, "blocks": blocks})
 
 
 def number_to_json(number: float) -> float | str:

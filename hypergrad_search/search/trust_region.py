@@ -50,7 +50,8 @@ class TrustRegion(abc.ABC):
 
     `looks` counts how often the point was evaluated (value and gradient are the means), and `rejections` how many steps
     from it have failed since it was last looked at. `held_back` has the loss at the point on each fold of the
-    validation set, None where nothing is held back; the gradient leaves the fold `left_out` out.
+    validation set, and `blocks` those on each fold's blocks; both are None where nothing is held back. The gradient
+    leaves the fold `left_out` out. `cross_validated` is the cross-validated loss, None where it is not known.
     """
 
     point: np.ndarray
@@ -59,6 +60,8 @@ class TrustRegion(abc.ABC):
     looks: int = 1
     rejections: int = 0
     held_back: tuple[float, ...] | None = None
+    blocks: tuple[tuple[float, ...], ...] | None = None
+    cross_validated: float | None = None
     left_out: int = 0
 
     @property
@@ -102,7 +105,13 @@ class TrustRegion(abc.ABC):
         nearer = min(self.rejection * self.length(point), 1.0)
         return replace(self.resize(nearer), rejections=self.rejections + 1)
 
-    def look(self, value: float, gradient: np.ndarray | None, held_back: tuple[float, ...] | None = None) -> Self:
+    def look(
+        self,
+        value: float,
+        gradient: np.ndarray | None,
+        held_back: tuple[float, ...] | None = None,
+        blocks: tuple[tuple[float, ...], ...] | None = None,
+    ) -> Self:
         """Return the region after another evaluation of its point, which is averaged with those before.
 
         The radii are again as large as before the steps that failed, which may have been judged too harshly.
@@ -113,6 +122,7 @@ class TrustRegion(abc.ABC):
             value=self.value + weight * (value - self.value),
             gradient=self.gradient if gradient is None else self.gradient + weight * (gradient - self.gradient),
             held_back=_average(self.held_back, held_back, weight),
+            blocks=_average_blocks(self.blocks, blocks, weight),
             looks=self.looks + 1,
             rejections=0,
         )
@@ -136,6 +146,14 @@ def _average(
     if before is None or new is None or not np.isfinite([*before, *new]).all():
         return new if before is None else before
     return tuple(old + weight * (loss - old) for old, loss in zip(before, new, strict=True))
+
+
+def _average_blocks(
+    before: tuple[tuple[float, ...], ...] | None, new: tuple[tuple[float, ...], ...] | None, weight: float
+) -> tuple[tuple[float, ...], ...] | None:
+    if before is None or new is None or list(map(len, before)) != list(map(len, new)):
+        return new if before is None else before
+    return tuple(_average(old, losses, weight) or old for old, losses in zip(before, new, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

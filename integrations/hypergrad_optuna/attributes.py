@@ -10,8 +10,20 @@ from hypergrad_search.search.ask_tell import Wanted
 
 PREFIX = "hypergrad:"
 #: the facts of an evaluation that are kept, each in its own user attribute; None where a trial's life before left one
-FACTS = ("cost", "status", "message", "test_loss", "exact", "deterministic", "held_back", "refined", "checkpoint")
-COST, STATUS, MESSAGE, TEST_LOSS, EXACT, DETERMINISTIC, HELD_BACK, REFINED, CHECKPOINT = (
+FACTS = (
+    "cost",
+    "status",
+    "message",
+    "test_loss",
+    "exact",
+    "deterministic",
+    "held_back",
+    "blocks",
+    "cross_validated",
+    "refined",
+    "checkpoint",
+)
+COST, STATUS, MESSAGE, TEST_LOSS, EXACT, DETERMINISTIC, HELD_BACK, BLOCKS, CROSS_VALIDATED, REFINED, CHECKPOINT = (
     PREFIX + name for name in FACTS
 )
 GRADIENT = PREFIX + "gradient"

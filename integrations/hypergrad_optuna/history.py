@@ -151,6 +151,8 @@ def observe(mind: AskTell, trial: FrozenTrial, trials: Sequence[FrozenTrial], st
             gradient=arrays.decode_all(reported.get(attributes.GRADIENT) or {}, store),
             cost=reported.get(attributes.COST),
             held_back=reported.get(attributes.HELD_BACK),
+            blocks=reported.get(attributes.BLOCKS),
+            cross_validated=reported.get(attributes.CROSS_VALIDATED),
             refined=arrays.decode_all(reported.get(attributes.REFINED) or {}, store),
             status=reported.get(attributes.STATUS),
             deterministic=reported.get(attributes.DETERMINISTIC),

@@ -305,6 +305,8 @@ class HypergradSearch(Searcher):
             gradient=self._gradient(result),
             cost=cost,
             held_back=result.get("held_back"),
+            blocks=result.get("blocks"),
+            cross_validated=result.get("cross_validated"),
             refined={name: result.get(f"refined/{name}") for name in differentiable},
             status=result.get("status"),
             deterministic=result.get("deterministic"),

@@ -47,7 +47,8 @@ def trainable(
     - `gradient_evaluations`: the cost in minibatch training gradients; of a function, in values of it.
     - `steps`: the number of steps trained, or 1 for a function; `seconds`: the time that they took.
     - `test_loss`: the test loss, where the problem has one.
-    - `held_back`: the loss on each fold of the validation set, where one was held back.
+    - `held_back`: the loss on each fold of the validation set, where one was held back; `blocks`: those on each fold's
+      blocks; `cross_validated`: the loss that counts each example where its fold was held back.
     - `exact`: whether the reversal was exact, where there was one.
     - `refined`: with a method such as `Hypernet`, the hyperparameters where the trial's stretch of joint optimisation
       ended; `loss` is the loss at them. The trial's checkpoint (a file called `checkpoint`) holds all that the method

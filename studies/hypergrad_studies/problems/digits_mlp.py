@@ -1,7 +1,7 @@
 """digits-mlp: 10 hyperparameters of a 64-50-50-10 tanh network, 100 steps on scikit-learn's digits.
 
-Penalties may be lifted to one for each weight; the package lifts rates and momentum by itself. digits-noisy is the same problem with
-a new seed each trial.
+Penalties may be lifted to one for each weight; the package lifts rates and momentum by itself. digits-noisy is the same
+problem with a new seed each trial.
 """
 
 import functools
