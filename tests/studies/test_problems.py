@@ -23,6 +23,7 @@ DIMENSIONS = {
     "digits-l2": (650, 650),
     "digits-adamw": (7, 107),
     "cancer-mlp": (7, 942),
+    "diabetes-mlp": (6, 853),
     "mnist-mlp": (7, 40_002),
     "digits-rates": (100, 100),
     "digits-schedules": (1608, 1608),
@@ -37,7 +38,7 @@ DIMENSIONS = {
 }
 """How many numbers each problem has as it is, and how many when it is lifted."""
 
-CHANCE = {"cancer-mlp": math.log(2)}
+CHANCE = {"cancer-mlp": math.log(2), "diabetes-mlp": 1.0}
 """The loss of guessing; that of digits is log(10)."""
 
 
@@ -107,7 +108,11 @@ def test_a_problem_is_posed_without_lifts_or_with_them() -> None:
     assert posed("digits-noisy")[0] is plain
 
 
-EXAMPLES = {"cancer-mlp": (136, 133), "mnist-mlp": (10_000, 10_000)}
+EXAMPLES = {
+    "cancer-mlp": (136, 133),
+    "diabetes-mlp": (110, 112),
+    "mnist-mlp": (10_000, 10_000),
+}
 """How many validation and test examples there are; on digits 400 and 397."""
 
 

@@ -8,6 +8,7 @@ from hypergrad_search import Categorical, Int, Space, TrainingProblem
 from hypergrad_search.space import centre, lifted, unlifted
 from hypergrad_studies.problems import (
     cancer_mlp,
+    diabetes_mlp,
     digits_adamw,
     digits_l2,
     digits_mixed,
@@ -25,6 +26,7 @@ PROBLEMS: dict[str, Callable[[], tuple[TrainingProblem, Space]]] = {
     "digits-l2": functools.cache(digits_l2.problem),
     "digits-adamw": functools.cache(digits_adamw.problem),
     "cancer-mlp": functools.cache(cancer_mlp.problem),
+    "diabetes-mlp": functools.cache(diabetes_mlp.problem),
     "mnist-mlp": functools.cache(mnist_mlp.problem),
     "digits-rates": functools.cache(digits_rates.problem),
     "digits-schedules": functools.cache(digits_schedules.problem),
