@@ -24,6 +24,7 @@ DIMENSIONS = {
     "digits-adamw": (7, 107),
     "cancer-mlp": (7, 942),
     "diabetes-mlp": (6, 853),
+    "text-mlp": (7, 7),
     "mnist-mlp": (7, 40_002),
     "digits-rates": (100, 100),
     "digits-schedules": (1608, 1608),
@@ -38,7 +39,7 @@ DIMENSIONS = {
 }
 """How many numbers each problem has as it is, and how many when it is lifted."""
 
-CHANCE = {"cancer-mlp": math.log(2), "diabetes-mlp": 1.0}
+CHANCE = {"cancer-mlp": math.log(2), "diabetes-mlp": 1.0, "text-mlp": math.log(36)}
 """The loss of guessing; that of digits is log(10)."""
 
 
@@ -111,6 +112,7 @@ def test_a_problem_is_posed_without_lifts_or_with_them() -> None:
 EXAMPLES = {
     "cancer-mlp": (136, 133),
     "diabetes-mlp": (110, 112),
+    "text-mlp": (4000, 6195),
     "mnist-mlp": (10_000, 10_000),
 }
 """How many validation and test examples there are; on digits 400 and 397."""

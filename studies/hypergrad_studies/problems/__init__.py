@@ -17,6 +17,7 @@ from hypergrad_studies.problems import (
     digits_schedules,
     mnist_mlp,
     synthetic,
+    text_mlp,
 )
 
 _mlp = functools.cache(digits_mlp.problem)
@@ -27,6 +28,7 @@ PROBLEMS: dict[str, Callable[[], tuple[TrainingProblem, Space]]] = {
     "digits-adamw": functools.cache(digits_adamw.problem),
     "cancer-mlp": functools.cache(cancer_mlp.problem),
     "diabetes-mlp": functools.cache(diabetes_mlp.problem),
+    "text-mlp": functools.cache(text_mlp.problem),
     "mnist-mlp": functools.cache(mnist_mlp.problem),
     "digits-rates": functools.cache(digits_rates.problem),
     "digits-schedules": functools.cache(digits_schedules.problem),
