@@ -26,6 +26,7 @@ DIMENSIONS = {
     "diabetes-mlp": (6, 853),
     "text-mlp": (7, 7),
     "mnist-mlp": (7, 40_002),
+    "mnist-cnn": (8, 8),
     "digits-rates": (100, 100),
     "digits-schedules": (1608, 1608),
     "digits-mixed": (10, 406),  # it also has an integer and a categorical
@@ -114,6 +115,7 @@ EXAMPLES = {
     "diabetes-mlp": (110, 112),
     "text-mlp": (4000, 6195),
     "mnist-mlp": (10_000, 10_000),
+    "mnist-cnn": (2000, 2500),
 }
 """How many validation and test examples there are; on digits 400 and 397."""
 
