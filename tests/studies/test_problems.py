@@ -29,6 +29,7 @@ DIMENSIONS = {
     "mnist-cnn": (8, 8),
     "digits-rates": (100, 100),
     "digits-schedules": (1608, 1608),
+    "digits-labels": (1003, 1003),
     "digits-mixed": (10, 406),  # it also has an integer and a categorical
     "digits-noisy": (10, 6603),
     "synthetic-quadratic": (10, 10),

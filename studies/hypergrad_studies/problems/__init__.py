@@ -11,6 +11,7 @@ from hypergrad_studies.problems import (
     diabetes_mlp,
     digits_adamw,
     digits_l2,
+    digits_labels,
     digits_mixed,
     digits_mlp,
     digits_rates,
@@ -34,6 +35,7 @@ PROBLEMS: dict[str, Callable[[], tuple[TrainingProblem, Space]]] = {
     "mnist-cnn": functools.cache(mnist_cnn.problem),
     "digits-rates": functools.cache(digits_rates.problem),
     "digits-schedules": functools.cache(digits_schedules.problem),
+    "digits-labels": functools.cache(digits_labels.problem),
     "digits-mixed": functools.cache(digits_mixed.problem),
     "digits-noisy": _mlp,
     **{
