@@ -43,6 +43,7 @@ def test_installed_wheel_is_complete(tmp_path: Path) -> None:
     for package in PACKAGES:
         assert (target / package / "py.typed").is_file()
     assert list((target / "hypergrad_studies").glob("*.html"))
+    assert (target / "hypergrad_studies" / "problems" / "esther.txt").is_file()
 
     # Isolated mode leaves out the working directory and PYTHONPATH; the folder put first hides the checkout.
     files = json.loads(run(python, "-I", "-c", SCRIPT, target, *PACKAGES, cwd=tmp_path).splitlines()[-1])

@@ -129,7 +129,7 @@ def test_gp_needs_torch_alone(installed: bool, monkeypatch: pytest.MonkeyPatch) 
 def test_tied_methods_are_offered_where_there_is_an_array(problem: str) -> None:
     _, space = posed(problem)
     has_array = any(parameter.shape for parameter in floats(space).values())
-    assert has_array == (problem in ("digits-l2", "digits-rates", "digits-schedules"))
+    assert has_array == (problem in ("digits-l2", "digits-rates", "digits-schedules", "digits-labels"))
     for name in ("random-tied", "tpe-tied"):
         assert (obstacle("optuna", name, problem) is None) == has_array
 

@@ -10,12 +10,22 @@ import optuna
 import pytest
 
 from hypergrad_optuna import Objective
-from hypergrad_search import Float, Fold, Status, evaluate
+from hypergrad_search import Float, Fold, Reversible, Status, Unrolled, evaluate
 from hypergrad_search.problem import check_problem
 from hypergrad_search.space import dimension, lifted, unlifted
 from hypergrad_studies.data import MissingData, mnist
 from hypergrad_studies.networks import Split, cross_entropy, network, normal_network
-from hypergrad_studies.problems import NOISY, PROBLEMS, can_lift, digits, digits_mixed, middle, posed
+from hypergrad_studies.problems import (
+    NOISY,
+    PROBLEMS,
+    can_lift,
+    digits,
+    digits_labels,
+    digits_mixed,
+    middle,
+    posed,
+    text_mlp,
+)
 from hypergrad_studies.problems.synthetic import FUNCTIONS
 
 DIMENSIONS = {
@@ -23,9 +33,13 @@ DIMENSIONS = {
     "digits-l2": (650, 650),
     "digits-adamw": (7, 107),
     "cancer-mlp": (7, 942),
+    "diabetes-mlp": (6, 853),
+    "text-mlp": (7, 7),
     "mnist-mlp": (7, 40_002),
+    "mnist-cnn": (8, 8),
     "digits-rates": (100, 100),
     "digits-schedules": (1608, 1608),
+    "digits-labels": (1003, 1003),
     "digits-mixed": (10, 406),  # it also has an integer and a categorical
     "digits-noisy": (10, 6603),
     "synthetic-quadratic": (10, 10),
@@ -37,7 +51,7 @@ DIMENSIONS = {
 }
 """How many numbers each problem has as it is, and how many when it is lifted."""
 
-CHANCE = {"cancer-mlp": math.log(2)}
+CHANCE = {"cancer-mlp": math.log(2), "diabetes-mlp": 1.0, "text-mlp": math.log(36)}
 """The loss of guessing; that of digits is log(10)."""
 
 
@@ -77,6 +91,22 @@ def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
         assert result.test_loss is not None
 
 
+@pytest.mark.parametrize(
+    "name", ["digits-labels", "diabetes-mlp", "text-mlp", pytest.param("mnist-cnn", marks=pytest.mark.slow)]
+)
+def test_gradients_of_both_exact_methods_agree(name: str) -> None:
+    if name.startswith("mnist"):
+        _needs_mnist()
+    problem, space = posed(name)
+    methods = (Reversible(), Unrolled())
+    found, other = (evaluate(problem, middle(space), key=jax.random.key(0), space=space, method=m) for m in methods)
+    assert found.gradient is not None
+    assert other.gradient is not None
+    assert found.value == pytest.approx(other.value, rel=1e-6)
+    for n, expected in other.gradient.items():
+        np.testing.assert_allclose(found.gradient[n], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("name", ["cancer-mlp", "digits-mixed", pytest.param("digits-adamw", marks=pytest.mark.slow)])
 def test_lifted_problems_train_alike_and_hold_back_a_fold(name: str) -> None:
     problem, space = posed(name, lifts=True)
@@ -107,7 +137,13 @@ def test_a_problem_is_posed_without_lifts_or_with_them() -> None:
     assert posed("digits-noisy")[0] is plain
 
 
-EXAMPLES = {"cancer-mlp": (136, 133), "mnist-mlp": (10_000, 10_000)}
+EXAMPLES = {
+    "cancer-mlp": (136, 133),
+    "diabetes-mlp": (110, 112),
+    "text-mlp": (4000, 6195),
+    "mnist-mlp": (10_000, 10_000),
+    "mnist-cnn": (2000, 2500),
+}
 """How many validation and test examples there are; on digits 400 and 397."""
 
 
@@ -244,3 +280,32 @@ def test_batches_go_through_the_training_set_in_turn() -> None:
     seen = np.concatenate([digits.batches(jnp.int32(step)).labels for step in range(5)])
     np.testing.assert_array_equal(seen, train.labels)
     np.testing.assert_array_equal(digits.batches(jnp.int32(5)).images, digits.batches(jnp.int32(0)).images)
+
+
+def test_three_in_ten_training_labels_are_wrong_and_an_image_of_weight_0_does_not_count() -> None:
+    train = digits.splits()[0]
+    right = digits_labels.labels() == train.labels
+    assert [int(right.sum()), int((~right).sum())] == [700, 300]
+    problem, space = posed("digits-labels")
+    point = middle(space) | {"weight": right.astype(np.float32), "l2": 0.0}
+    key = jax.random.key(0)
+    params = problem.init(key, point)
+    for step in (0, 7):
+        rows = np.arange(step * 200, step * 200 + 200) % 1000
+        losses = cross_entropy(params, Split(train.images[rows], train.labels[rows]))
+        found = problem.train_loss(params, point, problem.batch(jnp.int32(step), point), key)
+        assert float(found) == pytest.approx(float(losses[right[rows]].sum()) / 200, rel=1e-5)
+
+
+def test_the_parts_of_the_text_share_no_character() -> None:
+    text, alphabet = text_mlp.text(), text_mlp.alphabet()
+    train, valid, test = text_mlp.splits()
+
+    def strings(part: Split) -> list[str]:
+        windows = np.concatenate([part.images, part.labels[:, None]], axis=1)
+        return ["".join(alphabet[i] for i in window) for window in windows]
+
+    # the last characters of training and validation are those at 20,011 and 24,023
+    assert sorted(strings(train)) == sorted(text[i : i + 13] for i in range(20_000))
+    assert strings(valid) == [text[i : i + 13] for i in range(20_012, 24_012)]
+    assert strings(test) == [text[i : i + 13] for i in range(24_024, len(text) - 12)]

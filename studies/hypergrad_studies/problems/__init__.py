@@ -8,14 +8,18 @@ from hypergrad_search import Categorical, Int, Space, TrainingProblem, lift_sett
 from hypergrad_search.space import centre, floats, unlifted
 from hypergrad_studies.problems import (
     cancer_mlp,
+    diabetes_mlp,
     digits_adamw,
     digits_l2,
+    digits_labels,
     digits_mixed,
     digits_mlp,
     digits_rates,
     digits_schedules,
+    mnist_cnn,
     mnist_mlp,
     synthetic,
+    text_mlp,
 )
 
 _mlp = functools.cache(digits_mlp.problem)
@@ -25,9 +29,13 @@ PROBLEMS: dict[str, Callable[[], tuple[TrainingProblem, Space]]] = {
     "digits-l2": functools.cache(digits_l2.problem),
     "digits-adamw": functools.cache(digits_adamw.problem),
     "cancer-mlp": functools.cache(cancer_mlp.problem),
+    "diabetes-mlp": functools.cache(diabetes_mlp.problem),
+    "text-mlp": functools.cache(text_mlp.problem),
     "mnist-mlp": functools.cache(mnist_mlp.problem),
+    "mnist-cnn": functools.cache(mnist_cnn.problem),
     "digits-rates": functools.cache(digits_rates.problem),
     "digits-schedules": functools.cache(digits_schedules.problem),
+    "digits-labels": functools.cache(digits_labels.problem),
     "digits-mixed": functools.cache(digits_mixed.problem),
     "digits-noisy": _mlp,
     **{
