@@ -89,8 +89,9 @@ def sgd(
 
     Each setting is one of the following, or a pytree prefix of the parameters with one of them at each leaf:
 
-    - a number, or an array of length `steps`: a schedule;
-    - a string: the name of a hyperparameter that holds a number or a schedule;
+    - a number; an array of length `steps`, which is a schedule; or an array that broadcasts to shape `(leaves, steps)`,
+      with a row for each leaf of the parameters that the setting is for, in the order of `jax.tree.leaves`;
+    - a string: the name of a hyperparameter that holds one of these;
     - a function of (hyperparameters, step) that returns a number, or a pytree prefix of numbers;
     - a schedule of optax, which is a function of the step alone. `warmup_cosine` has hyperparameters in it.
 

@@ -1,7 +1,7 @@
 """Hypergradient search in Optuna: `optuna.create_study(sampler=HypergradSampler())`."""
 
 from hypergrad_optuna import _version  # noqa: F401 (it refuses an Optuna that is missing or old before the others are imported)
-from hypergrad_optuna.best import best_hyperparameters, best_model
+from hypergrad_optuna.best import best_hyperparameters, best_model, best_trial
 from hypergrad_optuna.check_gradient import check_gradient
 from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
@@ -14,6 +14,7 @@ __all__ = [
     "Objective",
     "best_hyperparameters",
     "best_model",
+    "best_trial",
     "check_gradient",
     "hyperparameters_of",
     "report_gradient",

@@ -1,5 +1,6 @@
 """The result of a study: hyperparameters that are ready for `evaluate`, and the parameters trained with them."""
 
+import math
 from typing import Any
 
 import optuna
@@ -12,18 +13,46 @@ from hypergrad_optuna.objective import Objective, read_checkpoint
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_search.search.ask_tell import OVERFITTED
 
+_logger = optuna.logging.get_logger("optuna.hypergrad")
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial:
+    """Return the trial that a study has found, which need not be `study.best_trial`.
+
+    Thousands of hyperparameters can fit the validation set, so its lowest loss means little. Trials with parts of it
+    held back are compared by their cross-validated loss (the attribute `hypergrad:cross_validated`), which counts each
+    example where it was held back; all others by their value. Trials whose status is "overfitted" are passed over.
+    Where no array is better than plain numbers by that measure, the result has plain numbers (the same number at all
+    elements), and a message of Optuna's log says so.
+
+    Raises `ValueError` where no trial is complete.
+    """
+    _check_study("best_trial", study)
+    lowest = study.best_trial
+    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    sound = [t for t in complete if not _overfitted(t) and all(c <= 0 for c in t.constraints.values())]
+    best = min(sound, key=lambda t: _loss(t, sign), default=lowest)
+    steps = [t for t in complete if attributes.CROSS_VALIDATED in t.user_attrs and attributes.wanted(t).parent]
+    if steps and attributes.wanted(best).parent is None and attributes.CROSS_VALIDATED in best.user_attrs:
+        _logger.info(
+            f"Trial {best.number} is best although its arrays have one number for all elements: on examples that were "
+            f"held back, none of the {len(steps)} trials with more numbers is better."
+        )
+    return best
+
 
 def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = None) -> dict[str, Any]:
     """Return the hyperparameters of a study's best trial, ready for `hypergrad_search.evaluate`.
 
-    Use it in place of `study.best_params`, which holds one number in place of each array. Trials whose status is
-    "overfitted" are passed over, unlike in `study.best_trial`. `hyperparameters_of` says more about the result.
-    `artifact_store` is by default that of the study's sampler.
+    Use it in place of `study.best_params`, which holds one number in place of each array. The trial is that of
+    `best_trial`. `hyperparameters_of` says more about the result. `artifact_store` is by default that of the study's
+    sampler.
 
     Raises `ValueError` where no trial is complete, or a store is needed and missing.
     """
     _check_study("best_hyperparameters", study)
-    return hyperparameters_of(_best_trial(study), artifact_store=_store(study, artifact_store))
+    return hyperparameters_of(best_trial(study), artifact_store=_store(study, artifact_store))
 
 
 def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any | None = None) -> Any:
@@ -38,7 +67,7 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
     _check_study("best_model", study)
     if not isinstance(objective, Objective):
         raise ValueError(f"best_model: objective must be an Objective, got {objective!r}")
-    trial, store, hosted = _best_trial(study), _store(study, artifact_store), objective.hosted
+    trial, store, hosted = best_trial(study), _store(study, artifact_store), objective.hosted
     return hosted.method.params(
         hosted.problem,
         hyperparameters_of(trial, artifact_store=store),
@@ -53,15 +82,12 @@ def _check_study(owner: str, study: Any) -> None:
         raise ValueError(f"{owner}: study must be a study of Optuna, got {study!r}")
 
 
-def _best_trial(study: optuna.Study) -> FrozenTrial:
-    """Return the best trial that has not overfitted, and the best of all where every trial has."""
-    best = study.best_trial
-    if not _overfitted(best):
-        return best
-    sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
-    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    others = [t for t in complete if not _overfitted(t) and all(c <= 0 for c in t.constraints.values())]
-    return min(others, key=lambda t: sign * (t.value or 0.0), default=best)
+def _loss(trial: FrozenTrial, sign: int) -> float:
+    """Return what trials are compared by, to be minimised; a value that is missing is the worst."""
+    of_trial = trial.user_attrs.get(attributes.CROSS_VALIDATED)
+    if of_trial is not None:
+        return float(of_trial)
+    return math.inf if trial.value is None else sign * trial.value
 
 
 def _overfitted(trial: FrozenTrial) -> bool:

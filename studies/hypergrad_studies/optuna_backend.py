@@ -70,6 +70,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
             tell_seconds=done - told,
             status=_status(ended),
             error=error or ended.user_attrs.get(attributes.MESSAGE),
+            cross_validated=ended.user_attrs.get(attributes.CROSS_VALIDATED),
         )
         if method.retrains and record.sound:
             record = _retrained(record, objective, ended)

@@ -142,6 +142,7 @@ class Recorder(tune.Callback):
                 tell_seconds=self._timed.telling.get(trial.trial_id, 0.0) if self._timed else 0.0,
                 status=status,
                 error=error or None,
+                cross_validated=result.get("cross_validated"),
             )
         )
         self._trials += 1

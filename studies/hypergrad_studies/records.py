@@ -53,6 +53,8 @@ class Record:
     tell_seconds: float
     status: str
     error: str | None
+    cross_validated: float | None = None
+    """The validation loss that counts each example where it was held back, or None where nothing was."""
 
     @property
     def key(self) -> Key:
