@@ -20,7 +20,8 @@ from hypergrad_search.lifting import lift_settings
 from hypergrad_search.optax_optimizers import gradient_noise
 from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, adabelief, adam, adamw, ema, muon, rmsprop, sgd
 from hypergrad_search.problem import TrainingProblem
-from hypergrad_search.schedules import warmup_cosine
+from hypergrad_search.schedule_summary import ScheduleSummary, summarize_schedules
+from hypergrad_search.schedules import fit_warmup_cosine, warmup_cosine
 from hypergrad_search.space import Categorical, Float, Int, Space
 from hypergrad_search.training import train
 
@@ -38,6 +39,7 @@ __all__ = [
     "Method",
     "Optimizer",
     "Reversible",
+    "ScheduleSummary",
     "Space",
     "Status",
     "TrainingProblem",
@@ -49,12 +51,14 @@ __all__ = [
     "check_gradient",
     "ema",
     "evaluate",
+    "fit_warmup_cosine",
     "from_function",
     "gradient_noise",
     "lift_settings",
     "muon",
     "rmsprop",
     "sgd",
+    "summarize_schedules",
     "train",
     "warmup_cosine",
 ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from hypergrad_search import (
     evaluate,
     sgd,
 )
-from hypergrad_search.fold import order, split
+from hypergrad_search.fold import blocks_of, order, split
 from hypergrad_search.hypergradient import Linear
 
 Array = np.ndarray[Any, Any]
@@ -305,3 +305,53 @@ def test_folds_that_do_not_fit_are_named(arguments: dict[str, Any], message: str
 def test_what_is_no_fold_is_refused() -> None:
     with pytest.raises(ValueError, match=r"evaluate: fold must be a Fold such as Fold\(0, of=4\) or None, got 3"):
         run(LOSSES, Reversible(), fold=3)
+
+
+def test_blocks_are_the_parts_in_pieces_of_equal_size() -> None:
+    losses = RNG.normal(size=1000)
+    blocks, parts = blocks_of(losses, 4), split(losses, 4)
+    assert [len(x) for x in blocks] == [32] * 4
+    for of_part, part in zip(blocks, parts, strict=True):
+        sizes = [8] * 26 + [7] * 6  # 250 examples
+        assert np.average(of_part, weights=sizes) == pytest.approx(part.mean())
+        assert of_part[0] == part[:8].mean()
+    assert blocks_of(losses[:10], 4) == tuple(tuple(part.tolist()) for part in split(losses[:10], 4))
+
+
+def test_a_gain_must_be_larger_than_its_standard_error() -> None:
+    """Two parts of four examples, before and after a step that lowers the mean of the second part by 0.5."""
+    before = (1.0, 2.0, 3.0, 4.0)
+    alike, lucky = (0.5, 1.4, 2.6, 3.5), (1.1, 2.1, 3.1, 1.7)
+    errors = [np.subtract(before, after).std(ddof=1) / 2 for after in (alike, lucky)]
+    assert errors == pytest.approx([0.0408, 0.6], rel=1e-3)
+    losses = (9.0, 2.0)
+    for margin, accepted in ((0.0, [True, True]), (0.8, [True, True]), (1.0, [True, False]), (13.0, [False, False])):
+        fold = Fold(0, of=2, below=2.5, judge=1, margin=margin, blocks=before)
+        assert [fold.accepts(losses, ((9.0,) * 4, after)) for after in (alike, lucky)] == accepted
+        assert fold.accepts(losses)  # without blocks, any gain will do
+        assert not fold.accepts((9.0, 2.5), ((9.0,) * 4, alike))
+
+
+def test_a_method_judges_by_the_blocks() -> None:
+    free = run(LOSSES, Reversible(), fold=Fold(2, of=4))
+    assert free.held_back is not None
+    assert free.blocks is not None
+    assert [np.mean(x) for x in free.blocks] == pytest.approx(free.held_back)
+    some = Fold(2, of=4, below=free.held_back[2] + 0.1, margin=1.0)
+    alike, luck = np.add(free.blocks[2], 0.1), np.add(free.blocks[2], [0.3, 0.0, 0.0][: len(free.blocks[2])])
+    found = run(LOSSES, Reversible(), fold=replace(some, blocks=tuple(alike)))
+    lucky = run(LOSSES, Reversible(), fold=replace(some, blocks=tuple(luck - luck.mean() + alike.mean())))
+    assert (found.status, lucky.status) == (Status.OK, Status.OVERFITTED)
+    assert (found.value, lucky.value) == (free.value, free.value)
+    assert lucky.cross_validated is None
+
+
+def test_each_example_counts_where_it_was_held_back() -> None:
+    free = run(LOSSES, Reversible(), fold=Fold(2, of=4))
+    assert free.held_back is not None
+    assert free.cross_validated == free.value
+    step = run(LOSSES, Reversible(), fold=Fold(2, of=4, below=free.held_back[1] + 0.25, judge=1, cross_validated=7.0))
+    assert step.cross_validated == pytest.approx(7.0 - 0.25)
+    again = run(LOSSES, Reversible(), fold=Fold(2, of=4, cross_validated=7.0))
+    assert again.cross_validated == 7.0
+    assert run(LOSSES, Reversible()).cross_validated is None

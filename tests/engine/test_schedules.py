@@ -1,6 +1,7 @@
 """Schedules: those of optax as settings, and a warm-up with gradients in all that shapes it."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,16 @@ import numpy as np
 import optax
 import pytest
 
-from hypergrad_search import TrainingProblem, adam, evaluate, sgd, warmup_cosine
+from hypergrad_search import (
+    TrainingProblem,
+    Unrolled,
+    adam,
+    evaluate,
+    fit_warmup_cosine,
+    sgd,
+    summarize_schedules,
+    warmup_cosine,
+)
 
 
 @pytest.mark.parametrize("warmup", [1, 10, 99])
@@ -87,3 +97,40 @@ def test_a_warm_up_of_no_steps_or_of_all_has_values_and_no_nan(warmup: float) ->
     wanted = 0.03 * steps if warmup else 0.15 * (1 + np.cos(np.pi * steps / 10))
     np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-6)
     assert np.isfinite(slopes).all()
+
+
+@pytest.mark.parametrize("numbers", [(0.3, 7.5, 0.02), (2.0, 60.0, 1.0), (1e-4, 1.0, 0.0)])
+def test_a_fit_finds_the_schedule_again(numbers: tuple[float, float, float]) -> None:
+    names = ("peak", "warmup", "final")
+    with jax.enable_x64(True):
+        schedule = np.asarray(jax.vmap(warmup_cosine(*numbers, steps=100))(jnp.arange(100)))
+    assert fit_warmup_cosine(schedule) == pytest.approx(dict(zip(names, numbers, strict=True)), rel=1e-4, abs=1e-8)
+    scattered = np.stack([0.5 * schedule, 1.5 * schedule])
+    assert fit_warmup_cosine(scattered) == pytest.approx(fit_warmup_cosine(schedule), rel=1e-4, abs=1e-8)
+
+
+def test_a_fit_smooths_what_a_search_has_found() -> None:
+    smooth = np.asarray(jax.vmap(warmup_cosine(0.2, 10.0, 0.05, steps=100))(jnp.arange(100)))
+    noisy = smooth * np.random.default_rng(0).lognormal(sigma=0.3, size=(4, 100))
+    assert fit_warmup_cosine(noisy) == pytest.approx({"peak": 0.2, "warmup": 10.0, "final": 0.05}, rel=0.2)
+
+
+@pytest.mark.parametrize("wrong", [0.1, [0.1], np.ones((2, 3, 4)), [0.1, np.nan]])
+def test_what_is_no_schedule_is_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match=r"fit_warmup_cosine: schedule must have shape \(steps,\)"):
+        fit_warmup_cosine(wrong)
+
+
+def test_a_summary_says_what_it_is_worth() -> None:
+    run = replace(problem("rate"), optimizer=sgd("rate", "momentum"))
+    h = {"rate": np.geomspace(0.3, 0.01, 10)[None], "momentum": np.linspace(0.5, 0.9, 10), "l2": 1.0}
+    key = jax.random.key(0)
+    summary = summarize_schedules(run, h, key=key)
+    assert summary.numbers == {"rate": fit_warmup_cosine(h["rate"]), "momentum": {"constant": pytest.approx(0.7)}}
+    assert summary.hyperparameters["l2"] == 1.0
+    assert summary.hyperparameters["rate"].shape == (1, 10)
+    again = evaluate(run, summary.hyperparameters, key=key, method=Unrolled())
+    assert (summary.value, summary.test_loss) == (again.value, None)
+    assert summary.value != evaluate(run, h, key=key, method=Unrolled()).value
+    with pytest.raises(ValueError, match="no setting of the optimizer names a hyperparameter that is a schedule"):
+        summarize_schedules(run, {**h, "rate": 0.1, "momentum": 0.5}, key=key)

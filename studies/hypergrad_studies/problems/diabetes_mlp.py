@@ -1,6 +1,6 @@
 """diabetes-mlp: 6 hyperparameters of a 10-50-1 tanh network, 300 steps on scikit-learn's diabetes data, a regression.
 
-The learning rate may be lifted to a schedule, penalties to one for each weight.
+Penalties may be lifted to one for each weight; the package lifts the learning rate and momentum by itself.
 """
 
 import functools
@@ -30,7 +30,7 @@ class Patients(NamedTuple):
 
 
 SPACE: Space = {
-    "learning_rate": Float(1e-3, 1.0, log=True, lift=(STEPS,)),
+    "learning_rate": Float(1e-3, 1.0, log=True),
     "momentum": Float(0.5, 0.99),
     **{f"l2_{i}": Float(1e-5, 1.0, log=True, lift=shape) for i, shape in enumerate(itertools.pairwise(SIZES), 1)},
     **{f"init_scale_{i}": Float(1e-2, 1.0, log=True) for i in LAYERS},

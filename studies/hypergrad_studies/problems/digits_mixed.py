@@ -1,6 +1,6 @@
 """digits-mixed: digits-mlp, and the network's activation and width: 12 hyperparameters, 10 of which have a gradient.
 
-Rates and momentum may be lifted to schedules; penalties may not, as the number of weights varies.
+The package lifts rates and momentum by itself; penalties stay numbers, as the number of weights varies.
 """
 
 from typing import Any

@@ -1,0 +1,86 @@
+"""`summarize_schedules`: what a search found for each step, said in a few numbers, and what these are worth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from hypergrad_search.hypergradient import Unrolled, evaluate
+from hypergrad_search.optimizers import Optimizer
+from hypergrad_search.problem import TrainingProblem
+from hypergrad_search.schedules import fit_warmup_cosine, warmup_cosine
+from hypergrad_search.space import Hyperparameters, Space
+
+
+@dataclass(frozen=True)
+class ScheduleSummary:
+    """Schedules in a few numbers.
+
+    - `numbers`: by the name of each hyperparameter that is a schedule, its few numbers: `peak`, `warmup` and `final` of
+      `warmup_cosine` for a learning rate, and `constant` for any other setting.
+    - `hyperparameters`: all hyperparameters with these smooth schedules in place of what was found, ready for
+      `evaluate`.
+    - `value`, `test_loss`: the validation and test loss of training with them; `test_loss` is None where the problem
+      has none.
+    """
+
+    numbers: dict[str, dict[str, float]]
+    hyperparameters: dict[str, Any]
+    value: float
+    test_loss: float | None
+
+
+def summarize_schedules(
+    problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: Space | None = None
+) -> ScheduleSummary:
+    """Return a summary of the optimizer's schedules, and the loss that training has with it.
+
+    A learning rate with a number for each leaf and step becomes one warm-up and cosine for all leaves
+    (`fit_warmup_cosine`); a momentum, a beta or another setting becomes its mean. What is not a schedule stays as it
+    is. If the loss is much higher than that of `hyperparameters`, their details matter.
+
+    Args:
+        problem: the training run.
+        hyperparameters: those that a search has found, such as `hypergrad_optuna.best_hyperparameters(study)`.
+        key: the source of randomness, as for `evaluate`; take the search's own, `jax.random.key(0)` by default there.
+        space: as for `evaluate`; needed only where there are integers.
+
+    Raises:
+        ValueError: no setting of the optimizer names a hyperparameter that is a schedule, and as `evaluate` does.
+
+    Example:
+        >>> summary = summarize_schedules(problem, best_hyperparameters(study), key=jax.random.key(0))
+        >>> summary.numbers["rate"], summary.value
+    """
+    posed = problem.at(hyperparameters)
+    settings = _schedules(posed, hyperparameters)
+    if not settings:
+        raise ValueError("summarize_schedules: no setting of the optimizer names a hyperparameter that is a schedule")
+    numbers, smooth = {}, dict(hyperparameters)
+    for name, setting in settings.items():
+        found = np.asarray(hyperparameters[name])
+        numbers[name] = fit_warmup_cosine(found) if "learning_rate" in setting else {"constant": float(found.mean())}
+        smooth[name] = _values(numbers[name], posed.steps, found)
+    result = evaluate(problem, smooth, key=key, method=Unrolled(), gradient_below=-np.inf, space=space)
+    return ScheduleSummary(numbers, smooth, result.value, result.test_loss)
+
+
+def _schedules(problem: TrainingProblem, hyperparameters: Hyperparameters) -> Mapping[str, str]:
+    """Return by the name of each hyperparameter that has a number for each step the setting that names it."""
+    if not isinstance(problem.optimizer, Optimizer):
+        return {}
+    return {
+        name: setting
+        for setting, name in problem.optimizer.leaves()
+        if isinstance(name, str) and np.shape(hyperparameters[name])[-1:] == (problem.steps,)
+    }
+
+
+def _values(numbers: Mapping[str, float], steps: int, found: np.ndarray) -> np.ndarray:
+    """Return what a few numbers stand for, in the shape of what was found; no rate is negative."""
+    if "constant" in numbers:
+        return np.full(found.shape, numbers["constant"])
+    smooth = np.asarray(jax.vmap(warmup_cosine(**numbers, steps=steps))(np.arange(steps)), np.float64)
+    return np.broadcast_to(np.clip(smooth, 0.0, None), found.shape)
