@@ -26,7 +26,7 @@ class Nevergrad(Outside[Parameter]):
     def ask(self) -> Parameter:
         """Return what to try next."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "COBYLA: Invalid RHOEND")  # the wizard gives SciPy's a last radius of 0
+            warnings.filterwarnings("ignore", "COBYLA: Invalid")  # of settings that the wizard gives, and SciPy mends
             return self._wizard.ask()
 
     def tell(self, point: Parameter, loss: float) -> None:
