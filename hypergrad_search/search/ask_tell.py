@@ -281,7 +281,7 @@ def same_model(space: Space, some: Hyperparameters, others: Hyperparameters) -> 
 
 def levels(space: Space) -> dict[str, Any]:
     """Return the space that an explorer sees: one number, the level, for each array."""
-    return {name: replace(p, shape=(), lift=False) if isinstance(p, Float) else p for name, p in space.items()}
+    return {name: replace(p, shape=(), lift=None) if isinstance(p, Float) else p for name, p in space.items()}
 
 
 def spread(space: Space, chosen: Hyperparameters) -> dict[str, Any]:

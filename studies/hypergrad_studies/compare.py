@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -22,7 +23,8 @@ from hypergrad_search import Method, evaluate
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.space import lifted, unlifted
 from hypergrad_studies import methods, optuna_backend, ray_backend, records
-from hypergrad_studies.problems import middle, posed
+from hypergrad_studies.methods import OptunaMethod
+from hypergrad_studies.problems import middle
 from hypergrad_studies.records import Key, Plan, Record, Run
 
 RUNNERS = {"optuna": optuna_backend.run, "ray": ray_backend.run}
@@ -46,7 +48,7 @@ def compare(
     """
     done = records.begin(out, Plan(backend=backend, budget=budget))
     plan = [key for key in _plan(rivals, seeds) if key not in done]
-    warm: list[tuple[str, Method, bool]] = []
+    warm: list[tuple[str, Method, bool, Any]] = []
     if done:
         console.print(f"{len(done)} finished runs found in {out}, {len(plan)} to go")
     with Progress(
@@ -70,11 +72,12 @@ def compare(
                 seen.append(record)
                 progress.update(task, completed=min(record.gradient_evaluations, limit))
 
-            if backend == "optuna":
-                for how in (DEFAULT_METHOD, method.how):  # refined hyperparameters may be trained anew
-                    if (problem, how, method.lifts) not in warm:
-                        warm_up(problem, how, lifts=method.lifts)
-                        warm.append((problem, how, method.lifts))
+            if isinstance(method, OptunaMethod):
+                # refined hyperparameters may be trained anew, by the problem's own optimizer
+                for how in (method.how,) if method.optimizer else (DEFAULT_METHOD, method.how):
+                    if (problem, how, method.lifts, method.optimizer) not in warm:
+                        warm_up(problem, method, how)
+                        warm.append((problem, how, method.lifts, method.optimizer))
             started = time.perf_counter()
             RUNNERS[backend](problem, name, seed, limit, on_record)
             wall_seconds = time.perf_counter() - started
@@ -85,14 +88,15 @@ def compare(
                 console.print(f"{problem} {name} seed {seed}: {len(seen)} trials, {wall_seconds:.1f} s")
 
 
-def warm_up(problem_name: str, how: Method, *, lifts: bool) -> None:
+def warm_up(problem_name: str, method: OptunaMethod, how: Method) -> None:
     """Compile a problem beforehand, so that the first method's seconds do not include what all methods share.
 
-    Integers and categoricals have their first values: programs for others are compiled in the trials that need them.
+    A method with an optimizer of its own never wants a gradient. Integers and categoricals have their first values:
+    programs for others are compiled in the trials that need them.
     """
-    problem, space = posed(problem_name, lifts=lifts)
-    for point in [middle(unlifted(space))] + ([middle(lifted(space))] if lifts else []):
-        for below in (math.inf, -math.inf):
+    problem, space = method.posed(problem_name)
+    for point in [middle(unlifted(space))] + ([middle(lifted(space))] if method.lifts else []):
+        for below in (-math.inf,) if method.optimizer else (math.inf, -math.inf):
             first = evaluate(problem, point, method=how, key=jax.random.key(0), gradient_below=below, space=space)
         if first.checkpoint is not None:
             evaluate(problem, point, method=how, key=jax.random.key(0), space=space, checkpoint=first.checkpoint)

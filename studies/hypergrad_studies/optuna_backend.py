@@ -13,22 +13,25 @@ from hypergrad_optuna import Objective, attributes, hyperparameters_of
 from hypergrad_search import Status, evaluate
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.search.ask_tell import spread
-from hypergrad_search.space import dimension
-from hypergrad_studies.methods import OPTUNA
-from hypergrad_studies.problems import NOISY, posed
+from hypergrad_search.space import centre, dimension
+from hypergrad_studies.methods import OPTUNA, Setting
+from hypergrad_studies.problems import NOISY
 from hypergrad_studies.records import FAILED, PRUNED, Record
 
 
 def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]) -> None:
     """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done."""
     method = OPTUNA[method_name]
-    problem, space = posed(problem_name, lifts=method.lifts)
+    problem, space = method.posed(problem_name)
     searched = method.searched(space)
+    setting = Setting(seed, dimension(searched), problem.steps, budget)
     study = optuna.create_study(
         study_name=f"{problem_name} {method_name} {seed}",  # Hyperband draws brackets by it
-        sampler=method.sampler(seed, dimension(searched)),
-        pruner=method.pruner(problem.steps),
+        sampler=method.sampler(setting),
+        pruner=method.pruner(setting),
     )
+    if method.centre:
+        study.enqueue_trial(centre(searched))
     key = jax.random.key(seed)
     suggest = Objective(problem, searched).suggest
     objective = Objective(
@@ -40,8 +43,8 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
         report_every=method.report_every(problem.steps),
     )
     most = method.how.cost(problem, problem.steps)  # what a trial that failed may have spent
-    spent = 0
-    while spent < budget:
+    spent = trials = 0
+    while spent < budget and trials < method.trials:
         asked = time.perf_counter()
         trial = study.ask()
         suggested = suggest(trial)
@@ -75,6 +78,7 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
         if method.retrains and record.sound:
             record = _retrained(record, objective, ended)
         spent = record.gradient_evaluations
+        trials += 1
         on_record(record)
 
 

@@ -31,7 +31,7 @@ _INK = "#123456"
 # Okabe and Ito's palette, less the two that vanish on white or on black, and four of Paul Tol's.
 _COLOURS = {
     "hypergrad": "#d55e00",
-    "hypergrad-lifted": "#882255",
+    "hypergrad-unlifted": "#882255",
     "tpe": "#0072b2",
     "tpe-2x": "#0072b2",
     "tpe-tied": "#0072b2",

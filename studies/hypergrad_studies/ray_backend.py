@@ -27,7 +27,7 @@ CPUS = 2  # so many trials run at once on every machine; otherwise asynchronous 
 def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]) -> None:
     """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done."""
     method = RAY[method_name]
-    problem, space = posed(problem_name, lifts=method.lifts)
+    problem, space = posed(problem_name, lifts=bool(method.lifts))
     searcher = method.searcher(space, seed)
     # random search is no Searcher: it is neither asked nor told
     timed = Timed(searcher) if isinstance(searcher, Searcher) else None

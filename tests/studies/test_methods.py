@@ -21,18 +21,30 @@ from hypergrad_search import Cost, Evaluation, Float, Method, TrainingProblem, e
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.hypergradient import Request
 from hypergrad_search.search import ExploreDescend, QuasiNewton
-from hypergrad_search.space import floats
+from hypergrad_search.space import centre, floats
 from hypergrad_studies import cli as command
 from hypergrad_studies import compare, optuna_backend
-from hypergrad_studies.methods import BACKENDS, GRADIENT_METHODS, OPTUNA, RAY, GradientMethod, method, obstacle
+from hypergrad_studies.methods import (
+    BACKENDS,
+    EXTRAS,
+    GRADIENT_METHODS,
+    OPTUNA,
+    RAY,
+    GradientMethod,
+    Setting,
+    method,
+    obstacle,
+)
 from hypergrad_studies.problems import PROBLEMS, posed
-from hypergrad_studies.records import Record
+from hypergrad_studies.records import PRUNED, Record
+
+SETTING = Setting(seed=0, dimensions=10, steps=100, budget=5000)
 
 
 @pytest.fixture
-def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in EXTRAS else find(name, *rest))
 
 
 @pytest.fixture
@@ -56,32 +68,38 @@ def refusal(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_budgets_and_lifts() -> None:
-    assert {name for backend in (OPTUNA, RAY) for name, m in backend.items() if m.lifts} == {"hypergrad-lifted"}
+    assert {name for backend in (OPTUNA, RAY) for name, m in backend.items() if m.lifts} == {"hypergrad"}
     for backend, names in BACKENDS.items():
         for name in names:
             assert method(backend, name).budget_factor == (2 if name.endswith("-2x") else 1)
 
 
-TIED = {"random-tied", "tpe-tied", "cmaes-tied"}
+TIED = {"random-tied", "tpe-tied", "cmaes-tied", "tpe-tied-centre"}
+CENTRE = {"random-centre", "tpe-centre", "tpe-tied-centre", "gp-centre"}
+UNTUNED = {"prodigy", "dog", "dowg", "schedule-free", "schedule-free-sgd"}
+NEEDY = {name for name, m in OPTUNA.items() if m.needs}
 
 
 def test_rivals_are_what_they_are_called() -> None:
     assert {name for name, m in OPTUNA.items() if m.tied} == TIED
-    for name in TIED:
-        assert OPTUNA[name].sampler is OPTUNA[name.removesuffix("-tied")].sampler
-    tpe = OPTUNA["tpe"].sampler(0, 10)
+    assert {name for name, m in OPTUNA.items() if m.centre} == CENTRE | UNTUNED
+    assert {name for name, m in OPTUNA.items() if m.optimizer} == UNTUNED
+    for name in TIED | CENTRE:
+        assert OPTUNA[name].sampler is OPTUNA[name.split("-")[0]].sampler
+    tpe = OPTUNA["tpe"].sampler(SETTING)
     assert isinstance(tpe, TPESampler)
     assert tpe._is_multivariate(optuna.create_study())
-    assert isinstance(OPTUNA["gp"].sampler(0, 10), GPSampler)
+    assert isinstance(OPTUNA["gp"].sampler(SETTING), GPSampler)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--methods", "random,gp"], "gp needs torch: pip install 'hypergrad-search[gp]'"),
+        (["--methods", "random,smac"], "smac needs smac: pip install 'hypergrad-search[rivals]'"),
         (
-            ["--problem", "digits-l2", "--methods", "random,hypergrad-lifted"],
-            "hypergrad-lifted finds nothing to lift in digits-l2; leave out one of them",
+            ["--problem", "digits-l2", "--methods", "random,hypergrad-unlifted"],
+            "hypergrad-unlifted finds nothing to leave unlifted in digits-l2; leave out one of them",
         ),
         (["--problem", "digits-noisy", "--backend", "ray"], "a new seed each trial; choose --backend optuna"),
         (
@@ -93,36 +111,41 @@ def test_rivals_are_what_they_are_called() -> None:
             "cmaes-tied needs at least 2 numbers, and digits-rates has fewer; leave out one of them",
         ),
         (
+            ["--problem", "synthetic-steps", "--methods", "random,prodigy"],
+            "prodigy needs more than one training step, and synthetic-steps has no more; leave out one of them",
+        ),
+        (
             ["--problem", "cancer-mlp", "--methods", "random,hypernet"],
             "on cancer-mlp, Hypernet cannot tune learning_rate_1, learning_rate_2, init_scale_1, init_scale_2,",
         ),
     ],
 )
-@pytest.mark.usefixtures("no_torch", "compared")
+@pytest.mark.usefixtures("no_extras", "compared")
 def test_what_cannot_run_gets_one_line(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refusal([*arguments, "--out", "nowhere"], monkeypatch, capsys)
 
 
-def test_by_default_what_cannot_run_is_left_out(no_torch: None, compared: list[dict[str, list[str]]]) -> None:
+def test_by_default_what_cannot_run_is_left_out(no_extras: None, compared: list[dict[str, list[str]]]) -> None:
     done = CliRunner().invoke(command.cli, ["compare", "--problem", "digits-mlp,digits-l2", "--out", "nowhere"])
     assert done.exit_code == 0, done.output
     (rivals,) = compared
     assert rivals["digits-mlp"] == [
-        name for name in OPTUNA if name != "gp" and name not in TIED and "hypernet" not in name
+        name for name in OPTUNA if name not in NEEDY and name not in TIED and "hypernet" not in name
     ]
-    assert rivals["digits-l2"] == [name for name in OPTUNA if name not in ("gp", "hypergrad-lifted")]
+    assert rivals["digits-l2"] == [name for name in OPTUNA if name not in NEEDY | {"hypergrad-unlifted"}]
     assert "left out: gp needs torch: pip install 'hypergrad-search[gp]'" in done.output
     assert done.output.count("left out: on digits-mlp, Hypernet cannot tune") == 1
-    assert "left out: hypergrad-lifted finds nothing to lift in digits-l2" in done.output
+    assert "left out: hypergrad-unlifted finds nothing to leave unlifted in digits-l2" in done.output
     assert done.output.count("left out: tied methods find no array in digits-mlp") == 1
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_gp_needs_torch_alone(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", sorted(NEEDY))
+def test_rivals_of_extras_need_one_package_alone(name: str, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
-    assert (obstacle("optuna", "gp", "synthetic-quadratic") is None) == installed
+    assert (obstacle("optuna", name, "synthetic-quadratic") is None) == installed
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -130,7 +153,7 @@ def test_tied_methods_are_offered_where_there_is_an_array(problem: str) -> None:
     _, space = posed(problem)
     has_array = any(parameter.shape for parameter in floats(space).values())
     assert has_array == (problem in ("digits-l2", "digits-rates", "digits-schedules", "digits-labels"))
-    for name in ("random-tied", "tpe-tied"):
+    for name in ("random-tied", "tpe-tied", "tpe-tied-centre"):
         assert (obstacle("optuna", name, problem) is None) == has_array
 
 
@@ -145,9 +168,11 @@ def test_tied_methods_search_one_number_an_array_and_train_with_it_everywhere(
         seen.append((trial.params, hyperparameters))
         return float(len(seen))
 
-    def sampler(seed: int, n: int) -> optuna.samplers.BaseSampler:
-        dimensions.append(n)
-        return OPTUNA[name.removesuffix("-tied")].sampler(seed, n)
+    make = OPTUNA[name].sampler
+
+    def sampler(setting: Setting) -> optuna.samplers.BaseSampler:
+        dimensions.append(setting.dimensions)
+        return make(setting)
 
     monkeypatch.setattr(Objective, "evaluate", evaluate)
     monkeypatch.setitem(OPTUNA, name, replace(OPTUNA[name], sampler=sampler))
@@ -176,7 +201,7 @@ def test_a_tied_method_has_the_loss_of_the_array() -> None:
 
 def test_methods_that_use_gradients_are_one_table_for_both_hosts() -> None:
     for name, entry in GRADIENT_METHODS.items():
-        sampler = OPTUNA[name].sampler(0, 10)
+        sampler = OPTUNA[name].sampler(SETTING)
         assert isinstance(sampler, HypergradSampler)
         assert (OPTUNA[name].how, OPTUNA[name].lifts, OPTUNA[name].retrains) == (
             entry.how,
@@ -223,7 +248,7 @@ def test_other_settings_of_the_strategy_are_one_entry_in_the_table(monkeypatch: 
     assert min(r.value for r in seen[1:4]) < seen[0].value
 
 
-@pytest.mark.parametrize("name", [n for n in OPTUNA if n != "gp" and n not in TIED and "hypernet" not in n])
+@pytest.mark.parametrize("name", [n for n in OPTUNA if n not in NEEDY | TIED | UNTUNED and "hypernet" not in n])
 def test_every_method_searches_a_synthetic_problem(name: str) -> None:
     problem = "synthetic-quadratic"  # it has no lifts, but only the command line refuses that
     seen: list[Record] = []
@@ -240,7 +265,7 @@ def test_a_hypernet_is_recorded_with_its_own_weights_and_retrained() -> None:
     assert [r.gradient_evaluations for r in own] == [200, 400, 600, 800]
     assert [r.gradient_evaluations for r in retrained] == [250, 500, 750, 1000]
     problem, space = posed("digits-l2")
-    study = optuna.create_study(sampler=OPTUNA["hypernet"].sampler(0, 650))
+    study = optuna.create_study(sampler=OPTUNA["hypernet"].sampler(SETTING))
     study.optimize(Objective(problem, space, method=OPTUNA["hypernet"].how, key=jax.random.key(0)), n_trials=1)
     assert own[0].value == study.best_value
     trained = evaluate(problem, best_hyperparameters(study), key=jax.random.key(0), gradient_below=-math.inf)
@@ -249,14 +274,59 @@ def test_a_hypernet_is_recorded_with_its_own_weights_and_retrained() -> None:
     assert retrained[0].test_value == trained.test_loss
 
 
-def test_gp_searches_too() -> None:
-    pytest.importorskip("torch")
+@pytest.mark.parametrize("name", sorted(NEEDY))
+def test_rivals_of_extras_search_too(name: str) -> None:
+    needs = OPTUNA[name].needs
+    assert needs is not None
+    pytest.importorskip(needs)
     seen: list[Record] = []
-    optuna_backend.run("synthetic-quadratic", "gp", 0, 13, seen.append)
+    optuna_backend.run("synthetic-quadratic", name, 0, 13, seen.append)
     assert len(seen) == 13
 
 
-@pytest.mark.parametrize(("name", "lifts"), [("hypergrad", False), ("hypergrad-lifted", True)])
+@pytest.mark.parametrize("problem", ["digits-l2", "digits-mixed"])
+@pytest.mark.parametrize("name", ["random", "random-centre", "tpe-tied-centre"])
+def test_the_centre_comes_first(name: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def evaluate(self: Objective, trial: optuna.Trial, hyperparameters: dict[str, Any]) -> float:
+        seen.append(hyperparameters)
+        return 1.0
+
+    monkeypatch.setattr(Objective, "evaluate", evaluate)
+    optuna_backend.run(problem, name, 0, 200, lambda record: None)
+    middle = centre(posed(problem)[1])
+    at_centre = [
+        all(
+            np.allclose(values[n], middle[n]) if n in floats(posed(problem)[1]) else values[n] == middle[n]
+            for n in middle
+        )
+        for values in seen
+    ]
+    assert at_centre == [name != "random", *[False] * (len(seen) - 1)]
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize("name", sorted(UNTUNED))
+@pytest.mark.parametrize("problem", ["digits-l2", "digits-mixed"])
+def test_untuned_optimizers_train_once(name: str, problem: str) -> None:
+    seen: list[Record] = []
+    optuna_backend.run(problem, name, 0, 1000, seen.append)
+    (record,) = seen
+    assert (record.status, record.error) == ("ok", None)
+    assert record.gradient_evaluations == posed(problem)[0].steps
+
+
+def test_hyperband_pays_for_the_steps_that_it_trained() -> None:
+    seen: list[Record] = []
+    optuna_backend.run("digits-mlp", "hyperband", 0, 1500, seen.append)
+    spent = np.diff([0, *(record.gradient_evaluations for record in seen)])
+    for record, cost in zip(seen, spent, strict=True):
+        assert cost in (3, 9, 27, 81) if record.status == PRUNED else cost == 100
+    assert {3, 100} <= set(spent)
+
+
+@pytest.mark.parametrize(("name", "lifts"), [("hypergrad-unlifted", False), ("hypergrad", True)])
 def test_the_lifted_method_alone_gets_lifts_and_holds_back_a_fold(
     name: str, lifts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,8 +371,8 @@ def test_a_problem_is_warmed_up_once_for_each_method_that_trains_it(
     toy = GradientMethod(how=Unhashable({"weights": 20}))
     monkeypatch.setitem(OPTUNA, "toy", toy.in_optuna())
     warmed: list[tuple[str, Method, bool]] = []
-    monkeypatch.setattr(compare, "warm_up", lambda name, how, *, lifts: warmed.append((name, how, lifts)))
-    rivals = {"synthetic-quadratic": ["random", "toy", "hypergrad-lifted"]}
+    monkeypatch.setattr(compare, "warm_up", lambda name, method, how: warmed.append((name, how, method.lifts)))
+    rivals = {"synthetic-quadratic": ["random", "toy", "hypergrad-unlifted"]}
     compare.compare(tmp_path, rivals, budget=1, seeds=2, backend="optuna", console=Console(quiet=True))
     assert warmed == [
         ("synthetic-quadratic", DEFAULT_METHOD, False),
