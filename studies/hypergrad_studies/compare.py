@@ -79,9 +79,9 @@ def compare(
                         warm_up(problem, method, how)
                         warm.append((problem, how, method.lifts, method.optimizer))
             started = time.perf_counter()
-            RUNNERS[backend](problem, name, seed, limit, on_record)
+            fresh = RUNNERS[backend](problem, name, seed, limit, on_record)
             wall_seconds = time.perf_counter() - started
-            records.finish(out, Run(problem, name, seed, limit, len(seen), wall_seconds))
+            records.finish(out, Run(problem, name, seed, limit, len(seen), wall_seconds, fresh))
             progress.remove_task(task)
             progress.advance(total)
             if not console.is_terminal:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import optuna
@@ -13,14 +14,27 @@ from hypergrad_optuna import Objective, attributes, hyperparameters_of
 from hypergrad_search import Status, evaluate
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.search.ask_tell import spread
-from hypergrad_search.space import centre, dimension
+from hypergrad_search.space import centre, dimension, lifted
 from hypergrad_studies.methods import OPTUNA, Setting
 from hypergrad_studies.problems import NOISY
 from hypergrad_studies.records import FAILED, PRUNED, Record
+from hypergrad_studies.statistics import History, chosen
 
 
-def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]) -> None:
-    """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done."""
+#: How many keys, which no trial had, train once more at what a run has found.
+FRESH_KEYS = 5
+
+_FIRST_FRESH = 2**31  # beyond the numbers of trials, which are folded into keys too
+
+
+def run(
+    problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]
+) -> tuple[float, ...]:
+    """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done.
+
+    Return the test losses at what the run has found, with fresh keys; none where there is no test loss, or the method
+    keeps weights of its own in place of training anew.
+    """
     method = OPTUNA[method_name]
     problem, space = method.posed(problem_name)
     searched = method.searched(space)
@@ -43,8 +57,8 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
         report_every=method.report_every(problem.steps),
     )
     most = method.how.cost(problem, problem.steps)  # what a trial that failed may have spent
-    spent = trials = 0
-    while spent < budget and trials < method.trials:
+    spent, seen = 0, list[Record]()
+    while spent < budget and len(seen) < method.trials:
         asked = time.perf_counter()
         trial = study.ask()
         suggested = suggest(trial)
@@ -78,8 +92,29 @@ def run(problem_name: str, method_name: str, seed: int, budget: int, on_record: 
         if method.retrains and record.sound:
             record = _retrained(record, objective, ended)
         spent = record.gradient_evaluations
-        trials += 1
+        seen.append(record)
         on_record(record)
+    best = chosen(History((problem_name, method_name, seed), tuple(seen), None))
+    if best is None or method.how.continues or problem.test_loss is None:
+        return ()
+    found = hyperparameters_of(study.trials[best.trial])
+    return fresh_losses(objective, spread(space, found) if method.tied else found)
+
+
+def fresh_losses(objective: Objective, hyperparameters: dict[str, Any]) -> tuple[float, ...]:
+    """Return the test losses of training with fresh keys; those of training runs that fail are infinite."""
+    hosted, losses = objective.hosted, []
+    for i in range(FRESH_KEYS):
+        evaluation = evaluate(
+            hosted.problem,
+            hyperparameters,
+            method=hosted.method,
+            key=jax.random.fold_in(hosted.key, _FIRST_FRESH + i),
+            gradient_below=-math.inf,
+            space=lifted(hosted.space),
+        )
+        losses.append(math.inf if evaluation.test_loss is None else evaluation.test_loss)
+    return tuple(losses)
 
 
 def _loss(trial: FrozenTrial) -> float:

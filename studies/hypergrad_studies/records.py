@@ -82,6 +82,8 @@ class Run:
     budget: int
     trials: int
     wall_seconds: float
+    fresh: tuple[float, ...] = ()
+    """Test losses of training at what the run has found, with keys that no trial had; none where there are none."""
 
     @property
     def key(self) -> Key:
