@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from hypergrad_search.checks import shown
 from hypergrad_search.hypergradient import Unrolled, evaluate
 from hypergrad_search.optimizers import Optimizer
-from hypergrad_search.problem import TrainingProblem
+from hypergrad_search.problem import TrainingProblem, check_names
 from hypergrad_search.schedules import fit_warmup_cosine, warmup_cosine
 from hypergrad_search.space import Hyperparameters, Space
 
@@ -54,6 +55,9 @@ def summarize_schedules(
         >>> summary = summarize_schedules(problem, best_hyperparameters(study), key=jax.random.key(0))
         >>> summary.numbers["rate"], summary.value
     """
+    if not isinstance(problem, TrainingProblem):
+        raise ValueError(f"summarize_schedules: problem must be a TrainingProblem, got {shown(problem)}")
+    check_names(problem, hyperparameters)
     posed = problem.at(hyperparameters)
     settings = _schedules(posed, hyperparameters)
     if not settings:

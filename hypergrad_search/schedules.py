@@ -71,8 +71,8 @@ def fit_warmup_cosine(schedule: Any) -> dict[str, float]:
     rows = np.atleast_2d(np.asarray(schedule, np.float64))
     if rows.ndim > 2 or rows.shape[1] < 2 or not np.isfinite(rows).all():
         raise ValueError(
-            f"fit_warmup_cosine: schedule must have shape (steps,) or (leaves, steps), with at least 2 steps, and finite "
-            f"numbers, got {shown(schedule)}"
+            "fit_warmup_cosine: schedule must have shape (steps,) or (leaves, steps), with at least 2 steps, and "
+            f"finite numbers, got {shown(schedule)}"
         )
     steps, size = rows.shape[1], np.abs(rows).max() or 1.0
     now, mean = np.arange(steps), rows.mean(axis=0) / size  # the mean has the same nearest schedule as all rows

@@ -48,7 +48,7 @@ def compare(
     """
     done = records.begin(out, Plan(backend=backend, budget=budget))
     plan = [key for key in _plan(rivals, seeds) if key not in done]
-    warm: list[tuple[str, Method, bool, Any]] = []
+    warm: list[tuple[str, Method, bool | None, Any]] = []
     if done:
         console.print(f"{len(done)} finished runs found in {out}, {len(plan)} to go")
     with Progress(

@@ -20,7 +20,6 @@ from hypergrad_studies.problems import NOISY
 from hypergrad_studies.records import FAILED, PRUNED, Record
 from hypergrad_studies.statistics import History, chosen
 
-
 #: How many keys, which no trial had, train once more at what a run has found.
 FRESH_KEYS = 5
 

@@ -67,9 +67,12 @@ def test_a_row_for_each_leaf_is_a_schedule_for_each_leaf(method: Any) -> None:
     rates = np.random.default_rng(2).uniform(0.01, 0.2, (3, STEPS)).astype(np.float32)
     momenta = np.array([[0.5], [0.7], [0.9]], np.float32)
     by_row = evaluate(problem(sgd("rate", "momentum")), {"rate": rates, "momentum": momenta}, key=KEY, method=method)
-    settings = [dict(zip("abc", ("_" + n for n in "abc"), strict=True)), {"a": 0.5, "b": 0.7, "c": 0.9}]
+    named, numbers = {n: "_" + n for n in "abc"}, {"a": 0.5, "b": 0.7, "c": 0.9}
     by_leaf = evaluate(
-        problem(sgd(*settings)), {f"_{n}": row for n, row in zip("abc", rates, strict=True)}, key=KEY, method=method
+        problem(sgd(named, numbers)),
+        {f"_{n}": row for n, row in zip("abc", rates, strict=True)},
+        key=KEY,
+        method=method,
     )
     assert by_row.value == by_leaf.value
     assert by_row.gradient is not None
@@ -157,7 +160,8 @@ def test_a_function_may_take_all_hyperparameters_and_read_few() -> None:
 
     def train_loss(params: Any, h: dict[str, Any], batch: Any, key: jax.Array) -> jax.Array:
         doubled = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree))(h)
-        return losses(params).mean() + doubled["l2"] * jnp.sum(params["a"] ** 2)
+        penalty: jax.Array = doubled["l2"] * jnp.sum(params["a"] ** 2)
+        return losses(params).mean() + penalty
 
     space = {"rate": RATE, "l2": Float(1e-6, 1.0, log=True)}
     assert lifts(sgd("rate", "l2"), space, train_loss=train_loss) == {"rate": (3, STEPS), "l2": None}
@@ -183,10 +187,11 @@ def test_leaves_that_depend_on_a_choice_leave_the_steps() -> None:
         return [jnp.eye(3)] * h["depth"]
 
     def of_chain(params: list[jax.Array], h: dict[str, Any]) -> jax.Array:
-        out = jnp.asarray(X)
+        out: jax.Array = jnp.asarray(X)
         for layer in params:
             out = jnp.tanh(out @ layer)
-        return (out.sum(axis=1) - Y) ** 2
+        squares: jax.Array = jnp.square(out.sum(axis=1) - Y)
+        return squares
 
     chain = {
         "init": of_depth,

@@ -16,6 +16,7 @@ from hypergrad_optuna import (
     Objective,
     best_hyperparameters,
     best_model,
+    best_trial,
     hyperparameters_of,
     report_gradient,
     suggest_array,
@@ -99,6 +100,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: best_model(done(), of_function()), r"from_function\(<lambda>\) knows no trained parameters, since"),
         (lambda: best_model(3, objective()), "best_model: study must be a study of Optuna, got 3"),  # type: ignore[arg-type]  # wrong on purpose
     ],
+    "best_trial": [(lambda: best_trial(3), "best_trial: study must be a study of Optuna, got 3")],  # type: ignore[arg-type]  # wrong on purpose
     "hyperparameters_of": [
         (lambda: hyperparameters_of(3), "hyperparameters_of: trial must be a trial of Optuna, got 3")  # type: ignore[arg-type]  # wrong on purpose
     ],

@@ -40,7 +40,11 @@ def problem(**changes: Any) -> TrainingProblem:
     return TrainingProblem(**{**parts, **changes})
 
 
-SPACE: Space = {"rate": Float(1e-3, 0.3, log=True), "clip": Float(0.1, 10.0, log=True), "steps": Int(40, 41)}
+SPACE: Space = {
+    "rate": Float(1e-3, 0.3, log=True, lift=False),
+    "clip": Float(0.1, 10.0, log=True),
+    "steps": Int(40, 41),
+}
 
 
 @pytest.mark.parametrize("optimizer", ["exact", "optax"])

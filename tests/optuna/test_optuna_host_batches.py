@@ -13,7 +13,7 @@ from hypergrad_optuna import HypergradSampler, Objective
 from hypergrad_search import Float, HostBatches, TrainingProblem, evaluate, sgd
 
 DATA = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
-SPACE = {"rate": Float(1e-3, 0.3, log=True), "l2": Float(1e-5, 1.0, log=True)}
+SPACE = {"rate": Float(1e-3, 0.3, log=True, lift=False), "l2": Float(1e-5, 1.0, log=True)}
 
 
 def load(step: int) -> Any:

@@ -32,11 +32,14 @@ from hypergrad_search import (
     check_gradient,
     ema,
     evaluate,
+    fit_warmup_cosine,
     from_function,
     gradient_noise,
+    lift_settings,
     muon,
     rmsprop,
     sgd,
+    summarize_schedules,
     train,
     warmup_cosine,
 )
@@ -219,6 +222,25 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: trained_with(ema(sgd(0.1, 0.9), "typo")), "optimizer: ema_decay names the hyperparameter 'typo'"),
         (lambda: trained_with(ema(sgd(0.1, 0.9), 0.0)), "ema_decay must be from .* to train reversibly, got 0.0"),
     ],
+    "fit_warmup_cosine": [
+        (
+            lambda: fit_warmup_cosine(0.1),
+            r"fit_warmup_cosine: schedule must have shape \(steps,\) or \(leaves, steps\)",
+        ),
+        (lambda: fit_warmup_cosine([0.1, math.nan]), "and finite numbers, got"),
+    ],
+    "lift_settings": [
+        (lambda: lift_settings(3, SPACE), "problem must be a TrainingProblem, or from_function"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: lift_settings(problem(), {}), "space must be a dict of at least one name"),
+    ],
+    "summarize_schedules": [
+        (lambda: summarize_schedules(3, H, key=KEY), "summarize_schedules: problem must be a TrainingProblem, got 3"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: summarize_schedules(problem(), {}, key=KEY), "learning_rate names the hyperparameter 'rate'"),
+        (
+            lambda: summarize_schedules(problem(), H, key=KEY),
+            "summarize_schedules: no setting of the optimizer names a hyperparameter that is a schedule",
+        ),
+    ],
     "gradient_noise": [
         (lambda: gradient_noise("0.1"), "gradient_noise: scale must be a number from 0, got '0.1'"),
         (lambda: gradient_noise(-1), "gradient_noise: scale must be a number from 0, got -1"),
@@ -338,7 +360,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
 }
 
 #: Names of the package that are not called with anything: abstract classes, types and errors.
-NOT_CALLED = {"AdditiveOptimizer", "InexactReversalError", "Optimizer", "Space", "Status"}
+NOT_CALLED = {"AdditiveOptimizer", "InexactReversalError", "Optimizer", "ScheduleSummary", "Space", "Status"}
 
 
 def test_the_table_has_every_public_name() -> None:
