@@ -23,18 +23,19 @@ def claim(
     trial: FrozenTrial,
     ask: Callable[[Sequence[FrozenTrial], list[str | None]], Suggestion],
     longest: Callable[[], timedelta],
+    settled: Callable[[], int],
 ) -> tuple[list[FrozenTrial], Suggestion]:
     """Return all trials, and a suggestion that no other process is working on.
 
     `ask` is called with the trials and the parents that others are extending; `longest` returns how long the longest
-    finished trial took.
+    finished trial took, and `settled` a number below which all trials are known to have finished.
     """
     while True:
         trials = read(study)
-        suggestion = ask(trials, _running(trials, trial, longest()))
+        suggestion = ask(trials, _running(trials[settled() :], trial, longest()))
         attributes.want(study, trial, suggestion.wanted)
         parent = suggestion.wanted.parent
-        if parent is None or parent not in _running(read(study), trial, longest()):
+        if parent is None or parent not in _running(read(study)[settled() :], trial, longest()):
             return trials, suggestion
 
 

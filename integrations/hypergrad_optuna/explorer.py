@@ -3,7 +3,7 @@
 import copy
 import warnings
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, cast
 
 import optuna
@@ -11,18 +11,41 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, BruteForceSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+#: How many trials of a long study an explorer that forgets sees: the best, and the newest.
+BEST, NEWEST = 100, 400
+
 
 class Explorer:
     """A sampler that chooses the points of some trials of a study, whose other trials it has not chosen.
 
     What it cannot choose, such as a parameter that is not in the grid of `GridSampler`, is drawn at random, and a
     warning says so once. `exhausted` tells whether it has asked to stop since it has nothing left to choose.
+
+    One that `forgets` sees only the best trials of a long study and the newest, so that it does not get slower and
+    slower, as TPE does; a sampler of the user's own may count on all of them.
     """
 
-    def __init__(self, sampler: BaseSampler) -> None:
+    def __init__(self, sampler: BaseSampler, *, forgets: bool = False) -> None:
         self.sampler = sampler
+        self.forgets = forgets
+        self._best: list[tuple[float, int, FrozenTrial]] = []
+        self._newest: list[FrozenTrial] = []  # both lists are replaced and never changed, as threads may read them
         self.exhausted = False
         self._complete = True  # whether it can choose every parameter
+
+    def remember(self, trial: FrozenTrial, *, maximise: bool) -> None:
+        """Learn of a finished trial, so that it is not forgotten at once."""
+        if not self.forgets:
+            return
+        self._newest = [*self._newest, trial][-NEWEST:]
+        if trial.state is TrialState.COMPLETE and trial.value is not None:
+            loss = -trial.value if maximise else trial.value
+            self._best = sorted([*self._best, (loss, trial.number, trial)])[:BEST]
+
+    def known(self) -> list[FrozenTrial]:
+        """Return the trials that are not forgotten, by their numbers."""
+        by_number = {trial.number: trial for trial in [*(trial for *_, trial in self._best), *self._newest]}
+        return [by_number[number] for number in sorted(by_number)]
 
     def sample(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution], order: Iterable[str]
@@ -90,9 +113,17 @@ class _Shown:
 
     def __init__(self, study: optuna.Study, explorer: Explorer) -> None:
         self._study = study
+        self._explorer = explorer
         self.stop = explorer.stop
         if isinstance(explorer.sampler, BruteForceSampler):
             self._storage = _Steps(study._storage)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        if not self._explorer.forgets:
+            return self._study._get_trials(deepcopy=deepcopy, states=states, use_cache=use_cache)
+        return [trial for trial in self._explorer.known() if states is None or trial.state in states]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)

@@ -1,6 +1,7 @@
 """What a study's finished trials tell the search: the parameters that they share, and an observation of each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -68,24 +69,36 @@ class History:
 
     The space is that of the newest trials. Older ones whose bounds were others do not shape it, and neither do trials
     that other samplers ran, once there are own ones; all whose points fit into it are observations nevertheless.
+
+    `settled` is the number below which all trials have been read, so that none is looked at for ever. `positions` has
+    the place of each parameter in the newest trial that has it.
     """
 
     ended: dict[int, tuple[datetime | None, datetime | None]] = field(default_factory=dict)
+    settled: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
     _shared: dict[tuple[bool, bool], _Shared] = field(default_factory=dict)
 
     def read(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Read the trials that have finished since the last call, and return them in their order."""
-        new = in_order([t for t in trials if t.state.is_finished() and t.number not in self.ended])
+        new = in_order([t for t in trials[self.settled :] if t.state.is_finished() and t.number not in self.ended])
+        for trial in sorted(new, key=lambda t: t.number):
+            self.positions |= {name: place for place, name in enumerate(trial.params)}
         for trial in new:
             self.ended[trial.number] = trial.datetime_start, trial.datetime_complete
             if trial.state != TrialState.FAIL and trial.distributions:
                 kind = attributes.own(trial), trial.state == TrialState.COMPLETE
                 self._shared.setdefault(kind, _Shared()).add(trial)
+        self.settled = first_outside(self.ended, self.settled)
         return new
 
     def belongs_to(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Return whether this is the history of these trials, not of a study that was deleted and made anew."""
-        known = [number for number in self.ended if number < len(trials)]
+        """Return whether this is the history of these trials, not of a study that was deleted and made anew.
+
+        The trial that was read first tells, and the one that was read last.
+        """
+        ends = [*itertools.islice(self.ended, 1), *itertools.islice(reversed(self.ended), 1)]
+        known = [number for number in ends if number < len(trials)]
         return bool(known or not self.ended) and all(
             trials[number].datetime_start in (None, self.ended[number][0])
             and trials[number].datetime_complete in (None, self.ended[number][1])
@@ -105,6 +118,13 @@ class History:
         return {
             name: stay.kind for name, stay in sorted(parameters.items()) if stay.settled and not stay.kind[0].single()
         }
+
+
+def first_outside(numbers: Container[int], start: int) -> int:
+    """Return the first whole number from `start` on that is not among `numbers`."""
+    while start in numbers:
+        start += 1
+    return start
 
 
 def in_order(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import arrays, attributes, claims
 from hypergrad_optuna.explorer import Explorer
-from hypergrad_optuna.history import History, Unusable, in_order, observe, params_of, space_of
+from hypergrad_optuna.history import History, Unusable, first_outside, in_order, observe, params_of, space_of
 from hypergrad_search import Float, Int
 from hypergrad_search.checks import whole_number
 from hypergrad_search.hosting import joined
@@ -79,6 +79,7 @@ class _Memory:
     history: History = field(default_factory=History)
     doubts: Doubts = field(default_factory=lambda: Doubts("HypergradSampler"))
     folded: set[int] = field(default_factory=set)
+    settled: int = 0  # the number below which all trials have been folded
     unusable: Counter[str] = field(default_factory=Counter)  # trials that do not fit the space, by what is wrong
     since: int = 0  # the number of trials when the space last changed
     warned: bool = False
@@ -185,15 +186,17 @@ class HypergradSampler(BaseSampler):
         if "fixed_params" in trial.system_attrs or not search_space.keys().isdisjoint(trial.params):
             trials = claims.read(study)
             attributes.want(study, trial, self._fold(study, trials, search_space).explore().wanted)
-            return self._explore(study, trial, trials, search_space)
+            return self._explore(study, trial, search_space)
 
         def ask(trials: Sequence[FrozenTrial], running: list[str | None]) -> Suggestion:
             return self._fold(study, trials, search_space).ask(running)
 
-        trials, suggestion = claims.claim(study, trial, ask, lambda: self._memory(study).longest)
+        trials, suggestion = claims.claim(
+            study, trial, ask, lambda: self._memory(study).longest, lambda: self._memory(study).history.settled
+        )
         if suggestion.wanted.parent is None:
             if not suggestion.centre or self._own_explorer:
-                return self._explore(study, trial, trials, search_space)
+                return self._explore(study, trial, search_space)
             self._memory(study).centres.add(trial.number)
             return {name: _centre(distribution) for name, distribution in search_space.items()}
         memory, number = self._memory(study), int(suggestion.wanted.parent)
@@ -267,7 +270,7 @@ class HypergradSampler(BaseSampler):
         remedy = "use hypergrad_optuna.Objective, or call report_gradient(trial, {...}) in the objective"
         return _Memory(
             AskTell.begin({}, self._strategy, maximise=study.directions == [StudyDirection.MAXIMIZE]),
-            Explorer(explorer),
+            Explorer(explorer, forgets=not self._own_explorer),
             MissingGradients("HypergradSampler", "objective", explorer, remedy),
             study.study_name,
         )
@@ -280,6 +283,7 @@ class HypergradSampler(BaseSampler):
                 memory = self._memories[study._storage][study._study_id] = self._begin(study)
             for trial in memory.history.read(trials):
                 memory.longest = max(memory.longest, trial.duration or timedelta())
+                memory.explorer.remember(trial, maximise=memory.mind.maximise)
             return memory
 
     def _fold(self, study: optuna.Study, trials: Sequence[FrozenTrial], search_space: SearchSpace) -> AskTell:
@@ -292,8 +296,8 @@ class HypergradSampler(BaseSampler):
             space = space_of(shared, [name for name in search_space if name in shared])
             if memory.mind.space != space:
                 memory.mind = AskTell.begin(space, self._strategy, maximise=memory.mind.maximise)
-                memory.folded, memory.unusable, memory.since = set(), Counter(), len(trials)
-            new = [t for t in trials if t.state.is_finished() and t.number not in memory.folded]
+                memory.folded, memory.settled, memory.unusable, memory.since = set(), 0, Counter(), len(trials)
+            new = [t for t in trials[memory.settled :] if t.state.is_finished() and t.number not in memory.folded]
             for trial in in_order(new):
                 memory.folded.add(trial.number)
                 try:
@@ -305,6 +309,7 @@ class HypergradSampler(BaseSampler):
                 memory.doubts.look_at_value(observation, trial.user_attrs.get(attributes.MESSAGE))
                 if trial.user_attrs.get(attributes.STATUS) is None:  # the user's own gradient
                     memory.doubts.look(space, observation, maximise=memory.mind.maximise)
+            memory.settled = first_outside(memory.folded, memory.settled)
             self._say_what_is_unusable(memory, trials)
             return memory.mind
 
@@ -319,13 +324,11 @@ class HypergradSampler(BaseSampler):
             f"HypergradSampler: {unusable} of {complete} finished trials are not used: {reasons}", stacklevel=4
         )
 
-    def _explore(
-        self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[FrozenTrial], search_space: SearchSpace
-    ) -> dict[str, Any]:
+    def _explore(self, study: optuna.Study, trial: FrozenTrial, search_space: SearchSpace) -> dict[str, Any]:
         # The order is that of the objective's suggestions, as it would be under the explorer alone.
-        position = {name: i for t in trials if t.state.is_finished() for i, name in enumerate(t.params)}
-        order = sorted(search_space, key=lambda name: position.get(name, 0))
-        return self._memory(study).explorer.sample(study, trial, search_space, order)
+        memory = self._memory(study)
+        order = sorted(search_space, key=lambda name: memory.history.positions.get(name, 0))
+        return memory.explorer.sample(study, trial, search_space, order)
 
 
 def _centre(distribution: BaseDistribution) -> Any:

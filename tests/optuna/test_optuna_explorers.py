@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.samplers import (
     BaseSampler,
     BruteForceSampler,
@@ -23,8 +24,9 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.trial import FrozenTrial
 
-from hypergrad_optuna import HypergradSampler, attributes, report_gradient, suggest_array, wants_gradient
+from hypergrad_optuna import HypergradSampler, attributes, explorer, report_gradient, suggest_array, wants_gradient
 
 GRID: dict[str, Any] = {"array": [-0.5, 0.5], "number": [0.1, 1.0], "whole": [1, 3], "kind": ["a", "b"]}
 EXPLORERS: dict[str, Callable[[], BaseSampler]] = {
@@ -138,3 +140,44 @@ def test_asking_and_telling_has_no_loop_to_end() -> None:
             trial = study.ask()
             study.tell(trial, trial.suggest_float("x", 0, 1))
     assert len(study.trials) == 5
+
+
+no_gradients = pytest.mark.filterwarnings("ignore:.*reported no gradient")
+
+
+@no_gradients
+def test_the_default_explorer_sees_the_best_and_the_newest_of_a_long_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explorer, "BEST", 3)
+    monkeypatch.setattr(explorer, "NEWEST", 5)
+    seen: list[list[int]] = []
+
+    def sample_relative(self: TPESampler, study: optuna.Study, trial: FrozenTrial, space: dict[str, Any]) -> Any:
+        seen.append([t.number for t in study._get_trials(deepcopy=False)])
+        return {}
+
+    monkeypatch.setattr(TPESampler, "sample_relative", sample_relative)
+    values = [5.0, 0.0, 3.0, 1.0, 9.0, 2.0, 7.0, 8.0, 6.0, 4.0, 9.5, 9.6]
+    for maximise, best in ((False, [1, 3, 5]), (True, [4, 10, 11])):
+        seen.clear()
+        study = optuna.create_study(sampler=HypergradSampler(), direction="maximize" if maximise else "minimize")
+        for value in values:
+            trial = study.ask()
+            trial.suggest_float("x", 0, 1)
+            study.tell(trial, value)
+        study.tell(study.ask({"x": FloatDistribution(0, 1)}), 5.5)
+        assert seen[-1] == sorted({*best, 7, 8, 9, 10, 11})
+
+
+@no_gradients
+def test_an_explorer_of_the_users_own_sees_all_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explorer, "NEWEST", 2)
+    seen: list[int] = []
+
+    class Counting(RandomSampler):
+        def sample_relative(self, study: optuna.Study, trial: FrozenTrial, space: dict[str, Any]) -> Any:
+            seen.append(len(study._get_trials(deepcopy=False)))
+            return {}
+
+    study = optuna.create_study(sampler=HypergradSampler(explorer=Counting()))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=6)
+    assert seen[-1] == 6
