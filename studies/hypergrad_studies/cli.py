@@ -14,6 +14,7 @@ from rich.console import Console
 from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP
 from hypergrad_studies import bench as measuring
 from hypergrad_studies import bench_convolutions, bench_report, data, json_lines, records
+from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import doctor as examination
 from hypergrad_studies.compare import compare as run_comparison
 from hypergrad_studies.methods import BACKENDS, obstacle
@@ -127,6 +128,41 @@ def compare(
 def report(out: Path) -> None:
     """Make the table and the report again, from the records in folder OUT."""
     _show(out, Console())
+
+
+@cli.command()
+@click.argument(
+    "folders",
+    metavar="OUT...",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    nargs=-1,
+    required=True,
+)
+@click.option(
+    "--runs",
+    type=Numbers(click.IntRange(min=1)),
+    default="25,50,100,200",
+    show_default=True,
+    help="Numbers of training runs.",
+)
+@click.option(
+    "--readme",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Rewrite this file between <!-- budgets --> and <!-- /budgets -->, instead of printing.",
+)
+def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> None:
+    """Show what each method had found after so many training runs, from the records in folders OUT."""
+    command = shlex.join(["hypergrad", "budgets", *map(str, folders), "--runs", ",".join(map(str, runs))])
+    tables: dict[str, list[after_budgets.Row]] = {}
+    for folder in folders:
+        study = records.Study.load(folder)
+        steps = {record.problem: PROBLEMS[record.problem]()[0].steps for record in study.records}
+        tables |= after_budgets.rows(study, steps, runs)
+    content = after_budgets.markdown(tables, runs, command) + "\n"
+    if readme is None:
+        click.echo(content, nl=False)
+    else:
+        _rewrite(readme, "budgets", content)
 
 
 @cli.command()

@@ -1,0 +1,79 @@
+"""The table of what each method had found after so many training runs."""
+
+import math
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hypergrad_studies import records
+from hypergrad_studies.budgets import Interval, interval, markdown, rows
+from hypergrad_studies.cli import cli
+from hypergrad_studies.records import Plan, Record, Run, Study
+
+STEPS = {"digits-mlp": 100}
+
+
+def record(
+    method: str, seed: int, trial: int, value: float, spent: int, cross_validated: float | None = None
+) -> Record:
+    return Record("digits-mlp", method, seed, trial, value, value + 1, spent, 1.0, 0.0, 0.0, "ok", None, judged)
+
+
+def study() -> Study:
+    """Two methods with three seeds; of the second one, the cross-validated loss disagrees with the value."""
+    plain = [record("a", seed, i, 3.0 - i + seed, 100 * (i + 1)) for seed in range(3) for i in range(3)]
+    folded = [record("b", seed, 0, 5.0, 100, 1.0) for seed in range(3)]
+    folded += [record("b", seed, 1, 0.0, 300, 2.0) for seed in range(3)]
+    runs = [Run("digits-mlp", "a", seed, 300, 3, 1.0, (7.0, 8.0, 90.0)) for seed in range(3)]
+    runs += [Run("digits-mlp", "b", seed, 300, 2, 1.0) for seed in range(3)]
+    return Study((*plain, *folded), tuple(runs))
+
+
+def test_medians_are_those_of_the_trials_within_the_budget() -> None:
+    first, second = rows(study(), STEPS, (1, 3, 4))["digits-mlp"]
+    assert [first.method, first.seeds, second.method] == ["a", 3, "b"]
+    assert [i and i.median for i in first.validation] == [4.0, 2.0, None]  # no run had the budget of four
+    assert [i and i.median for i in first.test] == [5.0, 3.0, None]
+    assert first.fresh == Interval(8.0, 8.0, 8.0)
+    assert second.fresh is None
+    assert [i and i.median for i in second.validation] == [5.0, 5.0, None]  # the lower value had overfitted
+
+
+def test_an_interval_holds_the_median() -> None:
+    found = interval([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert found.median == 3.0
+    assert 1.0 <= found.low < 3.0 < found.high <= 100.0
+    assert interval([1.0, 2.0, 3.0, 4.0, 100.0]) == found
+    assert interval([2.0]) == Interval(2.0, 2.0, 2.0)
+    assert interval([1.0, 2.0, math.inf]) == Interval(2.0, 1.0, math.inf)
+
+
+def test_the_lowest_test_losses_are_bold() -> None:
+    text = markdown(rows(study(), STEPS, (1, 3)), (1, 3), "hypergrad budgets out")
+    lines = [line for line in text.splitlines() if line.startswith(("| a", "| b"))]
+    assert lines == [
+        "| a | 4 / **5** (4 to 6) | 2 / **3** (2 to 4) | **8** | 3 |",
+        "| b | 5 / 6 (6 to 6) | 5 / 6 (6 to 6) |  | 3 |",
+    ]
+
+
+def test_the_command_reads_folders_and_writes_a_section(tmp_path: Path) -> None:
+    out, readme = tmp_path / "out", tmp_path / "README.md"
+    records.begin(out, Plan("optuna", 300))
+    for one in study().records:
+        records.add(out, one)
+    for run in study().runs or ():
+        records.finish(out, run)
+    readme.write_text("before\n<!-- budgets -->\nold\n<!-- /budgets -->\nafter\n")
+    shown = CliRunner().invoke(cli, ["budgets", str(out), "--runs", "1,3"])
+    assert shown.exit_code == 0, shown.output
+    assert "| a | 4 / **5** (4 to 6)" in shown.output
+    written = CliRunner().invoke(cli, ["budgets", str(out), "--runs", "1,3", "--readme", str(readme)])
+    assert written.exit_code == 0, written.output
+    assert readme.read_text() == f"before\n<!-- budgets -->\n{shown.output}<!-- /budgets -->\nafter\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere"], [".", "--runs", "0"]])
+def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
+    assert CliRunner().invoke(cli, ["budgets", *arguments]).exit_code == 2
