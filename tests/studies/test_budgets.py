@@ -14,9 +14,7 @@ from hypergrad_studies.records import Plan, Record, Run, Study
 STEPS = {"digits-mlp": 100}
 
 
-def record(
-    method: str, seed: int, trial: int, value: float, spent: int, cross_validated: float | None = None
-) -> Record:
+def record(method: str, seed: int, trial: int, value: float, spent: int, judged: float | None = None) -> Record:
     return Record("digits-mlp", method, seed, trial, value, value + 1, spent, 1.0, 0.0, 0.0, "ok", None, judged)
 
 
