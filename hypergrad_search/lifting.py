@@ -63,7 +63,7 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
     if not candidates or not _has_examples(posed, arguments["valid_loss"], dynamic, static):
         return dict(space)
     params = arguments["optimizer"][0]
-    leaves = leaves_of(problem.optimizer, params)
+    leaves = {name: len(of_name) or 1 for name, of_name in leaves_of(problem.optimizer, params).items()}
     if any(len(jax.tree.leaves(other)) != len(jax.tree.leaves(params)) for other in _other_params(problem, space)):
         leaves = dict.fromkeys(leaves, 1)
     steps = 1 if isinstance(problem.steps, str) else problem.steps

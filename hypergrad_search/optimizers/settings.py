@@ -76,18 +76,22 @@ def finest(*dtypes: Any) -> Any:
     return max((jnp.dtype(jnp.float32), *dtypes), key=lambda dtype: dtype.itemsize)
 
 
-def leaves_of(optimizer: Optimizer, params: Any) -> dict[str, int]:
-    """Return how many leaves of `params` each hyperparameter is for that a setting names; 1 where settings differ."""
-    counts: dict[str, int] = {}
+def leaves_of(optimizer: Optimizer, params: Any) -> dict[str, list[int]]:
+    """Return for each hyperparameter that a setting names the indices of the leaves of `params` that it is for.
+
+    Where several settings name it, they are those of the first; the list is empty where the settings differ in number.
+    """
+    found: dict[str, list[int]] = {}
     for setting in optimizer.settings.values():
         for part in (setting.matrices, setting.others) if isinstance(setting, ByRank) else (setting,):
             names, structure = jax.tree.flatten(part)
             sources = jax.tree.leaves(jax.tree.broadcast(jax.tree.unflatten(structure, range(len(names))), params))
             for i, name in enumerate(names):
                 if isinstance(name, str):
-                    count = sources.count(i)
-                    counts[name] = count if counts.get(name, count) == count else 1
-    return counts
+                    leaves = [leaf for leaf, source in enumerate(sources) if source == i]
+                    first = found.setdefault(name, leaves)
+                    found[name] = first if len(first) == len(leaves) else []
+    return found
 
 
 def takes_hyperparameters(function: Callable[..., Any]) -> bool:
