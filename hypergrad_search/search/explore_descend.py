@@ -97,7 +97,9 @@ class ExploreDescend(Strategy[State]):
     - `standard_errors`: by how many standard errors of the examples' differences the loss on that part must fall. 1 is
       the one-standard-error rule: a gain that a few lucky examples make is none.
     - `turns`: the number of failed steps after which the next part is left out of the gradient at the same head.
-    - `tolerance`: a chain ends when the local model expects less than this share of the value from its next step.
+    - `tolerance`: a chain ends when the local model expects less than this share of the value from its next step, or
+      when a step has lowered the cross-validated loss by less than this share of it: what such a step gains on the
+      whole is the fit to examples that it has seen.
     - `step`: the local step. In few dimensions, where the value is smooth, `QuasiNewton()` may need fewer trials.
     - `limits`: the limits beyond which a chain of evaluations that move the hyperparameters themselves is given up.
 
@@ -163,7 +165,8 @@ class ExploreDescend(Strategy[State]):
                 chains[observation.parent] = replace(looked, rejections=0)
             elif gradient is not None and value < region.value:
                 accepted = region.accept(point, value, gradient)
-                chains[observation.trial] = replace(accepted, **_on_folds(observation))
+                if self._pays(region.cross_validated, observation.cross_validated):
+                    chains[observation.trial] = replace(accepted, **_on_folds(observation))
             else:
                 chains[observation.parent] = region.reject(point if value < math.inf else region.step())
 
@@ -237,6 +240,10 @@ class ExploreDescend(Strategy[State]):
         if region.held_back is not None:
             return region.rejections >= self.turns
         return region.rejections >= self.doubts and state.noisy is not False
+
+    def _pays(self, before: float | None, after: float | None) -> bool:
+        """Return whether a step has gained enough on what it left out for the chain to go on."""
+        return before is None or after is None or before - after >= self.tolerance * abs(before)
 
     def _spent(self, region: TrustRegion | Continuation) -> bool:
         if isinstance(region, Continuation):

@@ -1,6 +1,5 @@
 """The result of a study: hyperparameters that are ready for `evaluate`, and the parameters trained with them."""
 
-import math
 from typing import Any
 
 import optuna
@@ -19,10 +18,10 @@ _logger = optuna.logging.get_logger("optuna.hypergrad")
 def best_trial(study: optuna.Study) -> FrozenTrial:
     """Return the trial that a study has found, which need not be `study.best_trial`.
 
-    Thousands of hyperparameters can fit the validation set, so its lowest loss means little. Trials with parts of it
-    held back are compared by their cross-validated loss (the attribute `hypergrad:cross_validated`), which counts each
-    example where it was held back; all others by their value. Trials whose status is "overfitted" are passed over.
-    Where no array is better than plain numbers by that measure, the result has plain numbers (the same number at all
+    It is the trial with the best value of those whose status is not "overfitted": where parts of the validation set
+    are held back, each step to it has lowered the loss on the part that it left out, by more than a standard error.
+    Its value has been seen by the search nevertheless; the attribute `hypergrad:cross_validated` is what the held-back
+    parts alone say. Where no array is better than plain numbers, the result has plain numbers (the same number at all
     elements), and a message of Optuna's log says so.
 
     Raises `ValueError` where no trial is complete.
@@ -32,12 +31,13 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     sound = [t for t in complete if not _overfitted(t) and all(c <= 0 for c in t.constraints.values())]
-    best = min(sound, key=lambda t: _loss(t, sign), default=lowest)
-    steps = [t for t in complete if attributes.CROSS_VALIDATED in t.user_attrs and attributes.wanted(t).parent]
-    if steps and attributes.wanted(best).parent is None and attributes.CROSS_VALIDATED in best.user_attrs:
+    best = min(sound, key=lambda t: sign * (t.value or 0.0), default=lowest)
+    held_back = [t for t in complete if attributes.HELD_BACK in t.user_attrs]
+    steps = sum(attributes.wanted(t).parent is not None for t in held_back)
+    if steps and best in held_back and attributes.wanted(best).parent is None:
         _logger.info(
-            f"Trial {best.number} is best although its arrays have one number for all elements: on examples that were "
-            f"held back, none of the {len(steps)} trials with more numbers is better."
+            f"Trial {best.number} is best although its arrays have one number for all elements: none of the {steps} "
+            "trials with more numbers has a lower loss that the examples held back confirm."
         )
     return best
 
@@ -80,14 +80,6 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
 def _check_study(owner: str, study: Any) -> None:
     if not isinstance(study, optuna.Study):
         raise ValueError(f"{owner}: study must be a study of Optuna, got {study!r}")
-
-
-def _loss(trial: FrozenTrial, sign: int) -> float:
-    """Return what trials are compared by, to be minimised; a value that is missing is the worst."""
-    of_trial = trial.user_attrs.get(attributes.CROSS_VALIDATED)
-    if of_trial is not None:
-        return float(of_trial)
-    return math.inf if trial.value is None else sign * trial.value
 
 
 def _overfitted(trial: FrozenTrial) -> bool:

@@ -16,10 +16,8 @@ def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Space)
     """Return the hyperparameters of a run's best trial, ready for `hypergrad_search.evaluate`.
 
     Use it in place of the best config, which may hold a key of `HypergradSearch`, and may have one key for each
-    coordinate of an array. Trials with parts of the validation set held back are compared by `cross_validated`, which
-    counts each example where it was held back, and those whose status is "overfitted" are passed over, unlike in Ray's
-    best result. Where the evaluation itself moved the hyperparameters, as with `Hypernet`, the result holds the values
-    where it ended.
+    coordinate of an array. Trials whose status is "overfitted" are passed over, unlike in Ray's best result. Where the
+    evaluation itself moved the hyperparameters, as with `Hypernet`, the result holds the values where it ended.
 
     Args:
         results: the return value of `Tuner.fit` or `tune.run`, with a metric and a mode.
@@ -53,7 +51,7 @@ def _best_trial(analysis: ExperimentAnalysis) -> Trial:
     if not finite:
         raise ValueError(f"best_hyperparameters: no trial has a finite {metric!r}; look at the trials' errors")
     sound = [(loss, trial) for loss, trial in finite if trial.last_result.get("status") != OVERFITTED]
-    return min(sound or finite, key=lambda pair: pair[1].last_result.get("cross_validated", pair[0]))[1]
+    return min(sound or finite, key=lambda pair: pair[0])[1]
 
 
 def _last(trial: Trial, metric: str) -> float:

@@ -142,13 +142,8 @@ def by_seconds(run: History) -> Curve:
 
 
 def chosen(run: History) -> Record | None:
-    """Return the trial with the best validation loss, the earliest of equals; None where no trial counts.
-
-    Trials with parts of the validation set held back are compared by their cross-validated loss, as the search does.
-    """
+    """Return the trial with the best validation loss, the earliest of equals; None where no trial counts."""
     values = losses(run)
-    judged = np.array([t.value if t.cross_validated is None else t.cross_validated for t in run.trials])
-    values = np.where(np.isfinite(values), judged, values)
     return run.trials[int(np.argmin(values))] if np.isfinite(values).any() else None
 
 
