@@ -168,8 +168,8 @@ def _rows(name: str, value: jax.Array, leaves: int, steps: int) -> list[jax.Arra
     rows, columns = (1, 1, *value.shape)[-2:]
     if value.ndim > 2 or rows not in (1, leaves) or columns not in (1, steps):
         raise ValueError(
-            f"optimizer: {name} must be a number, a schedule of length steps={steps}, or one for each of the {leaves} "
-            f"leaves that it is for, which is an array that broadcasts to shape ({leaves}, {steps}), got shape "
-            f"{value.shape}"
+            f"optimizer: {name} must be a number or a schedule of length steps={steps} for each leaf, or an array that "
+            f"broadcasts to one row for each of the {leaves} leaves that it is for, shape ({leaves}, {steps}), "
+            f"got shape {value.shape}"
         )
     return list(jnp.broadcast_to(value, (rows, steps)))

@@ -31,14 +31,14 @@ def measure(trials: int, repeats: int) -> Table:
     table.add_row(str(FEW), "memory", "HypergradSampler", str(trials), f"{1e3 * ours / trials:.1f}", f"{ratio:.2f}")
     ends = _ends(10 * trials)
     for part, seconds in zip(("first tenth", "last tenth"), ends, strict=True):
-        table.add_row(str(FEW), "memory", f"HypergradSampler, {part}", f"{10 * trials:,}", f"{1e3 * seconds:.1f}", "")
+        table.add_row(str(FEW), "memory", "HypergradSampler", f"{10 * trials:,}, {part}", f"{1e3 * seconds:.1f}", "")
     for storage in ("memory", "SQLite"):
         with tempfile.TemporaryDirectory() as folder:
             url = f"sqlite:///{Path(folder, 'study.db')}" if storage == "SQLite" else None
             few = max(trials // 10, 1)
             seconds = _seconds(_many, HypergradSampler(seed=0), few, url)
             table.add_row(
-                f"{MANY:,}, one array", storage, "HypergradSampler", str(few), f"{1e3 * seconds / few:.1f}", ""
+                f"{MANY:,} in an array", storage, "HypergradSampler", str(few), f"{1e3 * seconds / few:.1f}", ""
             )
     return table
 

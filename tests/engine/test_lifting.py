@@ -87,7 +87,7 @@ def test_rows_are_those_of_the_leaves_that_a_setting_is_for() -> None:
     plain = train(problem(sgd({"a": 0.05, "b": "b", "c": 0.1}, 0.5)), {"b": 0.1}, KEY)
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, by_row, plain)))
     with pytest.raises(
-        ValueError, match=rf"one for each of the 1 leaves .* shape \(1, {STEPS}\), got shape \(2, {STEPS}\)"
+        ValueError, match=rf"for each of the 1 leaves .* shape \(1, {STEPS}\), got shape \(2, {STEPS}\)"
     ):
         train(problem(sgd({"a": 0.05, "b": "b", "c": 0.1}, 0.5)), {"b": rows}, KEY)
 

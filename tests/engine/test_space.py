@@ -163,7 +163,9 @@ def test_bad_input_is_named(make: Callable[[], object], message: str) -> None:
 def test_lifting_makes_numbers_arrays() -> None:
     space: Space = {"rate": Float(1e-3, 1.0, log=True, lift=(100,)), "scale": Float(0.0, 1.0), "width": Int(1, 4)}
     assert lifted(space) == {**space, "rate": Float(1e-3, 1.0, log=True, shape=(100,))}
-    assert unlifted(space) == {**space, "rate": Float(1e-3, 1.0, log=True)}
+    numbers = {"rate": Float(1e-3, 1.0, log=True, lift=False), "scale": Float(0.0, 1.0, lift=False)}
+    assert unlifted(space) == {**space, **numbers}
+    assert lifted(unlifted(space)) == unlifted(space)
     with pytest.raises(ValueError, match=r"lift is for a single number, got shape=\(3,\) too"):
         Float(0.0, 1.0, shape=(3,), lift=(3, 4))
     with pytest.raises(ValueError, match="every length in lift must be a whole number from 1, got 0"):

@@ -166,7 +166,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: trained_with(sgd("typo", 0.9)), "optimizer: learning_rate names the hyperparameter 'typo'"),
         (
             lambda: trained_with(sgd(jnp.ones(3), 0.9)),
-            "optimizer: learning_rate must be a number, a schedule of length",
+            "optimizer: learning_rate must be a number or a schedule of length",
         ),
         (lambda: trained_with(sgd({"w": 0.1}, 0.9)), "optimizer: learning_rate must be one value or a pytree prefix"),
         (
