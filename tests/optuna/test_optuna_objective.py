@@ -1,3 +1,4 @@
+import logging
 import math
 import tomllib
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from hypergrad_optuna import (
     attributes,
     best_hyperparameters,
     best_model,
+    best_trial,
     hyperparameters_of,
 )
 from hypergrad_optuna._version import LOWEST, check
@@ -371,3 +373,55 @@ def test_an_error_of_the_pruner_is_no_failed_trial() -> None:
     objective = Objective(PROBLEM, SPACE, report_every=5)
     with pytest.raises(ValueError, match="the pruner is broken"):
         study.optimize(objective, n_trials=1)
+
+
+def of_examples(**changes: Any) -> TrainingProblem:
+    wishes = jnp.asarray([0.3, 0.4, 0.5, 0.6, 0.35, 0.45, 0.55, 0.65])
+    return problem(valid_loss=lambda p, h: jnp.stack([jnp.sum((p - wish) ** 2) for wish in wishes]), **changes)
+
+
+def test_settings_of_the_optimizer_are_lifted_without_a_word() -> None:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    training = of_examples()
+    objective = Objective(training, SPACE)
+    study.optimize(objective, n_trials=10)
+    found = best_hyperparameters(study)
+    assert {name: np.shape(x) for name, x in found.items()} == {"rate": (1, 20), "momentum": (1, 20), "target": (2, 2)}
+    assert evaluate(training, found, key=KEY).value == best_trial(study).value == objective(best_trial(study))
+    assert (
+        best_trial(study).user_attrs[attributes.CROSS_VALIDATED]
+        < study.trials[0].user_attrs[attributes.CROSS_VALIDATED]
+    )
+    assert any(np.ptp(hyperparameters_of(t)["rate"]) > 0 for t in study.trials)
+    numbers = optuna.create_study(sampler=HypergradSampler(seed=0))
+    numbers.optimize(Objective(training, unlifted(SPACE)), n_trials=10)
+    assert np.shape(best_hyperparameters(numbers)["rate"]) == ()
+    random = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    random.optimize(objective, n_trials=2)
+    assert all(np.shape(hyperparameters_of(t)["rate"]) == () for t in random.trials)
+
+
+def test_nothing_is_lifted_where_no_examples_can_be_held_back() -> None:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(Objective(PROBLEM, SPACE), n_trials=3)
+    assert np.shape(best_hyperparameters(study)["rate"]) == ()
+
+
+def test_numbers_that_are_best_are_said_to_be(caplog: pytest.LogCaptureFixture) -> None:
+    """In the second study no step has found anything, as if each had failed on what it left out."""
+    study, other = (optuna.create_study(sampler=HypergradSampler(seed=0)) for _ in range(2))
+    study.optimize(Objective(of_examples(), SPACE), n_trials=6)
+    steps = [t.number for t in study.trials if attributes.wanted(t).parent is not None]
+    for trial in study.trials:
+        if trial.number in steps:
+            trial.set_user_attr(attributes.STATUS, "overfitted")
+        other.add_trial(trial)
+    optuna.logging.enable_propagation()
+    try:
+        with caplog.at_level(logging.INFO, logger="optuna"):
+            assert best_trial(study).number in steps
+            assert "one number for all elements" not in caplog.text
+            assert best_trial(other).number not in steps
+    finally:
+        optuna.logging.disable_propagation()
+    assert f"none of the {len(steps)} trials with more numbers has a lower loss" in caplog.text

@@ -31,9 +31,11 @@ from hypergrad_search import (
     evaluate,
     from_function,
     hosting,
+    lift_settings,
     sgd,
 )
 from hypergrad_search.search.ask_tell import Wanted
+from hypergrad_search.space import floats
 
 SPACE: Space = {
     "target": Float(-1.0, 1.0, shape=(2,)),
@@ -155,6 +157,26 @@ def test_lifted_rates_descend(results: Results) -> None:
     best = min(searcher._observations.values(), key=lambda trial: trial.value)
     assert best.value < 0.02
     assert len(set(best.hyperparameters["rate"])) > 1
+
+
+def test_settings_that_are_lifted_descend_and_are_judged(results: Results) -> None:
+    wishes = jnp.asarray([0.3, 0.4, 0.5, 0.6, 0.35, 0.45, 0.55, 0.65])
+    training = problem(valid_loss=lambda p, h: jnp.stack([jnp.sum((p - wish) ** 2) for wish in wishes]))
+    space = lift_settings(training, {**SPACE, "rate": Float(1e-3, 0.3, log=True)})
+    assert {name: p.lift for name, p in floats(space).items() if p.lift}.keys() == {"rate"}
+    train, searcher = trainable(training, space), HypergradSearch(space, metric="loss", mode="min", seed=0)
+    for trial in range(10):
+        config = searcher.suggest(trial_id=str(trial))
+        assert config is not None
+        train(config)
+        flat = {f"gradient/{name}": value for name, value in results[-1].get("gradient", {}).items()}
+        searcher.on_trial_complete(str(trial), result={**results[-1], **flat})
+    steps = [trial for trial in searcher._observations.values() if trial.parent and math.isfinite(trial.value)]
+    assert steps
+    assert all(trial.blocks is not None and list(map(len, trial.blocks)) == [2, 2, 2, 2] for trial in steps)
+    first = searcher._observations["0"]
+    assert first.cross_validated == first.value
+    assert all(trial.cross_validated is not None and trial.cross_validated < first.value for trial in steps)
 
 
 def test_failed_training_is_an_infinite_loss_that_says_why(results: Results) -> None:

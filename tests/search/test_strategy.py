@@ -489,3 +489,25 @@ def test_a_strategy_of_somebody_else_s_goes_on_while_it_proposes_steps() -> None
     assert not other.goes_on(state)
     point = from_unit(SPACE, np.full(dimension(SPACE), 0.4))
     assert other.goes_on(other.fold(state, Observation("0", None, point, 1.0, slope(point))))
+
+
+def test_a_chain_ends_where_what_was_held_back_gains_nothing() -> None:
+    """The whole loss falls by a lot, and the cross-validated loss by hardly anything."""
+    start, end = (from_unit(SPACE, np.full(dimension(SPACE), x)) for x in (0.5, 0.6))
+    first = Observation("0", None, start, 1.0, slope(start), 4.0, held_back=(1.0,) * 4, cross_validated=1.0)
+    step = Observation("1", "0", end, 0.5, slope(end), 4.0, held_back=(0.5,) * 4)
+    state = fold(State(SPACE), first)
+    for after, goes_on in ((0.9, True), (0.9995, False), (None, True)):
+        assert ("1" in fold(state, replace(step, cross_validated=after)).chains) == goes_on
+
+
+def test_a_fold_has_what_its_judge_needs() -> None:
+    start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
+    blocks = ((1.0, 1.0), (2.0, 2.5), (3.0, 3.0), (4.0, 4.0))
+    first = Observation("0", None, start, 1.0, slope(start), 4.0, held_back=(1.0, 2.25, 3.0, 4.0), left_out=1)
+    state = replace(fold(State(SPACE), replace(first, blocks=blocks, cross_validated=0.75)), trials=9)
+    state = replace(state, exploring=Account(100.0, 1.0, 0.0))  # so that it is the chain's turn
+    wanted = Fold(2, 4, below=2.25, judge=1, margin=1.0, blocks=(2.0, 2.5), cross_validated=0.75)
+    assert propose(state, []).fold == wanted
+    doubtful = replace(state, chains={"0": replace(region_of(state, "0"), rejections=STRATEGY.turns)})
+    assert propose(doubtful, []).fold == Fold(2, 4, cross_validated=0.75)

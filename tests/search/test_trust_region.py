@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,3 +135,12 @@ def test_descends_an_ill_conditioned_quadratic(start: Start) -> None:
         else:
             region = region.reject(point)
     assert region.value < 1e-4 * first
+
+
+@BOTH
+def test_a_second_look_averages_the_losses_of_blocks(start: Start) -> None:
+    region = replace(start(np.full(2, 0.5), 1.0, np.ones(2)), held_back=(1.0, 2.0), blocks=((1.0,), (1.0, 3.0)))
+    looked = region.look(1.0, None, (2.0, 4.0), ((2.0,), (3.0, 5.0)))
+    assert looked.blocks == ((1.5,), (2.0, 4.0))
+    assert region.look(1.0, None).blocks == region.blocks
+    assert region.look(1.0, None, (2.0, 4.0), ((2.0,), (3.0, np.inf))).blocks == ((1.5,), (1.0, 3.0))
