@@ -41,7 +41,9 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
     - if something else reads it too: a loss, `init`, `batches`, a transformation or a function among the settings;
     - if no losses of examples are known (`valid_loss` returns a scalar), since only held-back examples can tell
       whether thousands of numbers are better than one, or only fit the validation set;
-    - if the optimizer is a function that returns a transformation of optax, whose settings have no names.
+    - if the optimizer is a function that returns a transformation of optax, whose settings have no names;
+    - if no learning rate is among what could be lifted: betas and decays alone gain less than it costs to hold back a
+      quarter of the examples.
 
     Raises `ValueError` where the problem does not fit the space, and whatever the problem's own functions raise.
 
@@ -60,7 +62,8 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
     posed, (dynamic, static) = problem.at(middle), split(middle, unlifted(space))
     arguments = example_arguments(posed, dynamic, static)
     candidates -= _read(posed, problem.optimizer, arguments, dynamic, static)
-    if not candidates or not _has_examples(posed, arguments["valid_loss"], dynamic, static):
+    rates = {leaf for setting, leaf in problem.optimizer.leaves() if "learning_rate" in setting}
+    if candidates.isdisjoint(rates) or not _has_examples(posed, arguments["valid_loss"], dynamic, static):
         return dict(space)
     params = arguments["optimizer"][0]
     leaves = {name: len(of_name) or 1 for name, of_name in leaves_of(problem.optimizer, params).items()}

@@ -140,8 +140,9 @@ READERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("where", READERS)
 def test_what_something_else_reads_stays_a_number(where: str) -> None:
-    found = lifts(sgd("rate", "momentum"), {"rate": RATE, "momentum": MOMENTUM}, **READERS[where])
-    assert found == {"rate": None, "momentum": (3, STEPS)}
+    optimizer = sgd({"a": "rate", "b": "other", "c": "rate"}, "momentum")
+    found = lifts(optimizer, {"rate": RATE, "momentum": MOMENTUM, "other": RATE}, **READERS[where])
+    assert found == {"rate": None, "momentum": (3, STEPS), "other": (1, STEPS)}
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,12 @@ def test_a_function_may_take_all_hyperparameters_and_read_few() -> None:
 
     space = {"rate": RATE, "l2": Float(1e-6, 1.0, log=True)}
     assert lifts(sgd("rate", "l2"), space, train_loss=train_loss) == {"rate": (3, STEPS), "l2": None}
+
+
+def test_without_a_learning_rate_nothing_is_lifted() -> None:
+    assert lifts(sgd(0.1, "momentum"), {"momentum": MOMENTUM}) == {"momentum": None}
+    space = {"rate": replace(RATE, lift=False), "momentum": MOMENTUM}
+    assert lifts(sgd("rate", "momentum"), space) == {"rate": False, "momentum": None}
 
 
 def test_users_have_the_last_word() -> None:

@@ -36,7 +36,7 @@ DIMENSIONS = {
     "diabetes-mlp": (6, 2952),
     "text-mlp": (7, 1205),
     "mnist-mlp": (7, 40502),
-    "mnist-cnn": (8, 1207),
+    "mnist-cnn": (8, 8),
     "digits-rates": (100, 100),
     "digits-schedules": (1608, 1608),
     "digits-labels": (1003, 1801),
