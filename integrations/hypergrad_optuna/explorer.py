@@ -38,8 +38,8 @@ class Explorer:
         if not self.forgets:
             return
         self._newest = [*self._newest, trial][-NEWEST:]
-        if trial.state is TrialState.COMPLETE and trial.value is not None:
-            loss = -trial.value if maximise else trial.value
+        if trial.state is TrialState.COMPLETE and len(trial.values) == 1:  # several objectives are refused elsewhere
+            loss = -trial.values[0] if maximise else trial.values[0]
             self._best = sorted([*self._best, (loss, trial.number, trial)])[:BEST]
 
     def known(self) -> list[FrozenTrial]:

@@ -7,10 +7,12 @@ rival is one entry in `OPTUNA` or `RAY`.
 import functools
 import importlib.util
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
@@ -176,9 +178,11 @@ def _tpe(setting: Setting) -> BaseSampler:
 
 def _cmaes(setting: Setting) -> BaseSampler:
     # CMA-ES leaves categoricals to random search, and would warn of each of them
-    return CmaEsSampler(
-        seed=setting.seed, use_separable_cma=setting.dimensions > FULL_COVARIANCE, warn_independent_sampling=False
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # use_separable_cma may change in the future
+        return CmaEsSampler(
+            seed=setting.seed, use_separable_cma=setting.dimensions > FULL_COVARIANCE, warn_independent_sampling=False
+        )
 
 
 def _gp(setting: Setting) -> BaseSampler:
