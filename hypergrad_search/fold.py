@@ -64,6 +64,8 @@ class Fold:
         gain = self.below - losses[self.judging]
         if not gain > 0 or not self.blocks or not blocks or math.isinf(gain):
             return gain > 0
+        if len(self.blocks) != len(blocks[self.judging]):  # of another validation set
+            return True
         return gain > self.margin * _error(np.subtract(self.blocks, blocks[self.judging]))
 
     def cross_validate(self, value: float, losses: Sequence[float]) -> float:
@@ -90,13 +92,13 @@ def order(examples: int) -> np.ndarray:
 
 def split(losses: np.ndarray, of: int) -> list[np.ndarray]:
     """Return the losses of each part, whose sizes differ by at most one."""
-    part = order(len(losses)) % of
-    return [losses[part == index] for index in range(of)]
+    places = np.argsort(order(len(losses)))  # in a random order, so that blocks of sorted data are alike too
+    return [losses[places[index::of]] for index in range(of)]
 
 
 def blocks_of(losses: np.ndarray, of: int) -> tuple[tuple[float, ...], ...]:
     """Return the mean losses of each part's blocks: up to 32 of them, whose sizes differ by at most one."""
-    parts = split(losses, of)
+    parts = split(np.asarray(losses, np.float64), of)
     return tuple(
         tuple(float(block.mean()) for block in np.array_split(part, min(len(part), _BLOCKS))) for part in parts
     )

@@ -11,12 +11,15 @@ from jax.interpreters import partial_eval
 from hypergrad_search import optax_optimizers
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.optimizers import Optimizer, leaves_of, takes_hyperparameters
-from hypergrad_search.problem import Params, TrainingProblem, check_problem
+from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.repeatable import example_arguments
-from hypergrad_search.space import Categorical, Float, Hyperparameters, Int, Space, centre, floats, unlifted
+from hypergrad_search.space import Categorical, Float, Int, Space, centre, floats, unlifted
 
 #: The most numbers that the settings of a problem are lifted to, all together, so that trials stay small.
 MOST = 100_000
+
+#: The fewest validation examples with which anything is lifted: a part of them must say whether a step has helped.
+FEWEST_EXAMPLES = 8
 
 #: Settings whose names have these words in them are lifted for each leaf alone, all others for each step too.
 _FOR_LEAVES_ALONE = ("weight_decay", "eps")
@@ -39,8 +42,10 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
 
     - with `Float(..., lift=False)`, or with a `lift` of your own;
     - if something else reads it too: a loss, `init`, `batches`, a transformation or a function among the settings;
-    - if no losses of examples are known (`valid_loss` returns a scalar), since only held-back examples can tell
-      whether thousands of numbers are better than one, or only fit the validation set;
+    - if the space has an integer (but for `steps`) or a choice, which may decide what reads it, and how many leaves
+      there are;
+    - if there are fewer than 8 losses of examples (`valid_loss` may return a scalar), since only held-back examples
+      can tell whether thousands of numbers are better than one, or only fit the validation set;
     - if the optimizer is a function that returns a transformation of optax, whose settings have no names;
     - if no learning rate is among what could be lifted: betas and decays alone gain less than it costs to hold back a
       quarter of the examples.
@@ -56,7 +61,8 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
         return dict(space)
     named = {leaf for _, leaf in problem.optimizer.leaves() if isinstance(leaf, str)}
     candidates = {n for n, p in floats(space).items() if n in named and not p.shape and p.lift is None}
-    if not candidates:
+    choices = [name for name, p in space.items() if not isinstance(p, Float) and name != problem.steps]
+    if not candidates or choices:
         return dict(space)
     middle = centre(space)
     posed, (dynamic, static) = problem.at(middle), split(middle, unlifted(space))
@@ -67,8 +73,6 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
         return dict(space)
     params = arguments["optimizer"][0]
     leaves = {name: len(of_name) or 1 for name, of_name in leaves_of(problem.optimizer, params).items()}
-    if any(len(jax.tree.leaves(other)) != len(jax.tree.leaves(params)) for other in _other_params(problem, space)):
-        leaves = dict.fromkeys(leaves, 1)
     steps = 1 if isinstance(problem.steps, str) else problem.steps
     numbers = {name: parameter for name, parameter in floats(space).items() if name in candidates}
     return {**space, **_with_lifts(numbers, problem.optimizer, leaves, steps)}
@@ -128,9 +132,9 @@ def _read_by(
 def _has_examples(
     problem: TrainingProblem, arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
 ) -> bool:
-    """Return whether `valid_loss` returns one loss for each example."""
+    """Return whether `valid_loss` returns the losses of enough examples to hold parts of them back."""
     whole, given = _of_traced(problem.valid_loss, arguments, dynamic, static)
-    return bool(jax.eval_shape(lambda *given: jnp.asarray(whole(*given)), *given).ndim)
+    return bool(jax.eval_shape(lambda *given: jnp.asarray(whole(*given)), *given).shape >= (FEWEST_EXAMPLES,))
 
 
 def _of_traced(
@@ -143,19 +147,3 @@ def _of_traced(
         return function(*(hyperparameters if argument is dynamic else next(rest) for argument in arguments))
 
     return whole, (dynamic, [argument for argument in arguments if argument is not dynamic])
-
-
-def _other_params(problem: TrainingProblem, space: Space) -> Iterator[Params]:
-    """Yield the parameters at the centre of the space with another value of one integer or choice; none is computed."""
-    middle = centre(space)
-    for name, parameter in space.items():
-        if isinstance(parameter, Float):
-            continue
-        values = parameter.choices if isinstance(parameter, Categorical) else (parameter.low, parameter.high)
-        for value in values:
-            yield _params(problem, {**middle, name: value}, space)
-
-
-def _params(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space) -> Params:
-    dynamic, static = split(hyperparameters, unlifted(space))
-    return example_arguments(problem.at(hyperparameters), dynamic, static)["optimizer"][0]

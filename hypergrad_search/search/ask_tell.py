@@ -58,7 +58,7 @@ class Wanted:
             return cls(gradient_below=-math.inf)
         fold = None
         if data["fold"] is not None:
-            blocks = tuple(float(loss) for loss in data["fold"]["blocks"])
+            blocks = tuple(float(loss) for loss in data["fold"].get("blocks", ()))
             fold = Fold(**{**data["fold"], "below": float(data["fold"]["below"]), "blocks": blocks})
         return cls(**{**data, "gradient_below": float(data["gradient_below"]), "fold": fold})
 

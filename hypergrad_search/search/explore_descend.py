@@ -230,7 +230,8 @@ class ExploreDescend(Strategy[State]):
             return Fold(0, self.folds, below[0], 0) if _fits(below, self.folds) else Fold(0, self.folds)
         judge, index = region.left_out, (region.left_out + 1) % self.folds
         if not _fits(below, self.folds):
-            return Fold(index, self.folds, cross_validated=region.cross_validated)
+            known = region.held_back is None or len(region.held_back) == self.folds
+            return Fold(index, self.folds, cross_validated=region.cross_validated if known else None)
         blocks = region.blocks[judge] if region.blocks is not None and len(region.blocks) == self.folds else ()
         return Fold(index, self.folds, below[judge], judge, self.standard_errors, blocks, region.cross_validated)
 

@@ -65,7 +65,7 @@ class Observation:
         """Return what `to_json` was called on; arrays stay lists."""
         held_back = data["held_back"]
         held_back = None if held_back is None else tuple(float(loss) for loss in held_back)
-        blocks = data["blocks"]
+        blocks = data.get("blocks")
         blocks = None if blocks is None else tuple(tuple(float(loss) for loss in losses) for losses in blocks)
         return cls(**{**data, "value": float(data["value"]), "held_back": held_back, "blocks": blocks})
 

@@ -100,9 +100,7 @@ class History:
         ends = [*itertools.islice(self.ended, 1), *itertools.islice(reversed(self.ended), 1)]
         known = [number for number in ends if number < len(trials)]
         return bool(known or not self.ended) and all(
-            trials[number].datetime_start in (None, self.ended[number][0])
-            and trials[number].datetime_complete in (None, self.ended[number][1])
-            for number in known
+            (trials[number].datetime_start, trials[number].datetime_complete) == self.ended[number] for number in known
         )
 
     @property

@@ -318,6 +318,14 @@ def test_blocks_are_the_parts_in_pieces_of_equal_size() -> None:
     assert blocks_of(losses[:10], 4) == tuple(tuple(part.tolist()) for part in split(losses[:10], 4))
 
 
+def test_blocks_of_sorted_data_are_alike() -> None:
+    """Each block has examples of all classes, and their means are those of float64."""
+    sorted_losses = np.repeat(np.arange(10.0), 320)
+    assert np.std(blocks_of(sorted_losses, 4)) < 1.0  # of one class alone it would be 2.9
+    coarse = jnp.full(40_000, 0.1, jnp.bfloat16)
+    assert {x for part in blocks_of(np.asarray(coarse), 4) for x in part} == {float(coarse[0])}
+
+
 def test_a_gain_must_be_larger_than_its_standard_error() -> None:
     """Two parts of four examples, before and after a step that lowers the mean of the second part by 0.5."""
     before = (1.0, 2.0, 3.0, 4.0)

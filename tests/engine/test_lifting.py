@@ -189,24 +189,23 @@ def test_steps_that_are_a_hyperparameter_leave_the_leaves() -> None:
     assert lifts(sgd("rate", 0.9), space, steps="steps") == {"rate": (3, 1)}
 
 
-def test_leaves_that_depend_on_a_choice_leave_the_steps() -> None:
-    def of_depth(key: jax.Array, h: dict[str, Any]) -> list[jax.Array]:
-        return [jnp.eye(3)] * h["depth"]
+@pytest.mark.parametrize("other", [Categorical(["none", "l2"]), Int(1, 3)])
+def test_what_a_choice_may_read_stays_a_number(other: Categorical | Int) -> None:
+    """Under another choice than the first one, the loss reads the decay, and would be wrong without a word."""
 
-    def of_chain(params: list[jax.Array], h: dict[str, Any]) -> jax.Array:
-        out: jax.Array = jnp.asarray(X)
-        for layer in params:
-            out = jnp.tanh(out @ layer)
-        squares: jax.Array = jnp.square(out.sum(axis=1) - Y)
-        return squares
+    def train_loss(params: Any, h: dict[str, Any], batch: Any, key: jax.Array) -> jax.Array:
+        penalty: jax.Array = h["decay"] * jnp.sum(params["a"] ** 2) if h["other"] in ("l2", 3) else jnp.float32(0.0)
+        return losses(params).mean() + penalty
 
-    chain = {
-        "init": of_depth,
-        "valid_loss": of_chain,
-        "train_loss": lambda params, h, batch, key: of_chain(params, h).mean(),
-    }
-    assert lifts(sgd("rate", 0.9), {"rate": RATE, "depth": Int(2, 4)}, **chain) == {"rate": (1, STEPS)}
-    assert lifts(sgd("rate", 0.9), {"rate": RATE, "depth": Categorical([2])}, **chain) == {"rate": (2, STEPS)}
+    space: Space = {"rate": RATE, "decay": Float(1e-4, 1.0, log=True), "other": other}
+    found = lifts(adamw("rate", weight_decay="decay"), space, train_loss=train_loss)
+    assert found == {"rate": None, "decay": None}
+
+
+def test_few_examples_lift_nothing() -> None:
+    for examples, lift in ((7, None), (8, (3, STEPS))):
+        few = {"valid_loss": lambda params, h, examples=examples: losses(params)[:examples]}
+        assert lifts(sgd("rate", 0.9), {"rate": RATE}, **few) == {"rate": lift}
 
 
 def test_many_numbers_become_fewer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ DIMENSIONS = {
     "digits-rates": (100, 100),
     "digits-schedules": (1608, 1608),
     "digits-labels": (1003, 1801),
-    "digits-mixed": (10, 1206),  # it also has an integer and a categorical
+    "digits-mixed": (10, 10),  # it also has an integer and a categorical
     "digits-noisy": (10, 7403),
     "synthetic-quadratic": (10, 10),
     "synthetic-rosenbrock": (8, 8),
