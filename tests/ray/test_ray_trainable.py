@@ -161,8 +161,11 @@ def test_lifted_rates_descend(results: Results) -> None:
 
 def test_settings_that_are_lifted_descend_and_are_judged(results: Results) -> None:
     wishes = jnp.asarray([0.3, 0.4, 0.5, 0.6, 0.35, 0.45, 0.55, 0.65])
-    training = problem(valid_loss=lambda p, h: jnp.stack([jnp.sum((p - wish) ** 2) for wish in wishes]))
-    space = lift_settings(training, {**SPACE, "rate": Float(1e-3, 0.3, log=True)})
+    training = problem(
+        train_loss=lambda p, h, batch, key: jnp.sum((p - h["target"]) ** 2),
+        valid_loss=lambda p, h: jnp.stack([jnp.sum((p - wish) ** 2) for wish in wishes]),
+    )
+    space = lift_settings(training, {"target": SPACE["target"], "rate": SPACE["rate"]})
     assert {name: p.lift for name, p in floats(space).items() if p.lift}.keys() == {"rate"}
     train, searcher = trainable(training, space), HypergradSearch(space, metric="loss", mode="min", seed=0)
     for trial in range(10):
