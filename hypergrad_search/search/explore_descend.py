@@ -160,7 +160,8 @@ class ExploreDescend(Strategy[State]):
                 noisy = noisy or value != region.value
                 looked = region.look(value, gradient, held_back, observation.blocks) if noisy else region
                 if gradient is not None and left_out != region.left_out:
-                    forgiven = looked if noisy else looked.resize(1 / looked.rejection)
+                    forgives = not noisy and region.held_back is not None  # so that the gradient is another one
+                    forgiven = looked.resize(1 / looked.rejection) if forgives else looked
                     looked = replace(forgiven, gradient=gradient, left_out=left_out)
                 chains[observation.parent] = replace(looked, rejections=0)
             elif gradient is not None and value < region.value:

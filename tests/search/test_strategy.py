@@ -511,3 +511,16 @@ def test_a_fold_has_what_its_judge_needs() -> None:
     assert propose(state, []).fold == wanted
     doubtful = replace(state, chains={"0": replace(region_of(state, "0"), rejections=STRATEGY.turns)})
     assert propose(doubtful, []).fold == Fold(2, 4, cross_validated=0.75)
+
+
+def test_a_second_look_that_finds_nothing_new_repeats_no_step() -> None:
+    """Where nothing is held back the gradient is the same again, so the next step must be a shorter one."""
+    start = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
+    first = Observation("0", None, start, 1.0, slope(start), 4.0)
+    state = fold(State(SPACE), first)
+    for n in range(STRATEGY.doubts):
+        step = from_unit(SPACE, region_of(state, "0").step())
+        state = fold(state, Observation(f"failed {n}", "0", step, math.inf, None, 1.0))
+    ahead = region_of(state, "0").step()
+    looked = fold(state, replace(first, trial="9", parent="0", again=True, left_out=1))
+    np.testing.assert_array_equal(region_of(looked, "0").step(), ahead)
