@@ -30,6 +30,7 @@ from hypergrad_search.search.observation import number_to_json
 from hypergrad_search.space import (
     Hyperparameters,
     Space,
+    as_given,
     centre,
     check_space,
     floats,
@@ -72,16 +73,13 @@ class HostedProblem:
         """The space with a `lift` for each number that may have one; `lift_settings` says which these are."""
         if isinstance(self.problem, FunctionProblem) or not self.lifts_settings:
             return self.space
-        with contextlib.suppress(Exception):  # an error of the problem's own: its first evaluation will raise it
-            return lift_settings(self.problem, self.space)
-        return self.space
+        return lift_settings(self.problem, self.space)
 
     def evaluate(
         self,
         hyperparameters: Hyperparameters,
         wanted: Wanted,
         *,
-        by_gradients: bool,
         on_the_way: OnTheWay,
         checkpoint: Callable[[], bytes | None],
         key: jax.Array | None = None,
@@ -115,18 +113,14 @@ class HostedProblem:
                 fold=wanted.held_back(self.liftable),
                 report=None if self.report_every is None else report,
                 report_every=self.report_every or problem.steps,
-                space=self.searched(by_gradients=by_gradients),
+                space=as_given(self.liftable, hyperparameters),
                 checkpoint=before,
                 **self._training(key),
             )
         except (InexactReversalError, FunctionError):
             raise
         except _OF_VALUES as error:
-            if (
-                error in reports_failed
-                or is_of_load(error)
-                or not self._works_elsewhere(hyperparameters, wanted, by_gradients)
-            ):
+            if error in reports_failed or is_of_load(error) or not self._works_elsewhere(hyperparameters, wanted):
                 raise
             spent = Cost(self.method.cost(problem, problem.steps), time.perf_counter() - started)
             message = f"{MESSAGES[Status.REFUSED]}: {type(error).__name__}: {error}"
@@ -137,11 +131,11 @@ class HostedProblem:
         _WORKING.add(self)
         return replace(evaluation, diagnostics={"steps": problem.steps, **evaluation.diagnostics})
 
-    def _works_elsewhere(self, hyperparameters: Hyperparameters, wanted: Wanted, by_gradients: bool) -> bool:
+    def _works_elsewhere(self, hyperparameters: Hyperparameters, wanted: Wanted) -> bool:
         """Return whether other values can be evaluated: the middle of all floats, or that of the whole space."""
         if self in _WORKING:
             return True
-        space = self.searched(by_gradients=by_gradients)
+        space = as_given(self.liftable, hyperparameters)
         middle = centre(space)
         of_floats = {name: middle[name] for name in floats(space)}
         for values in ({**hyperparameters, **of_floats}, {**hyperparameters, **middle}):

@@ -1,18 +1,18 @@
 """Lifting an optimizer's settings: one number becomes an array with a number for each leaf and each step."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import partial_eval
 
 from hypergrad_search import optax_optimizers
 from hypergrad_search.hyperparameters import Static, split
+from hypergrad_search.losses import examples
 from hypergrad_search.optimizers import Optimizer, leaves_of, takes_hyperparameters
 from hypergrad_search.problem import TrainingProblem, check_problem
-from hypergrad_search.repeatable import example_arguments
+from hypergrad_search.repeatable import example_arguments, reads
 from hypergrad_search.space import Categorical, Float, Int, Space, centre, floats, unlifted
 
 #: The most numbers that the settings of a problem are lifted to, all together, so that trials stay small.
@@ -69,10 +69,11 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
     arguments = example_arguments(posed, dynamic, static)
     candidates -= _read(posed, problem.optimizer, arguments, dynamic, static)
     rates = {leaf for setting, leaf in problem.optimizer.leaves() if "learning_rate" in setting}
-    if candidates.isdisjoint(rates) or not _has_examples(posed, arguments["valid_loss"], dynamic, static):
+    *model, _ = arguments["valid_loss"]
+    trained = tuple(model) if problem.has_statistics else model[0]
+    if candidates.isdisjoint(rates) or examples(posed, trained, {**dynamic, **dict(static)}) < FEWEST_EXAMPLES:
         return dict(space)
-    params = arguments["optimizer"][0]
-    leaves = {name: len(of_name) or 1 for name, of_name in leaves_of(problem.optimizer, params).items()}
+    leaves = {name: len(of_name) or 1 for name, of_name in leaves_of(problem.optimizer, model[0]).items()}
     steps = 1 if isinstance(problem.steps, str) else problem.steps
     numbers = {name: parameter for name, parameter in floats(space).items() if name in candidates}
     return {**space, **_with_lifts(numbers, problem.optimizer, leaves, steps)}
@@ -113,37 +114,4 @@ def _read(
         functions.append(
             (lambda h, g: optax_optimizers.transformed(transform, h, g, g, key), (dynamic, params)),
         )
-    return {name for function, given in functions for name in _read_by(function, given, dynamic, static)}
-
-
-def _read_by(
-    function: Callable[..., Any], arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
-) -> Iterator[str]:
-    """Yield the hyperparameters that the result of a function depends on; `dynamic` stands for all of them."""
-    whole, given = _of_traced(function, arguments, dynamic, static)
-    program = jax.make_jaxpr(lambda *given: [x for x in jax.tree.leaves(whole(*given)) if isinstance(x, jax.Array)])(
-        *given
-    ).jaxpr
-    _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
-    places = jax.tree.leaves({name: [name] * len(jax.tree.leaves(value)) for name, value in dynamic.items()})
-    yield from (name for name, is_used in zip(places, used, strict=False) if is_used)
-
-
-def _has_examples(
-    problem: TrainingProblem, arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
-) -> bool:
-    """Return whether `valid_loss` returns the losses of enough examples to hold parts of them back."""
-    whole, given = _of_traced(problem.valid_loss, arguments, dynamic, static)
-    return bool(jax.eval_shape(lambda *given: jnp.asarray(whole(*given)), *given).shape >= (FEWEST_EXAMPLES,))
-
-
-def _of_traced(
-    function: Callable[..., Any], arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
-) -> tuple[Callable[..., Any], tuple[dict[str, Any], list[Any]]]:
-    """Return a function of what JAX can trace, and its arguments, in which `dynamic` comes first."""
-
-    def whole(traced: dict[str, Any], others: list[Any]) -> Any:
-        rest, hyperparameters = iter(others), {**traced, **dict(static)}
-        return function(*(hyperparameters if argument is dynamic else next(rest) for argument in arguments))
-
-    return whole, (dynamic, [argument for argument in arguments if argument is not dynamic])
+    return set().union(*(reads(function, given, dynamic, static) for function, given in functions))

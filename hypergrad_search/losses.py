@@ -149,7 +149,7 @@ def descends_minibatches(
     """Return whether `descended_loss` is that of minibatches; of `trained` the shapes are enough."""
     if problem.valid_batch_loss is None:
         return False
-    return without is None or not _has_examples(problem, trained, hyperparameters)
+    return without is None or not examples(problem, trained, hyperparameters)
 
 
 def mean_and_error(losses: Any) -> tuple[float, float | None]:
@@ -165,10 +165,10 @@ def mean_and_error(losses: Any) -> tuple[float, float | None]:
     return mean, float(array.std(ddof=1) / np.sqrt(array.size))
 
 
-def _has_examples(problem: TrainingProblem, trained: Trained, hyperparameters: Hyperparameters) -> bool:
-    """Return whether `valid_loss` returns one loss for each example; it is traced, not computed."""
+def examples(problem: TrainingProblem, trained: Trained, hyperparameters: Hyperparameters) -> int:
+    """Return the number of examples whose losses `valid_loss` returns, 0 for a scalar; it is traced, not computed."""
     losses = jax.eval_shape(lambda trained: _outer(problem, "valid_loss", trained, hyperparameters), trained)
-    return bool(losses.shape)
+    return losses.size if losses.shape else 0
 
 
 def _outer(

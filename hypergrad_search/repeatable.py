@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from hypergrad_search import optax_optimizers
 from hypergrad_search.hyperparameters import Static, noting_counts, split_of_space
@@ -145,6 +146,40 @@ def _shape_of_batch(problem: TrainingProblem, step: jax.Array, dynamic: dict[str
         raise ValueError(f"batches: JAX cannot trace it ({type(error).__name__}: {reason}); {_IN_BATCHES}") from error
 
 
+def reads(
+    function: Callable[..., Any], arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
+) -> set[str]:
+    """Return the hyperparameters that the numbers which a function returns depend on; `arguments` are as in `_traced`.
+
+    A function that passes all of them on, and uses few, reads these few.
+    """
+    program = jax.make_jaxpr(_numbers_of(function, arguments, dynamic, static))(*arguments).jaxpr
+    _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+    names = [
+        name
+        for argument in arguments
+        for name, part in (sorted(argument.items()) if argument is dynamic else [("", argument)])
+        for _ in jax.tree.leaves(part)
+    ]
+    return {name for name, is_used in zip(names, used, strict=True) if is_used and name}
+
+
+def _numbers_of(
+    function: Callable[..., Any], arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
+) -> Callable[..., list[Any]]:
+    """Return a function of the same arguments that returns the numbers in the result, as a list.
+
+    Where `arguments` have `dynamic` itself, it adds the plain values. What is no number is refused where it is used.
+    """
+    are_hyperparameters = [argument is dynamic for argument in arguments]
+
+    def numbers(*traced: Any) -> list[Any]:
+        whole = [{**x, **dict(static)} if found else x for x, found in zip(traced, are_hyperparameters, strict=True)]
+        return [leaf for leaf in jax.tree.leaves(function(*whole)) if isinstance(leaf, _NUMBERS)]
+
+    return numbers
+
+
 def _traced(
     function: Callable[..., Any], arguments: tuple[Any, ...], dynamic: dict[str, Any], static: Static
 ) -> list[Any]:
@@ -155,17 +190,8 @@ def _traced(
     JAX remembers what it has traced, of the functions that this one calls too, such as those with a `jax.jit` of their
     own. A label that was never used before makes it trace all of them anew.
     """
-
-    are_hyperparameters = [argument is dynamic for argument in arguments]
-
-    def anew(*traced: Any) -> Any:
-        whole = [{**x, **dict(static)} if found else x for x, found in zip(traced, are_hyperparameters, strict=True)]
-        result = function(*whole)
-        # What is no number is refused where it is used.
-        return [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, _NUMBERS)]
-
     with set_xla_metadata(hypergrad_trace=str(next(_traces))):  # type: ignore[no-untyped-call]  # JAX has no types here
-        program = jax.make_jaxpr(anew)(*arguments)
+        program = jax.make_jaxpr(_numbers_of(function, arguments, dynamic, static))(*arguments)
     return [_ADDRESS.sub("", str(program)), *_values(program)]
 
 

@@ -146,6 +146,12 @@ def lifted(space: Space) -> dict[str, Float | Int | Categorical]:
     }
 
 
+def as_given(space: Space, hyperparameters: Hyperparameters) -> dict[str, Float | Int | Categorical]:
+    """Return the space with an array in place of every number whose value has the shape of its `lift`."""
+    shapes = {name: np.shape(value) for name, value in hyperparameters.items()}
+    return {**space, **lifted({n: p for n, p in floats(space).items() if p.lift and shapes.get(n) == p.lift})}
+
+
 def unlifted(space: Space) -> dict[str, Float | Int | Categorical]:
     """Return the space in which every number stays a number."""
     return {name: replace(p, lift=False) if isinstance(p, Float) and not p.shape else p for name, p in space.items()}

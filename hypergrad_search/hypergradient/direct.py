@@ -44,6 +44,9 @@ _CONVERSIONS = (
     jax.errors.TracerIntegerConversionError,
 )
 
+#: JAX raises these where it cannot differentiate: a wrong kind, a conversion to a number, a missing rule.
+_UNDIFFERENTIABLE = (TypeError, ValueError, NotImplementedError)
+
 
 class FunctionError(ValueError):
     """The user's function is wrong, whatever the hyperparameters, so that no search should go on."""
@@ -123,11 +126,7 @@ def _differentiable(problem: FunctionProblem, losses: _Traced, dynamic: dict[str
         yield
     except FunctionError:
         raise
-    except (
-        TypeError,
-        ValueError,
-        NotImplementedError,
-    ) as error:  # JAX raises these where it cannot differentiate
+    except _UNDIFFERENTIABLE as error:
         losses(dynamic)  # here errors are raised that the gradient has no part in
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if isinstance(error, _CONVERSIONS):

@@ -166,7 +166,7 @@ class ExploreDescend(Strategy[State]):
                 chains[observation.parent] = replace(looked, rejections=0)
             elif gradient is not None and value < region.value:
                 accepted = region.accept(point, value, gradient)
-                if self._pays(region.cross_validated, observation.cross_validated):
+                if self._pays(region, observation):
                     chains[observation.trial] = replace(accepted, **_on_folds(observation))
             else:
                 chains[observation.parent] = region.reject(point if value < math.inf else region.step())
@@ -228,11 +228,10 @@ class ExploreDescend(Strategy[State]):
         if self.folds is None:
             return None
         if isinstance(region, Continuation):
-            return Fold(0, self.folds, below[0], 0) if _fits(below, self.folds) else Fold(0, self.folds)
+            return Fold(0, self.folds, below[0], 0) if self._fits(below) else Fold(0, self.folds)
         judge, index = region.left_out, (region.left_out + 1) % self.folds
-        if not _fits(below, self.folds):
-            known = region.held_back is None or len(region.held_back) == self.folds
-            return Fold(index, self.folds, cross_validated=region.cross_validated if known else None)
+        if not self._fits(below):
+            return Fold(index, self.folds, cross_validated=region.cross_validated if below is None else None)
         blocks = region.blocks[judge] if region.blocks is not None and len(region.blocks) == self.folds else ()
         return Fold(index, self.folds, below[judge], judge, self.standard_errors, blocks, region.cross_validated)
 
@@ -243,9 +242,15 @@ class ExploreDescend(Strategy[State]):
             return region.rejections >= self.turns
         return region.rejections >= self.doubts and state.noisy is not False
 
-    def _pays(self, before: float | None, after: float | None) -> bool:
-        """Return whether a step has gained enough on what it left out for the chain to go on."""
+    def _pays(self, region: TrustRegion | Continuation, observation: Observation) -> bool:
+        """Return whether a step has gained enough on what it left out for its chain to go on."""
+        before = region.cross_validated if isinstance(region, TrustRegion) and self._fits(region.held_back) else None
+        after = observation.cross_validated
         return before is None or after is None or before - after >= self.tolerance * abs(before)
+
+    def _fits(self, below: tuple[float, ...] | None) -> TypeGuard[tuple[float, ...]]:
+        """Return whether there is a loss for each fold; a user may report losses of other folds."""
+        return below is not None and len(below) == self.folds
 
     def _spent(self, region: TrustRegion | Continuation) -> bool:
         if isinstance(region, Continuation):
@@ -270,11 +275,6 @@ class ExploreDescend(Strategy[State]):
         under_way = sum(parent is None for parent in running)
         explored = exploring.cost * (1 + under_way / exploring.trials)  # running trials will cost as much
         return explored < share * (explored + descending.cost)
-
-
-def _fits(below: tuple[float, ...] | None, folds: int) -> TypeGuard[tuple[float, ...]]:
-    """Return whether there is a loss for each fold; a user may report losses of other folds."""
-    return below is not None and len(below) == folds
 
 
 def _on_folds(observation: Observation) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective, read_checkpoint
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_search.search.ask_tell import OVERFITTED
+from hypergrad_search.space import as_given
 
 _logger = optuna.logging.get_logger("optuna.hypergrad")
 
@@ -68,11 +69,12 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
     if not isinstance(objective, Objective):
         raise ValueError(f"best_model: objective must be an Objective, got {objective!r}")
     trial, store, hosted = best_trial(study), _store(study, artifact_store), objective.hosted
+    found = hyperparameters_of(trial, artifact_store=store)
     return hosted.method.params(
         hosted.problem,
-        hyperparameters_of(trial, artifact_store=store),
+        found,
         key=objective.key_of(trial),
-        space=hosted.searched(by_gradients=attributes.WANTED in trial.system_attrs),
+        space=as_given(hosted.liftable, found),
         checkpoint=read_checkpoint(trial, store) if hosted.method.continues else None,
     )
 

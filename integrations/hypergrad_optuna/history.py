@@ -1,7 +1,6 @@
 """What a study's finished trials tell the search: the parameters that they share, and an observation of each."""
 
-import itertools
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -64,43 +63,60 @@ class _Shared:
 
 
 @dataclass
+class Seen:
+    """The finished trials that have been seen; those numbered below `settled` all have, and are not looked at again."""
+
+    settled: int = 0
+    _beyond: set[int] = field(default_factory=set)
+
+    def new(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the trials that have finished since the last call, in their order; they have now been seen."""
+        found = in_order([t for t in trials[self.settled :] if t.state.is_finished() and t.number not in self._beyond])
+        self._beyond |= {trial.number for trial in found}
+        while self.settled in self._beyond:
+            self._beyond.remove(self.settled)
+            self.settled += 1
+        return found
+
+
+@dataclass
 class History:
     """The finished trials of a study, as far as they have been read; storage alone is the source of truth.
 
     The space is that of the newest trials. Older ones whose bounds were others do not shape it, and neither do trials
     that other samplers ran, once there are own ones; all whose points fit into it are observations nevertheless.
 
-    `settled` is the number below which all trials have been read, so that none is looked at for ever. `positions` has
-    the place of each parameter in the newest trial that has it.
+    `ends` are the trial of the lowest number that was read, and the one that was read last. `positions` has the place
+    of each parameter in the newest trial that has it.
     """
 
-    ended: dict[int, tuple[datetime | None, datetime | None]] = field(default_factory=dict)
-    settled: int = 0
+    seen: Seen = field(default_factory=Seen)
+    ends: tuple[FrozenTrial, ...] = ()
     positions: dict[str, int] = field(default_factory=dict)
     _shared: dict[tuple[bool, bool], _Shared] = field(default_factory=dict)
 
     def read(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Read the trials that have finished since the last call, and return them in their order."""
-        new = in_order([t for t in trials[self.settled :] if t.state.is_finished() and t.number not in self.ended])
+        new = self.seen.new(trials)
+        if new:
+            self.ends = min([*self.ends, *new], key=lambda t: t.number), new[-1]
         for trial in sorted(new, key=lambda t: t.number):
             self.positions |= {name: place for place, name in enumerate(trial.params)}
         for trial in new:
-            self.ended[trial.number] = trial.datetime_start, trial.datetime_complete
             if trial.state != TrialState.FAIL and trial.distributions:
                 kind = attributes.own(trial), trial.state == TrialState.COMPLETE
                 self._shared.setdefault(kind, _Shared()).add(trial)
-        self.settled = first_outside(self.ended, self.settled)
         return new
 
     def belongs_to(self, trials: Sequence[FrozenTrial]) -> bool:
         """Return whether this is the history of these trials, not of a study that was deleted and made anew.
 
-        The trial that was read first tells, and the one that was read last.
+        Two trials tell, by when they began and ended. Another thread may have read them before they had.
         """
-        ends = [*itertools.islice(self.ended, 1), *itertools.islice(reversed(self.ended), 1)]
-        known = [number for number in ends if number < len(trials)]
-        return bool(known or not self.ended) and all(
-            (trials[number].datetime_start, trials[number].datetime_complete) == self.ended[number] for number in known
+        pairs = [(trials[end.number], end) for end in self.ends if end.number < len(trials)]
+        return bool(pairs or not self.ends) and all(
+            now.datetime_start in (None, end.datetime_start) and now.datetime_complete in (None, end.datetime_complete)
+            for now, end in pairs
         )
 
     @property
@@ -116,13 +132,6 @@ class History:
         return {
             name: stay.kind for name, stay in sorted(parameters.items()) if stay.settled and not stay.kind[0].single()
         }
-
-
-def first_outside(numbers: Container[int], start: int) -> int:
-    """Return the first whole number from `start` on that is not among `numbers`."""
-    while start in numbers:
-        start += 1
-    return start
 
 
 def in_order(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:

@@ -19,7 +19,7 @@ from hypergrad_search.checks import boolean
 from hypergrad_search.from_function import FunctionProblem, refuse
 from hypergrad_search.hosting import host, is_coordinate
 from hypergrad_search.search.ask_tell import same_model
-from hypergrad_search.space import floats
+from hypergrad_search.space import as_given, floats, lifted
 
 
 class Objective:
@@ -90,8 +90,10 @@ class Objective:
         """Return the trial's hyperparameters, in which arrays are whole."""
         attributes.check_trial("Objective", trial)
         _check_directions(trial)
-        space = self.hosted.searched(by_gradients=self._by_gradients(trial))
-        return {name: _suggest(trial, name, parameter, self.artifact_store) for name, parameter in space.items()}
+        return {
+            name: _suggest(trial, name, parameter, self.artifact_store)
+            for name, parameter in self._searched(trial).items()
+        }
 
     def evaluate(self, trial: AnyTrial, hyperparameters: dict[str, Any]) -> float:
         """Return the validation loss at given hyperparameters, and write the trial's attributes, if it is running."""
@@ -100,8 +102,8 @@ class Objective:
         store = self.artifact_store if sampler is None else sampler.artifact_store
         left = read_checkpoint(trial, store) if isinstance(trial, FrozenTrial) else None
         if left is not None:
-            space = self.hosted.searched(by_gradients=self._by_gradients(trial))
             ended = hyperparameters_of(trial, artifact_store=store)
+            space = as_given(self.hosted.liftable, ended)
             return self.hosted.method.value(self.hosted.problem, ended, key=self.key_of(trial), space=space, left=left)
 
         def on_the_way(step: int, valid_loss: float, cost: float) -> None:
@@ -122,7 +124,6 @@ class Objective:
         evaluation = self.hosted.evaluate(
             hyperparameters,
             attributes.wanted(trial),
-            by_gradients=self._by_gradients(trial),
             on_the_way=on_the_way,
             checkpoint=checkpoint,
             key=self.key_of(trial),
@@ -135,11 +136,12 @@ class Objective:
         """Return the key that decides a trial's randomness."""
         return jax.random.fold_in(self.hosted.key, trial.number) if self.reseed else self.hosted.key
 
-    def _by_gradients(self, trial: AnyTrial) -> bool:
-        """Return whether a trial's numbers are lifted; one without a study tells by the arrays that it has."""
+    def _searched(self, trial: AnyTrial) -> Space:
+        """Return the space of a trial's hyperparameters; one without a study tells by the arrays that it has."""
         if isinstance(trial, optuna.Trial):
-            return sampler_of(trial) is not None
-        return any(has_array(trial, name, p.lift) for name, p in floats(self.hosted.liftable).items() if p.lift)
+            return self.hosted.searched(by_gradients=sampler_of(trial) is not None)
+        space = self.hosted.liftable
+        return {**space, **lifted({n: p for n, p in floats(space).items() if p.lift and has_array(trial, n, p.lift)})}
 
     def _record(self, trial: optuna.Trial | FixedTrial, evaluation: Evaluation, store: Any | None) -> None:
         facts = self.hosted.facts(evaluation, reseeded=self.reseed)

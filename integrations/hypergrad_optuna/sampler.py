@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import arrays, attributes, claims
 from hypergrad_optuna.explorer import Explorer
-from hypergrad_optuna.history import History, Unusable, first_outside, in_order, observe, params_of, space_of
+from hypergrad_optuna.history import History, Seen, Unusable, observe, params_of, space_of
 from hypergrad_search import Float, Int
 from hypergrad_search.checks import whole_number
 from hypergrad_search.hosting import joined
@@ -78,8 +78,7 @@ class _Memory:
     study_name: str
     history: History = field(default_factory=History)
     doubts: Doubts = field(default_factory=lambda: Doubts("HypergradSampler"))
-    folded: set[int] = field(default_factory=set)
-    settled: int = 0  # the number below which all trials have been folded
+    folded: Seen = field(default_factory=Seen)
     unusable: Counter[str] = field(default_factory=Counter)  # trials that do not fit the space, by what is wrong
     since: int = 0  # the number of trials when the space last changed
     warned: bool = False
@@ -192,7 +191,7 @@ class HypergradSampler(BaseSampler):
             return self._fold(study, trials, search_space).ask(running)
 
         trials, suggestion = claims.claim(
-            study, trial, ask, lambda: self._memory(study).longest, lambda: self._memory(study).history.settled
+            study, trial, ask, lambda: self._memory(study).longest, lambda: self._memory(study).history.seen.settled
         )
         if suggestion.wanted.parent is None:
             if not suggestion.centre or self._own_explorer:
@@ -296,10 +295,8 @@ class HypergradSampler(BaseSampler):
             space = space_of(shared, [name for name in search_space if name in shared])
             if memory.mind.space != space:
                 memory.mind = AskTell.begin(space, self._strategy, maximise=memory.mind.maximise)
-                memory.folded, memory.settled, memory.unusable, memory.since = set(), 0, Counter(), len(trials)
-            new = [t for t in trials[memory.settled :] if t.state.is_finished() and t.number not in memory.folded]
-            for trial in in_order(new):
-                memory.folded.add(trial.number)
+                memory.folded, memory.unusable, memory.since = Seen(), Counter(), len(trials)
+            for trial in memory.folded.new(trials):
                 try:
                     observation = observe(memory.mind, trial, trials, self.artifact_store)
                 except Unusable as why:
@@ -309,7 +306,6 @@ class HypergradSampler(BaseSampler):
                 memory.doubts.look_at_value(observation, trial.user_attrs.get(attributes.MESSAGE))
                 if trial.user_attrs.get(attributes.STATUS) is None:  # the user's own gradient
                     memory.doubts.look(space, observation, maximise=memory.mind.maximise)
-            memory.settled = first_outside(memory.folded, memory.settled)
             self._say_what_is_unusable(memory, trials)
             return memory.mind
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ray import tune
 from ray.tune import Checkpoint
 
@@ -17,7 +16,6 @@ from hypergrad_search.checks import shown
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.hosting import HostedProblem, host
 from hypergrad_search.search.ask_tell import Wanted
-from hypergrad_search.space import floats, lifted
 
 CHECKPOINT_FILE = "checkpoint"  # the file in a checkpoint's folder
 RUNNING = "running"  # the status of a result that is not the last
@@ -96,7 +94,6 @@ def trainable(
         evaluation = hosted.evaluate(
             hyperparameters,
             wanted,
-            by_gradients=all(np.shape(hyperparameters[n]) == p.shape for n, p in floats(lifted(space)).items()),
             on_the_way=_report_on_the_way,
             checkpoint=lambda: _read_checkpoint(wanted.checkpoint),
         )

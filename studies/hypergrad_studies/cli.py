@@ -52,6 +52,15 @@ def _known(names: Collection[str], known: Collection[str], option: str) -> None:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint=option)
 
 
+def _readme_option(section: str, more: str = ".") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option of a command that writes a section of a file; its help ends with `more`."""
+    return click.option(
+        "--readme",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help=f"Rewrite this file between <!-- {section} --> and <!-- /{section} -->{more}",
+    )
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hypergrad-search")
 def cli() -> None:
@@ -145,11 +154,7 @@ def report(out: Path) -> None:
     show_default=True,
     help="Numbers of training runs.",
 )
-@click.option(
-    "--readme",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rewrite this file between <!-- budgets --> and <!-- /budgets -->, instead of printing.",
-)
+@_readme_option("budgets", ", instead of printing.")
 def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> None:
     """Show what each method had found after so many training runs, from the records in folders OUT."""
     command = shlex.join(["hypergrad", "budgets", *map(str, folders), "--runs", ",".join(map(str, runs))])
@@ -204,11 +209,7 @@ def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> 
     show_default=True,
     help="Folder for records and plot.",
 )
-@click.option(
-    "--readme",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rewrite this file between <!-- bench --> and <!-- /bench -->, and docs/bench.svg beside it.",
-)
+@_readme_option("bench", ", and docs/bench.svg beside it.")
 def bench(
     steps: list[int] | None,
     decays: list[float] | None,
@@ -272,11 +273,7 @@ def overhead(trials: int, repeats: int) -> None:
     "--settings", type=click.IntRange(min=1), default=1000, show_default=True, help="How many random settings."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed that draws them.")
-@click.option(
-    "--readme",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rewrite this file between <!-- doctor --> and <!-- /doctor -->.",
-)
+@_readme_option("doctor")
 def doctor(settings: int, seed: int, readme: Path | None) -> None:
     """Examine whether exact hypergradients can be trusted on this machine; it fails where they cannot.
 
@@ -311,11 +308,7 @@ def doctor(settings: int, seed: int, readme: Path | None) -> None:
     help="Folder for records, figures and results.json; each of several studies gets a folder of its own in it.  "
     "[default: out/reproduce/SCALE, and for one study out/reproduce/SCALE/NAME]",
 )
-@click.option(
-    "--readme",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Rewrite this file between <!-- reproduce --> and <!-- /reproduce -->.",
-)
+@_readme_option("reproduce")
 def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Path | None, readme: Path | None) -> None:
     """Repeat studies of papers, and show their numbers beside the papers'; "all" or several also make a page.
 

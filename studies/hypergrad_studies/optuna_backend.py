@@ -14,7 +14,7 @@ from hypergrad_optuna import Objective, attributes, hyperparameters_of
 from hypergrad_search import Status, evaluate
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.search.ask_tell import spread
-from hypergrad_search.space import centre, dimension, lifted
+from hypergrad_search.space import as_given, centre, dimension
 from hypergrad_studies.methods import OPTUNA, Setting
 from hypergrad_studies.problems import NOISY
 from hypergrad_studies.records import FAILED, PRUNED, Record
@@ -110,7 +110,7 @@ def fresh_losses(objective: Objective, hyperparameters: dict[str, Any]) -> tuple
             method=hosted.method,
             key=jax.random.fold_in(hosted.key, _FIRST_FRESH + i),
             gradient_below=-math.inf,
-            space=lifted(hosted.space),
+            space=as_given(hosted.liftable, hyperparameters),
         )
         losses.append(math.inf if evaluation.test_loss is None else evaluation.test_loss)
     return tuple(losses)

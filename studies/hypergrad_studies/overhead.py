@@ -38,7 +38,7 @@ def measure(trials: int, repeats: int) -> Table:
             few = max(trials // 10, 1)
             seconds = _seconds(_many, HypergradSampler(seed=0), few, url)
             table.add_row(
-                f"{MANY:,} in an array", storage, "HypergradSampler", str(few), f"{1e3 * seconds / few:.1f}", ""
+                f"{MANY:,}, one array", storage, "HypergradSampler", str(few), f"{1e3 * seconds / few:.1f}", ""
             )
     return table
 

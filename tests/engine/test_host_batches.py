@@ -493,7 +493,7 @@ def test_an_error_of_load_ends_a_study(error: type[Exception]) -> None:
 
     def trial() -> Evaluation:
         wanted = Wanted.from_json(None)
-        return made.evaluate({"l2": 0.1}, wanted, by_gradients=False, on_the_way=on_the_way, checkpoint=lambda: None)
+        return made.evaluate({"l2": 0.1}, wanted, on_the_way=on_the_way, checkpoint=lambda: None)
 
     assert trial().value < 10
     broken.append(9)

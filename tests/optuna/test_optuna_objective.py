@@ -425,3 +425,18 @@ def test_numbers_that_are_best_are_said_to_be(caplog: pytest.LogCaptureFixture) 
     finally:
         optuna.logging.disable_propagation()
     assert f"none of the {len(steps)} trials with more numbers has a lower loss" in caplog.text
+
+
+def test_trials_from_before_a_number_was_lifted_stay_as_they_were() -> None:
+    """A study with `lift=False` goes on without it; whatever its best trial has, the trial can be had again."""
+    training = of_examples()
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(Objective(training, unlifted(SPACE)), n_trials=6)
+    objective = Objective(training, SPACE)
+    assert np.shape(hyperparameters_of(best_trial(study))["rate"]) == ()
+    assert objective(best_trial(study)) == study.best_value
+    assert best_model(study, objective).shape == (2, 2)
+    with pytest.warns(UserWarning, match="are not used: 6 have 'momentum' in another shape"):
+        study.optimize(objective, n_trials=6)
+    assert {np.shape(hyperparameters_of(t)["rate"]) for t in study.trials[6:]} == {(1, 20)}
+    assert [objective(t) for t in study.trials] == [t.value for t in study.trials]

@@ -20,6 +20,7 @@ from hypergrad_optuna import (
     suggest_array,
     wants_gradient,
 )
+from hypergrad_optuna.history import History
 
 Objective = Callable[[optuna.Trial], float]
 
@@ -269,6 +270,22 @@ def test_a_study_that_is_deleted_and_made_again_is_another_study(sqlite: bool, t
         study.optimize(bowl(), n_trials=trials)
         assert [t.params for t in study.trials][:12] == expected
         optuna.delete_study(study_name="s", storage=storage)
+
+
+def test_a_study_that_is_made_again_with_queued_trials_is_noticed_when_one_runs() -> None:
+    """Queued trials have no times yet; neither have finished ones where another thread has read them earlier."""
+    history, study = History(), begun(5)
+    assert [t.number for t in history.read(study.trials[1:])] == [1, 2, 3, 4]
+    assert [t.number for t in history.read(study.trials)] == [0]
+    assert history.read(study.trials) == []
+    assert history.belongs_to(study.trials)
+    assert not history.belongs_to(begun(5).trials)
+    anew = optuna.create_study()
+    for x in range(6):
+        anew.enqueue_trial({"x": x})
+    assert history.belongs_to(anew.trials)
+    anew.ask()
+    assert not history.belongs_to(anew.trials)
 
 
 def test_each_study_is_told_that_it_reports_no_gradient() -> None:

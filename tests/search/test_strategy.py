@@ -524,3 +524,13 @@ def test_a_second_look_that_finds_nothing_new_repeats_no_step() -> None:
     ahead = region_of(state, "0").step()
     looked = fold(state, replace(first, trial="9", parent="0", again=True, left_out=1))
     np.testing.assert_array_equal(region_of(looked, "0").step(), ahead)
+
+
+def test_a_chain_goes_on_where_the_number_of_folds_has_changed() -> None:
+    """The losses of other folds say nothing, so the chain's cross-validated loss starts anew at its next step."""
+    start, end = (from_unit(SPACE, np.full(dimension(SPACE), x)) for x in (0.5, 0.6))
+    first = Observation("0", None, start, 1.0, slope(start), 4.0, held_back=(0.5,) * 3, cross_validated=0.5)
+    state = replace(fold(State(SPACE), first), exploring=Account(100.0, 1.0, 0.0), trials=9)
+    assert propose(state, []).fold == Fold(1, 4)
+    step = Observation("1", "0", end, 0.8, slope(end), 4.0, held_back=(0.8,) * 4, cross_validated=0.8)
+    assert "1" in fold(state, step).chains

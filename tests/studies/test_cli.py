@@ -195,4 +195,4 @@ def test_overhead_of_the_sampler_is_a_table(inside: Callable[..., Outcome]) -> N
     done = inside("overhead", "--trials", 20, "--repeats", 1)
     assert done.returncode == 0, done.stderr
     assert "TPESampler" in done.stdout
-    assert "100,000 in an array" in done.stdout
+    assert "100,000, one array" in done.stdout
