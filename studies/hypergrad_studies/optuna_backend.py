@@ -93,7 +93,7 @@ def run(
         spent = record.gradient_evaluations
         seen.append(record)
         on_record(record)
-    best = chosen(History((problem_name, method_name, seed), tuple(seen), None))
+    best = chosen(History((problem_name, method_name, seed), tuple(seen), budget))
     if best is None or method.how.continues or problem.test_loss is None:
         return ()
     found = hyperparameters_of(study.trials[best.trial])

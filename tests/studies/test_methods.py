@@ -257,6 +257,37 @@ def test_every_method_searches_a_synthetic_problem(name: str) -> None:
     assert all(math.isfinite(record.value) for record in seen)
 
 
+@pytest.mark.parametrize(("name", "budget"), [("tpe-tied", 200), ("hypergrad", 210), ("hypergrad", 900)])
+def test_what_was_found_is_trained_with_keys_that_no_trial_had(name: str, budget: int) -> None:
+    """It is what was found within the budget: with 210, only the first trial of 200 counts."""
+    seen: list[Record] = []
+    fresh = optuna_backend.run("digits-l2", name, 3, budget, seen.append)
+    sound = [r for r in seen if r.sound and r.gradient_evaluations <= budget]
+    best = min(sound, key=lambda r: r.value)
+    assert best.trial == 0 or budget != 210
+    assert seen[-1].gradient_evaluations > budget or name == "tpe-tied"
+    problem, space = posed("digits-l2")
+    asked: list[dict[str, Any]] = []
+
+    class Asking(Objective):
+        def evaluate(self, trial: Any, hyperparameters: dict[str, Any]) -> float:
+            asked.append(hyperparameters)
+            return super().evaluate(trial, hyperparameters)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(optuna_backend, "Objective", Asking)
+        assert optuna_backend.run("digits-l2", name, 3, budget, lambda record: None) == fresh
+    keys = [jax.random.fold_in(jax.random.key(3), 2**31 + i) for i in range(5)]
+    wanted = [evaluate(problem, asked[best.trial], key=key, gradient_below=-math.inf, space=space) for key in keys]
+    assert fresh == tuple(evaluation.test_loss for evaluation in wanted)
+    assert len(set(fresh)) == 5
+    assert best.test_value not in fresh
+
+
+def test_a_hypernet_has_no_losses_of_fresh_keys() -> None:
+    assert optuna_backend.run("digits-l2", "hypernet", 0, 400, lambda record: None) == ()
+
+
 def test_a_hypernet_is_recorded_with_its_own_weights_and_retrained() -> None:
     own: list[Record] = []
     retrained: list[Record] = []
