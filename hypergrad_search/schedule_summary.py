@@ -59,7 +59,7 @@ def summarize_schedules(
         raise ValueError(f"summarize_schedules: problem must be a TrainingProblem, got {shown(problem)}")
     check_names(problem, hyperparameters)
     posed = problem.at(hyperparameters)
-    settings = _schedules(posed, hyperparameters)
+    settings = schedules_of(posed, hyperparameters)
     if not settings:
         raise ValueError("summarize_schedules: no setting of the optimizer names a hyperparameter that is a schedule")
     numbers, smooth = {}, dict(hyperparameters)
@@ -71,7 +71,7 @@ def summarize_schedules(
     return ScheduleSummary(numbers, smooth, result.value, result.test_loss)
 
 
-def _schedules(problem: TrainingProblem, hyperparameters: Hyperparameters) -> Mapping[str, str]:
+def schedules_of(problem: TrainingProblem, hyperparameters: Hyperparameters) -> Mapping[str, str]:
     """Return by the name of each hyperparameter that has a number for each step the setting that names it."""
     if not isinstance(problem.optimizer, Optimizer):
         return {}

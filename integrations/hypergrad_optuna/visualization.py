@@ -10,9 +10,10 @@ from hypergrad_optuna.best import best_trial
 from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
 from hypergrad_optuna.sampler import sampler_of
-from hypergrad_search import Float, Optimizer, fit_warmup_cosine, warmup_cosine
+from hypergrad_search import Float, Optimizer, TrainingProblem, fit_warmup_cosine, warmup_cosine
 from hypergrad_search.optimizers import leaves_of
 from hypergrad_search.parameters import initial
+from hypergrad_search.schedule_summary import schedules_of
 
 
 def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store: Any | None = None) -> Any:
@@ -74,17 +75,15 @@ def _plotly() -> tuple[Any, Any]:
 def _schedules(objective: Objective, found: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
     """Return by the name of each schedule the setting that names it, and the names of the leaves of its rows."""
     problem = objective.hosted.problem
-    optimizer = getattr(problem, "optimizer", None)
+    optimizer = problem.optimizer if isinstance(problem, TrainingProblem) else None
     if not isinstance(optimizer, Optimizer):
         return {}
     problem = problem.at(found)
     params, _ = jax.eval_shape(lambda: initial(problem, found, objective.hosted.key))
     paths = [jax.tree_util.keystr(path) or "all" for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    of_names = leaves_of(optimizer, params)
     schedules = {}
-    for setting, name in optimizer.leaves():
-        if isinstance(name, str) and np.shape(found[name])[-1:] == (problem.steps,):
-            rows = len(np.atleast_2d(found[name]))
-            leaves = [paths[i] for i in of_names[name]]
-            schedules[name] = setting, leaves if len(leaves) == rows else ["all"] * rows
+    for name, setting in schedules_of(problem, found).items():
+        rows = len(np.atleast_2d(found[name]))
+        leaves = [paths[i] for i in leaves_of(optimizer, params)[name]]
+        schedules[name] = setting, leaves if len(leaves) == rows else ["all"] * rows
     return schedules
