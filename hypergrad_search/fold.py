@@ -28,7 +28,9 @@ class Fold:
       is the part that the gradient of the step has left out.
     - `margin`: by how many standard errors the loss on the part that judges must fall below `below`. The error is that
       of the differences to `blocks`, block by block, so it is small where all examples gain alike, and large where a
-      few of them make the whole gain, which is luck. 1 is the one-standard-error rule (Breiman et al. 1984).
+      few of them make the whole gain, which is luck. 1 is the one-standard-error rule (Breiman et al. 1984). It holds
+      for parts of up to 32 examples; from n examples a gain needs `sqrt(32 / n)` times as many errors, since luck does
+      less harm where the error itself is small.
     - `blocks`: the losses before the step on the blocks of the part that judges, as `blocks_of` gives them. Without
       them the margin has no effect.
     - `cross_validated`: the cross-validated loss before the step, from which the evaluation's own one follows; None at
@@ -59,14 +61,18 @@ class Fold:
         """The part that judges the evaluation."""
         return self.index if self.judge is None else self.judge
 
-    def accepts(self, losses: Sequence[float], blocks: Sequence[Sequence[float]] = ()) -> bool:
-        """Return whether the loss on the part that judges is low enough, given those on all parts and their blocks."""
+    def accepts(self, losses: Sequence[float], blocks: Sequence[Sequence[float]] = (), examples: int = 0) -> bool:
+        """Return whether the loss on the part that judges is low enough, given those on all parts and their blocks.
+
+        `examples` is the number of all validation examples.
+        """
         gain = self.below - losses[self.judging]
         if not gain > 0 or not self.blocks or not blocks or math.isinf(gain):
             return gain > 0
         if len(self.blocks) != len(blocks[self.judging]):  # of another validation set
             return True
-        return gain > self.margin * _error(np.subtract(self.blocks, blocks[self.judging]))
+        margin = self.margin * min(1.0, math.sqrt(_BLOCKS * self.of / max(examples, 1)))
+        return gain > margin * _error(np.subtract(self.blocks, blocks[self.judging]))
 
     def cross_validate(self, value: float, losses: Sequence[float]) -> float:
         """Return the cross-validated loss of an evaluation with this value, and these losses on all parts.

@@ -1,5 +1,6 @@
 """Lifting an optimizer's settings: one number becomes an array with a number for each leaf and each step."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from hypergrad_search import optax_optimizers
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import examples
-from hypergrad_search.optimizers import Optimizer, leaves_of, takes_hyperparameters
+from hypergrad_search.optimizers import Optimizer, gives_a_number, leaves_of, takes_hyperparameters
 from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.repeatable import example_arguments, reads
 from hypergrad_search.space import Categorical, Float, Int, Space, centre, floats, unlifted
@@ -24,11 +25,15 @@ FEWEST_EXAMPLES = 8
 #: Settings whose names have these words in them are lifted for each leaf alone, all others for each step too.
 _FOR_LEAVES_ALONE = ("weight_decay", "eps")
 
+_STEP = "the step"
+
 _FUNCTIONS = ("init", "train_loss", "valid_loss", "test_loss", "valid_batch_loss")
 
 
 def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | Int | Categorical]:
-    """Return the space with a `lift` for each number that is a setting of the optimizer.
+    """Return the space with a `lift` for each number that is a setting of the optimizer, or that makes one.
+
+    A setting names its hyperparameter, or computes one number from it, as in `lambda h, step: 1 - h["one_minus_b2"]`.
 
     The lift has the shape `(leaves, steps)`: a learning rate, a momentum, or a beta of Adam becomes a schedule for each
     leaf of the parameters. A weight decay gets `(leaves, 1)`, one number for each leaf. `leaves` counts those that the
@@ -41,7 +46,8 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
     A number stays as it is
 
     - with `Float(..., lift=False)`, or with a `lift` of your own;
-    - if something else reads it too: a loss, `init`, `batches`, a transformation or a function among the settings;
+    - if something else reads it too: a loss, `init`, `batches`, a transformation, or a setting that is a function of
+      the step, which is a schedule already, in the shape that you gave it;
     - if the space has an integer (but for `steps`) or a choice, which may decide what reads it, and how many leaves
       there are;
     - if there are fewer than 8 losses of examples (`valid_loss` may return a scalar), since only held-back examples
@@ -57,44 +63,60 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
         (4, 100)
     """
     check_problem(problem, space)
-    if not isinstance(problem.optimizer, Optimizer):
-        return dict(space)
-    named = {leaf for _, leaf in problem.optimizer.leaves() if isinstance(leaf, str)}
-    candidates = {n for n, p in floats(space).items() if n in named and not p.shape and p.lift is None}
+    numbers = {name: parameter for name, parameter in floats(space).items() if not parameter.shape}
+    free = {name: parameter for name, parameter in numbers.items() if parameter.lift is None}
     choices = [name for name, p in space.items() if not isinstance(p, Float) and name != problem.steps]
-    if not candidates or choices:
+    if not isinstance(problem.optimizer, Optimizer) or not free or choices:
         return dict(space)
-    middle = centre(space)
+    middle, optimizer = centre(space), problem.optimizer
     posed, (dynamic, static) = problem.at(middle), split(middle, unlifted(space))
     arguments = example_arguments(posed, dynamic, static)
-    candidates -= _read(posed, problem.optimizer, arguments, dynamic, static)
-    rates = {leaf for setting, leaf in problem.optimizer.leaves() if "learning_rate" in setting}
     *model, _ = arguments["valid_loss"]
+    used = functools.partial(used_by, dynamic=dynamic, static=static)
+    rates = {name for setting, leaf in optimizer.leaves() if "learning_rate" in setting for name in used(leaf)}
+    with_steps = {
+        name
+        for setting, leaf in optimizer.leaves()
+        if not any(word in setting for word in _FOR_LEAVES_ALONE)
+        for name in used(leaf)
+    }
+    leaves = leaves_of(optimizer, model[0], used)
+    candidates = free.keys() & leaves.keys() - _read(posed, optimizer, arguments, dynamic, static)
     trained = tuple(model) if problem.has_statistics else model[0]
     if candidates.isdisjoint(rates) or examples(posed, trained, {**dynamic, **dict(static)}) < FEWEST_EXAMPLES:
         return dict(space)
-    leaves = {name: len(of_name) or 1 for name, of_name in leaves_of(problem.optimizer, model[0]).items()}
     steps = 1 if isinstance(problem.steps, str) else problem.steps
-    numbers = {name: parameter for name, parameter in floats(space).items() if name in candidates}
-    return {**space, **_with_lifts(numbers, problem.optimizer, leaves, steps)}
+    shapes = {n: (len(leaves[n]) or 1, steps if n in with_steps else 1) for n in space if n in candidates}
+    return {**space, **{name: replace(free[name], lift=shape) for name, shape in _small_enough(shapes).items()}}
 
 
-def _with_lifts(
-    numbers: Mapping[str, Float], optimizer: Optimizer, leaves: Mapping[str, int], steps: int
-) -> dict[str, Float]:
-    """Return the numbers with their lifts, in the finest form that is small enough."""
-    with_steps = {
-        leaf for setting, leaf in optimizer.leaves() if not any(word in setting for word in _FOR_LEAVES_ALONE)
-    }
-    columns = {name: steps if name in with_steps else 1 for name in numbers}
+def _small_enough(shapes: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Return the finest shapes that make no more than `MOST` numbers; those that are one number are left out."""
     forms = [
-        {name: (leaves[name], columns[name]) for name in numbers},
-        {name: (1, columns[name]) for name in numbers},
-        {name: (leaves[name], 1) for name in numbers},
+        shapes,
+        {name: (1, columns) for name, (_, columns) in shapes.items()},
+        {name: (rows, 1) for name, (rows, _) in shapes.items()},
     ]
-    small = [form for form in forms if sum(rows * length for rows, length in form.values()) <= MOST]
-    chosen = small[0] if small else {}
-    return {name: replace(numbers[name], lift=shape) for name, shape in chosen.items() if shape != (1, 1)}
+    small = [form for form in forms if sum(rows * columns for rows, columns in form.values()) <= MOST]
+    return {name: shape for name, shape in (small[0] if small else {}).items() if shape != (1, 1)}
+
+
+def used_by(leaf: Any, dynamic: dict[str, Any], static: Static) -> set[str]:
+    """Return the hyperparameters that a leaf of a setting names, or that it computes one number from.
+
+    A function that reads the step is a schedule already, in the shape that the user gave it; it uses none.
+    """
+    if isinstance(leaf, str):
+        return {leaf}
+    if not callable(leaf) or not takes_hyperparameters(leaf):
+        return set()
+    if not gives_a_number(leaf, {**dynamic, **dict(static)}):
+        return set()
+    inputs = {**dynamic, _STEP: jnp.int32(0)}
+    found = reads(
+        lambda h: leaf({name: x for name, x in h.items() if name != _STEP}, h[_STEP]), (inputs,), inputs, static
+    )
+    return set() if _STEP in found else found
 
 
 def _read(
@@ -104,11 +126,15 @@ def _read(
     dynamic: dict[str, Any],
     static: Static,
 ) -> set[str]:
-    """Return the hyperparameters that anything but a named setting reads."""
+    """Return the hyperparameters that anything but a setting of one number reads."""
     params, key, step = arguments["optimizer"][0], jax.random.key(0), jnp.int32(0)
     functions: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [(problem.batch, arguments["batches"])]
     functions += [(getattr(problem, n), arguments[n]) for n in _FUNCTIONS if getattr(problem, n) is not None]
-    functions += [(f, (dynamic, step)) for _, f in optimizer.leaves() if callable(f) and takes_hyperparameters(f)]
+    functions += [
+        (leaf, (dynamic, step))
+        for _, leaf in optimizer.leaves()
+        if callable(leaf) and takes_hyperparameters(leaf) and not used_by(leaf, dynamic, static)
+    ]
     transform = optimizer.transform
     if transform is not None:
         functions.append(

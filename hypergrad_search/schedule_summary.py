@@ -1,5 +1,6 @@
 """`summarize_schedules`: what a search found for each step, said in a few numbers, and what these are worth."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 
 from hypergrad_search.checks import shown
 from hypergrad_search.hypergradient import Unrolled, evaluate
+from hypergrad_search.hyperparameters import split
+from hypergrad_search.lifting import used_by
 from hypergrad_search.optimizers import Optimizer
 from hypergrad_search.problem import TrainingProblem, check_names
 from hypergrad_search.schedules import fit_warmup_cosine, warmup_cosine
@@ -49,7 +52,7 @@ def summarize_schedules(
         space: as for `evaluate`; needed only where there are integers.
 
     Raises:
-        ValueError: no setting of the optimizer names a hyperparameter that is a schedule, and as `evaluate` does.
+        ValueError: no setting of the optimizer uses a hyperparameter that is a schedule, and as `evaluate` does.
 
     Example:
         >>> summary = summarize_schedules(problem, best_hyperparameters(study), key=jax.random.key(0))
@@ -61,25 +64,43 @@ def summarize_schedules(
     posed = problem.at(hyperparameters)
     settings = schedules_of(posed, hyperparameters)
     if not settings:
-        raise ValueError("summarize_schedules: no setting of the optimizer names a hyperparameter that is a schedule")
+        raise ValueError("summarize_schedules: no setting of the optimizer uses a hyperparameter that is a schedule")
     numbers, smooth = {}, dict(hyperparameters)
     for name, setting in settings.items():
         found = np.asarray(hyperparameters[name])
-        numbers[name] = fit_warmup_cosine(found) if "learning_rate" in setting else {"constant": float(found.mean())}
+        numbers[name] = fit_warmup_cosine(found) if is_rate(setting) else {"constant": float(found.mean())}
         smooth[name] = _values(numbers[name], posed.steps, found)
     result = evaluate(problem, smooth, key=key, method=Unrolled(), gradient_below=-np.inf, space=space)
     return ScheduleSummary(numbers, smooth, result.value, result.test_loss)
 
 
-def schedules_of(problem: TrainingProblem, hyperparameters: Hyperparameters) -> Mapping[str, str]:
-    """Return by the name of each hyperparameter that has a number for each step the setting that names it."""
-    if not isinstance(problem.optimizer, Optimizer):
+def schedules_of(problem: TrainingProblem, hyperparameters: Hyperparameters) -> Mapping[str, tuple[str, Any]]:
+    """Return by the name of each hyperparameter with a number for each step the setting that uses it.
+
+    The setting is its name, and what the user gave for it: the hyperparameter's name, or a function.
+    """
+    optimizer = problem.optimizer
+    if not isinstance(optimizer, Optimizer):
         return {}
+    used = functools.partial(used_at, hyperparameters=hyperparameters)
     return {
-        name: setting
-        for setting, name in problem.optimizer.leaves()
-        if isinstance(name, str) and np.shape(hyperparameters[name])[-1:] == (problem.steps,)
+        name: (setting, leaf)
+        for setting, leaf in optimizer.leaves()
+        for name in used(leaf)
+        if np.shape(hyperparameters[name])[-1:] == (problem.steps,)
     }
+
+
+def used_at(leaf: Any, hyperparameters: Hyperparameters) -> set[str]:
+    """Return the hyperparameters that a leaf of a setting uses, of which some have a number for each place."""
+    numbers = {name: np.ravel(x)[0] if np.ndim(x) == 2 else x for name, x in hyperparameters.items()}
+    return used_by(leaf, *split(numbers))
+
+
+def is_rate(setting: tuple[str, Any]) -> bool:
+    """Return whether a setting is a learning rate that a hyperparameter is by itself."""
+    name, leaf = setting
+    return "learning_rate" in name and isinstance(leaf, str)
 
 
 def _values(numbers: Mapping[str, float], steps: int, found: np.ndarray) -> np.ndarray:

@@ -219,7 +219,7 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
         parts = [mean_and_error(part) for part in folds.split(valid, fold.of)]
         held_back, errors = tuple(mean for mean, _ in parts), tuple(error for _, error in parts)
         blocks = folds.blocks_of(valid, fold.of)
-        if not fold.accepts(held_back, blocks):
+        if not fold.accepts(held_back, blocks, valid.size):
             status = Status.OVERFITTED
     if math.isnan(value):
         status = Status.NAN

@@ -5,7 +5,7 @@ from hypergrad_search.optimizers.base import AdditiveOptimizer, Optimizer, round
 from hypergrad_search.optimizers.ema import ema
 from hypergrad_search.optimizers.muon import muon
 from hypergrad_search.optimizers.rmsprop import rmsprop
-from hypergrad_search.optimizers.settings import finest, leaves_of, resolve, takes_hyperparameters
+from hypergrad_search.optimizers.settings import finest, gives_a_number, leaves_of, resolve, takes_hyperparameters
 from hypergrad_search.optimizers.sgd import sgd
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "adaptive_step",
     "ema",
     "finest",
+    "gives_a_number",
     "leaves_of",
     "muon",
     "one_minus_power",

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -76,22 +76,47 @@ def finest(*dtypes: Any) -> Any:
     return max((jnp.dtype(jnp.float32), *dtypes), key=lambda dtype: dtype.itemsize)
 
 
-def leaves_of(optimizer: Optimizer, params: Any) -> dict[str, list[int]]:
-    """Return for each hyperparameter that a setting names the indices of the leaves of `params` that it is for.
+def leaves_of(optimizer: Optimizer, params: Any, names_of: Callable[[Any], Collection[str]]) -> dict[str, list[int]]:
+    """Return for each hyperparameter that a setting uses the indices of the leaves of `params` that it is for.
 
-    Where several settings name it, they are those of the first; the list is empty where the settings differ in number.
+    `names_of` says which hyperparameters a leaf of a setting uses. Where several settings use one, the indices are
+    those of the first; the list is empty where the settings differ in number.
     """
     found: dict[str, list[int]] = {}
     for setting in optimizer.settings.values():
         for part in (setting.matrices, setting.others) if isinstance(setting, ByRank) else (setting,):
-            names, structure = jax.tree.flatten(part)
-            sources = jax.tree.leaves(jax.tree.broadcast(jax.tree.unflatten(structure, range(len(names))), params))
-            for i, name in enumerate(names):
-                if isinstance(name, str):
-                    leaves = [leaf for leaf, source in enumerate(sources) if source == i]
+            of_setting, structure = jax.tree.flatten(part)
+            places = jax.tree.unflatten(structure, range(len(of_setting)))
+            sources = jax.tree.leaves(jax.tree.broadcast(places, params))
+            for i, leaf in enumerate(of_setting):
+                leaves = [place for place, source in enumerate(sources) if source == i]
+                for name in names_of(leaf):
                     first = found.setdefault(name, leaves)
                     found[name] = first if len(first) == len(leaves) else []
     return found
+
+
+def has_places(value: Any, leaves: int, steps: int) -> bool:
+    """Return whether a hyperparameter has a number for each leaf and step of a setting that is for so many leaves.
+
+    Its shape is `(leaves, steps)`, where either may be 1. A function among the settings gets the number of its place.
+    """
+    return np.ndim(value) == 2 and np.shape(value)[0] in (1, leaves) and np.shape(value)[1] in (1, steps)
+
+
+def gives_a_number(function: Callable[[Mapping[str, Any], Any], Any], hyperparameters: Mapping[str, Any]) -> bool:
+    """Return whether a setting that is a function gives one number, and not a pytree of them."""
+    return _shapes(function, hyperparameters) == [()]
+
+
+def _shapes(function: Callable[[Mapping[str, Any], Any], Any], hyperparameters: Mapping[str, Any]) -> list[Any]:
+    """Return the shapes of what a function gives at a step; None for what is no number."""
+
+    def numbers(step: jax.Array) -> list[Any]:
+        return [leaf if _is_number(leaf) else None for leaf in jax.tree.leaves(function(hyperparameters, step))]
+
+    found = jax.tree.leaves(jax.eval_shape(numbers, jnp.int32(0)), is_leaf=lambda leaf: leaf is None)
+    return [None if leaf is None else leaf.shape for leaf in found]
 
 
 def takes_hyperparameters(function: Callable[..., Any]) -> bool:
@@ -114,7 +139,7 @@ def _resolve(
         of_leaves = zip(jax.tree.leaves(params), sources, of_others, strict=True)
         return values + more, [i if leaf.ndim == 2 else len(values) + j for leaf, i, j in of_leaves]
 
-    def over_time(leaf: Any) -> Any:
+    def over_time(leaf: Any, leaves: int) -> Any:
         if isinstance(leaf, str):
             return hyperparameters[leaf]
         if callable(leaf):
@@ -126,11 +151,30 @@ def _resolve(
                 )
             if takes_hyperparameters(leaf):
                 check_arguments(f"optimizer: {name}", leaf, ("hyperparameters", "step"))
-                at = functools.partial(leaf, hyperparameters)
-            return jax.tree.map(
-                of_one_step, jax.vmap(lambda step: checked(at(step)))(jnp.arange(steps, dtype=jnp.int32))
-            )
+                return over_places(leaf, leaves)
+            return over_steps(at)
         return leaf
+
+    def over_steps(at: Callable[[jax.Array], Any]) -> Any:
+        return jax.tree.map(of_one_step, jax.vmap(lambda step: checked(at(step)))(jnp.arange(steps, dtype=jnp.int32)))
+
+    def over_places(function: Callable[[Mapping[str, Any], jax.Array], Any], leaves: int) -> Any:
+        """Return what a function gives at each step.
+
+        One that would give arrays, since hyperparameters have a number for each leaf and step, gets these one by one.
+        """
+        by_place = {
+            name: jnp.broadcast_to(jnp.asarray(x), (leaves, steps))
+            for name, x in hyperparameters.items()
+            if has_places(x, leaves, steps)
+        }
+        if not by_place or all(shape == () for shape in _shapes(function, hyperparameters)):
+            return over_steps(functools.partial(function, hyperparameters))
+
+        def of_leaf(schedules: dict[str, jax.Array]) -> Any:
+            return over_steps(lambda step: function({**hyperparameters, **_at(schedules, step)}, step))
+
+        return jax.vmap(of_leaf)(by_place)
 
     def of_one_step(schedule: jax.Array) -> jax.Array:
         if schedule.shape != (steps,):
@@ -145,14 +189,10 @@ def _resolve(
                 raise ValueError(f"optimizer: {name} must be numbers, got {leaf!r} for {setting!r}")
         return found
 
-    values, structure = jax.tree.flatten(jax.tree.map(lambda leaf: checked(over_time(leaf)), setting))
-    try:
-        sources = jax.tree.leaves(jax.tree.broadcast(jax.tree.unflatten(structure, range(len(values))), params))
-    except ValueError as error:
-        raise ValueError(
-            f"optimizer: {name} must be one value or a pytree prefix of the parameters, got the structure "
-            f"{structure} for parameters of structure {jax.tree.structure(params)}"
-        ) from error
+    numbers = jax.tree.map(
+        lambda leaf, leaves: checked(over_time(leaf, leaves)), setting, _counts(name, setting, params)
+    )
+    values, sources = jax.tree.leaves(numbers), _sources(name, numbers, params)
     schedules: list[jax.Array] = []
     indices = dict.fromkeys(range(len(sources)), 0)
     for i, value in enumerate(values):
@@ -161,6 +201,32 @@ def _resolve(
         indices |= {leaf: len(schedules) + min(place, len(rows) - 1) for place, leaf in enumerate(leaves)}
         schedules += rows
     return schedules, list(indices.values())
+
+
+def _sources(name: str, values: Any, params: Any) -> list[int]:
+    """Return for each leaf of the parameters the index of the leaf of a setting that it has."""
+    leaves, structure = jax.tree.flatten(values)
+    try:
+        found: list[int] = jax.tree.leaves(
+            jax.tree.broadcast(jax.tree.unflatten(structure, range(len(leaves))), params)
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"optimizer: {name} must be one value or a pytree prefix of the parameters, got the structure "
+            f"{structure} for parameters of structure {jax.tree.structure(params)}"
+        ) from error
+    return found
+
+
+def _counts(name: str, setting: Any, params: Any) -> Any:
+    """Return a setting with the number of leaves of the parameters that each of its own leaves is for."""
+    leaves, structure = jax.tree.flatten(setting)
+    sources = _sources(name, setting, params)
+    return jax.tree.unflatten(structure, [sources.count(i) for i in range(len(leaves))])
+
+
+def _at(schedules: Mapping[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:
+    return {name: schedule[step] for name, schedule in schedules.items()}
 
 
 def _rows(name: str, value: jax.Array, leaves: int, steps: int) -> list[jax.Array]:

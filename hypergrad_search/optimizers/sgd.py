@@ -92,7 +92,8 @@ def sgd(
     - a number; an array of length `steps`, which is a schedule; or an array that broadcasts to shape `(leaves, steps)`,
       with a row for each leaf of the parameters that the setting is for, in the order of `jax.tree.leaves`;
     - a string: the name of a hyperparameter that holds one of these;
-    - a function of (hyperparameters, step) that returns a number, or a pytree prefix of numbers;
+    - a function of (hyperparameters, step) that returns a number, or a pytree prefix of numbers; where it would return
+      an array, since a hyperparameter has the shape `(leaves, steps)`, it gets the numbers of this array one by one;
     - a schedule of optax, which is a function of the step alone. `warmup_cosine` has hyperparameters in it.
 
     `transform` is a function of the hyperparameters that returns a transformation of optax. Each gradient goes through

@@ -1,5 +1,6 @@
 """Pictures of what a study has found, as Plotly figures, in the manner of `optuna.visualization`."""
 
+import functools
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from hypergrad_optuna.sampler import sampler_of
 from hypergrad_search import Float, Optimizer, TrainingProblem, fit_warmup_cosine, warmup_cosine
 from hypergrad_search.optimizers import leaves_of
 from hypergrad_search.parameters import initial
-from hypergrad_search.schedule_summary import schedules_of
+from hypergrad_search.schedule_summary import is_rate, schedules_of, used_at
 
 
 def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store: Any | None = None) -> Any:
@@ -32,7 +33,7 @@ def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store:
 
     Raises:
         ImportError: Plotly is missing.
-        ValueError: no trial is complete, or the best one has no schedule that a setting of the optimizer names.
+        ValueError: no trial is complete, or the best one has no schedule that a setting of the optimizer uses.
 
     Example:
         >>> plot_schedules(study, objective).show()
@@ -45,14 +46,14 @@ def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store:
     found = hyperparameters_of(trial, artifact_store=store)
     schedules = _schedules(objective, found)
     if not schedules:
-        raise ValueError("plot_schedules: no setting of the optimizer names a hyperparameter that is a schedule")
+        raise ValueError("plot_schedules: no setting of the optimizer uses a hyperparameter that is a schedule")
     figure = subplots.make_subplots(rows=len(schedules), cols=1, shared_xaxes=True, subplot_titles=list(schedules))
     for place, (name, (setting, leaves)) in enumerate(schedules.items(), 1):
         rows = np.atleast_2d(found[name])
         steps = np.arange(rows.shape[1])
         for leaf, row in zip(leaves, rows, strict=True):
             figure.add_trace(go.Scatter(x=steps, y=row, name=leaf, legendgroup=leaf, showlegend=place == 1), place, 1)
-        if "learning_rate" in setting:
+        if is_rate(setting):
             smooth = jax.vmap(warmup_cosine(**fit_warmup_cosine(rows), steps=len(steps)))(steps)
             line = {"dash": "dash", "color": "black"}
             figure.add_trace(go.Scatter(x=steps, y=np.asarray(smooth), name="warm-up and cosine", line=line), place, 1)
@@ -72,8 +73,8 @@ def _plotly() -> tuple[Any, Any]:
     return graph_objects, subplots
 
 
-def _schedules(objective: Objective, found: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:
-    """Return by the name of each schedule the setting that names it, and the names of the leaves of its rows."""
+def _schedules(objective: Objective, found: dict[str, Any]) -> dict[str, tuple[tuple[str, Any], list[str]]]:
+    """Return by the name of each schedule the setting that uses it, and the names of the leaves of its rows."""
     problem = objective.hosted.problem
     optimizer = problem.optimizer if isinstance(problem, TrainingProblem) else None
     if not isinstance(optimizer, Optimizer):
@@ -81,9 +82,10 @@ def _schedules(objective: Objective, found: dict[str, Any]) -> dict[str, tuple[s
     problem = problem.at(found)
     params, _ = jax.eval_shape(lambda: initial(problem, found, objective.hosted.key))
     paths = [jax.tree_util.keystr(path) or "all" for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    leaves_by_name = leaves_of(optimizer, params, functools.partial(used_at, hyperparameters=found))
     schedules = {}
     for name, setting in schedules_of(problem, found).items():
         rows = len(np.atleast_2d(found[name]))
-        leaves = [paths[i] for i in leaves_of(optimizer, params)[name]]
+        leaves = [paths[i] for i in leaves_by_name[name]]
         schedules[name] = setting, leaves if len(leaves) == rows else ["all"] * rows
     return schedules

@@ -340,6 +340,16 @@ def test_a_gain_must_be_larger_than_its_standard_error() -> None:
         assert not fold.accepts((9.0, 2.5), ((9.0,) * 4, alike))
 
 
+def test_large_parts_need_less_of_a_margin() -> None:
+    """The gain is 1.39 standard errors; parts of 32 examples need 2, and parts of 128 need 1."""
+    blocks, after = (1.0, 2.0, 3.0, 4.0), (1.1, 2.1, 2.1, 3.1)
+    gain = float(np.mean(np.subtract(blocks, after)))
+    assert gain / (np.subtract(blocks, after).std(ddof=1) / 2) == pytest.approx(1.39, rel=1e-2)
+    fold = Fold(0, of=2, below=2.5, judge=1, margin=2.0, blocks=blocks)
+    accepted = {n: fold.accepts((9.0, 2.5 - gain), ((9.0,) * 4, after), 2 * n) for n in (4, 32, 64, 68, 128)}
+    assert accepted == {4: False, 32: False, 64: False, 68: True, 128: True}
+
+
 def test_a_method_judges_by_the_blocks() -> None:
     free = run(LOSSES, Reversible(), fold=Fold(2, of=4))
     assert free.held_back is not None

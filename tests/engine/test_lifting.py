@@ -149,11 +149,52 @@ def test_what_something_else_reads_stays_a_number(where: str) -> None:
     "optimizer",
     [
         sgd("rate", "momentum", transform=lambda h: optax.clip_by_global_norm(h["rate"])),
-        sgd("rate", lambda h, step: h["rate"] * h["momentum"]),
+        sgd("rate", lambda h, step: h["rate"] * h["momentum"] / jnp.float32(1 + step)),
+        sgd("rate", lambda h, step: {"a": h["rate"], "b": 0.5, "c": h["momentum"]}),
     ],
 )
-def test_what_a_function_of_the_optimizer_reads_stays_a_number(optimizer: Optimizer) -> None:
+def test_what_a_schedule_or_another_function_reads_stays_a_number(optimizer: Optimizer) -> None:
     assert lifts(optimizer, {"rate": RATE, "momentum": MOMENTUM})["rate"] is None
+
+
+def test_what_makes_a_number_is_lifted() -> None:
+    """A function that computes a setting gets the numbers of one leaf and step after the other."""
+    plain, whole = sgd("rate", "momentum"), sgd("rate", lambda h, step: 1 - h["rest"])
+    space = {"rate": RATE, "rest": Float(1e-2, 0.5, log=True)}
+    assert lifts(whole, space) == {"rate": (3, STEPS), "rest": (3, STEPS)}
+    rest = np.random.default_rng(2).uniform(0.1, 0.5, (3, STEPS)).astype(np.float32)
+    for shape in ((3, STEPS), (3, 1), (1, STEPS)):
+        part = rest[: shape[0], : shape[1]]
+        by_name = evaluate(problem(plain), {"rate": 0.1, "momentum": 1 - part}, key=KEY)
+        by_function = evaluate(problem(whole), {"rate": 0.1, "rest": part}, key=KEY)
+        assert by_function.value == by_name.value
+        assert by_function.gradient is not None
+        assert by_name.gradient is not None
+        np.testing.assert_array_equal(by_function.gradient["rest"], -np.asarray(by_name.gradient["momentum"]))
+
+
+def test_the_leaves_are_those_that_the_function_is_for() -> None:
+    optimizer = adamw(
+        "rate", weight_decay={"a": lambda h, step: 2 * h["half"], "b": 0.0, "c": lambda h, step: h["half"]}
+    )
+    assert lifts(optimizer, {"rate": RATE, "half": RATE}) == {"rate": (3, STEPS), "half": None}
+    halves = {"rate": np.full((3, STEPS), 0.01), "half": np.array([[0.2]])}
+    lifted, plain = (evaluate(problem(optimizer), h, key=KEY) for h in (halves, {"rate": 0.01, "half": 0.2}))
+    assert lifted.value == plain.value
+
+
+def test_a_function_of_whole_arrays_gets_them_whole() -> None:
+    """The user's own table has the shape of lifted numbers, and the function looks up in it."""
+    table = np.random.default_rng(3).uniform(0.01, 0.2, (3, STEPS)).astype(np.float32)
+    for looked_up in (
+        lambda h, step: {name: h["table"][row, step] for row, name in enumerate("abc")},
+        lambda h, step: h["table"][0, step],
+    ):
+        found = train(problem(sgd(looked_up, 0.5)), {"table": table}, KEY)
+        rows = table if isinstance(looked_up({"table": table}, 0), dict) else table[:1]
+        assert all(
+            jax.tree.leaves(jax.tree.map(np.array_equal, found, train(problem(sgd("r", 0.5)), {"r": rows}, KEY)))
+        )
 
 
 def test_a_function_may_take_all_hyperparameters_and_read_few() -> None:

@@ -132,5 +132,5 @@ def test_a_summary_says_what_it_is_worth() -> None:
     again = evaluate(run, summary.hyperparameters, key=key, method=Unrolled())
     assert (summary.value, summary.test_loss) == (again.value, None)
     assert summary.value != evaluate(run, h, key=key, method=Unrolled()).value
-    with pytest.raises(ValueError, match="no setting of the optimizer names a hyperparameter that is a schedule"):
+    with pytest.raises(ValueError, match="no setting of the optimizer uses a hyperparameter that is a schedule"):
         summarize_schedules(run, {**h, "rate": 0.1, "momentum": 0.5}, key=key)

@@ -54,7 +54,7 @@ def test_each_leaf_has_a_line_in_the_panel_of_each_schedule() -> None:
 
 def test_what_cannot_be_drawn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = objective(adamw(0.1, weight_decay="decay"))
-    with pytest.raises(ValueError, match="plot_schedules: no setting of the optimizer names a hyperparameter"):
+    with pytest.raises(ValueError, match="plot_schedules: no setting of the optimizer uses a hyperparameter"):
         plot_schedules(study_of(numbers), numbers)
     with pytest.raises(ValueError, match="plot_schedules: objective must be an Objective, got 3"):
         plot_schedules(optuna.create_study(), 3)  # type: ignore[arg-type]  # wrong on purpose

@@ -238,7 +238,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: summarize_schedules(problem(), {}, key=KEY), "learning_rate names the hyperparameter 'rate'"),
         (
             lambda: summarize_schedules(problem(), H, key=KEY),
-            "summarize_schedules: no setting of the optimizer names a hyperparameter that is a schedule",
+            "summarize_schedules: no setting of the optimizer uses a hyperparameter that is a schedule",
         ),
     ],
     "gradient_noise": [
