@@ -94,6 +94,16 @@ def cli() -> None:
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds.")
 @click.option("--backend", type=click.Choice(list(BACKENDS)), default="optuna", show_default=True)
 @click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Runs at once, each in a process of its own with one core. [default: 1, or all cores of the cluster at "
+    "--address]",
+)
+@click.option(
+    "--address",
+    help="A Ray cluster to spread runs over: auto, or ray://HOST:PORT. It must have this package installed.",
+)
+@click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
@@ -105,6 +115,8 @@ def compare(
     budget: int,
     seeds: int,
     backend: str,
+    workers: int | None,
+    address: str | None,
     out: Path,
 ) -> None:
     """Compare methods on problems at the same budget; run it again to continue where it was cut off."""
@@ -112,6 +124,8 @@ def compare(
     names = list(dict.fromkeys(methods)) if methods else BACKENDS[backend]
     _known(chosen, PROBLEMS, "--problem")
     _known(names, BACKENDS[backend], f"--methods (with --backend {backend})")
+    if backend == "ray" and (address is not None or workers not in (None, 1)):
+        raise click.UsageError("--backend ray runs one search at a time, whose trials share the cores; use optuna")
     console = Console()
     rivals: dict[str, list[str]] = {}
     for problem in chosen:
@@ -124,7 +138,16 @@ def compare(
             console.print(f"left out: {reason}", soft_wrap=True, markup=False, highlight=False)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        run_comparison(out, rivals, budget=budget, seeds=seeds, backend=backend, console=console)
+        run_comparison(
+            out,
+            rivals,
+            budget=budget,
+            seeds=seeds,
+            backend=backend,
+            console=console,
+            workers=workers,
+            address=address,
+        )
     except KeyboardInterrupt:
         raise click.ClickException(
             f"stopped; run the same command again to continue, or `hypergrad report {out}` for a report so far"

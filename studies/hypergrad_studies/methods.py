@@ -267,12 +267,15 @@ RAY: dict[str, RayMethod] = {
     **{name: method.in_ray() for name, method in GRADIENT_METHODS.items() if not method.retrains},
 }
 
-BACKENDS: dict[str, list[str]] = {"optuna": list(OPTUNA), "ray": list(RAY)}
+REGISTRIES: dict[str, dict[str, Any]] = {"optuna": OPTUNA, "ray": RAY}
+
+BACKENDS: dict[str, list[str]] = {backend: list(registry) for backend, registry in REGISTRIES.items()}
 
 
 def method(backend: str, name: str) -> OptunaMethod | RayMethod:
     """Return a method of a backend by its name."""
-    return OPTUNA[name] if backend == "optuna" else RAY[name]
+    found: OptunaMethod | RayMethod = REGISTRIES[backend][name]
+    return found
 
 
 def obstacle(backend: str, name: str, problem: str) -> str | None:

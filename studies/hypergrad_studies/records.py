@@ -56,6 +56,10 @@ class Record:
     cross_validated: float | None = None
     """The validation loss that counts each example where it was held back, or None where nothing was."""
 
+    def __post_init__(self) -> None:
+        for name in ("seconds", "ask_seconds", "tell_seconds"):  # more digits are noise, and fill the disk
+            object.__setattr__(self, name, round(getattr(self, name), 6))
+
     @property
     def key(self) -> Key:
         """The run that this trial belongs to."""
@@ -149,9 +153,9 @@ def begin(out: Path, plan: Plan) -> set[Key]:
     return finished(out)
 
 
-def add(out: Path, record: Record) -> None:
-    """Add a trial to the study in folder `out`, and wait until it is on disk."""
-    json_lines.append(out / "records.jsonl", record)
+def add(out: Path, *of_run: Record) -> None:
+    """Add the trials of a run to the study in folder `out`, and wait until they are on disk."""
+    json_lines.append(out / "records.jsonl", *of_run)
 
 
 def finish(out: Path, run: Run) -> None:

@@ -23,7 +23,7 @@ from hypergrad_search.hypergradient import Request
 from hypergrad_search.search import ExploreDescend, QuasiNewton
 from hypergrad_search.space import centre, floats
 from hypergrad_studies import cli as command
-from hypergrad_studies import compare, optuna_backend
+from hypergrad_studies import compare, jobs, optuna_backend
 from hypergrad_studies.methods import (
     BACKENDS,
     EXTRAS,
@@ -402,7 +402,7 @@ def test_a_problem_is_warmed_up_once_for_each_method_that_trains_it(
     toy = GradientMethod(how=Unhashable({"weights": 20}))
     monkeypatch.setitem(OPTUNA, "toy", toy.in_optuna())
     warmed: list[tuple[str, Method, bool | None]] = []
-    monkeypatch.setattr(compare, "warm_up", lambda name, method, how: warmed.append((name, how, method.lifts)))
+    monkeypatch.setattr(jobs, "warm_up", lambda name, method, how: warmed.append((name, how, method.lifts)))
     rivals = {"synthetic-quadratic": ["random", "toy", "hypergrad-unlifted"]}
     compare.compare(tmp_path, rivals, budget=1, seeds=2, backend="optuna", console=Console(quiet=True))
     assert warmed == [

@@ -1,0 +1,69 @@
+"""Runs that are spread over processes by Ray: their records, and what happens where a process is lost."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from optuna.samplers import RandomSampler
+from rich.console import Console
+
+from hypergrad_studies import records
+from hypergrad_studies.compare import compare
+from hypergrad_studies.methods import OPTUNA, OptunaMethod, Setting
+from hypergrad_studies.records import Record
+from hypergrad_studies.workers import WorkerLost
+
+RIVALS = {"synthetic-quadratic": ["random", "hypergrad-unlifted"]}
+
+
+def run(out: Path, workers: int, rivals: dict[str, list[str]]) -> list[Record]:
+    """Return the records of a comparison, without the order of runs and what differs from time to time."""
+    compare(out, rivals, budget=40, seeds=2, backend="optuna", console=Console(quiet=True), workers=workers)
+    study = records.Study.load(out)
+    assert study.runs is not None
+    assert len(study.runs) == 2 * len(*rivals.values())
+    timeless = [Record(**{**vars(r), "seconds": 0, "ask_seconds": 0, "tell_seconds": 0}) for r in study.records]
+    return sorted(timeless, key=lambda record: (record.key, record.trial))
+
+
+def test_two_workers_make_the_records_of_one(tmp_path: Path) -> None:
+    assert run(tmp_path / "two", 2, RIVALS) == run(tmp_path / "one", 1, RIVALS)
+
+
+def test_a_run_whose_process_is_killed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third trial of one run kills its process; all records are there in the end, and none twice."""
+    killed = tmp_path / "killed"
+
+    def make(setting: Setting) -> RandomSampler:
+        class Killer(RandomSampler):
+            def after_trial(self, study, trial, state, values) -> None:  # type: ignore[no-untyped-def]  # as Optuna's
+                if setting.seed == 1 and trial.number == 2 and not killed.exists():
+                    killed.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return Killer(setting.seed)
+
+    monkeypatch.setitem(OPTUNA, "random", OptunaMethod(make))
+    found = run(tmp_path / "out", 2, RIVALS)
+    assert killed.exists()
+    assert found == run(tmp_path / "one", 1, RIVALS)
+
+
+def test_a_run_that_always_kills_its_process_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(setting: Setting) -> RandomSampler:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return RandomSampler(setting.seed)
+
+    monkeypatch.setitem(OPTUNA, "random", OptunaMethod(make))
+    with pytest.raises(WorkerLost, match="synthetic-quadratic random seed 0: its worker was lost 3 times"):
+        compare(
+            tmp_path,
+            {"synthetic-quadratic": ["random"]},
+            budget=40,
+            seeds=1,
+            backend="optuna",
+            console=Console(quiet=True),
+            workers=2,
+        )
+    assert records.finished(tmp_path) == set()
