@@ -31,6 +31,10 @@ from hypergrad_studies import problems, untuned
 from hypergrad_studies.first_epoch import FirstEpochPruner, FirstEpochSampler, first_epoch
 from hypergrad_studies.outside import OutsideSampler
 from hypergrad_studies.problems import NOISY, can_lift, middle
+from hypergrad_studies.tried.gradient_gp import Explore, GradientGp
+from hypergrad_studies.tried.half_horizon import HalfHorizon
+from hypergrad_studies.tried.halving import HalvingPruner, HalvingTpe, quarter
+from hypergrad_studies.tried.virtual import VirtualTpe
 
 HYPERNET = Hypernet()
 REDUCTION_FACTOR = 3  # the default of the authors of Hyperband and ASHA
@@ -229,6 +233,29 @@ def _asha(steps: int) -> TrialScheduler:
     )
 
 
+def _explored_by(explorer: Callable[[Setting], BaseSampler], strategy: Strategy[Any] | None = None) -> OptunaMethod:
+    """Return the search without lifts by another explorer, which starts at the centre too."""
+    return OptunaMethod(
+        lambda setting: HypergradSampler(explorer=explorer(setting), strategy=strategy), lifts=False, centre=True
+    )
+
+
+#: ideas that `docs/tried.md` judges; they run where they are named, and not by default
+TRIED: dict[str, OptunaMethod] = {
+    "tried-control": _explored_by(_tpe),
+    "tried-virtual": _explored_by(lambda setting: VirtualTpe(setting.seed, reach=0.05)),
+    "tried-virtual-far": _explored_by(lambda setting: VirtualTpe(setting.seed, reach=0.2)),
+    "tried-gp": _explored_by(lambda setting: GradientGp(setting.seed), Explore(share=0.25)),
+    "tried-gp-values": _explored_by(lambda setting: GradientGp(setting.seed), Explore(share=0.0)),
+    "tried-gp-explorer": _explored_by(lambda setting: GradientGp(setting.seed)),
+    "tried-halving": replace(
+        _explored_by(lambda setting: HalvingTpe(seed=setting.seed)),
+        pruner=lambda setting: HalvingPruner(setting.steps),
+        report_every=quarter,
+    ),
+    "tried-half-horizon": GradientMethod(how=HalfHorizon(), lifts=False).in_optuna(),
+}
+
 OPTUNA: dict[str, OptunaMethod] = {
     "random": OptunaMethod(_random),
     "random-2x": OptunaMethod(_random, budget_factor=2),
@@ -257,6 +284,7 @@ OPTUNA: dict[str, OptunaMethod] = {
     "schedule-free": _untuned(untuned.schedule_free_adamw),
     "schedule-free-sgd": _untuned(untuned.schedule_free_sgd),
     **{name: method.in_optuna() for name, method in GRADIENT_METHODS.items()},
+    **TRIED,
 }
 
 RAY: dict[str, RayMethod] = {
