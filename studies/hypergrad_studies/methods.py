@@ -245,6 +245,7 @@ TRIED: dict[str, OptunaMethod] = {
     "tried-control": _explored_by(_tpe),
     "tried-virtual": _explored_by(lambda setting: VirtualTpe(setting.seed, reach=0.05)),
     "tried-virtual-far": _explored_by(lambda setting: VirtualTpe(setting.seed, reach=0.2)),
+    "tried-virtual-alone": _explored_by(lambda setting: VirtualTpe(setting.seed, reach=0.05), Explore(share=0.25)),
     "tried-gp": _explored_by(lambda setting: GradientGp(setting.seed), Explore(share=0.25)),
     "tried-gp-values": _explored_by(lambda setting: GradientGp(setting.seed), Explore(share=0.0)),
     "tried-gp-explorer": _explored_by(lambda setting: GradientGp(setting.seed)),

@@ -82,8 +82,9 @@ class Covariance:
         """The covariances, shape `(n, m)`."""
         values = self._of_left * self._of_right * self._zeroth
         mixed = self._first * (self._of_left * self._along_right - self._of_right * self._along_left)
-        matrix: np.ndarray = values + mixed + self._first * self._across
-        return matrix - self._second * self._along_left * self._along_right
+        slopes = self._first * self._across - self._second * self._along_left * self._along_right
+        matrix: np.ndarray = values + mixed + slopes
+        return matrix
 
     def by_length(self, i: int) -> np.ndarray:
         """Return the derivatives of the covariances by the logarithm of the length of coordinate `i`."""
@@ -181,8 +182,9 @@ def log_improvement(means: np.ndarray, deviations: np.ndarray, best: float) -> n
     z = (best - means) / deviations
     near = np.maximum(z, -5.0)
     expected = np.log(norm.pdf(near) + near * norm.cdf(near))
-    tail: np.ndarray = norm.logpdf(z) - 2 * np.log(np.maximum(-z, 1.0))
-    return np.log(deviations) + np.where(z > -5.0, expected, tail)
+    tail = norm.logpdf(z) - 2 * np.log(np.maximum(-z, 1.0))
+    logarithm: np.ndarray = np.log(deviations) + np.where(z > -5.0, expected, tail)
+    return logarithm
 
 
 def next_point(model: Model, rng: np.random.Generator) -> np.ndarray:

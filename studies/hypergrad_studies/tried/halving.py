@@ -1,9 +1,9 @@
 """Successive halving in the explorer: what it explores trains on only where its loss is among the best so far.
 
-A point that the explorer has chosen stops after a quarter of its steps, and after half of them, unless its loss there is
-among the best third of all explored points that came as far. When others have come as far, a point that was stopped may
-be among the best third of them, and then it trains on before anything new is explored. That is ASHA (L. Li et al., *A
-System for Massively Parallel Hyperparameter Tuning*, MLSys 2020), without a rung at the end.
+A point that the explorer has chosen stops after a quarter of its steps, and after half of them, unless its loss there
+is among the best third of all explored points that came as far. When others have come as far, a point that was stopped
+may be among the best third of them, and then it trains on before anything new is explored. That is ASHA (L. Li et al.,
+*A System for Massively Parallel Hyperparameter Tuning*, MLSys 2020), with two rungs.
 
 Training is deterministic to the bit, so a stopped run could go on from a checkpoint. Here it trains again from the
 start, and is charged only for the steps that it had not trained before.
@@ -60,9 +60,7 @@ class HalvingTpe(TPESampler):
         resumed = to_resume(_finished(study))
         return super().sample_relative(study, trial, search_space) if resumed is None else resumed.params
 
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Take from the cost of a trial that went on what its steps before the stop have cost already."""
         super().after_trial(study, trial, state, values)
         paid = max((t.last_step or 0 for t in _finished(study) if _point(t) == _point(trial)), default=0)

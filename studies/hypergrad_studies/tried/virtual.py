@@ -32,9 +32,7 @@ class VirtualTpe(TPESampler):
         super().__init__(seed=seed)
         self._reach = reach
 
-    def _sample(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         return super()._sample(cast(Study, _WithNeighbours(study, self._reach)), trial, search_space)
 
 
