@@ -157,6 +157,7 @@ def test_halving_charges_no_step_twice() -> None:
     assert {sum(costs[x]) for x in finished} == {100}
     assert {sum(costs[x]) for x in stopped - finished} == {25, 50}
     assert stopped & finished
+    assert all(cost > 0 for each in costs.values() for cost in each)
     assert len(finished) < len(costs) / 2
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import jax
 
-from hypergrad_search import Evaluation, Method, Status, TrainingProblem
+from hypergrad_search import Evaluation, Method, Reversible, Status, TrainingProblem, Unrolled
 from hypergrad_search.cost import TRAINING_STEP
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.hypergradient import Request
@@ -41,6 +41,18 @@ class HalfHorizon(Method):
         if half.status not in (Status.OK, Status.EXPLODED):
             return replace(whole, cost=cost)
         return replace(whole, gradient=half.gradient, status=half.status, message=half.message, cost=cost)
+
+
+@dataclass(frozen=True)
+class LastHalf(Method):
+    """A way to the value of a training run, and to the gradient of its last half alone, which costs as much."""
+
+    def evaluate(
+        self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, request: Request
+    ) -> Evaluation:
+        """See `Method`."""
+        last = Reversible(last=shortened(problem).steps, fallback=Unrolled())
+        return last.evaluate(problem, hyperparameters, key, request)
 
 
 @functools.cache

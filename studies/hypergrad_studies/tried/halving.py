@@ -44,10 +44,10 @@ class HalvingPruner(BasePruner):
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Return whether the trial is at a rung, and not among the best there."""
-        step = trial.last_step
+        step, finished = trial.last_step, _finished(study)
         if step not in self._rungs or attributes.wanted(trial).parent is not None:
             return False
-        return not _is_promising(trial, step, [*_finished(study), trial])
+        return step > _trained(trial, finished) and not _is_promising(trial, step, [*finished, trial])
 
 
 class HalvingTpe(TPESampler):
@@ -63,7 +63,7 @@ class HalvingTpe(TPESampler):
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Take from the cost of a trial that went on what its steps before the stop have cost already."""
         super().after_trial(study, trial, state, values)
-        paid = max((t.last_step or 0 for t in _finished(study) if _point(t) == _point(trial)), default=0)
+        paid = _trained(trial, _finished(study))
         cost = trial.user_attrs.get(attributes.COST)
         if paid and cost is not None:
             study._storage.set_trial_user_attr(trial._trial_id, attributes.COST, cost - paid)
@@ -82,6 +82,11 @@ def _is_promising(trial: FrozenTrial, step: int, trials: Sequence[FrozenTrial]) 
     losses: Mapping[Point, float] = {_point(t): _loss(t, step) for t in trials if step in t.intermediate_values}
     better = sum(loss < _loss(trial, step) for loss in losses.values())
     return better < math.ceil(len(losses) / KEPT)
+
+
+def _trained(trial: FrozenTrial, finished: Sequence[FrozenTrial]) -> int:
+    """Return how many steps the point of a trial had trained before."""
+    return max((t.last_step or 0 for t in finished if _point(t) == _point(trial)), default=0)
 
 
 def _loss(trial: FrozenTrial, step: int) -> float:
