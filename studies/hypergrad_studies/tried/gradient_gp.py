@@ -8,8 +8,10 @@ Values are taken in logarithms of their distance from the best, so that losses o
 Gradients have a noise of their own, which is fitted: validation losses are rugged, and what is true of the slope at a
 point need not be true a step away.
 
-Sources: J. Wu, M. Poloczek, A. G. Wilson, P. I. Frazier, *Bayesian Optimization with Gradients*, NeurIPS 2017 (d-KG);
-E. Solak et al., *Derivative Observations in Gaussian Process Models of Dynamic Systems*, NeurIPS 2002.
+Sources: J. Wu, M. Poloczek, A. G. Wilson, P. I. Frazier, *Bayesian Optimization with Gradients*, NeurIPS 2017 (d-KG,
+whose acquisition is another); E. Van Dieren, T. Vanzan, F. Nobile, *LAGO: A Local-Global Optimization Framework
+Combining Trust Region Methods and Bayesian Optimization*, 2026, which puts such a model beside a trust region, as the
+explorer here is, and lets both compete for each evaluation by what the model promises, which is not done here.
 """
 
 import math

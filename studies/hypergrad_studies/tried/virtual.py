@@ -1,9 +1,10 @@
 """Virtual observations: TPE sees two pseudo trials beside each point whose gradient is known.
 
 The one lies a short step downhill, along the soft signs that `SignSteps` follows, and the other as far uphill. Their
-values are those of the linear model. TPE, which knows only which points are good and which are bad, so learns on which
-side of a good point the better ones lie. The trick is that of Wu et al., *Exploiting Gradients and Hessians in
-Optimization and Bayesian Optimization* (2017), and older than that in surrogate modelling.
+values are those of the linear model. TPE, which knows only which points are good and which are bad, is so to learn on
+which side of a point the better ones lie. Surrogate models of engineers are given gradients in this way, as "indirect"
+cokriging: H.-S. Chung, J. J. Alonso, *Using Gradients to Construct Cokriging Approximation Models for High-Dimensional
+Design Optimization Problems*, AIAA 2002.
 """
 
 import copy
