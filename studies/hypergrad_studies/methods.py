@@ -266,6 +266,7 @@ TRIED: dict[str, OptunaMethod] = {
     "tried-gp-rare": _explored_by(_gradient_gp, Explore(share=0.05)),
     "tried-gp-values": _explored_by(_gradient_gp, Explore(share=0.0)),
     "tried-gp-explorer": _explored_by(_gradient_gp),
+    "tried-gp-explorer-values": _explored_by(lambda setting: GradientGp(setting.seed, gradients=False)),
     "tried-gp-equal": _explored_by(_gradient_gp, EQUAL_SHARES),
     "tried-halving": _halved(_explored_by(lambda setting: HalvingTpe(seed=setting.seed))),
     "tried-halving-equal": _halved(_explored_by(lambda setting: HalvingTpe(seed=setting.seed), EQUAL_SHARES)),

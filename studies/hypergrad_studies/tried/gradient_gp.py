@@ -16,7 +16,7 @@ explorer here is, and lets both compete for each evaluation by what the model pr
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -210,9 +210,13 @@ def _best(model: Model, candidates: np.ndarray, lowest: float) -> tuple[np.ndarr
 
 
 class GradientGp(BaseSampler):
-    """A sampler by this model, of numbers without a step; all else is drawn at random."""
+    """A sampler by this model, of numbers without a step; all else is drawn at random.
 
-    def __init__(self, seed: int) -> None:
+    - `gradients`: whether the model is told of gradients, or of values alone.
+    """
+
+    def __init__(self, seed: int, *, gradients: bool = True) -> None:
+        self._gradients = gradients
         self._random = RandomSampler(seed)
         self._rng = np.random.default_rng(seed)
         self._space = IntersectionSearchSpace()
@@ -236,7 +240,8 @@ class GradientGp(BaseSampler):
         points = [seen(t, space) for t in trials if space.keys() <= t.params.keys()]
         if len(points) <= STARTUP or not any(math.isfinite(p.value) for p in points):
             return {}
-        model = fit(*observed(points), self._logarithms)
+        told = points if self._gradients else [replace(p, gradient=None) for p in points]
+        model = fit(*observed(told), self._logarithms)
         self._logarithms = model.logarithms
         return from_unit(space, next_point(model, self._rng))
 
