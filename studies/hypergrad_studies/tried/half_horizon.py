@@ -6,6 +6,8 @@ al., *Understanding Short-Horizon Bias in Stochastic Meta-Optimization*, ICLR 20
 
 The first half of the whole run is the same to the bit, so its weights could be kept on the way. Here it is trained once
 more, and only the steps of the way back are charged.
+
+It is worse: the signs of half a run do not say where the whole run should go. The last half is no better.
 """
 
 import functools

@@ -7,6 +7,8 @@ may be among the best third of them, and then it trains on before anything new i
 
 Training is deterministic to the bit, so a stopped run could go on from a checkpoint. Here it trains again from the
 start, and is charged only for the steps that it had not trained before.
+
+It changed nothing: so few points are explored that there is little to stop.
 """
 
 import math
