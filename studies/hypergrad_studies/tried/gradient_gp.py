@@ -13,8 +13,8 @@ whose acquisition is another); E. Van Dieren, T. Vanzan, F. Nobile, *LAGO: A Loc
 Combining Trust Region Methods and Bayesian Optimization*, 2026, which puts such a model beside a trust region, as the
 explorer here is, and lets both compete for each evaluation by what the model promises, which is not done here.
 
-Alone it is worse than the trust region, and its gradients cost more than they tell. In place of TPE it gains a little in
-validation loss after 50 runs, and nothing in test loss.
+Alone it is mostly worse than the trust region, and its gradients cost more than they tell. In place of TPE it gains a
+little in validation loss after 50 runs, and nothing in test loss.
 """
 
 import math
