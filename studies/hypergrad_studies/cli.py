@@ -17,7 +17,7 @@ from hypergrad_studies import bench_convolutions, bench_report, data, json_lines
 from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import doctor as examination
 from hypergrad_studies.compare import compare as run_comparison
-from hypergrad_studies.methods import BACKENDS, obstacle
+from hypergrad_studies.methods import BACKENDS, TRIED, obstacle
 from hypergrad_studies.overhead import measure as measure_overhead
 from hypergrad_studies.papers import STUDIES, page, results
 from hypergrad_studies.problems import PROBLEMS
@@ -79,7 +79,7 @@ def cli() -> None:
 @click.option(
     "--methods",
     type=Names(),
-    help="By default all that the backend has and that can run on the problem. "
+    help=f"By default all that the backend has and that can run on the problem, but for {', '.join(TRIED)}. "
     + "; ".join(f"{backend}: {', '.join(methods)}" for backend, methods in BACKENDS.items())
     + ".",
 )
@@ -121,7 +121,7 @@ def compare(
 ) -> None:
     """Compare methods on problems at the same budget; run it again to continue where it was cut off."""
     chosen = list(dict.fromkeys(name for names in problems for name in names))
-    names = list(dict.fromkeys(methods)) if methods else BACKENDS[backend]
+    names = list(dict.fromkeys(methods)) if methods else [n for n in BACKENDS[backend] if n not in TRIED]
     _known(chosen, PROBLEMS, "--problem")
     _known(names, BACKENDS[backend], f"--methods (with --backend {backend})")
     if backend == "ray" and (address is not None or workers not in (None, 1)):

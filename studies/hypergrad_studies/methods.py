@@ -31,6 +31,10 @@ from hypergrad_studies import problems, untuned
 from hypergrad_studies.first_epoch import FirstEpochPruner, FirstEpochSampler, first_epoch
 from hypergrad_studies.outside import OutsideSampler
 from hypergrad_studies.problems import NOISY, can_lift, middle
+from hypergrad_studies.tried.gradient_gp import Explore, GradientGp
+from hypergrad_studies.tried.half_horizon import HalfHorizon, LastHalf
+from hypergrad_studies.tried.halving import HalvingPruner, HalvingTpe, quarter
+from hypergrad_studies.tried.virtual import VirtualTpe
 
 HYPERNET = Hypernet()
 REDUCTION_FACTOR = 3  # the default of the authors of Hyperband and ASHA
@@ -229,6 +233,47 @@ def _asha(steps: int) -> TrialScheduler:
     )
 
 
+def _explored_by(explorer: Callable[[Setting], BaseSampler], strategy: Strategy[Any] | None = None) -> OptunaMethod:
+    """Return the search without lifts by another explorer, which starts at the centre too."""
+    return OptunaMethod(
+        lambda setting: HypergradSampler(explorer=explorer(setting), strategy=strategy), lifts=False, centre=True
+    )
+
+
+def _virtual(setting: Setting) -> BaseSampler:
+    return VirtualTpe(setting.seed, reach=0.05)
+
+
+def _gradient_gp(setting: Setting) -> BaseSampler:
+    return GradientGp(setting.seed)
+
+
+def _halved(explorer: OptunaMethod) -> OptunaMethod:
+    return replace(explorer, pruner=lambda setting: HalvingPruner(setting.steps), report_every=quarter)
+
+
+EQUAL_SHARES = ExploreDescend(smallest_share=0.5)
+
+#: ideas that `docs/tried.md` judges; they run where they are named, and not by default
+TRIED: dict[str, OptunaMethod] = {
+    "tried-chance": _explored_by(lambda setting: TPESampler(seed=setting.seed + 1000)),
+    "tried-equal": _explored_by(_tpe, EQUAL_SHARES),
+    "tried-virtual": _explored_by(_virtual),
+    "tried-virtual-far": _explored_by(lambda setting: VirtualTpe(setting.seed, reach=0.2)),
+    "tried-virtual-alone": _explored_by(_virtual, Explore(share=0.25)),
+    "tried-virtual-equal": _explored_by(_virtual, EQUAL_SHARES),
+    "tried-gp": _explored_by(_gradient_gp, Explore(share=0.25)),
+    "tried-gp-rare": _explored_by(_gradient_gp, Explore(share=0.05)),
+    "tried-gp-values": _explored_by(_gradient_gp, Explore(share=0.0)),
+    "tried-gp-explorer": _explored_by(_gradient_gp),
+    "tried-gp-explorer-values": _explored_by(lambda setting: GradientGp(setting.seed, gradients=False)),
+    "tried-gp-equal": _explored_by(_gradient_gp, EQUAL_SHARES),
+    "tried-halving": _halved(_explored_by(lambda setting: HalvingTpe(seed=setting.seed))),
+    "tried-halving-equal": _halved(_explored_by(lambda setting: HalvingTpe(seed=setting.seed), EQUAL_SHARES)),
+    "tried-half-horizon": GradientMethod(how=HalfHorizon(), lifts=False).in_optuna(),
+    "tried-last-half": GradientMethod(how=LastHalf(), lifts=False).in_optuna(),
+}
+
 OPTUNA: dict[str, OptunaMethod] = {
     "random": OptunaMethod(_random),
     "random-2x": OptunaMethod(_random, budget_factor=2),
@@ -257,6 +302,7 @@ OPTUNA: dict[str, OptunaMethod] = {
     "schedule-free": _untuned(untuned.schedule_free_adamw),
     "schedule-free-sgd": _untuned(untuned.schedule_free_sgd),
     **{name: method.in_optuna() for name, method in GRADIENT_METHODS.items()},
+    **TRIED,
 }
 
 RAY: dict[str, RayMethod] = {
