@@ -54,7 +54,7 @@ def carry_out(job: Job, on_record: Callable[[Record], None]) -> Run:
 
     started = time.perf_counter()
     fresh = RUNNERS[job.backend](problem, name, seed, job.limit, count)
-    return Run(problem, name, seed, job.limit, trials, round(time.perf_counter() - started, 6), fresh)
+    return Run(problem, name, seed, job.limit, trials, round(time.perf_counter() - started, 4), fresh)
 
 
 def warm_up(problem_name: str, method: OptunaMethod, how: Method) -> None:

@@ -58,7 +58,7 @@ class Record:
 
     def __post_init__(self) -> None:
         for name in ("seconds", "ask_seconds", "tell_seconds"):  # more digits are noise, and fill the disk
-            object.__setattr__(self, name, round(getattr(self, name), 6))
+            object.__setattr__(self, name, round(getattr(self, name), 4))
 
     @property
     def key(self) -> Key:
