@@ -95,7 +95,8 @@ class ExploreDescend(Strategy[State]):
       along it must lower the loss on this part too, so that thousands of hyperparameters cannot fit the whole set.
       The parts take turns. None holds nothing back.
     - `standard_errors`: by how many standard errors of the examples' differences the loss on that part must fall. 1 is
-      the one-standard-error rule: a gain that a few lucky examples make is none.
+      the one-standard-error rule, since a gain that a few lucky examples make is none. From more than 32 examples it
+      is less (`Fold.margin`).
     - `turns`: the number of failed steps after which the next part is left out of the gradient at the same head.
     - `tolerance`: a chain ends when the local model expects less than this share of the value from its next step, or
       when a step has lowered the cross-validated loss by less than this share of it: what such a step gains on the

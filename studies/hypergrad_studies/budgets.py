@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -97,7 +98,8 @@ def markdown(tables: Mapping[str, Sequence[Row]], runs: Sequence[int], command: 
         ]
         best = [_lowest([row.test[i] for row in table]) for i in range(len(runs))]
         freshest = _lowest([row.fresh for row in table])
-        for row in sorted(table, key=_last):
+        known = [i for i in range(len(runs)) if all(row.validation[i] for row in table)]
+        for row in sorted(table, key=partial(_found, after=known[-1] if known else 0)):
             cells = [_cell(v, t, b) for v, t, b in zip(row.validation, row.test, best, strict=True)]
             cells += [_bold(row.fresh, freshest), str(row.seeds)]
             lines.append(f"| {row.method} | " + " | ".join(cells) + " |")
@@ -105,9 +107,9 @@ def markdown(tables: Mapping[str, Sequence[Row]], runs: Sequence[int], command: 
     return "\n".join(lines).rstrip()
 
 
-def _last(row: Row) -> float:
-    last = row.test[-1] or row.validation[-1]
-    return math.inf if last is None else last.median
+def _found(row: Row, after: int) -> float:
+    found = row.test[after] or row.validation[after]
+    return math.inf if found is None else found.median
 
 
 def _lowest(intervals: Sequence[Interval | None]) -> float:

@@ -185,7 +185,8 @@ def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> 
     for folder in folders:
         study = records.Study.load(folder)
         steps = {record.problem: PROBLEMS[record.problem]()[0].steps for record in study.records}
-        tables |= after_budgets.rows(study, steps, runs)
+        for problem, of_problem in after_budgets.rows(study, steps, runs).items():
+            tables.setdefault(problem, []).extend(of_problem)
     content = after_budgets.markdown(tables, runs, command) + "\n"
     if readme is None:
         click.echo(content, nl=False)

@@ -72,6 +72,20 @@ def test_the_command_reads_folders_and_writes_a_section(tmp_path: Path) -> None:
     assert readme.read_text() == f"before\n<!-- budgets -->\n{shown.output}<!-- /budgets -->\nafter\n"
 
 
+def test_folders_may_have_methods_of_the_same_problem(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        records.begin(tmp_path / name, Plan("optuna", 300))
+        records.add(tmp_path / name, *(r for r in study().records if r.method == name))
+        for run in study().runs or ():
+            if run.method == name:
+                records.finish(tmp_path / name, run)
+    apart = CliRunner().invoke(cli, ["budgets", str(tmp_path / "a"), str(tmp_path / "b"), "--runs", "1,3"])
+    assert apart.exit_code == 0, apart.output
+    found = [line for line in apart.output.splitlines() if line.startswith("|")]
+    whole = markdown(rows(study(), STEPS, (1, 3)), (1, 3), "")
+    assert found == [line for line in whole.splitlines() if line.startswith("|")]
+
+
 @pytest.mark.parametrize("arguments", [[], ["nowhere"], [".", "--runs", "0"]])
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
     assert CliRunner().invoke(cli, ["budgets", *arguments]).exit_code == 2
