@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Nothing is needed beforehand but Python >= 3.11 with venv and pip.
 
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
-COMPARE_ARGS ?= --problem digits-mlp,digits-l2 --budget 2500 --seeds 5
+COMPARE_ARGS ?= --problem digits-mlp,digits-l2 --budget 2500 --seeds 5 --workers 2
 
 NEWEST ?= $(shell for v in 15 14 13 12; do python3.$$v -c '' 2>/dev/null && echo python3.$$v && break; done)
 
