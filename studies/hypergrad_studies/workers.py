@@ -5,6 +5,7 @@ import logging
 import os
 import queue
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -81,7 +82,8 @@ def _cluster(workers: int | None, address: str | None) -> Iterator[None]:
     """Use the cluster at an address, or one of this process alone with so many cores."""
     own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 200 * 2**20}
     where: dict[str, Any] = own if address is None else {"address": address}
-    with contextlib.redirect_stdout(None):
+    with contextlib.redirect_stdout(None), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # Ray's children leave JAX alone
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
     try:
         yield

@@ -31,7 +31,7 @@ from hypergrad_studies.problems.synthetic import FUNCTIONS
 DIMENSIONS = {
     "digits-mlp": (10, 7403),
     "digits-l2": (650, 650),
-    "digits-adamw": (7, 809),
+    "digits-adamw": (7, 1208),
     "cancer-mlp": (7, 1442),
     "diabetes-mlp": (6, 2952),
     "text-mlp": (7, 1205),
