@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from hypergrad_search import optax_optimizers
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import examples
-from hypergrad_search.optimizers import Optimizer, gives_a_number, leaves_of, takes_hyperparameters
+from hypergrad_search.optimizers import Optimizer, gives_a_number, is_elementwise, leaves_of, takes_hyperparameters
 from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.repeatable import example_arguments, reads
 from hypergrad_search.space import Categorical, Float, Int, Space, centre, floats, unlifted
@@ -47,7 +47,7 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
 
     - with `Float(..., lift=False)`, or with a `lift` of your own;
     - if something else reads it too: a loss, `init`, `batches`, a transformation, or a setting that is a function of
-      the step, which is a schedule already, in the shape that you gave it;
+      the step, which is a schedule already, in the shape that you gave it, or one that cannot compute with arrays;
     - if the space has an integer (but for `steps`) or a choice, which may decide what reads it, and how many leaves
       there are;
     - if there are fewer than 8 losses of examples (`valid_loss` may return a scalar), since only held-back examples
@@ -104,19 +104,21 @@ def _small_enough(shapes: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int,
 def used_by(leaf: Any, dynamic: dict[str, Any], static: Static) -> set[str]:
     """Return the hyperparameters that a leaf of a setting names, or that it computes one number from.
 
-    A function that reads the step is a schedule already, in the shape that the user gave it; it uses none.
+    A function that reads the step is a schedule already, in the shape that the user gave it; it uses none. Nor does one
+    that cannot compute with arrays in the place of numbers.
     """
     if isinstance(leaf, str):
         return {leaf}
     if not callable(leaf) or not takes_hyperparameters(leaf):
         return set()
-    if not gives_a_number(leaf, {**dynamic, **dict(static)}):
+    hyperparameters = {**dynamic, **dict(static)}
+    if not gives_a_number(leaf, hyperparameters):
         return set()
     inputs = {**dynamic, _STEP: jnp.int32(0)}
     found = reads(
         lambda h: leaf({name: x for name, x in h.items() if name != _STEP}, h[_STEP]), (inputs,), inputs, static
     )
-    return set() if _STEP in found else found
+    return found if _STEP not in found and is_elementwise(leaf, hyperparameters, found) else set()
 
 
 def _read(

@@ -5,7 +5,14 @@ from hypergrad_search.optimizers.base import AdditiveOptimizer, Optimizer, round
 from hypergrad_search.optimizers.ema import ema
 from hypergrad_search.optimizers.muon import muon
 from hypergrad_search.optimizers.rmsprop import rmsprop
-from hypergrad_search.optimizers.settings import finest, gives_a_number, leaves_of, resolve, takes_hyperparameters
+from hypergrad_search.optimizers.settings import (
+    finest,
+    gives_a_number,
+    is_elementwise,
+    leaves_of,
+    resolve,
+    takes_hyperparameters,
+)
 from hypergrad_search.optimizers.sgd import sgd
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "ema",
     "finest",
     "gives_a_number",
+    "is_elementwise",
     "leaves_of",
     "muon",
     "one_minus_power",

@@ -109,6 +109,21 @@ def gives_a_number(function: Callable[[Mapping[str, Any], Any], Any], hyperparam
     return _shapes(function, hyperparameters) == [()]
 
 
+def is_elementwise(
+    function: Callable[[Mapping[str, Any], Any], Any], hyperparameters: Mapping[str, Any], names: Collection[str]
+) -> bool:
+    """Return whether a setting that is a function gives an array where these numbers are arrays.
+
+    One that takes their mean or maximum gives a number for all places at once.
+    """
+    shape = 2, 3
+    try:
+        found = _shapes(function, {**hyperparameters, **{name: jnp.zeros(shape) for name in names}})
+    except (TypeError, ValueError, IndexError):  # it cannot compute with arrays, such as one that stacks numbers
+        return False
+    return found == [shape]
+
+
 def _shapes(function: Callable[[Mapping[str, Any], Any], Any], hyperparameters: Mapping[str, Any]) -> list[Any]:
     """Return the shapes of what a function gives at a step; None for what is no number."""
 

@@ -151,6 +151,8 @@ def test_what_something_else_reads_stays_a_number(where: str) -> None:
         sgd("rate", "momentum", transform=lambda h: optax.clip_by_global_norm(h["rate"])),
         sgd("rate", lambda h, step: h["rate"] * h["momentum"] / jnp.float32(1 + step)),
         sgd("rate", lambda h, step: {"a": h["rate"], "b": 0.5, "c": h["momentum"]}),
+        sgd("rate", lambda h, step: jnp.max(jnp.stack([h["rate"], h["momentum"]]))),  # of all places it is one number
+        sgd("rate", lambda h, step: jnp.linalg.norm(jnp.stack([h["rate"], jnp.float32(0.5)]))),
     ],
 )
 def test_what_a_schedule_or_another_function_reads_stays_a_number(optimizer: Optimizer) -> None:
