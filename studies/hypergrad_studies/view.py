@@ -44,7 +44,7 @@ class View:
         self._running: dict[Job, TaskID] = {}
         self._best: dict[Job, float] = {}
         self._ended: dict[tuple[str, str], list[float]] = defaultdict(list)
-        self._live = Live(console=console, get_renderable=self._shown, refresh_per_second=4, transient=True)
+        self._live = Live(console=console, get_renderable=self.shown, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -82,16 +82,16 @@ class View:
         if task is not None:
             self._progress.remove_task(task)
 
-    def _shown(self) -> Group:
+    def shown(self) -> Group:
         """Return the losses of the problems that run now, as far as they are known, and the bars."""
         problems = {job.key[0] for job in self._running}
         tables = [self._table(problem) for problem in sorted(problems)]
         return Group(*(table for table in tables if table.row_count), self._progress)
 
     def _table(self, problem: str) -> Table:
-        table = Table(title=f"{problem}: best validation loss so far, median over runs", title_justify="left")
-        for name in ("method", "runs", "loss"):
-            table.add_column(name, justify="left" if name == "method" else "right")
+        table = Table(problem, box=None)
+        for name in ("runs", "best loss, median"):
+            table.add_column(name, justify="right")
         ended = {name: losses for (of, name), losses in self._ended.items() if of == problem}
         for name, losses in sorted(ended.items(), key=lambda item: median(item[1])):
             table.add_row(name, str(len(losses)), f"{median(losses):.4g}")
