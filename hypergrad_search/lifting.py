@@ -1,7 +1,7 @@
 """Lifting an optimizer's settings: one number becomes an array with a number for each leaf and each step."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from hypergrad_search import optax_optimizers
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import examples
+from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers import Optimizer, gives_a_number, is_elementwise, leaves_of, takes_hyperparameters
 from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.repeatable import example_arguments, reads
@@ -24,8 +25,6 @@ FEWEST_EXAMPLES = 8
 
 #: Settings whose names have these words in them are lifted for each leaf alone, all others for each step too.
 _FOR_LEAVES_ALONE = ("weight_decay", "eps")
-
-_STEP = "the step"
 
 _FUNCTIONS = ("init", "train_loss", "valid_loss", "test_loss", "valid_batch_loss")
 
@@ -63,8 +62,9 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
         (4, 100)
     """
     check_problem(problem, space)
-    numbers = {name: parameter for name, parameter in floats(space).items() if not parameter.shape}
-    free = {name: parameter for name, parameter in numbers.items() if parameter.lift is None}
+    free = {
+        name: parameter for name, parameter in floats(space).items() if not parameter.shape and parameter.lift is None
+    }
     choices = [name for name, p in space.items() if not isinstance(p, Float) and name != problem.steps]
     if not isinstance(problem.optimizer, Optimizer) or not free or choices:
         return dict(space)
@@ -81,7 +81,8 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
         for name in used(leaf)
     }
     leaves = leaves_of(optimizer, model[0], used)
-    candidates = free.keys() & leaves.keys() - _read(posed, optimizer, arguments, dynamic, static)
+    unused = [leaf for _, leaf in optimizer.leaves() if callable(leaf) and not used(leaf)]
+    candidates = free.keys() & leaves.keys() - _read(posed, unused, optimizer.transform, arguments, dynamic, static)
     trained = tuple(model) if problem.has_statistics else model[0]
     if candidates.isdisjoint(rates) or examples(posed, trained, {**dynamic, **dict(static)}) < FEWEST_EXAMPLES:
         return dict(space)
@@ -111,33 +112,28 @@ def used_by(leaf: Any, dynamic: dict[str, Any], static: Static) -> set[str]:
         return {leaf}
     if not callable(leaf) or not takes_hyperparameters(leaf):
         return set()
-    hyperparameters = {**dynamic, **dict(static)}
-    if not gives_a_number(leaf, hyperparameters):
+    hyperparameters, now = {**dynamic, **dict(static)}, {"step": jnp.int32(0)}
+    if not gives_a_number(leaf, hyperparameters) or reads(
+        lambda step: leaf(hyperparameters, step["step"]), (now,), now, Static((), ())
+    ):
         return set()
-    inputs = {**dynamic, _STEP: jnp.int32(0)}
-    found = reads(
-        lambda h: leaf({name: x for name, x in h.items() if name != _STEP}, h[_STEP]), (inputs,), inputs, static
-    )
-    return found if _STEP not in found and is_elementwise(leaf, hyperparameters, found) else set()
+    found = reads(leaf, (dynamic, now["step"]), dynamic, static)
+    return found if is_elementwise(leaf, hyperparameters, found) else set()
 
 
 def _read(
     problem: TrainingProblem,
-    optimizer: Optimizer,
+    settings: Sequence[Callable[..., Any]],
+    transform: OptaxOptimizer | None,
     arguments: Mapping[str, tuple[Any, ...]],
     dynamic: dict[str, Any],
     static: Static,
 ) -> set[str]:
-    """Return the hyperparameters that anything but a setting of one number reads."""
-    params, key, step = arguments["optimizer"][0], jax.random.key(0), jnp.int32(0)
+    """Return the hyperparameters that the problem's functions read, or the transformation, or one of these settings."""
+    params, key = arguments["optimizer"][0], jax.random.key(0)
     functions: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [(problem.batch, arguments["batches"])]
     functions += [(getattr(problem, n), arguments[n]) for n in _FUNCTIONS if getattr(problem, n) is not None]
-    functions += [
-        (leaf, (dynamic, step))
-        for _, leaf in optimizer.leaves()
-        if callable(leaf) and takes_hyperparameters(leaf) and not used_by(leaf, dynamic, static)
-    ]
-    transform = optimizer.transform
+    functions += [(setting, (dynamic, jnp.int32(0))) for setting in settings if takes_hyperparameters(setting)]
     if transform is not None:
         functions.append(
             (lambda h, g: optax_optimizers.transformed(transform, h, g, g, key), (dynamic, params)),

@@ -12,7 +12,7 @@ from hypergrad_search.checks import shown
 from hypergrad_search.hypergradient import Unrolled, evaluate
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.lifting import used_by
-from hypergrad_search.optimizers import Optimizer
+from hypergrad_search.optimizers import Optimizer, gives_arrays, takes_hyperparameters
 from hypergrad_search.problem import TrainingProblem, check_names
 from hypergrad_search.schedules import fit_warmup_cosine, warmup_cosine
 from hypergrad_search.space import Hyperparameters, Space
@@ -92,7 +92,12 @@ def schedules_of(problem: TrainingProblem, hyperparameters: Hyperparameters) -> 
 
 
 def used_at(leaf: Any, hyperparameters: Hyperparameters) -> set[str]:
-    """Return the hyperparameters that a leaf of a setting uses, of which some have a number for each place."""
+    """Return the hyperparameters that a leaf of a setting uses, of which some have a number for each place.
+
+    A function that computes with whole arrays, such as a table of the user's own, uses none.
+    """
+    if callable(leaf) and takes_hyperparameters(leaf) and not gives_arrays(leaf, hyperparameters):
+        return set()
     numbers = {name: np.ravel(x)[0] if np.ndim(x) == 2 else x for name, x in hyperparameters.items()}
     return used_by(leaf, *split(numbers))
 

@@ -44,8 +44,7 @@ _CONVERSIONS = (
     jax.errors.TracerIntegerConversionError,
 )
 
-#: JAX raises these where it cannot differentiate: a wrong kind, a conversion to a number, a missing rule.
-_UNDIFFERENTIABLE = (TypeError, ValueError, NotImplementedError)
+_UNDIFFERENTIABLE = (TypeError, ValueError, NotImplementedError)  # JAX's: a wrong kind, a conversion, a missing rule
 
 
 class FunctionError(ValueError):

@@ -8,6 +8,7 @@ from hypergrad_search.optimizers.rmsprop import rmsprop
 from hypergrad_search.optimizers.settings import (
     finest,
     gives_a_number,
+    gives_arrays,
     is_elementwise,
     leaves_of,
     resolve,
@@ -25,6 +26,7 @@ __all__ = [
     "ema",
     "finest",
     "gives_a_number",
+    "gives_arrays",
     "is_elementwise",
     "leaves_of",
     "muon",

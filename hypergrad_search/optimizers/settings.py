@@ -109,6 +109,11 @@ def gives_a_number(function: Callable[[Mapping[str, Any], Any], Any], hyperparam
     return _shapes(function, hyperparameters) == [()]
 
 
+def gives_arrays(function: Callable[[Mapping[str, Any], Any], Any], hyperparameters: Mapping[str, Any]) -> bool:
+    """Return whether a setting that is a function gives anything but numbers, as of hyperparameters with places."""
+    return any(shape != () for shape in _shapes(function, hyperparameters))
+
+
 def is_elementwise(
     function: Callable[[Mapping[str, Any], Any], Any], hyperparameters: Mapping[str, Any], names: Collection[str]
 ) -> bool:
@@ -183,7 +188,7 @@ def _resolve(
             for name, x in hyperparameters.items()
             if has_places(x, leaves, steps)
         }
-        if not by_place or all(shape == () for shape in _shapes(function, hyperparameters)):
+        if not by_place or not gives_arrays(function, hyperparameters):
             return over_steps(functools.partial(function, hyperparameters))
 
         def of_leaf(schedules: dict[str, jax.Array]) -> Any:

@@ -134,3 +134,18 @@ def test_a_summary_says_what_it_is_worth() -> None:
     assert summary.value != evaluate(run, h, key=key, method=Unrolled()).value
     with pytest.raises(ValueError, match="no setting of the optimizer uses a hyperparameter that is a schedule"):
         summarize_schedules(run, {**h, "rate": 0.1, "momentum": 0.5}, key=key)
+
+
+def test_a_table_that_a_function_looks_up_is_no_schedule() -> None:
+    run = replace(problem("rate"), optimizer=sgd("rate", lambda h, step: h["table"][0, step]))
+    h = {"rate": np.full((1, 10), 0.1), "l2": 1.0, "table": np.full((1, 10), 0.5)}
+    summary = summarize_schedules(run, h, key=jax.random.key(0))
+    assert summary.numbers.keys() == {"rate"}
+    assert summary.hyperparameters["table"] is h["table"]
+
+
+def test_a_schedule_that_a_setting_is_computed_from_becomes_its_mean() -> None:
+    run = replace(problem("rate"), optimizer=sgd("rate", lambda h, step: 1 - h["rest"]))
+    h = {"rate": 0.1, "l2": 1.0, "rest": np.linspace(0.1, 0.5, 10)[None]}
+    summary = summarize_schedules(run, h, key=jax.random.key(0))
+    assert summary.numbers == {"rest": {"constant": pytest.approx(0.3)}}

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hypergrad_optuna import HypergradSampler, Objective, attributes
@@ -108,10 +108,13 @@ def test_expected_improvement_is_that_of_draws() -> None:
 
 def trial(**gradient: float) -> FrozenTrial:
     """Return a trial of value 3 at x = 10 on a log scale from 1 to 100, and at y = 1, its upper bound."""
-    distributions = {"x": FloatDistribution(1.0, 100.0, log=True), "y": FloatDistribution(0.0, 1.0)}
+    distributions: dict[str, BaseDistribution] = {
+        "x": FloatDistribution(1.0, 100.0, log=True),
+        "y": FloatDistribution(0.0, 1.0),
+    }
     return create_trial(
         params={"x": 10.0, "y": 1.0},
-        distributions=distributions,  # type: ignore[arg-type]  # a dict is invariant
+        distributions=distributions,
         value=3.0,
         user_attrs={attributes.GRADIENT: gradient} if gradient else {},
     )
@@ -133,13 +136,13 @@ def test_tpe_follows_the_slopes_that_virtual_trials_show() -> None:
     def far(sampler: optuna.samplers.BaseSampler) -> float:
         """Return the mean coordinate of what is sampled after points of one value, all of which fall to the left."""
         study = optuna.create_study(sampler=sampler)
-        distributions = {"x": FloatDistribution(0.0, 1.0)}
+        distributions: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0)}
         for x in np.linspace(0.05, 0.95, 12):
             slope = {attributes.GRADIENT: {"x": float(x)}}
             study.add_trial(
-                create_trial(params={"x": float(x)}, distributions=distributions, value=1.0, user_attrs=slope)  # type: ignore[arg-type]
+                create_trial(params={"x": float(x)}, distributions=distributions, value=1.0, user_attrs=slope)
             )
-        return float(np.mean([study.ask(distributions).params["x"] for _ in range(20)]))  # type: ignore[arg-type]
+        return float(np.mean([study.ask(distributions).params["x"] for _ in range(20)]))
 
     assert far(virtual.VirtualTpe(0, 0.05)) != far(optuna.samplers.TPESampler(seed=0))
 
