@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hypergrad_search.checks import shown
@@ -96,10 +97,11 @@ def used_at(leaf: Any, hyperparameters: Hyperparameters) -> set[str]:
 
     A function that computes with whole arrays, such as a table of the user's own, uses none.
     """
-    if callable(leaf) and takes_hyperparameters(leaf) and not gives_arrays(leaf, hyperparameters):
+    dynamic, static = split(hyperparameters)
+    if callable(leaf) and takes_hyperparameters(leaf) and not gives_arrays(leaf, {**dynamic, **dict(static)}):
         return set()
-    numbers = {name: np.ravel(x)[0] if np.ndim(x) == 2 else x for name, x in hyperparameters.items()}
-    return used_by(leaf, *split(numbers))
+    numbers = {name: x[0, 0] if jnp.ndim(x) == 2 else x for name, x in dynamic.items()}
+    return used_by(leaf, numbers, static)
 
 
 def is_rate(setting: tuple[str, Any]) -> bool:
