@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hypergrad_search.checks import shown
@@ -100,7 +99,7 @@ def used_at(leaf: Any, hyperparameters: Hyperparameters) -> set[str]:
     dynamic, static = split(hyperparameters)
     if callable(leaf) and takes_hyperparameters(leaf) and not gives_arrays(leaf, {**dynamic, **dict(static)}):
         return set()
-    numbers = {name: x[0, 0] if jnp.ndim(x) == 2 else x for name, x in dynamic.items()}
+    numbers = {name: x[0, 0] if np.ndim(x) == 2 else x for name, x in dynamic.items()}
     return used_by(leaf, numbers, static)
 
 

@@ -25,25 +25,14 @@ from hypergrad_studies.readme_sections import has_section, rewritten
 from hypergrad_studies.report import table, write_report
 
 
-class Names(click.ParamType):  # type: ignore[type-arg]  # older clicks cannot be subscripted
-    """Names separated by commas."""
-
-    name = "NAME,..."
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
-        return [name.strip() for name in value.split(",") if name.strip()]
+def names_of(value: str) -> list[str]:
+    """Return the names in a text, which are separated by commas."""
+    return [name.strip() for name in value.split(",") if name.strip()]
 
 
-class Numbers(click.ParamType):  # type: ignore[type-arg]  # older clicks cannot be subscripted
-    """Numbers separated by commas, each converted by `each`; repetitions count once."""
-
-    name = "NUMBER,..."
-
-    def __init__(self, each: click.ParamType) -> None:  # type: ignore[type-arg]  # older clicks cannot be subscripted
-        self.each = each
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
-        return list(dict.fromkeys(self.each.convert(part.strip(), param, ctx) for part in value.split(",")))
+def numbers_of(each: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Return a function that returns the numbers in a text, each converted by `each`; repetitions count once."""
+    return lambda value: list(dict.fromkeys(each(part.strip()) for part in value.split(",")))
 
 
 def _known(names: Collection[str], known: Collection[str], option: str) -> None:
@@ -71,14 +60,16 @@ def cli() -> None:
 @click.option(
     "--problem",
     "problems",
-    type=Names(),
+    type=names_of,
+    metavar="NAME,...",
     multiple=True,
     default=["digits-mlp"],
     help=f"One or more of {', '.join(PROBLEMS)}.",
 )
 @click.option(
     "--methods",
-    type=Names(),
+    type=names_of,
+    metavar="NAME,...",
     help=f"By default all that the backend has and that can run on the problem, but for {', '.join(TRIED)}. "
     + "; ".join(f"{backend}: {', '.join(methods)}" for backend, methods in BACKENDS.items())
     + ".",
@@ -172,7 +163,8 @@ def report(out: Path) -> None:
 )
 @click.option(
     "--runs",
-    type=Numbers(click.IntRange(min=1)),
+    type=numbers_of(click.IntRange(min=1)),
+    metavar="NUMBER,...",
     default="25,50,100,200",
     show_default=True,
     help="Numbers of training runs.",
@@ -195,20 +187,28 @@ def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> 
 
 
 @cli.command()
-@click.option("--steps", type=Numbers(click.IntRange(min=1)), help="Training steps. [default: 100,300,1000,3000,10000]")
+@click.option(
+    "--steps",
+    type=numbers_of(click.IntRange(min=1)),
+    metavar="NUMBER,...",
+    help="Training steps. [default: 100,300,1000,3000,10000]",
+)
 @click.option(
     "--decays",
-    type=Numbers(click.FloatRange(1 / 256, 1, max_open=True)),
+    type=numbers_of(click.FloatRange(1 / 256, 1, max_open=True)),
+    metavar="NUMBER,...",
     help="Momentum, and Adam's b1. [default: 0.5,0.9,0.98,0.999]",
 )
 @click.option(
     "--widths",
-    type=Numbers(click.IntRange(min=1)),
+    type=numbers_of(click.IntRange(min=1)),
+    metavar="NUMBER,...",
     help="Widths of the two hidden layers. [default: 50,512,1700: 6,000, 300,000 and 3 million weights]",
 )
 @click.option(
     "--ways",
-    type=Names(),
+    type=names_of,
+    metavar="NAME,...",
     help="What to measure beside plain training. By default all of "
     + ", ".join(str(way) for way in measuring.WAYS if way.name != "plain")
     + ".",
