@@ -7,11 +7,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 # This comes before numpy is imported. Threads that wait for work by spinning slow down the other test processes a lot.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -110,3 +115,17 @@ def _keep_precision(request: pytest.FixtureRequest) -> Iterator[None]:
         sys.modules["jax"].config.update("jax_enable_x64", before)
         name = request.node.nodeid
         pytest.fail(f"{name} left jax_enable_x64 changed; use `with jax.enable_x64(...)`", pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator["Cluster"]:
+    """Yield two nodes of Ray on one machine, with one CPU each."""
+    from ray.cluster_utils import Cluster  # Ray takes seconds to import, and few tests need it
+
+    small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # Ray's children leave JAX alone
+        nodes: Any = Cluster(initialize_head=True, head_node_args=small)
+        nodes.add_node(**small)
+    yield nodes
+    nodes.shutdown()

@@ -23,6 +23,7 @@ from hypergrad_studies.papers import STUDIES, page, results
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.readme_sections import has_section, rewritten
 from hypergrad_studies.report import table, write_report
+from hypergrad_studies.workers import WorkerLost
 
 
 def names_of(value: str) -> list[str]:
@@ -393,7 +394,7 @@ def main(command: Callable[..., object] = cli) -> None:
         return
     except click.ClickException as error:
         message, code = error.format_message(), error.exit_code
-    except (data.MissingData, json_lines.BrokenRecords, records.OtherStudy, OSError) as error:
+    except (data.MissingData, json_lines.BrokenRecords, records.OtherStudy, WorkerLost, OSError) as error:
         message, code = str(error), 1
     except (click.Abort, KeyboardInterrupt):
         message, code = "stopped", 130

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -40,41 +40,41 @@ def spread(
     installed. A run whose worker is lost is made again from its seed by another one, and starts again. A worker gets
     each run's method as this process has it.
 
-    Raises `WorkerLost` where a run was lost `ATTEMPTS` times, and what a run itself raises.
+    Raises `WorkerLost` where a run, or a worker that starts, was lost `ATTEMPTS` times, and what a run itself raises.
     """
-    waiting, attempts = deque(jobs), dict.fromkeys(jobs, 0)
+    waiting, lost = deque(jobs), Counter[Job | None]()
     with _cluster(workers, address):
         most = int(ray.cluster_resources().get("CPU", 1)) if workers is None else workers  # type: ignore[no-untyped-call]  # Ray has no types here
-        idle = [_worker() for _ in range(min(most, len(jobs)))]
-        busy: dict[Any, tuple[Any, Job]] = {}
-        while waiting or busy:
+        # a worker without a run starts, and may never find a core where a node was lost
+        busy: dict[Any, tuple[Any, Job | None]] = dict(_start() for _ in range(min(most, len(jobs))))
+        idle: list[Any] = []
+        while waiting or any(job for _, job in busy.values()):
             while waiting and idle:
                 worker, job = idle.pop(), waiting.popleft()
-                attempts[job] += 1
                 method = methods.method(job.backend, job.key[1])
                 busy[worker.run.options(num_returns="streaming").remote(job, method)] = worker, job
                 on_start(job)
-            ready: list[Any]
-            ready, _ = ray.wait(list(busy), num_returns=1)
-            for stream in ready:
-                worker, job = busy[stream]
-                try:
-                    result: Record | Run = ray.get(next(stream))
-                except StopIteration:
-                    del busy[stream]
-                    idle.append(worker)
-                except RayActorError as error:
-                    del busy[stream]
-                    if attempts[job] == ATTEMPTS:
-                        reason = str(error).partition("\n")[0]
-                        raise WorkerLost(f"{job}: its worker was lost {ATTEMPTS} times ({reason})") from None
-                    waiting.append(job)
-                    idle.append(_worker())
-                else:
-                    if isinstance(result, Run):
-                        on_end(job, result)
-                    else:
-                        on_record(job, result)
+            ready: list[Any] = ray.wait(list(busy), num_returns=1)[0]
+            (found,) = ready
+            worker, of_worker = busy[found]
+            try:
+                result: Record | Run | None = ray.get(next(found) if of_worker else found)
+            except RayActorError as error:
+                del busy[found]
+                lost[of_worker] += 1
+                if lost[of_worker] == ATTEMPTS:
+                    what, reason = of_worker or "a worker that starts", str(error).partition("\n")[0]
+                    raise WorkerLost(f"{what}: its process was lost {ATTEMPTS} times ({reason})") from None
+                waiting.extend([of_worker] if of_worker else [])
+                busy |= [_start()]
+                continue
+            if of_worker and isinstance(result, Record):
+                on_record(of_worker, result)
+                continue
+            del busy[found]
+            idle.append(worker)
+            if of_worker and isinstance(result, Run):
+                on_end(of_worker, result)
 
 
 @contextlib.contextmanager
@@ -91,8 +91,10 @@ def _cluster(workers: int | None, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _worker() -> Any:
-    return ray.remote(_Worker).options(num_cpus=1).remote()
+def _start() -> tuple[Any, tuple[Any, None]]:
+    """Return a worker that starts, without a run, behind what is ready when it has started."""
+    worker: Any = ray.remote(_Worker).options(num_cpus=1).remote()
+    return worker.ready.remote(), (worker, None)
 
 
 class _Worker:
@@ -100,6 +102,9 @@ class _Worker:
 
     def __init__(self) -> None:
         os.environ["NPROC"] = "1"  # the number of threads that XLA computes with, which it reads when it starts
+
+    def ready(self) -> None:
+        """Return once the process has started."""
 
     def run(self, job: Job, method: Any) -> Iterator[Record | Run]:
         """Yield a run's records as they come, and then the run."""

@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +23,6 @@ pytestmark = pytest.mark.slow
 SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3, log=True)}
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Yield two nodes on one machine, with one CPU each."""
-    small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # Ray's children leave JAX alone
-        nodes: Any = Cluster(initialize_head=True, head_node_args=small)
-        nodes.add_node(**small)
-    yield nodes
-    nodes.shutdown()
-
-
 def problem() -> TrainingProblem:
     return TrainingProblem(
         init=lambda key, h: jnp.ones(2),
@@ -48,7 +34,7 @@ def problem() -> TrainingProblem:
     )
 
 
-def test_trials_descend_on_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
+def test_trials_descend_on_two_nodes(ray_cluster: Cluster, tmp_path: Path) -> None:
     searcher = HypergradSearch(SPACE, metric="loss", mode="min", seed=0)
     train, nodes = trainable(problem(), SPACE), tmp_path / "nodes"
     nodes.mkdir()
@@ -60,7 +46,7 @@ def test_trials_descend_on_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
             time.sleep(0.1)
         train(config)
 
-    ray.init(address=cluster.address, log_to_driver=False)
+    ray.init(address=ray_cluster.address, log_to_driver=False)
     try:
         analysis = tune.run(
             noting_its_node,
@@ -81,10 +67,10 @@ def test_trials_descend_on_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
     assert any(trial.parent for trial in searcher._observations.values())
 
 
-def test_killed_driver_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
+def test_killed_driver_goes_on_where_it_was(ray_cluster: Cluster, tmp_path: Path) -> None:
     def drive(name: str, *orders: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, Path(__file__).with_name("driver.py"), cluster.address, tmp_path, name, *orders],
+            [sys.executable, Path(__file__).with_name("driver.py"), ray_cluster.address, tmp_path, name, *orders],
             env={**os.environ, "TUNE_GLOBAL_CHECKPOINT_S": "0"},
             capture_output=True,
             text=True,

@@ -2,10 +2,14 @@
 
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import ray
 from optuna.samplers import RandomSampler
+from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from hypergrad_studies import records
@@ -56,7 +60,7 @@ def test_a_run_that_always_kills_its_process_ends_the_study(tmp_path: Path, monk
         return RandomSampler(setting.seed)
 
     monkeypatch.setitem(OPTUNA, "random", OptunaMethod(make))
-    with pytest.raises(WorkerLost, match="synthetic-quadratic random seed 0: its worker was lost 3 times"):
+    with pytest.raises(WorkerLost, match="synthetic-quadratic random seed 0: its process was lost 3 times"):
         compare(
             tmp_path,
             {"synthetic-quadratic": ["random"]},
@@ -67,3 +71,39 @@ def test_a_run_that_always_kills_its_process_ends_the_study(tmp_path: Path, monk
             workers=2,
         )
     assert records.finished(tmp_path) == set()
+
+
+@pytest.mark.slow
+def test_runs_of_a_node_that_is_lost_are_made_by_the_others(
+    ray_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node goes when both have begun; no core is left for another worker, and the first one makes all runs."""
+    begun, gone = tmp_path / "begun", tmp_path / "gone"
+    begun.mkdir()
+
+    def make(setting: Setting) -> RandomSampler:
+        class Waiting(RandomSampler):
+            def after_trial(self, study, trial, state, values) -> None:  # type: ignore[no-untyped-def]  # as Optuna's
+                (begun / ray.get_runtime_context().get_node_id()).touch()
+                while not gone.exists():
+                    time.sleep(0.1)
+
+        return Waiting(setting.seed)
+
+    def lose_a_node() -> None:
+        while len(list(begun.iterdir())) < 2:
+            time.sleep(0.1)
+        ray_cluster.remove_node(ray_cluster.worker_nodes.copy().pop(), allow_graceful=False)
+        gone.touch()
+
+    monkeypatch.setitem(OPTUNA, "random", OptunaMethod(make))
+    killer = threading.Thread(target=lose_a_node)
+    killer.start()
+    console = Console(quiet=True)
+    out = tmp_path / "out"
+    compare(out, RIVALS, budget=40, seeds=2, backend="optuna", console=console, address=ray_cluster.address)
+    killer.join()
+    study = records.Study.load(out)
+    assert study.runs is not None
+    assert len(study.runs) == 4
+    assert len(list(begun.iterdir())) == 2
