@@ -93,7 +93,8 @@ def cli() -> None:
 )
 @click.option(
     "--address",
-    help="A Ray cluster to spread runs over: auto, or ray://HOST:PORT. It must have this package installed.",
+    help="A Ray cluster, one of whose nodes this is, to spread runs over: auto, or HOST:PORT of its head. All nodes must "
+    "have this package installed.",
 )
 @click.option(
     "--out",
@@ -118,6 +119,8 @@ def compare(
     _known(names, BACKENDS[backend], f"--methods (with --backend {backend})")
     if backend == "ray" and (address is not None or workers not in (None, 1)):
         raise click.UsageError("--backend ray runs one search at a time, whose trials share the cores; use optuna")
+    if address is not None and address.startswith("ray://"):
+        raise click.UsageError(f"--address {address}: run this on a node of the cluster, with --address auto")
     console = Console()
     rivals: dict[str, list[str]] = {}
     for problem in chosen:
