@@ -93,8 +93,8 @@ def cli() -> None:
 )
 @click.option(
     "--address",
-    help="A Ray cluster, one of whose nodes this is, to spread runs over: auto, or HOST:PORT of its head. All nodes must "
-    "have this package installed.",
+    help="A Ray cluster, one of whose nodes this is, to spread runs over: auto, or HOST:PORT of its head. "
+    "All nodes must have this package installed.",
 )
 @click.option(
     "--out",
