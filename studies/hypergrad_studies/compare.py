@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hypergrad_studies import methods, records
-from hypergrad_studies.jobs import Job, carry_out
+from hypergrad_studies.jobs import Job, Trained, carry_out
 from hypergrad_studies.records import Plan, Record, Run
 from hypergrad_studies.view import View
 from hypergrad_studies.workers import spread
@@ -58,9 +58,10 @@ def compare(
         if address is not None or workers not in (None, 1):
             spread(jobs, workers, address, on_start=on_start, on_record=on_record, on_end=on_end)
             return
+        warm: list[Trained] = []
         for job in jobs:
             on_start(job)
-            on_end(job, carry_out(job, partial(on_record, job)))
+            on_end(job, carry_out(job, partial(on_record, job), warm))
 
 
 def _jobs(rivals: Mapping[str, Sequence[str]], seeds: int, backend: str, budget: int) -> Iterator[Job]:

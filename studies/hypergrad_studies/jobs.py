@@ -18,8 +18,8 @@ from hypergrad_studies.records import Key, Record, Run
 
 RUNNERS = {"optuna": optuna_backend.run, "ray": ray_backend.run}
 
-#: what this process has warmed up: problems, with how they are trained
-_WARM: list[tuple[str, Method, bool | None, Any]] = []
+#: a problem, and how it is trained: with which method, with lifts or without, and by which optimizer
+Trained = tuple[str, Method, bool | None, Any]
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,19 @@ class Job:
         return f"{problem} {method} seed {seed}"
 
 
-def carry_out(job: Job, on_record: Callable[[Record], None]) -> Run:
-    """Make a run; every trial goes to `on_record` when it is done. Compiling beforehand is no part of its seconds."""
+def carry_out(job: Job, on_record: Callable[[Record], None], warm: list[Trained]) -> Run:
+    """Make a run; every trial goes to `on_record` when it is done.
+
+    Compiling beforehand is no part of its seconds; `warm` has what was compiled so, and grows.
+    """
     problem, name, seed = job.key
     method = methods.method(job.backend, name)
     if isinstance(method, OptunaMethod):
         # refined hyperparameters may be trained anew, by the problem's own optimizer
         for how in (method.how,) if method.optimizer else (DEFAULT_METHOD, method.how):
-            if (problem, how, method.lifts, method.optimizer) not in _WARM:
+            if (problem, how, method.lifts, method.optimizer) not in warm:
                 warm_up(problem, method, how)
-                _WARM.append((problem, how, method.lifts, method.optimizer))
+                warm.append((problem, how, method.lifts, method.optimizer))
     trials = 0
 
     def count(record: Record) -> None:

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from hypergrad_studies import methods
-from hypergrad_studies.jobs import Job, carry_out
+from hypergrad_studies.jobs import Job, Trained, carry_out
 from hypergrad_studies.records import Record, Run
 
 #: how often a run is made again whose worker, or the node of it, was lost
@@ -102,6 +102,7 @@ class _Worker:
 
     def __init__(self) -> None:
         os.environ["NPROC"] = "1"  # the number of threads that XLA computes with, which it reads when it starts
+        self._warm: list[Trained] = []
 
     def ready(self) -> None:
         """Return once the process has started."""
@@ -113,7 +114,7 @@ class _Worker:
 
         def make() -> None:
             try:
-                results.put(carry_out(job, results.put))
+                results.put(carry_out(job, results.put, self._warm))
             except BaseException as error:  # it is raised again in the thread that waits
                 results.put(error)
 
