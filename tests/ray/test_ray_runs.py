@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -289,6 +290,13 @@ class PowerCut(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if len(trials) == 7 and not self.flag.exists():
             self.flag.touch()
+            # Ray copies its snapshots in the background; the cut comes between two of them, and not within one.
+            shutil.copytree(
+                trial.storage.experiment_driver_staging_path,
+                trial.storage.experiment_fs_path,
+                ignore=shutil.ignore_patterns("tmp-*", ".tmp*", "bowl_*"),
+                dirs_exist_ok=True,
+            )
             raise SystemExit("power cut")
 
 
