@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from hypergrad_studies.records import Key, Study
+from hypergrad_studies.spending import Budget
 from hypergrad_studies.statistics import History, by_problem, chosen, histories
 
 RESAMPLES = 2000
@@ -75,9 +76,9 @@ def _row(
 
 
 def _after(group: Sequence[History], budget: int) -> tuple[Interval | None, Interval | None]:
-    if any(h.budget is not None and h.budget < budget for h in group):
+    if any(h.budget is not None and h.budget.amount < budget for h in group):
         return None, None
-    best = [chosen(replace(h, budget=budget)) for h in group]
+    best = [chosen(replace(h, budget=Budget(budget))) for h in group]
     validation = [math.inf if record is None else record.value for record in best]
     test = [math.inf if record is None else record.test_value for record in best]
     known = [loss for loss in test if loss is not None]

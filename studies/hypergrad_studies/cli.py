@@ -16,13 +16,18 @@ from hypergrad_studies import bench as measuring
 from hypergrad_studies import bench_convolutions, bench_report, data, json_lines, records
 from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import doctor as examination
-from hypergrad_studies.compare import compare as run_comparison
-from hypergrad_studies.methods import BACKENDS, TRIED, obstacle
+from hypergrad_studies.comparison import CannotRun, who_can_run
+from hypergrad_studies.comparison import run as run_comparison
+from hypergrad_studies.loading import load
 from hypergrad_studies.overhead import measure as measure_overhead
 from hypergrad_studies.papers import STUDIES, page, results
+from hypergrad_studies.posing import backend_of, named
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.readme_sections import has_section, rewritten
-from hypergrad_studies.report import table, write_report
+from hypergrad_studies.report import table, verdicts, write_report
+from hypergrad_studies.rivals import BACKENDS, RIVALS, TRIED, Rival, of_factory
+from hypergrad_studies.spending import Budget, NoCost
+from hypergrad_studies.tasks import Task
 from hypergrad_studies.workers import WorkerLost
 
 
@@ -40,6 +45,30 @@ def _known(names: Collection[str], known: Collection[str], option: str) -> None:
     for name in names:
         if name not in known:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint=option)
+
+
+def _checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a converter whose `ValueError`s are errors of the option."""
+
+    def converted(value: str) -> Any:
+        try:
+            return convert(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return converted
+
+
+def _seeds(value: str) -> range:
+    """Return the seeds that a text states: their number, or the first one and the one after the last."""
+    first, colon, end = value.rpartition(":")
+    try:
+        seeds = range(int(first) if colon else 0, int(end))
+    except ValueError:
+        raise ValueError(f"must be a whole number, or FROM:TO such as 5:10, got {value!r}") from None
+    if not seeds or seeds.start < 0:
+        raise ValueError(f"must be at least one seed from 0, got {value!r}")
+    return seeds
 
 
 def _readme_option(section: str, more: str = ".") -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -65,26 +94,53 @@ def cli() -> None:
     metavar="NAME,...",
     multiple=True,
     default=["digits-mlp"],
-    help=f"One or more of {', '.join(PROBLEMS)}.",
+    help="One or more of your own, package.module:make or file.py:make, where make() returns (problem, space), an "
+    "objective of Optuna, or (trainable, space) of Ray Tune; or of "
+    f"{', '.join(PROBLEMS)}.",
 )
 @click.option(
     "--methods",
     type=names_of,
     metavar="NAME,...",
     help=f"By default all that the backend has and that can run on the problem, but for {', '.join(TRIED)}. "
-    + "; ".join(f"{backend}: {', '.join(methods)}" for backend, methods in BACKENDS.items())
+    + "; ".join(f"{b}: {', '.join(n for n, rival in RIVALS.items() if rival.runs_in(b))}" for b in BACKENDS)
     + ".",
 )
 @click.option(
-    "--budget",
-    type=click.IntRange(min=1),
-    default=5000,
-    show_default=True,
-    help="Gradient evaluations that each run may spend: "
-    f"a training step costs {TRAINING_STEP}, a step of the reverse pass {REVERSE_STEP}.",
+    "--method",
+    "own",
+    metavar="NAME=MODULE:FACTORY",
+    multiple=True,
+    help="A method of your own beside the others: the factory is called with seed=, and makes a sampler of Optuna or a "
+    "searcher of Ray Tune, as in qmc=optuna.samplers:QMCSampler. It may be given several times.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds.")
-@click.option("--backend", type=click.Choice(list(BACKENDS)), default="optuna", show_default=True)
+@click.option(
+    "--budget",
+    type=_checked(Budget.parse),
+    metavar="NUMBER|TIME",
+    default="5000",
+    show_default=True,
+    help="What each run may spend: a number of gradient evaluations "
+    f"(a training step costs {TRAINING_STEP}, a step of the reverse pass {REVERSE_STEP}), or a time such as 90s, "
+    "10min or 1h, which an objective needs that does not say its costs.",
+)
+@click.option(
+    "--seeds",
+    type=_checked(_seeds),
+    metavar="NUMBER|FROM:TO",
+    default="5",
+    show_default=True,
+    help="How many seeds, from 0; or from one to another, which is left out: 5:10 are five more.",
+)
+@click.option("--backend", type=click.Choice(BACKENDS), help="[default: ray for trainables of Ray Tune, else optuna]")
+@click.option(
+    "--direction",
+    type=click.Choice(["minimize", "maximize"]),
+    default="minimize",
+    show_default=True,
+    help="Of objectives and trainables of your own.",
+)
+@click.option("--metric", default="loss", show_default=True, help="What counts of a trainable's result.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -105,43 +161,37 @@ def cli() -> None:
 def compare(
     problems: tuple[list[str], ...],
     methods: list[str] | None,
-    budget: int,
-    seeds: int,
-    backend: str,
+    own: tuple[str, ...],
+    budget: Budget,
+    seeds: range,
+    backend: str | None,
+    direction: str,
+    metric: str,
     workers: int | None,
     address: str | None,
     out: Path,
 ) -> None:
     """Compare methods on problems at the same budget; run it again to continue where it was cut off."""
-    chosen = list(dict.fromkeys(name for names in problems for name in names))
-    names = list(dict.fromkeys(methods)) if methods else [n for n in BACKENDS[backend] if n not in TRIED]
-    _known(chosen, PROBLEMS, "--problem")
-    _known(names, BACKENDS[backend], f"--methods (with --backend {backend})")
-    if backend == "ray" and (address is not None or workers not in (None, 1)):
-        raise click.UsageError("--backend ray runs one search at a time, whose trials share the cores; use optuna")
     if address is not None and address.startswith("ray://"):
         raise click.UsageError(f"--address {address}: run this on a node of the cluster, with --address auto")
+    names = list(dict.fromkeys(name for each in problems for name in each))
+    tasks = [_task(name, direction, metric) for name in names]
+    hosts = {backend_of(task) for task in tasks} if backend is None else {backend}
+    if len(hosts) > 1:
+        raise click.UsageError("trainables of Ray Tune run in ray, the other problems in optuna; compare them apart")
+    (host,) = hosts
+    if host == "ray" and (address is not None or workers not in (None, 1)):
+        raise click.UsageError("--backend ray runs one search at a time, whose trials share the cores; use optuna")
     console = Console()
-    rivals: dict[str, list[str]] = {}
-    for problem in chosen:
-        obstacles = {name: obstacle(backend, name, problem) for name in names}
-        reasons = list(dict.fromkeys(reason for reason in obstacles.values() if reason))
-        rivals[problem] = [name for name, reason in obstacles.items() if not reason]
-        if reasons and (methods or not rivals[problem]):
-            raise click.UsageError(reasons[0])
-        for reason in reasons:
-            console.print(f"left out: {reason}", soft_wrap=True, markup=False, highlight=False)
+    rivals = _rivals(methods, own, host)
+    try:
+        able = {task: who_can_run(task, rivals, host, budget, console) for task in tasks}
+    except CannotRun as error:
+        raise click.UsageError(str(error)) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         run_comparison(
-            out,
-            rivals,
-            budget=budget,
-            seeds=seeds,
-            backend=backend,
-            console=console,
-            workers=workers,
-            address=address,
+            out, able, budget=budget, seeds=seeds, backend=host, console=console, workers=workers, address=address
         )
     except KeyboardInterrupt:
         raise click.ClickException(
@@ -150,11 +200,61 @@ def compare(
     _show(out, console)
 
 
+def _task(name: str, direction: str, metric: str) -> Task:
+    try:
+        return named(name, maximise=direction == "maximize", metric=metric)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--problem") from None
+
+
+def _rivals(methods: list[str] | None, own: tuple[str, ...], host: str) -> list[Rival]:
+    """Return the rivals that were named, and the user's own; none where all shall run.
+
+    With no others named, the user's own join all of the host's.
+    """
+    known = {name: rival for name, rival in (RIVALS | TRIED).items() if rival.runs_in(host)}
+    _known(methods or (), known, f"--methods (with --backend {host})")
+    users = [_own(text) for text in own]
+    if not methods and not users:
+        return []
+    return [known[name] for name in methods or RIVALS if name in known] + users
+
+
+def _own(text: str) -> Rival:
+    name, equals, reference = text.partition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"must be NAME=MODULE:FACTORY, got {text!r}", param_hint="--method")
+    if name in RIVALS | TRIED:
+        raise click.BadParameter(f"there is a method {name!r} already; choose another name", param_hint="--method")
+    try:
+        return of_factory(name, load(reference))
+    except ValueError as error:
+        raise click.BadParameter(f"{text}: {error}", param_hint="--method") from None
+
+
 @cli.command()
 @click.argument("out", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def report(out: Path) -> None:
     """Make the table and the report again, from the records in folder OUT."""
     _show(out, Console())
+
+
+@cli.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.argument(
+    "folders",
+    metavar="FROM...",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    nargs=-1,
+    required=True,
+)
+def merge(out: Path, folders: tuple[Path, ...]) -> None:
+    """Add the finished runs in folders FROM to folder OUT, as of other seeds or methods at the same budget."""
+    console = Console()
+    with records.held(out):
+        for folder in folders:
+            console.print(f"{records.merge(out, folder)} runs added from {folder}", soft_wrap=True)
+    _show(out, console)
 
 
 @cli.command()
@@ -180,7 +280,8 @@ def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> 
     tables: dict[str, list[after_budgets.Row]] = {}
     for folder in folders:
         study = records.Study.load(folder)
-        steps = {record.problem: PROBLEMS[record.problem]()[0].steps for record in study.records}
+        _known({record.problem for record in study.records}, PROBLEMS, str(folder))
+        steps = {record.problem: PROBLEMS[record.problem]().problem.steps for record in study.records}
         for problem, of_problem in after_budgets.rows(study, steps, runs).items():
             tables.setdefault(problem, []).extend(of_problem)
     content = after_budgets.markdown(tables, runs, command) + "\n"
@@ -386,7 +487,9 @@ def _rewrite(readme: Path, section: str, content: str) -> None:
 def _show(out: Path, console: Console) -> None:
     study = records.Study.load(out)
     console.width = max(console.width, 100)  # a narrower table would lose figures
-    console.print(table(study.records, study.runs))
+    console.print(table(*study.parts))
+    for found in verdicts(study).values():
+        console.print(str(found), soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {write_report(out)}")
 
 
@@ -397,7 +500,15 @@ def main(command: Callable[..., object] = cli) -> None:
         return
     except click.ClickException as error:
         message, code = error.format_message(), error.exit_code
-    except (data.MissingData, json_lines.BrokenRecords, records.OtherStudy, WorkerLost, OSError) as error:
+    except (
+        data.MissingData,
+        json_lines.BrokenRecords,
+        records.OtherStudy,
+        records.Busy,
+        NoCost,
+        WorkerLost,
+        OSError,
+    ) as error:
         message, code = str(error), 1
     except (click.Abort, KeyboardInterrupt):
         message, code = "stopped", 130

@@ -9,45 +9,51 @@ from typing import Any
 import jax
 
 from hypergrad_search import Method, evaluate
+from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.space import lifted, unlifted
-from hypergrad_studies import methods, optuna_backend, ray_backend
-from hypergrad_studies.methods import OptunaMethod
+from hypergrad_studies import optuna_backend, ray_backend
 from hypergrad_studies.problems import middle
 from hypergrad_studies.records import Key, Record, Run
+from hypergrad_studies.rivals import Rival
+from hypergrad_studies.spending import Budget
+from hypergrad_studies.tasks import ObjectiveTask, Task, TrainableTask, TrainingTask
 
-RUNNERS = {"optuna": optuna_backend.run, "ray": ray_backend.run}
-
-#: a problem, and how it is trained: with which method, with lifts or without, and by which optimizer
+#: a task's name, and how its problem is trained: with which method, with lifts or without, and by which optimizer
 Trained = tuple[str, Method, bool | None, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is to be made: which one, in which backend, and how many gradient evaluations it may spend."""
+    """A run that is to be made: of which rival, on which task, from which seed, in which host, with which budget."""
 
-    key: Key
+    task: Task
+    rival: Rival
+    seed: int
     backend: str
-    limit: int
+    budget: Budget
+
+    @property
+    def key(self) -> Key:
+        """What names the run."""
+        return self.task.name, self.rival.name, self.seed
 
     def __str__(self) -> str:
-        problem, method, seed = self.key
-        return f"{problem} {method} seed {seed}"
+        return f"{self.task.name} {self.rival.name} seed {self.seed}"
 
 
 def carry_out(job: Job, on_record: Callable[[Record], None], warm: list[Trained]) -> Run:
     """Make a run; every trial goes to `on_record` when it is done.
 
-    Compiling beforehand is no part of its seconds; `warm` has what was compiled so, and grows.
+    Compiling a training problem beforehand is no part of its seconds; `warm` has what was compiled so, and grows.
     """
-    problem, name, seed = job.key
-    method = methods.method(job.backend, name)
-    if isinstance(method, OptunaMethod):
+    task, rival = job.task, job.rival
+    if job.backend == "optuna" and isinstance(task, TrainingTask):
         # refined hyperparameters may be trained anew, by the problem's own optimizer
-        for how in (method.how,) if method.optimizer else (DEFAULT_METHOD, method.how):
-            if (problem, how, method.lifts, method.optimizer) not in warm:
-                warm_up(problem, method, how)
-                warm.append((problem, how, method.lifts, method.optimizer))
+        for how in (rival.how,) if rival.optimizer else (DEFAULT_METHOD, rival.how):
+            if (task.name, how, rival.lifts, rival.optimizer) not in warm:
+                warm_up(task, rival, how)
+                warm.append((task.name, how, rival.lifts, rival.optimizer))
     trials = 0
 
     def count(record: Record) -> None:
@@ -56,19 +62,40 @@ def carry_out(job: Job, on_record: Callable[[Record], None], warm: list[Trained]
         on_record(record)
 
     started = time.perf_counter()
-    fresh = RUNNERS[job.backend](problem, name, seed, job.limit, count)
-    return Run(problem, name, seed, job.limit, trials, round(time.perf_counter() - started, 4), fresh)
+    fresh = _search(job, count)
+    seconds = round(time.perf_counter() - started, 4)
+    return Run(
+        *job.key,
+        budget=job.budget.amount,
+        trials=trials,
+        wall_seconds=seconds,
+        fresh=fresh,
+        unit=job.budget.unit,
+        gradients=rival.gradients,
+        reseed=isinstance(task, TrainingTask) and task.reseed,
+    )
 
 
-def warm_up(problem_name: str, method: OptunaMethod, how: Method) -> None:
+def _search(job: Job, on_record: Callable[[Record], None]) -> tuple[float, ...]:
+    if job.backend == "ray":
+        assert not isinstance(job.task, ObjectiveTask)  # see `obstacle`
+        ray_backend.run(job.task, job.rival, job.seed, job.budget, on_record)
+        return ()
+    assert not isinstance(job.task, TrainableTask)
+    return optuna_backend.run(job.task, job.rival, job.seed, job.budget, on_record)
+
+
+def warm_up(task: TrainingTask, rival: Rival, how: Method) -> None:
     """Compile a problem beforehand, so that the first method's seconds do not include what all methods share.
 
-    A method with an optimizer of its own never wants a gradient. Integers and categoricals have their first values:
-    programs for others are compiled in the trials that need them.
+    A rival with an optimizer of its own never wants a gradient. Integers and categoricals have their first values:
+    programs for others are compiled in the trials that need them. A function compiles what it likes when it runs.
     """
-    problem, space = method.posed(problem_name)
-    for point in [middle(unlifted(space))] + ([middle(lifted(space))] if method.lifts else []):
-        for below in (-math.inf,) if method.optimizer else (math.inf, -math.inf):
+    problem, space = rival.posed(task)
+    if isinstance(problem, FunctionProblem):
+        return
+    for point in [middle(unlifted(space))] + ([middle(lifted(space))] if rival.lifts else []):
+        for below in (-math.inf,) if rival.optimizer else (math.inf, -math.inf):
             first = evaluate(problem, point, method=how, key=jax.random.key(0), gradient_below=below, space=space)
         if first.checkpoint is not None:
             evaluate(problem, point, method=how, key=jax.random.key(0), space=space, checkpoint=first.checkpoint)

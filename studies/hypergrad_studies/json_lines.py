@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -61,14 +61,14 @@ def from_document(document: Any, kind: type[_Record]) -> _Record:
     if not isinstance(document, dict):
         raise ValueError(f"must be a JSON object, got {_short(document)}")
     names = [field.name for field in fields(kind)]
-    for name in names:
-        if name not in document:
-            raise ValueError(f"field {name!r} is missing")
+    for field in fields(kind):
+        if field.name not in document and field.default is MISSING:  # of those that have one, old records lack some
+            raise ValueError(f"field {field.name!r} is missing")
     for name in document:
         if name not in names:
             raise ValueError(f"field {name!r} is unknown, expected {', '.join(names)}")
     types = get_type_hints(kind)
-    return kind(**{name: _typed(name, document[name], types[name]) for name in names})
+    return kind(**{name: _typed(name, value, types[name]) for name, value in document.items()})
 
 
 def append(path: Path, *records: "DataclassInstance") -> None:

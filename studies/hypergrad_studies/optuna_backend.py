@@ -1,10 +1,10 @@
-"""One run of a study inside Optuna: a method on a problem with a seed, until its budget is spent."""
+"""One run of a study inside Optuna: a rival on a task with a seed, until its budget is spent."""
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import jax
 import optuna
@@ -12,13 +12,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import Objective, attributes, hyperparameters_of
 from hypergrad_search import Status, evaluate
+from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.search.ask_tell import spread
 from hypergrad_search.space import as_given, centre, dimension
-from hypergrad_studies.methods import OPTUNA, Setting
-from hypergrad_studies.problems import NOISY
-from hypergrad_studies.records import FAILED, PRUNED, Record
+from hypergrad_studies.records import FAILED, PRUNED, Key, Record
+from hypergrad_studies.rivals import Rival, Setting
+from hypergrad_studies.spending import SECONDS, Budget, NoCost, plus
 from hypergrad_studies.statistics import History, chosen
+from hypergrad_studies.tasks import ObjectiveTask, TrainingTask
 
 #: How many keys, which no trial had, train once more at what a run has found.
 FRESH_KEYS = 5
@@ -27,77 +29,183 @@ _FIRST_FRESH = 2**31  # beyond the numbers of trials, which are folded into keys
 
 
 def run(
-    problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]
+    task: TrainingTask | ObjectiveTask, rival: Rival, seed: int, budget: Budget, on_record: Callable[[Record], None]
 ) -> tuple[float, ...]:
-    """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done.
+    """Search until the budget is spent; every trial goes to `on_record` when it is done.
 
-    Return the test losses at what the run has found, with fresh keys; none where there is no test loss, or the method
-    keeps weights of its own in place of training anew.
+    Return the test losses at what the run has found, with fresh keys; none where there is no test loss, the rival
+    keeps weights of its own in place of training anew, or the task is an objective.
+
+    Raises `NoCost`, and what an objective raises.
     """
-    method = OPTUNA[method_name]
-    problem, space = method.posed(problem_name)
-    searched = method.searched(space)
-    setting = Setting(seed, dimension(searched), problem.steps, budget)
+    assert rival.sampler is not None
+    trials: _Trials = (
+        _Objective(task) if isinstance(task, ObjectiveTask) else _Training(task, rival, jax.random.key(seed))
+    )
+    setting = Setting(seed, budget, trials.dimensions, trials.steps)
     study = optuna.create_study(
-        study_name=f"{problem_name} {method_name} {seed}",  # Hyperband draws brackets by it
-        sampler=method.sampler(setting),
-        pruner=method.pruner(setting),
+        study_name=f"{task.name} {rival.name} {seed}",  # Hyperband draws brackets by it
+        direction="maximize" if trials.maximise else "minimize",
+        sampler=rival.sampler(setting),
+        pruner=rival.pruner(setting),
     )
-    if method.centre:
-        study.enqueue_trial(centre(searched))
-    key = jax.random.key(seed)
-    suggest = Objective(problem, searched).suggest
-    objective = Objective(
-        problem,
-        space,
-        method=method.how,
-        key=key,
-        reseed=problem_name in NOISY,
-        report_every=method.report_every(problem.steps),
-    )
-    most = method.how.cost(problem, problem.steps)  # what a trial that failed may have spent
-    spent, seen = 0, list[Record]()
-    while spent < budget and len(seen) < method.trials:
+    if rival.centre:
+        study.enqueue_trial(trials.centre())
+    key: Key = (task.name, rival.name, seed)
+    spent, seen = _Spent(), list[Record]()
+    while spent.in_unit(budget) < budget.amount and len(seen) < rival.trials:
         asked = time.perf_counter()
         trial = study.ask()
-        suggested = suggest(trial)
-        hyperparameters = spread(space, suggested) if method.tied else suggested
+        point = trials.suggest(trial)
         evaluated = time.perf_counter()
-        value, state, error = None, TrialState.COMPLETE, None
+        value, state, error = None, None, None
         try:
-            value = objective.evaluate(trial, hyperparameters)
+            value = trials.evaluate(trial, point)
         except optuna.TrialPruned:
             state = TrialState.PRUNED
         except ArithmeticError as failure:
             state, error = TrialState.FAIL, str(failure)
         told = time.perf_counter()
-        ended = study.tell(trial, value, state=state)
+        ended = study.tell(trial, value, state=state)  # it has failed where the value is NaN, or none at all
         done = time.perf_counter()
+        cost = ended.user_attrs.get(attributes.COST, trials.most)
+        if cost is None and budget.unit != SECONDS:
+            raise NoCost(
+                f"{task.name}: trial {trial.number} does not say what it cost; report it, as in "
+                "report_gradient(trial, gradient, cost=...), or give the budget in seconds, as in 60s"
+            )
         record = Record(
-            problem=problem_name,
-            method=method_name,
-            seed=seed,
+            *key,
             trial=trial.number,
-            value=_loss(ended),
+            value=_loss(ended, maximise=trials.maximise),
             test_value=ended.user_attrs.get(attributes.TEST_LOSS),
-            gradient_evaluations=spent + int(ended.user_attrs.get(attributes.COST, most)),
+            gradient_evaluations=plus(spent.evaluations, cost),
             seconds=told - evaluated,
             ask_seconds=evaluated - asked,
             tell_seconds=done - told,
             status=_status(ended),
-            error=error or ended.user_attrs.get(attributes.MESSAGE),
+            error=error or ended.user_attrs.get(attributes.MESSAGE) or _no_value(ended, value),
             cross_validated=ended.user_attrs.get(attributes.CROSS_VALIDATED),
         )
-        if method.retrains and record.sound:
-            record = _retrained(record, objective, ended)
-        spent = record.gradient_evaluations
+        record = trials.recorded(record, ended)
+        spent = spent.after(record)
         seen.append(record)
         on_record(record)
-    best = chosen(History((problem_name, method_name, seed), tuple(seen), budget))
-    if best is None or method.how.continues or problem.test_loss is None:
+    best = chosen(History(key, tuple(seen), budget))
+    return () if best is None else trials.fresh(study.trials[best.trial])
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """What a run has spent so far; `evaluations` is None where a trial did not say."""
+
+    evaluations: int | float | None = 0
+    seconds: float = 0.0
+
+    def in_unit(self, budget: Budget) -> float:
+        """Return it in the budget's unit."""
+        return self.seconds if budget.unit == SECONDS else self.evaluations or 0
+
+    def after(self, record: Record) -> "_Spent":
+        """Return it after one more trial."""
+        seconds = self.seconds + record.seconds + record.ask_seconds + record.tell_seconds
+        return _Spent(record.gradient_evaluations, seconds)
+
+
+class _Trials(Protocol):
+    """How the trials of a task are run.
+
+    - `dimensions`, `steps`: as in `Setting`.
+    - `most`: what a trial costs that does not say, as one that failed; None where nobody knows.
+    """
+
+    maximise: bool
+    dimensions: int | None
+    steps: int | None
+    most: float | None
+
+    def centre(self) -> dict[str, Any]:
+        """Return the centre of the space, as the sampler sees it."""
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        """Let the sampler choose."""
+
+    def evaluate(self, trial: optuna.Trial, point: Any) -> float | None:
+        """Return the value at what was chosen."""
+
+    def recorded(self, record: Record, trial: FrozenTrial) -> Record:
+        """Return the record as it is kept."""
+
+    def fresh(self, trial: FrozenTrial) -> tuple[float, ...]:
+        """Return the test losses at a trial's hyperparameters, with fresh keys."""
+
+
+class _Training(_Trials):
+    """Trials of a training problem, whose choice and evaluation are timed each."""
+
+    maximise = False
+
+    def __init__(self, task: TrainingTask, rival: Rival, key: jax.Array) -> None:
+        self._rival = rival
+        self._problem, self._space = rival.posed(task)
+        self._searched = rival.searched(self._space)
+        self.dimensions, self.steps = dimension(self._searched), self._problem.steps
+        self._suggesting = Objective(self._problem, self._searched)
+        function = isinstance(self._problem, FunctionProblem)
+        self._objective = Objective(
+            self._problem,
+            self._space,
+            method=None if function else rival.how,
+            key=None if function else key,
+            reseed=task.reseed,
+            report_every=None if function else rival.reports(self.steps),
+        )
+        self.most = self._objective.hosted.method.cost(self._problem, self.steps)
+
+    def centre(self) -> dict[str, Any]:
+        return centre(self._searched)
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        return self._whole(self._suggesting.suggest(trial))
+
+    def evaluate(self, trial: optuna.Trial, point: dict[str, Any]) -> float:
+        return self._objective.evaluate(trial, point)
+
+    def recorded(self, record: Record, trial: FrozenTrial) -> Record:
+        return _retrained(record, self._objective, trial) if self._rival.retrains and record.sound else record
+
+    def fresh(self, trial: FrozenTrial) -> tuple[float, ...]:
+        if self._rival.how.continues or isinstance(self._problem, FunctionProblem) or self._problem.test_loss is None:
+            return ()
+        return fresh_losses(self._objective, self._whole(hyperparameters_of(trial)))
+
+    def _whole(self, chosen: dict[str, Any]) -> dict[str, Any]:
+        return spread(self._space, chosen) if self._rival.tied else chosen
+
+
+class _Objective(_Trials):
+    """Trials of a user's own objective, which chooses as it goes."""
+
+    dimensions = steps = most = None
+
+    def __init__(self, task: ObjectiveTask) -> None:
+        self._objective = task.objective
+        self.maximise = task.maximise
+
+    def centre(self) -> dict[str, Any]:
+        raise NotImplementedError("the space of an objective is not known beforehand")
+
+    def suggest(self, trial: optuna.Trial) -> None:
+        return None
+
+    def evaluate(self, trial: optuna.Trial, point: None) -> float | None:
+        return self._objective(trial)
+
+    def recorded(self, record: Record, trial: FrozenTrial) -> Record:
+        return record
+
+    def fresh(self, trial: FrozenTrial) -> tuple[float, ...]:
         return ()
-    found = hyperparameters_of(study.trials[best.trial])
-    return fresh_losses(objective, spread(space, found) if method.tied else found)
 
 
 def fresh_losses(objective: Objective, hyperparameters: dict[str, Any]) -> tuple[float, ...]:
@@ -116,14 +224,20 @@ def fresh_losses(objective: Objective, hyperparameters: dict[str, Any]) -> tuple
     return tuple(losses)
 
 
-def _loss(trial: FrozenTrial) -> float:
+def _loss(trial: FrozenTrial, *, maximise: bool) -> float:
     # the value of a pruned trial is that of its last report
-    return math.inf if trial.state is not TrialState.COMPLETE or trial.value is None else trial.value
+    if trial.state is not TrialState.COMPLETE or trial.value is None:
+        return math.inf
+    return -trial.value if maximise else trial.value
 
 
 def _status(trial: FrozenTrial) -> str:
     unfinished = {TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
     return unfinished.get(trial.state) or str(trial.user_attrs.get(attributes.STATUS, Status.OK))
+
+
+def _no_value(trial: FrozenTrial, value: Any) -> str | None:
+    return f"the objective returned {value!r}" if trial.state is TrialState.FAIL else None
 
 
 def _retrained(record: Record, objective: Objective, trial: FrozenTrial) -> Record:
@@ -141,7 +255,7 @@ def _retrained(record: Record, objective: Objective, trial: FrozenTrial) -> Reco
         record,
         value=evaluation.value,
         test_value=evaluation.test_loss,
-        gradient_evaluations=record.gradient_evaluations + int(evaluation.cost.gradient_evaluations),
+        gradient_evaluations=(record.gradient_evaluations or 0) + int(evaluation.cost.gradient_evaluations),
         seconds=record.seconds + time.perf_counter() - started,
         status=str(evaluation.status),
         error=evaluation.message or None,

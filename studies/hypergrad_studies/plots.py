@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from hypergrad_studies.spending import GRADIENT_EVALUATIONS
 from hypergrad_studies.statistics import (
     Array,
     Band,
@@ -84,11 +85,10 @@ def curves(runs: Sequence[History], look: Mapping[str, Style], identifier: str) 
     # The legend lists the best first, as the table does.
     methods = sorted(by_method, key=lambda m: quartiles([final(run) for run in by_method[m]]).median)
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, curve, label in (
-        (panels[0], by_gradient_evaluations, "gradient evaluations"),
-        (panels[1], by_seconds, "work: evaluating, asking, telling (s)"),
-    ):
+    costs = [(by_gradient_evaluations, GRADIENT_EVALUATIONS)] if all(run.counted for run in runs) else []
+    costs += [(by_seconds, "work: evaluating, asking, telling (s)")]
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for axes, (curve, label) in zip(panels, costs, strict=True):
         bands = {method: band([curve(run) for run in by_method[method]]) for method in methods}
         _draw_bands(axes, bands, look)
         axes.set_xlabel(label)

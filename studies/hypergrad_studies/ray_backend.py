@@ -1,4 +1,4 @@
-"""One run of a study inside Ray Tune: a method on a problem with a seed, until its budget is spent."""
+"""One run of a study inside Ray Tune: a rival on a task with a seed, until its budget is spent."""
 
 import contextlib
 import logging
@@ -6,7 +6,8 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,42 +18,58 @@ from ray.tune.search import Searcher
 
 from hypergrad_ray import param_space, trainable
 from hypergrad_ray.trainable import RUNNING
-from hypergrad_studies.methods import RAY
-from hypergrad_studies.problems import posed
-from hypergrad_studies.records import FAILED, PRUNED, Record
+from hypergrad_search import Space
+from hypergrad_search.from_function import FunctionProblem
+from hypergrad_search.space import dimension
+from hypergrad_studies.records import FAILED, PRUNED, Key, Record
+from hypergrad_studies.rivals import Rival, Setting
+from hypergrad_studies.spending import SECONDS, Budget, NoCost, plus
+from hypergrad_studies.tasks import TrainableTask, TrainingTask
 
 CPUS = 2  # so many trials run at once on every machine; otherwise asynchronous methods could not be compared
 
 
-def run(
-    problem_name: str, method_name: str, seed: int, budget: int, on_record: Callable[[Record], None]
-) -> tuple[float, ...]:
-    """Search until `budget` gradient evaluations are spent; every trial goes to `on_record` when it is done.
+@dataclass(frozen=True)
+class Trials:
+    """How the trials of a task are run.
 
-    Return no losses of fresh keys, which are measured inside Optuna alone.
+    - `space`: the space of a training problem.
+    - `domains`: the space in Ray's own terms.
+    - `steps`: the steps of a training problem.
+    - `most`: what a trial costs that does not say, as one that failed; None where nobody knows.
     """
-    method = RAY[method_name]
-    problem, space = posed(problem_name, lifts=bool(method.lifts))
-    searcher = method.searcher(space, seed)
+
+    trainable: Any
+    space: Space | None
+    domains: Mapping[str, Any]
+    metric: str = "loss"
+    maximise: bool = False
+    steps: int | None = None
+    most: float | None = None
+
+
+def run(
+    task: TrainingTask | TrainableTask, rival: Rival, seed: int, budget: Budget, on_record: Callable[[Record], None]
+) -> None:
+    """Search until the budget is spent; every trial goes to `on_record` when it is done."""
+    trials = _of_users(task) if isinstance(task, TrainableTask) else training(task, rival, seed)
+    dimensions = None if trials.space is None else dimension(trials.space)
+    setting = Setting(seed, budget, dimensions, trials.steps, trials.metric, trials.maximise)
+    assert rival.searcher is not None
+    searcher = rival.searcher(setting, trials.space)
     # random search is no Searcher: it is neither asked nor told
     timed = Timed(searcher) if isinstance(searcher, Searcher) else None
-    most = method.how.cost(problem, problem.steps)  # what a trial that failed may have spent
-    recorder = Recorder(problem_name, method_name, seed, most, timed, on_record)
+    recorder = Recorder((task.name, rival.name, seed), trials, timed, on_record)
+    knows = rival.own_space and trials.space is not None
     _start()
     with tempfile.TemporaryDirectory() as folder:
         tune.run(
-            trainable(
-                problem,
-                space,
-                method=method.how,
-                key=jax.random.key(seed),
-                report_every=method.report_every(problem.steps),
-            ),
-            config=None if method.own_space else param_space(space),
-            metric="loss",
-            mode="min",
+            trials.trainable,
+            config=None if knows else dict(trials.domains),
+            metric=trials.metric,
+            mode="max" if trials.maximise else "min",
             search_alg=timed or searcher,
-            scheduler=method.scheduler and method.scheduler(problem.steps),
+            scheduler=None if rival.scheduler is None or trials.steps is None else rival.scheduler(trials.steps),
             num_samples=-1,
             max_concurrent_trials=CPUS if timed else None,
             reuse_actors=True,
@@ -62,7 +79,22 @@ def run(
             stop=BudgetStopper(recorder, budget),
             verbose=0,
         )
-    return ()
+
+
+def _of_users(task: TrainableTask) -> Trials:
+    return Trials(task.trainable, None, task.param_space, task.metric, task.maximise)
+
+
+def training(task: TrainingTask, rival: Rival, seed: int) -> Trials:
+    """Return how the trials of a training problem are run."""
+    problem, space = task.posed(lifts=bool(rival.lifts))
+    if isinstance(problem, FunctionProblem):
+        return Trials(trainable(problem, space), space, param_space(space), steps=problem.steps, most=1.0)
+    trains = trainable(
+        problem, space, method=rival.how, key=jax.random.key(seed), report_every=rival.reports(problem.steps)
+    )
+    most = rival.how.cost(problem, problem.steps)
+    return Trials(trains, space, param_space(space), steps=problem.steps, most=most)
 
 
 class Timed(Searcher):
@@ -100,22 +132,12 @@ class Timed(Searcher):
 
 
 class Recorder(tune.Callback):
-    """Turns Ray's trials into records, in the order in which they end; `spent` counts their gradient evaluations.
+    """Turns Ray's trials into records, in the order in which they end, and counts what they have spent."""
 
-    A trial that does not report its gradient evaluations is charged `most`.
-    """
-
-    def __init__(
-        self,
-        problem: str,
-        method: str,
-        seed: int,
-        most: float,
-        timed: Timed | None,
-        on_record: Callable[[Record], None],
-    ) -> None:
-        self.spent = 0
-        self._problem, self._method, self._seed, self._most = problem, method, seed, most
+    def __init__(self, key: Key, trials: Trials, timed: Timed | None, on_record: Callable[[Record], None]) -> None:
+        self.evaluations: int | float | None = 0
+        self.seconds = 0.0
+        self._key, self._of = key, trials
         self._timed, self._on_record = timed, on_record
         self._trials = 0
 
@@ -124,6 +146,9 @@ class Recorder(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record a trial that ended, by itself or because a scheduler stopped it, perhaps before its first report."""
+        if self._of.space is None:  # a user's own
+            self._record(trial, "ok" if self._of.metric in trial.last_result else PRUNED, None)
+            return
         status = trial.last_result.get("status", RUNNING)
         self._record(trial, PRUNED if status == RUNNING else status, trial.last_result.get("message"))
 
@@ -133,31 +158,34 @@ class Recorder(tune.Callback):
 
     def _record(self, trial: Trial, status: str, error: str | None) -> None:
         result = trial.last_result
-        self.spent += int(result.get("gradient_evaluations", self._most))
-        self._on_record(
-            Record(
-                problem=self._problem,
-                method=self._method,
-                seed=self._seed,
-                trial=self._trials,
-                value=math.inf if status in (PRUNED, FAILED) else float(result["loss"]),
-                test_value=result.get("test_loss"),
-                gradient_evaluations=self.spent,
-                seconds=float(result.get("seconds", result.get("time_total_s", 0.0))),
-                ask_seconds=self._timed.asking.get(trial.trial_id, 0.0) if self._timed else 0.0,
-                tell_seconds=self._timed.telling.get(trial.trial_id, 0.0) if self._timed else 0.0,
-                status=status,
-                error=error or None,
-                cross_validated=result.get("cross_validated"),
-            )
+        cost = result.get("gradient_evaluations", self._of.most)
+        self.evaluations = plus(self.evaluations, cost)
+        record = Record(
+            *self._key,
+            trial=self._trials,
+            value=math.inf if status in (PRUNED, FAILED) else self._loss(result),
+            test_value=result.get("test_loss"),
+            gradient_evaluations=self.evaluations,
+            seconds=float(result.get("seconds", result.get("time_total_s", 0.0))),
+            ask_seconds=self._timed.asking.get(trial.trial_id, 0.0) if self._timed else 0.0,
+            tell_seconds=self._timed.telling.get(trial.trial_id, 0.0) if self._timed else 0.0,
+            status=status,
+            error=error or None,
+            cross_validated=result.get("cross_validated"),
         )
+        self.seconds += record.seconds + record.ask_seconds + record.tell_seconds
+        self._on_record(record)
         self._trials += 1
+
+    def _loss(self, result: Mapping[str, Any]) -> float:
+        value = float(result[self._of.metric])
+        return -value if self._of.maximise else value
 
 
 class BudgetStopper(tune.Stopper):
     """Ends a run when its trials have spent the budget."""
 
-    def __init__(self, recorder: Recorder, budget: int) -> None:
+    def __init__(self, recorder: Recorder, budget: Budget) -> None:
         self._recorder, self._budget = recorder, budget
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -165,8 +193,15 @@ class BudgetStopper(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the budget is spent."""
-        return self._recorder.spent >= self._budget
+        """Return whether the budget is spent. Raises `NoCost` where it cannot be known."""
+        if self._budget.unit == SECONDS:
+            return self._recorder.seconds >= self._budget.amount
+        if self._recorder.evaluations is None:
+            raise NoCost(
+                "a trial does not say what it cost; report it as 'gradient_evaluations', or give the budget in "
+                "seconds, as in 60s"
+            )
+        return self._recorder.evaluations >= self._budget.amount
 
 
 def _start() -> None:
@@ -176,6 +211,7 @@ def _start() -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our records are the log
     with contextlib.redirect_stdout(None):
         ray.init(
+            address="local",  # whatever RAY_ADDRESS says
             num_cpus=CPUS,
             include_dashboard=False,
             log_to_driver=False,

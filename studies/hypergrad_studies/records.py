@@ -7,14 +7,19 @@ A study's folder holds three files, written in this order; each line is one of `
 - `runs.jsonl`: one `Run` a line, for each run that finished. A run that has no line here was cut off.
 """
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from filelock import FileLock, Timeout
+
 from hypergrad_search import Status
 from hypergrad_studies import json_lines
 from hypergrad_studies.json_lines import BrokenRecords
+from hypergrad_studies.spending import GRADIENT_EVALUATIONS, Budget
 
 Key = tuple[str, str, int]
 """What names a run: problem, method, seed."""
@@ -27,6 +32,10 @@ FAILED = "failed"
 
 SOUND = frozenset({Status.OK, Status.EXPLODED})
 """The statuses of trials whose value is sound. Where a gradient exploded, the gradient alone is useless."""
+
+
+class Busy(RuntimeError):
+    """Another process writes into the folder. The message is one line and says what to do."""
 
 
 class OtherStudy(ValueError):
@@ -45,8 +54,8 @@ class Record:
     """Validation loss; may be infinite."""
     test_value: float | None
     """Test loss at the same point, or None where the problem has none."""
-    gradient_evaluations: int
-    """What the run has spent when this trial ends; the gradient of one minibatch counts as 1."""
+    gradient_evaluations: int | float | None
+    """What the run has spent when this trial ends; the gradient of one minibatch counts as 1. None: nobody says."""
     seconds: float
     """Wall seconds that evaluating this trial took."""
     ask_seconds: float
@@ -78,21 +87,31 @@ class Record:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that finished, with `trials` records, and that could spend `budget` gradient evaluations."""
+    """A run that finished, with `trials` records, and that could spend `budget` of its `unit`."""
 
     problem: str
     method: str
     seed: int
-    budget: int
+    budget: int | float
     trials: int
     wall_seconds: float
     fresh: tuple[float, ...] = ()
     """Test losses of training at what the run has found, with keys that no trial had; none where there are none."""
+    unit: str = GRADIENT_EVALUATIONS
+    gradients: bool = False
+    """Whether the method is one of ours, which follow gradients."""
+    reseed: bool = False
+    """Whether each trial had a seed of its own."""
 
     @property
     def key(self) -> Key:
         """What names the run."""
         return self.problem, self.method, self.seed
+
+    @property
+    def limit(self) -> Budget:
+        """What the run could spend."""
+        return Budget(self.budget, self.unit)
 
 
 @dataclass(frozen=True)
@@ -100,7 +119,13 @@ class Plan:
     """What must stay the same when a study is continued: the host, and the budget as the user stated it."""
 
     backend: str
-    budget: int
+    budget: int | float
+    unit: str = GRADIENT_EVALUATIONS
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What the command line calls it."""
+        return {"backend": self.backend, "budget": Budget(self.budget, self.unit).option}
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,11 @@ class Study:
 
     records: tuple[Record, ...]
     runs: tuple[Run, ...] | None = None
+
+    @property
+    def parts(self) -> tuple[tuple[Record, ...], tuple[Run, ...] | None]:
+        """Records and runs, as the functions of a report take them."""
+        return self.records, self.runs
 
     @classmethod
     def load(cls, out: Path) -> Self:
@@ -127,6 +157,34 @@ class Study:
         return cls(tuple(records), tuple(runs))
 
 
+@contextlib.contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Keep other processes from writing into folder `out`, which is made. Raises `Busy` where one does already."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise Busy(f"another process is writing into {out}; wait for it, or choose another --out") from None
+    with lock:
+        lock.release()  # of the two times that it is held now
+        yield
+
+
+def merge(out: Path, folder: Path) -> int:
+    """Add the finished runs of a study in `folder` that folder `out` lacks, and return how many they are.
+
+    Raises `OtherStudy` where the two have different plans, and `BrokenRecords`.
+    """
+    (plan,) = json_lines.read(folder / "plan.json", Plan)
+    done, other = begin(out, plan), Study.load(folder)
+    new = [run for run in other.runs or () if run.key not in done]
+    for run in new:
+        add(out, *(record for record in other.records if record.key == run.key))
+        finish(out, run)
+    return len(new)
+
+
 def begin(out: Path, plan: Plan) -> set[Key]:
     """Start the study `plan` in folder `out`, or continue it, and return the runs that need not run again.
 
@@ -142,12 +200,12 @@ def begin(out: Path, plan: Plan) -> set[Key]:
     plans = json_lines.read(path, Plan)
     if len(plans) != 1:
         raise BrokenRecords(f"{path}: must hold one line, got {len(plans)}; choose another --out")
-    for name in ("backend", "budget"):
-        before, now = getattr(plans[0], name), getattr(plan, name)
-        if before != now:
+    before, now = plans[0].options, plan.options
+    for name in before:
+        if before[name] != now[name]:
             raise OtherStudy(
-                f"{out} holds a study with {name} {before}, which cannot continue with {name} {now}; "
-                f"choose another --out, or --{name} {before}"
+                f"{out} holds a study with {name} {before[name]}, which cannot continue with {name} {now[name]}; "
+                f"choose another --out, or --{name} {before[name]}"
             )
     keep_finished(out)
     return finished(out)

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from hypergrad_studies import plots
 from hypergrad_studies.pages import render
-from hypergrad_studies.problems import NOISY
 from hypergrad_studies.records import Key, Record, Run, Study
+from hypergrad_studies.spending import GRADIENT_EVALUATIONS, Budget
 from hypergrad_studies.statistics import (
     History,
     Quartiles,
@@ -32,6 +32,7 @@ from hypergrad_studies.statistics import (
     win_rate,
     without_result,
 )
+from hypergrad_studies.verdict import Verdict, verdict
 
 COLUMNS = (
     "method",
@@ -83,7 +84,7 @@ class _Endings:
 @dataclass(frozen=True)
 class _Section:
     problem: str
-    verdict: str
+    words: list[str]
     budgets: str
     rows: list[_Row]
     curves: Markup
@@ -120,6 +121,12 @@ def table(records: Sequence[Record], runs: Sequence[Run] | None = None) -> Table
     return view
 
 
+def verdicts(study: Study) -> dict[str, Verdict]:
+    """Return by problem whether search by hypergradients pays; a problem without ours or without others has none."""
+    found = {problem: verdict(runs) for problem, runs in by_problem(histories(*study.parts)).items()}
+    return {problem: of_problem for problem, of_problem in found.items() if of_problem is not None}
+
+
 def write_report(out: Path) -> Path:
     """Write `report.html` into the study's folder `out`, and return its path. Raises `BrokenRecords`.
 
@@ -131,6 +138,7 @@ def write_report(out: Path) -> Path:
     left_out = unfinished(study.records, study.runs)
     problems = sorted({run.key[0] for run in runs} | {key[0] for key in left_out})
     groups = by_problem(runs)
+    found = verdicts(study)
     page = render(
         "report.html",
         name=out.resolve().name,
@@ -139,6 +147,7 @@ def write_report(out: Path) -> Path:
             _section(
                 problem,
                 groups.get(problem, []),
+                found.get(problem),
                 [record for record in study.records if record.problem == problem],
                 [key for key in left_out if key[0] == problem],
                 look,
@@ -158,6 +167,7 @@ def write_report(out: Path) -> Path:
 def _section(
     problem: str,
     runs: list[History],
+    found: Verdict | None,
     records: list[Record],
     left_out: list[Key],
     look: Mapping[str, plots.Style],
@@ -168,7 +178,8 @@ def _section(
     validation, test = finals(runs), final_tests(runs)
     return _Section(
         problem,
-        _verdict(rows, validation) + (_OF_NOISE if rows and problem in NOISY else ""),
+        ([] if found is None else [str(found)])
+        + [_winner(rows, validation) + (_OF_NOISE if any(run.reseed for run in runs) else "")],
         _budgets(runs),
         [_Row(_cells(row), _best(row, rows), look[row.method].colour) for row in rows],
         Markup(plots.curves(runs, look, identifier + "a") if runs else ""),
@@ -184,7 +195,7 @@ def _section(
     )
 
 
-def _verdict(rows: Sequence[Summary], validation: Mapping[str, Mapping[int, float]]) -> str:
+def _winner(rows: Sequence[Summary], validation: Mapping[str, Mapping[int, float]]) -> str:
     """Say which method won, by how much, at which cost, and whether it may be chance."""
     if not rows:
         return "No run has finished."
@@ -193,8 +204,7 @@ def _verdict(rows: Sequence[Summary], validation: Mapping[str, Mapping[int, floa
         return "No method has a finite median validation loss."
     text = (
         f"{best.method} has the lowest median validation loss, {_losses(best)}, for "
-        f"{_count(best.gradient_evaluations)} gradient evaluations and "
-        f"{_seconds(best.seconds + best.ask_tell_seconds)} s of work a run."
+        f"{_costs(best)}{_seconds(best.seconds + best.ask_tell_seconds)} s of work a run."
     )
     if others:
         (p,) = (c.holm for c in compare(validation) if {c.first, c.second} == {best.method, others[0].method})
@@ -208,20 +218,21 @@ def _verdict(rows: Sequence[Summary], validation: Mapping[str, Mapping[int, floa
     return text
 
 
+def _costs(row: Summary) -> str:
+    return "" if row.gradient_evaluations is None else f"{_count(row.gradient_evaluations)} {GRADIENT_EVALUATIONS} and "
+
+
 def _losses(row: Summary) -> str:
     test = f" (test {_loss(row.test.median)})" if row.test else ""
     return _loss(row.validation.median) + test
 
 
 def _budgets(runs: Iterable[History]) -> str:
-    methods: dict[int | None, set[str]] = defaultdict(set)
+    methods: dict[Budget | None, set[str]] = defaultdict(set)
     for run in runs:
         methods[run.budget].add(run.key[1])
-    parts = [
-        f"{', '.join(sorted(methods[budget]))}: {'no limit' if budget is None else _count(budget)}"
-        for budget in sorted(methods, key=lambda budget: budget or 0)
-    ]
-    return "; ".join(parts)
+    ordered = sorted(methods, key=lambda budget: 0 if budget is None else budget.amount)
+    return "; ".join(f"{', '.join(sorted(methods[budget]))}: {budget or 'no limit'}" for budget in ordered)
 
 
 def _pairs(measure: str, losses: Mapping[str, Mapping[int, float]]) -> _Pairs:
@@ -285,7 +296,7 @@ def _cells(row: Summary) -> tuple[str, ...]:
         str(row.validation.n),
         _quartiles(row.validation),
         _quartiles(row.test),
-        _count(row.gradient_evaluations),
+        "\N{EN DASH}" if row.gradient_evaluations is None else _count(row.gradient_evaluations),
         _seconds(row.seconds),
         _seconds(row.ask_tell_seconds),
         str(row.failures),

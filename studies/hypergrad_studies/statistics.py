@@ -16,17 +16,25 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from hypergrad_studies.records import Key, Record, Run
+from hypergrad_studies.spending import SECONDS, Budget
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class History:
-    """One run: its trials in the order finished, and its budget in gradient evaluations (None: no limit)."""
+    """One run: its trials in the order finished, its budget (None: no limit), and what `Run` says of it."""
 
     key: Key
     trials: tuple[Record, ...]
-    budget: int | None = None
+    budget: Budget | None = None
+    gradients: bool = False
+    reseed: bool = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether the gradient evaluations of all trials are known."""
+        return all(trial.gradient_evaluations is not None for trial in self.trials)
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Summary:
     method: str
     validation: Quartiles
     test: Quartiles | None
-    gradient_evaluations: float
+    gradient_evaluations: float | None
     seconds: float
     ask_tell_seconds: float
     failures: int
@@ -97,12 +105,13 @@ class Summary:
 def histories(records: Iterable[Record], runs: Sequence[Run] | None = None) -> list[History]:
     """Return the finished runs, sorted by key; all runs where `runs` is None. A run may have no trials at all."""
     trials: dict[Key, list[Record]] = defaultdict(list)
-    for record in records:
+    for record in sorted(records, key=lambda record: record.trial):
         trials[record.key].append(record)
-    budgets = dict.fromkeys(trials) if runs is None else {run.key: run.budget for run in runs}
+    if runs is None:
+        return [History(key, tuple(trials[key])) for key in sorted(trials)]
     return [
-        History(key, tuple(sorted(trials[key], key=lambda t: (t.gradient_evaluations, t.trial))), budgets[key])
-        for key in sorted(budgets)
+        History(run.key, tuple(trials[run.key]), run.limit, run.gradients, run.reseed)
+        for run in sorted(runs, key=lambda run: run.key)
     ]
 
 
@@ -119,26 +128,29 @@ def without_result(runs: Iterable[History]) -> list[Key]:
 
 def losses(run: History) -> Array:
     """Return the validation loss of each trial that counts, and +inf for the others. The shape is (trials,)."""
-    limit = math.inf if run.budget is None else run.budget
-    return np.array(
-        [
-            t.value if t.sound and math.isfinite(t.value) and t.gradient_evaluations <= limit else math.inf
-            for t in run.trials
-        ],
-        dtype=np.float64,
-    )
+    spent = _seconds(run) if run.budget is not None and run.budget.unit == SECONDS else _evaluations(run)
+    within = spent <= (math.inf if run.budget is None else run.budget.amount)
+    values = np.array([t.value if t.sound and math.isfinite(t.value) else math.inf for t in run.trials], np.float64)
+    return np.where(within, values, math.inf)
+
+
+def _evaluations(run: History) -> Array:
+    """Return the gradient evaluations spent when each trial ended; 0 where they are not known."""
+    return np.array([t.gradient_evaluations or 0 for t in run.trials], np.float64)
+
+
+def _seconds(run: History) -> Array:
+    return np.cumsum([t.seconds + t.ask_seconds + t.tell_seconds for t in run.trials], dtype=np.float64)
 
 
 def by_gradient_evaluations(run: History) -> Curve:
     """Return the best validation loss so far against the gradient evaluations that the run has spent."""
-    spent = np.array([t.gradient_evaluations for t in run.trials], dtype=np.float64)
-    return Curve(spent, np.minimum.accumulate(losses(run)))
+    return Curve(_evaluations(run), np.minimum.accumulate(losses(run)))
 
 
 def by_seconds(run: History) -> Curve:
     """Return the best validation loss so far against the seconds of evaluating, asking and telling, over all trials."""
-    spent = np.cumsum([t.seconds + t.ask_seconds + t.tell_seconds for t in run.trials], dtype=np.float64)
-    return Curve(spent, np.minimum.accumulate(losses(run)))
+    return Curve(_seconds(run), np.minimum.accumulate(losses(run)))
 
 
 def chosen(run: History) -> Record | None:
@@ -277,7 +289,7 @@ def _summary(runs: list[History], validation: Mapping[int, float], test: Mapping
         method,
         quartiles(list(validation.values())),
         quartiles(list(test.values())) if test else None,
-        float(np.median([max((t.gradient_evaluations for t in run.trials), default=0) for run in runs])),
+        float(np.median([max(_evaluations(run), default=0) for run in runs])) if all(r.counted for r in runs) else None,
         float(np.median([sum(t.seconds for t in run.trials) for run in runs])),
         float(np.median([sum(t.ask_seconds + t.tell_seconds for t in run.trials) for run in runs])),
         failures(trials),

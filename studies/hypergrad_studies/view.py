@@ -22,6 +22,7 @@ from rich.table import Table
 
 from hypergrad_studies.jobs import Job
 from hypergrad_studies.records import Record, Run
+from hypergrad_studies.spending import SECONDS
 
 
 class View:
@@ -43,6 +44,7 @@ class View:
         self._total = self._progress.add_task("all runs", total=len(jobs))
         self._running: dict[Job, TaskID] = {}
         self._best: dict[Job, float] = {}
+        self._seconds: dict[Job, float] = {}
         self._ended: dict[tuple[str, str], list[float]] = defaultdict(list)
         self._live = Live(console=console, get_renderable=self.shown, refresh_per_second=4, transient=True)
 
@@ -60,14 +62,16 @@ class View:
     def start(self, job: Job) -> None:
         """Show that a run has begun, perhaps once more."""
         self._remove(job)
-        self._best[job] = math.inf
-        self._running[job] = self._progress.add_task(str(job), total=job.limit)
+        self._best[job], self._seconds[job] = math.inf, 0.0
+        self._running[job] = self._progress.add_task(str(job), total=job.budget.amount)
 
     def show(self, job: Job, record: Record) -> None:
         """Show how far a run is."""
         if record.sound:
             self._best[job] = min(self._best[job], record.value)
-        self._progress.update(self._running[job], completed=min(record.gradient_evaluations, job.limit))
+        self._seconds[job] += record.seconds + record.ask_seconds + record.tell_seconds
+        spent = self._seconds[job] if job.budget.unit == SECONDS else record.gradient_evaluations or 0
+        self._progress.update(self._running[job], completed=min(spent, job.budget.amount))
 
     def end(self, job: Job, run: Run) -> None:
         """Show that a run has ended."""

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
-from hypergrad_studies import methods
 from hypergrad_studies.jobs import Job, Trained, carry_out
 from hypergrad_studies.records import Record, Run
+from hypergrad_studies.spending import Budget
 
 #: how often a run is made again whose worker, or the node of it, was lost
 ATTEMPTS = 3
@@ -37,8 +37,8 @@ def spread(
     """Make runs in so many processes at once, with one core each; None takes all cores.
 
     The processes are on this machine, or on the nodes of the Ray cluster at `address`, where this package must be
-    installed. A run whose worker is lost is made again from its seed by another one, and starts again. A worker gets
-    each run's method as this process has it.
+    installed. A run whose worker is lost is made again from its seed by another one, and starts again. Workers get
+    tasks and rivals as this process has them, once each.
 
     Raises `WorkerLost` where a run, or a worker that starts, was lost `ATTEMPTS` times, and what a run itself raises.
     """
@@ -48,11 +48,13 @@ def spread(
         # a worker without a run starts, and may never find a core where a node was lost
         busy: dict[Any, tuple[Any, Job | None]] = dict(_start() for _ in range(min(most, len(jobs))))
         idle: list[Any] = []
+        sent = {id(part): ray.put(part) for job in jobs for part in (job.task, job.rival)}
         while waiting or any(job for _, job in busy.values()):
             while waiting and idle:
                 worker, job = idle.pop(), waiting.popleft()
-                method = methods.method(job.backend, job.key[1])
-                busy[worker.run.options(num_returns="streaming").remote(job, method)] = worker, job
+                parts = sent[id(job.task)], sent[id(job.rival)]
+                run = worker.run.options(num_returns="streaming")
+                busy[run.remote(parts, job.seed, job.backend, job.budget)] = worker, job
                 on_start(job)
             ready: list[Any] = ray.wait(list(busy), num_returns=1)[0]
             (found,) = ready
@@ -68,6 +70,8 @@ def spread(
                 waiting.extend([of_worker] if of_worker else [])
                 busy |= [_start()]
                 continue
+            except RayTaskError as error:  # what the run itself raised, with a report of where
+                raise error.cause from error
             if of_worker and isinstance(result, Record):
                 on_record(of_worker, result)
                 continue
@@ -103,13 +107,17 @@ class _Worker:
     def __init__(self) -> None:
         os.environ["NPROC"] = "1"  # the number of threads that XLA computes with, which it reads when it starts
         self._warm: list[Trained] = []
+        self._kept: dict[Any, Any] = {}  # what was sent, so that each task stays one object and compiles once
 
     def ready(self) -> None:
         """Return once the process has started."""
 
-    def run(self, job: Job, method: Any) -> Iterator[Record | Run]:
-        """Yield a run's records as they come, and then the run."""
-        methods.REGISTRIES[job.backend][job.key[1]] = method
+    def run(self, parts: tuple[Any, Any], seed: int, backend: str, budget: Budget) -> Iterator[Record | Run]:
+        """Yield a run's records as they come, and then the run; `parts` are its task and its rival, as sent."""
+        for part in parts:
+            if part not in self._kept:
+                self._kept[part] = ray.get(part)
+        job = Job(self._kept[parts[0]], self._kept[parts[1]], seed, backend, budget)
         results: queue.SimpleQueue[Record | Run | BaseException] = queue.SimpleQueue()
 
         def make() -> None:

@@ -1,4 +1,4 @@
-"""A new method or strategy is one file and one entry in a table; nothing else needs to know of it."""
+"""A new method or strategy is one file and one rival; nothing else needs to know of it."""
 
 import math
 from collections.abc import Collection
@@ -15,9 +15,8 @@ from hypergrad_search.hypergradient import Request, judge, outer_losses, split
 from hypergrad_search.search import Observation, Proposal, Strategy
 from hypergrad_search.space import Hyperparameters, Space, dimension, gradient_to_unit, to_unit
 from hypergrad_search.training import train_in_floats
-from hypergrad_studies import methods, records
-from hypergrad_studies.compare import compare
-from hypergrad_studies.methods import GradientMethod
+from hypergrad_studies import Rival, compare
+from hypergrad_studies.rivals import by_gradients
 
 
 @dataclass(frozen=True)
@@ -81,18 +80,15 @@ class SteepestDescent(Strategy[Best]):
 
 
 @pytest.mark.parametrize(
-    "entry",
-    [GradientMethod(how=ForwardDifferences()), GradientMethod(strategy=SteepestDescent())],
+    "toy",
+    [by_gradients("toy", how=ForwardDifferences()), by_gradients("toy", strategy=SteepestDescent())],
     ids=["method", "strategy"],
 )
-def test_an_entry_in_the_table_is_all_that_a_comparison_needs(
-    entry: GradientMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(methods.OPTUNA, "toy", entry.in_optuna())
-    rivals = {"synthetic-quadratic": ["toy", "random"]}
-    compare(tmp_path, rivals, budget=60, seeds=1, backend="optuna", console=Console(quiet=True))
-    found = records.Study.load(tmp_path).records
-    toy, random = ([r.value for r in found if r.method == name] for name in ("toy", "random"))
+def test_a_rival_is_all_that_a_comparison_needs(toy: Rival, tmp_path: Path) -> None:
+    quiet = Console(quiet=True)
+    compared = compare("synthetic-quadratic", budget=60, methods=[toy, "random"], seeds=1, out=tmp_path, console=quiet)
+    found = compared.study.records
+    ours, random = ([r.value for r in found if r.method == name] for name in ("toy", "random"))
     assert {r.status for r in found} == {"ok"}
-    assert min(toy) < toy[0]  # it descended
-    assert len(toy) < len(random)  # and paid for its gradients
+    assert min(ours) < ours[0]  # it descended
+    assert len(ours) < len(random)  # and paid for its gradients

@@ -10,20 +10,17 @@ import optuna
 import pytest
 
 from hypergrad_optuna import Objective
-from hypergrad_search import Float, Fold, Reversible, Status, Unrolled, evaluate, lift_settings
+from hypergrad_search import Float, Fold, Reversible, Status, Unrolled, evaluate
 from hypergrad_search.problem import check_problem
 from hypergrad_search.space import dimension, lifted, unlifted
 from hypergrad_studies.data import MissingData, mnist
 from hypergrad_studies.networks import Split, cross_entropy, network, normal_network
 from hypergrad_studies.problems import (
-    NOISY,
     PROBLEMS,
-    can_lift,
     digits,
     digits_labels,
     digits_mixed,
     middle,
-    posed,
     text_mlp,
 )
 from hypergrad_studies.problems.synthetic import FUNCTIONS
@@ -61,13 +58,13 @@ def test_the_table_of_dimensions_is_whole() -> None:
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_a_problem_has_as_many_numbers_as_the_table_says(name: str) -> None:
-    problem, space = PROBLEMS[name]()
+    task = PROBLEMS[name]()
     plain, with_lifts = DIMENSIONS[name]
-    assert dimension(space) == plain
+    assert dimension(task.space) == plain
     if name.startswith("mnist"):
         _needs_mnist()  # to see what the losses read
-    assert dimension(lifted(lift_settings(problem, space))) == with_lifts
-    assert can_lift(name) == (plain < with_lifts)
+    assert dimension(lifted(task.liftable)) == with_lifts
+    assert task.can_lift == (plain < with_lifts)
 
 
 def _needs_mnist() -> None:
@@ -85,7 +82,7 @@ def _needs_mnist() -> None:
 def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
     if name.startswith("mnist"):
         _needs_mnist()
-    problem, space = posed(name)
+    problem, space = PROBLEMS[name]().posed()
     check_problem(problem, space)
     result = evaluate(problem, middle(space), key=jax.random.key(0), space=space)
     assert result.status == Status.OK
@@ -104,7 +101,7 @@ def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
 def test_gradients_of_both_exact_methods_agree(name: str) -> None:
     if name.startswith("mnist"):
         _needs_mnist()
-    problem, space = posed(name)
+    problem, space = PROBLEMS[name]().posed()
     methods = (Reversible(), Unrolled())
     found, other = (evaluate(problem, middle(space), key=jax.random.key(0), space=space, method=m) for m in methods)
     assert found.gradient is not None
@@ -116,7 +113,7 @@ def test_gradients_of_both_exact_methods_agree(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cancer-mlp", "digits-mixed", pytest.param("digits-adamw", marks=pytest.mark.slow)])
 def test_lifted_problems_train_alike_and_hold_back_a_fold(name: str) -> None:
-    problem, space = posed(name, lifts=True)
+    problem, space = PROBLEMS[name]().posed(lifts=True)
     point, numbers = middle(lifted(space)), middle(unlifted(space))
     fold = Fold(0, of=4)
     result = evaluate(problem, point, key=jax.random.key(0), fold=fold, space=space)
@@ -137,11 +134,11 @@ def test_lifted_problems_train_alike_and_hold_back_a_fold(name: str) -> None:
 
 
 def test_a_problem_is_posed_without_lifts_or_with_them() -> None:
-    plain, space = posed("digits-mlp")
-    whole, lifts = posed("digits-mlp", lifts=True)
+    plain, space = PROBLEMS["digits-mlp"]().posed()
+    whole, lifts = PROBLEMS["digits-mlp"]().posed(lifts=True)
     assert space == unlifted(lifts) != lifts
-    assert posed("digits-mlp")[0] is plain is whole  # or it would compile anew
-    assert posed("digits-noisy")[0] is plain
+    assert PROBLEMS["digits-mlp"]().posed()[0] is plain is whole  # or it would compile anew
+    assert PROBLEMS["digits-noisy"]().posed()[0] is plain
 
 
 EXAMPLES = {
@@ -165,7 +162,7 @@ EXAMPLES = {
 def test_outer_losses_are_those_of_examples(name: str) -> None:
     if name.startswith("mnist"):
         _needs_mnist()
-    problem, space = posed(name)
+    problem, space = PROBLEMS[name]().posed()
     point = middle(space)
     params = jax.eval_shape(lambda: problem.init(jax.random.key(0), point))
     assert problem.test_loss is not None
@@ -174,13 +171,13 @@ def test_outer_losses_are_those_of_examples(name: str) -> None:
 
 
 def test_a_synthetic_problem_has_one_loss() -> None:
-    problem, space = posed("synthetic-quadratic")
+    problem, space = PROBLEMS["synthetic-quadratic"]().posed()
     point = middle(space)
     assert problem.valid_loss(problem.init(jax.random.key(0), point), point).shape == ()
 
 
 def test_the_mixed_problem_takes_its_activation_and_width_from_the_hyperparameters() -> None:
-    problem, space = posed("digits-mixed")
+    problem, space = PROBLEMS["digits-mixed"]().posed()
     for width in (1, 3):
         point = middle(space) | {"width": width}
         layers = jax.eval_shape(lambda point=point: problem.init(jax.random.key(0), point))
@@ -213,8 +210,8 @@ def test_cross_entropy_is_the_negative_log_likelihood_of_each_class() -> None:
 
 
 def test_a_noisy_problem_differs_from_trial_to_trial() -> None:
-    (name,) = NOISY
-    problem, space = posed(name)
+    (name,) = (name for name, make in PROBLEMS.items() if make().reseed)
+    problem, space = PROBLEMS[name]().posed()
     study = optuna.create_study()
     for reseed in (False, True):
         objective = Objective(problem, space, reseed=reseed)
@@ -229,7 +226,7 @@ def named(point: np.ndarray) -> dict[str, float]:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_optimum_of_a_synthetic_problem_is_known(name: str) -> None:
     function, low, high, best = FUNCTIONS[name]
-    problem, _ = posed(f"synthetic-{name}")
+    problem, _ = PROBLEMS[f"synthetic-{name}"]().posed()
     assert evaluate(problem, named(best), key=jax.random.key(0)).value == pytest.approx(0, abs=1e-6)
     assert ((low < best) & (best < high)).all()
     points = np.random.default_rng(0).uniform(low, high, (1000, len(best)))
@@ -238,7 +235,7 @@ def test_the_optimum_of_a_synthetic_problem_is_known(name: str) -> None:
 
 def slopes(name: str, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the gradient that is reported at a point, and finite differences in float64."""
-    problem, _ = posed(f"synthetic-{name}")
+    problem, _ = PROBLEMS[f"synthetic-{name}"]().posed()
     gradient = evaluate(problem, named(point), key=jax.random.key(0)).gradient
     assert gradient is not None
     reported = np.array([gradient[name] for name in named(point)])
@@ -293,7 +290,7 @@ def test_three_in_ten_training_labels_are_wrong_and_an_image_of_weight_0_does_no
     train = digits.splits()[0]
     right = digits_labels.labels() == train.labels
     assert [int(right.sum()), int((~right).sum())] == [700, 300]
-    problem, space = posed("digits-labels")
+    problem, space = PROBLEMS["digits-labels"]().posed()
     point = middle(space) | {"weight": right.astype(np.float32), "l2": 0.0}
     key = jax.random.key(0)
     params = problem.init(key, point)

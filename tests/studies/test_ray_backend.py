@@ -1,11 +1,15 @@
 """Trials of Ray become records, whatever they report; without a cluster."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from hypergrad_studies.ray_backend import BudgetStopper, Recorder
+from hypergrad_studies.problems import PROBLEMS
+from hypergrad_studies.ray_backend import BudgetStopper, Recorder, training
 from hypergrad_studies.records import Record
+from hypergrad_studies.rivals import RIVALS
+from hypergrad_studies.spending import Budget
 
 
 def trial(**result: Any) -> Any:
@@ -14,8 +18,9 @@ def trial(**result: Any) -> Any:
 
 def test_trials_are_recorded_in_the_order_in_which_they_end() -> None:
     seen: list[Record] = []
-    recorder = Recorder("digits", "asha", 3, 400.0, None, seen.append)
-    stopper = BudgetStopper(recorder, 1050)
+    trials = replace(training(PROBLEMS["cancer-mlp"](), RIVALS["asha"], 0), most=400.0)
+    recorder = Recorder(("digits", "asha", 3), trials, None, seen.append)
+    stopper = BudgetStopper(recorder, Budget(1050))
     sound = {"loss": 0.5, "test_loss": 0.6, "gradient_evaluations": 100.0, "seconds": 1.5}
     recorder.on_trial_complete(0, [], trial(**sound, status="ok"))
     recorder.on_trial_complete(0, [], trial(**sound | {"gradient_evaluations": 10.0}, status="running"))

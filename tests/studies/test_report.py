@@ -32,7 +32,8 @@ def save(out: Path, records: list[Record], unfinished: frozenset[int] = frozense
         add(out, record)
     for key in dict.fromkeys(record.key for record in records):
         if key[2] not in unfinished:
-            finish(out, Run(*key, budget=2000, trials=sum(r.key == key for r in records), wall_seconds=1.0))
+            trials = sum(r.key == key for r in records)
+            finish(out, Run(*key, 2000, trials, wall_seconds=1.0, reseed=key[0] == "digits-noisy"))
     return Study.load(out)
 
 

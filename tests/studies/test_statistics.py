@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hypergrad_studies.records import Record, Run
+from hypergrad_studies.spending import Budget
 from hypergrad_studies.statistics import (
     Comparison,
     Curve,
@@ -67,7 +68,7 @@ def trials(
 
 
 def history(values: Sequence[float], budget: int | None = None, tests: Sequence[float | None] | None = None) -> History:
-    return History(("digits", "tpe", 0), tuple(trials(values, tests=tests)), budget)
+    return History(("digits", "tpe", 0), tuple(trials(values, tests=tests)), None if budget is None else Budget(budget))
 
 
 def test_best_so_far_steps_down_at_each_cost() -> None:
@@ -126,8 +127,8 @@ def test_histories_sort_keep_empty_runs_and_leave_out_unfinished() -> None:
     done = [Run("digits", "tpe", 0, 15, 2, 1.0), Run("digits", "gp", 0, 15, 0, 1.0)]
     records = [late, early, *trials([0.1], seed=9)]
     assert histories(records, done) == [
-        History(("digits", "gp", 0), (), 15),
-        History(("digits", "tpe", 0), (early, late), 15),
+        History(("digits", "gp", 0), (), Budget(15)),
+        History(("digits", "tpe", 0), (early, late), Budget(15)),
     ]
     assert unfinished(records, done) == [("digits", "tpe", 9)]
     assert unfinished(records) == []

@@ -13,9 +13,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hypergrad_optuna import HypergradSampler, Objective, attributes
 from hypergrad_search import evaluate
 from hypergrad_studies import optuna_backend
-from hypergrad_studies.methods import TRIED
-from hypergrad_studies.problems import middle, posed
+from hypergrad_studies.problems import PROBLEMS, middle
 from hypergrad_studies.records import Record
+from hypergrad_studies.rivals import RIVALS, TRIED
+from hypergrad_studies.spending import Budget
 from hypergrad_studies.tried import gradient_gp, half_horizon, halving, virtual
 from hypergrad_studies.tried.gradient_gp import Covariance, Explore, Rows
 from hypergrad_studies.tried.seen import Seen
@@ -25,7 +26,7 @@ LENGTHS = np.array([0.4, 1.0, 2.0])
 
 def run(problem: str, method: str, budget: int) -> list[Record]:
     seen: list[Record] = []
-    optuna_backend.run(problem, method, 0, budget, seen.append)
+    optuna_backend.run(PROBLEMS[problem](), (RIVALS | TRIED)[method], 0, Budget(budget), seen.append)
     return seen
 
 
@@ -148,7 +149,7 @@ def test_tpe_follows_the_slopes_that_virtual_trials_show() -> None:
 
 
 def test_halving_charges_no_step_twice() -> None:
-    problem, space = posed("digits-mlp")
+    problem, space = PROBLEMS["digits-mlp"]().posed()
     sampler = HypergradSampler(explorer=halving.HalvingTpe(seed=0), strategy=Explore(share=0.0))
     study = optuna.create_study(sampler=sampler, pruner=halving.HalvingPruner(100))
     study.optimize(Objective(problem, space, report_every=25), n_trials=40)
@@ -185,7 +186,7 @@ def test_a_stopped_trial_goes_on_once_it_is_among_the_best_third() -> None:
 
 
 def test_half_a_horizon_has_the_whole_value_and_half_of_the_gradient() -> None:
-    problem, space = posed("digits-mlp")
+    problem, space = PROBLEMS["digits-mlp"]().posed()
     key, point = jax.random.key(0), middle(space)
     found = evaluate(problem, point, method=half_horizon.HalfHorizon(), key=key, space=space)
     whole = evaluate(problem, point, key=key, space=space, gradient_below=-math.inf)

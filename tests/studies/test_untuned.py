@@ -13,8 +13,8 @@ import pytest
 from hypergrad_search import Unrolled, evaluate
 from hypergrad_search.space import centre
 from hypergrad_studies import untuned
-from hypergrad_studies.methods import OPTUNA
-from hypergrad_studies.problems import posed
+from hypergrad_studies.problems import PROBLEMS
+from hypergrad_studies.rivals import RIVALS
 
 STEPS = 7
 Judged = Callable[[Any, Any], Any]
@@ -53,10 +53,10 @@ def test_the_rate_of_prodigy_falls_to_zero() -> None:
 
 
 def test_the_optimizer_takes_the_place_of_the_problems_own() -> None:
-    problem, space = OPTUNA["dowg"].posed("digits-mlp")
-    own, own_space = posed("digits-mlp")
+    problem, space = RIVALS["dowg"].posed(PROBLEMS["digits-mlp"]())
+    own, own_space = PROBLEMS["digits-mlp"]().posed()
     assert (problem.train_loss, space) == (own.train_loss, own_space)
-    assert OPTUNA["dowg"].posed("digits-mlp")[0] is problem
+    assert RIVALS["dowg"].posed(PROBLEMS["digits-mlp"]())[0] is problem
     values = [
         evaluate(
             problem,

@@ -5,10 +5,14 @@ import io
 from rich.console import Console
 
 from hypergrad_studies.jobs import Job
+from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.records import Record, Run
+from hypergrad_studies.rivals import RIVALS
+from hypergrad_studies.spending import Budget
 from hypergrad_studies.view import View
 
-JOBS = [Job(("digits", method, seed), "optuna", 100) for seed in range(2) for method in ("tpe", "random")]
+TASK = PROBLEMS["synthetic-quadratic"]()
+JOBS = [Job(TASK, RIVALS[name], seed, "optuna", Budget(100)) for seed in range(2) for name in ("tpe", "random")]
 
 
 def ended(view: View, job: Job, losses: list[float], status: str = "ok") -> None:
@@ -30,7 +34,7 @@ def test_a_terminal_shows_what_runs_and_the_best_so_far() -> None:
     lines = [line.split() for line in capture.get().splitlines()]
     assert ["tpe", "2", "0.2"] in lines  # the median of 0.3 and 0.1
     assert lines.index(["tpe", "2", "0.2"]) < lines.index(["random", "1", "0.8"])
-    assert any(line[:4] == ["digits", "random", "seed", "1"] for line in lines)
+    assert any(line[:4] == [TASK.name, "random", "seed", "1"] for line in lines)
 
 
 def test_elsewhere_each_run_that_ended_is_a_line() -> None:
@@ -38,4 +42,4 @@ def test_elsewhere_each_run_that_ended_is_a_line() -> None:
     with View(Console(file=file, width=100), JOBS) as view:
         ended(view, JOBS[0], [0.5, 0.3])
         ended(view, JOBS[1], [float("inf")], status="nan")
-    assert file.getvalue() == "digits tpe seed 0: 2 trials, 0.5 s\ndigits random seed 0: 1 trials, 0.5 s\n"
+    assert file.getvalue() == f"{TASK.name} tpe seed 0: 2 trials, 0.5 s\n{TASK.name} random seed 0: 1 trials, 0.5 s\n"

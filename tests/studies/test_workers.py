@@ -13,17 +13,31 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from hypergrad_studies import records
-from hypergrad_studies.compare import compare
-from hypergrad_studies.methods import OPTUNA, OptunaMethod, Setting
+from hypergrad_studies.comparison import run as compare
+from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.records import Record
+from hypergrad_studies.rivals import RIVALS, Rival, Setting
+from hypergrad_studies.spending import Budget
+from hypergrad_studies.tasks import Task
 from hypergrad_studies.workers import WorkerLost
 
-RIVALS = {"synthetic-quadratic": ["random", "hypergrad-unlifted"]}
+
+def quadratic(*rivals: Rival) -> dict[Task, list[Rival]]:
+    """Return these rivals, or two others, on a problem."""
+    return {PROBLEMS["synthetic-quadratic"](): list(rivals) or [RIVALS["random"], RIVALS["hypergrad-unlifted"]]}
 
 
-def run(out: Path, workers: int, rivals: dict[str, list[str]]) -> list[Record]:
+def run(out: Path, workers: int, rivals: dict[Task, list[Rival]]) -> list[Record]:
     """Return the records of a comparison, without the order of runs and what differs from time to time."""
-    compare(out, rivals, budget=40, seeds=2, backend="optuna", console=Console(quiet=True), workers=workers)
+    compare(
+        out,
+        rivals,
+        budget=Budget(40),
+        seeds=range(2),
+        backend="optuna",
+        console=Console(quiet=True),
+        workers=workers,
+    )
     study = records.Study.load(out)
     assert study.runs is not None
     assert len(study.runs) == 2 * len(*rivals.values())
@@ -32,10 +46,10 @@ def run(out: Path, workers: int, rivals: dict[str, list[str]]) -> list[Record]:
 
 
 def test_two_workers_make_the_records_of_one(tmp_path: Path) -> None:
-    assert run(tmp_path / "two", 2, RIVALS) == run(tmp_path / "one", 1, RIVALS)
+    assert run(tmp_path / "two", 2, quadratic()) == run(tmp_path / "one", 1, quadratic())
 
 
-def test_a_run_whose_process_is_killed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_process_is_killed_is_made_again(tmp_path: Path) -> None:
     """The third trial of one run kills its process; all records are there in the end, and none twice."""
     killed = tmp_path / "killed"
 
@@ -48,24 +62,23 @@ def test_a_run_whose_process_is_killed_is_made_again(tmp_path: Path, monkeypatch
 
         return Killer(setting.seed)
 
-    monkeypatch.setitem(OPTUNA, "random", OptunaMethod(make))
-    found = run(tmp_path / "out", 2, RIVALS)
+    rivals = quadratic(Rival("random", sampler=make), RIVALS["hypergrad-unlifted"])
+    found = run(tmp_path / "out", 2, rivals)
     assert killed.exists()
-    assert found == run(tmp_path / "one", 1, RIVALS)
+    assert found == run(tmp_path / "one", 1, rivals)
 
 
-def test_a_run_that_always_kills_its_process_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_always_kills_its_process_ends_the_study(tmp_path: Path) -> None:
     def make(setting: Setting) -> RandomSampler:
         os.kill(os.getpid(), signal.SIGKILL)
         return RandomSampler(setting.seed)
 
-    monkeypatch.setitem(OPTUNA, "random", OptunaMethod(make))
     with pytest.raises(WorkerLost, match="synthetic-quadratic random seed 0: its process was lost 3 times"):
         compare(
             tmp_path,
-            {"synthetic-quadratic": ["random"]},
-            budget=40,
-            seeds=1,
+            quadratic(Rival("random", sampler=make)),
+            budget=Budget(40),
+            seeds=range(1),
             backend="optuna",
             console=Console(quiet=True),
             workers=2,
@@ -74,9 +87,7 @@ def test_a_run_that_always_kills_its_process_ends_the_study(tmp_path: Path, monk
 
 
 @pytest.mark.slow
-def test_runs_of_a_node_that_is_lost_are_made_by_the_others(
-    ray_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_of_a_node_that_is_lost_are_made_by_the_others(ray_cluster: Cluster, tmp_path: Path) -> None:
     """A node goes when both have begun; no core is left for another worker, and the first one makes all runs."""
     begun, gone = tmp_path / "begun", tmp_path / "gone"
     begun.mkdir()
@@ -96,12 +107,13 @@ def test_runs_of_a_node_that_is_lost_are_made_by_the_others(
         ray_cluster.remove_node(ray_cluster.worker_nodes.copy().pop(), allow_graceful=False)
         gone.touch()
 
-    monkeypatch.setitem(OPTUNA, "random", OptunaMethod(make))
+    rivals = quadratic(Rival("random", sampler=make), RIVALS["hypergrad-unlifted"])
     killer = threading.Thread(target=lose_a_node)
     killer.start()
     console = Console(quiet=True)
     out = tmp_path / "out"
-    compare(out, RIVALS, budget=40, seeds=2, backend="optuna", console=console, address=ray_cluster.address)
+    address = ray_cluster.address
+    compare(out, rivals, budget=Budget(40), seeds=range(2), backend="optuna", console=console, address=address)
     killer.join()
     study = records.Study.load(out)
     assert study.runs is not None

@@ -3,7 +3,7 @@
 import importlib.util
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 import pytest
 from click.testing import CliRunner
-from optuna.samplers import GPSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from rich.console import Console
 
 from hypergrad_optuna import HypergradSampler, Objective, attributes, best_hyperparameters
@@ -23,23 +23,44 @@ from hypergrad_search.hypergradient import Request
 from hypergrad_search.search import ExploreDescend, QuasiNewton
 from hypergrad_search.space import centre, floats
 from hypergrad_studies import cli as command
-from hypergrad_studies import compare, jobs, optuna_backend
-from hypergrad_studies.methods import (
-    BACKENDS,
-    EXTRAS,
-    GRADIENT_METHODS,
-    OPTUNA,
-    RAY,
-    TRIED,
-    GradientMethod,
-    Setting,
-    method,
-    obstacle,
-)
-from hypergrad_studies.problems import PROBLEMS, posed
+from hypergrad_studies import comparison, jobs, obstacles, optuna_backend
+from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.records import PRUNED, Record
+from hypergrad_studies.rivals import EXTRAS, RIVALS, TRIED, Rival, Setting, by_gradients
+from hypergrad_studies.spending import Budget
+from hypergrad_studies.tasks import Task
 
-SETTING = Setting(seed=0, dimensions=10, steps=100, budget=5000)
+BUDGET = Budget(5000)
+SETTING = Setting(seed=0, dimensions=10, steps=100, budget=BUDGET)
+OPTUNA = {name: rival for name, rival in (RIVALS | TRIED).items() if rival.sampler}
+
+
+def run(
+    problem: str, rival: str | Rival, seed: int, budget: int, on_record: Callable[[Record], None]
+) -> tuple[float, ...]:
+    """Make a run of a rival in Optuna."""
+    which = OPTUNA[rival] if isinstance(rival, str) else rival
+    return optuna_backend.run(PROBLEMS[problem](), which, seed, Budget(budget), on_record)
+
+
+def obstacle(rival: str | Rival, problem: str, backend: str = "optuna") -> str | None:
+    which = RIVALS[rival] if isinstance(rival, str) else rival
+    return obstacles.obstacle(which, PROBLEMS[problem](), backend, BUDGET)
+
+
+def spent(record: Record) -> float:
+    assert record.gradient_evaluations is not None
+    return record.gradient_evaluations
+
+
+def posed(problem: str) -> tuple[Any, Any]:
+    return PROBLEMS[problem]().posed()
+
+
+def sampler_of(name: str, setting: Setting = SETTING) -> BaseSampler:
+    make = OPTUNA[name].sampler
+    assert make is not None
+    return make(setting)
 
 
 @pytest.fixture
@@ -52,7 +73,11 @@ def no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list[str]]]:
     """Return the methods for each problem that `hypergrad compare` would run."""
     seen: list[dict[str, list[str]]] = []
-    monkeypatch.setattr(command, "run_comparison", lambda out, rivals, **_: seen.append(rivals))
+
+    def compare(out: Path, rivals: Mapping[Task, Sequence[Rival]], **_: object) -> None:
+        seen.append({task.name: [rival.name for rival in of_task] for task, of_task in rivals.items()})
+
+    monkeypatch.setattr(command, "run_comparison", compare)
     monkeypatch.setattr(command, "_show", lambda out, console: None)
     return seen
 
@@ -69,10 +94,11 @@ def refusal(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_budgets_and_lifts() -> None:
-    assert {name for backend in (OPTUNA, RAY) for name, m in backend.items() if m.lifts} == {"hypergrad"}
-    for backend, names in BACKENDS.items():
-        for name in names:
-            assert method(backend, name).budget_factor == (2 if name.endswith("-2x") else 1)
+    assert {name for name, rival in (RIVALS | TRIED).items() if rival.lifts} == {"hypergrad"}
+    for name, rival in (RIVALS | TRIED).items():
+        assert rival.name == name
+        assert rival.budget_factor == (2 if name.endswith("-2x") else 1)
+        assert rival.gradients == (name.startswith(("hypergrad", "hypernet")) or name in TRIED)
 
 
 TIED = {"random-tied", "tpe-tied", "cmaes-tied", "tpe-tied-centre"}
@@ -87,10 +113,10 @@ def test_rivals_are_what_they_are_called() -> None:
     assert {name for name, m in OPTUNA.items() if m.optimizer} == UNTUNED
     for name in TIED | CENTRE:
         assert OPTUNA[name].sampler is OPTUNA[name.split("-")[0]].sampler
-    tpe = OPTUNA["tpe"].sampler(SETTING)
+    tpe = sampler_of("tpe")
     assert isinstance(tpe, TPESampler)
     assert tpe._is_multivariate(optuna.create_study())
-    assert isinstance(OPTUNA["gp"].sampler(SETTING), GPSampler)
+    assert isinstance(sampler_of("gp"), GPSampler)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +172,7 @@ def test_by_default_what_cannot_run_is_left_out(no_extras: None, compared: list[
 @pytest.mark.parametrize("name", sorted(NEEDY))
 def test_rivals_of_extras_need_one_package_alone(name: str, installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
-    assert (obstacle("optuna", name, "synthetic-quadratic") is None) == installed
+    assert (obstacle(name, "synthetic-quadratic") is None) == installed
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -155,7 +181,7 @@ def test_tied_methods_are_offered_where_there_is_an_array(problem: str) -> None:
     has_array = any(parameter.shape for parameter in floats(space).values())
     assert has_array == (problem in ("digits-l2", "digits-rates", "digits-schedules", "digits-labels"))
     for name in ("random-tied", "tpe-tied", "tpe-tied-centre"):
-        assert (obstacle("optuna", name, problem) is None) == has_array
+        assert (obstacle(name, problem) is None) == has_array
 
 
 @pytest.mark.parametrize("name", sorted(TIED))
@@ -163,22 +189,19 @@ def test_tied_methods_search_one_number_an_array_and_train_with_it_everywhere(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[dict[str, float], dict[str, np.ndarray]]] = []
-    dimensions: list[int] = []
+    dimensions: list[int | None] = []
 
     def evaluate(self: Objective, trial: optuna.Trial, hyperparameters: dict[str, np.ndarray]) -> float:
         seen.append((trial.params, hyperparameters))
         return float(len(seen))
 
-    make = OPTUNA[name].sampler
-
-    def sampler(setting: Setting) -> optuna.samplers.BaseSampler:
+    def sampler(setting: Setting) -> BaseSampler:
         dimensions.append(setting.dimensions)
-        return make(setting)
+        return sampler_of(name, setting)
 
     monkeypatch.setattr(Objective, "evaluate", evaluate)
-    monkeypatch.setitem(OPTUNA, name, replace(OPTUNA[name], sampler=sampler))
     records: list[Record] = []
-    optuna_backend.run("digits-l2", name, 0, 50 * 12, records.append)
+    run("digits-l2", replace(OPTUNA[name], sampler=sampler), 0, 50 * 12, records.append)
     assert dimensions == [2]
     assert len(records) == len(seen) == 12
     _, space = posed("digits-l2")
@@ -191,7 +214,7 @@ def test_tied_methods_search_one_number_an_array_and_train_with_it_everywhere(
 
 def test_a_tied_method_has_the_loss_of_the_array() -> None:
     seen: list[Record] = []
-    optuna_backend.run("digits-l2", "tpe-tied", 0, 50, seen.append)
+    run("digits-l2", "tpe-tied", 0, 50, seen.append)
     problem, space = posed("digits-l2")
     study = optuna.create_study(sampler=TPESampler(seed=0))
     numbers = Objective(problem, {n: replace(p, shape=()) for n, p in floats(space).items()}).suggest(study.ask())
@@ -200,18 +223,12 @@ def test_a_tied_method_has_the_loss_of_the_array() -> None:
     assert [(r.value, r.test_value, r.gradient_evaluations) for r in seen] == [(trained.value, trained.test_loss, 50)]
 
 
-def test_methods_that_use_gradients_are_one_table_for_both_hosts() -> None:
-    for name, entry in GRADIENT_METHODS.items():
-        sampler = OPTUNA[name].sampler(SETTING)
-        assert isinstance(sampler, HypergradSampler)
-        assert (OPTUNA[name].how, OPTUNA[name].lifts, OPTUNA[name].retrains) == (
-            entry.how,
-            entry.lifts,
-            entry.retrains,
-        )
-        assert (name in RAY) == (not entry.retrains)
-        if name in RAY:
-            assert (RAY[name].how, RAY[name].lifts, RAY[name].own_space) == (entry.how, entry.lifts, True)
+def test_methods_that_use_gradients_are_for_both_hosts() -> None:
+    for rival in RIVALS.values():
+        if rival.gradients:
+            assert isinstance(sampler_of(rival.name), HypergradSampler)
+            assert (rival.searcher is None) == rival.retrains
+            assert rival.own_space
 
 
 class Halving(Method):
@@ -224,26 +241,23 @@ class Halving(Method):
         return replace(found, value=found.value / 2, cost=Cost(1.0, 0.0))
 
 
-def test_a_new_method_is_one_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = GradientMethod(how=Halving())
-    monkeypatch.setitem(OPTUNA, "toy", toy.in_optuna())
-    assert obstacle("optuna", "toy", "synthetic-quadratic") is None
+def test_a_new_method_is_one_rival() -> None:
+    toy = by_gradients("toy", how=Halving())
+    assert obstacle(toy, "synthetic-quadratic") is None
     plain: list[Record] = []
     seen: list[Record] = []
-    optuna_backend.run("synthetic-quadratic", "hypergrad", 0, 1, plain.append)
-    optuna_backend.run("synthetic-quadratic", "toy", 0, 5, seen.append)
+    run("synthetic-quadratic", "hypergrad", 0, 1, plain.append)
+    run("synthetic-quadratic", toy, 0, 5, seen.append)
     assert [record.gradient_evaluations for record in seen] == [1, 2, 3, 4, 5]
     assert seen[0].value == plain[0].value / 2
-    assert toy.in_ray().how is toy.how
 
 
-def test_other_settings_of_the_strategy_are_one_entry_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = GradientMethod(strategy=ExploreDescend(step=QuasiNewton()))
-    monkeypatch.setitem(OPTUNA, "toy", toy.in_optuna())
+def test_other_settings_of_the_strategy_are_one_rival() -> None:
+    toy = by_gradients("toy", strategy=ExploreDescend(step=QuasiNewton()))
     landed: list[Record] = []
     seen: list[Record] = []
-    optuna_backend.run("synthetic-quadratic", "hypergrad", 0, 60, landed.append)
-    optuna_backend.run("synthetic-quadratic", "toy", 0, 60, seen.append)
+    run("synthetic-quadratic", "hypergrad", 0, 60, landed.append)
+    run("synthetic-quadratic", toy, 0, 60, seen.append)
     assert seen[0].value == landed[0].value  # at the centre
     assert [r.value for r in seen] != [r.value for r in landed]
     assert min(r.value for r in seen[1:4]) < seen[0].value
@@ -253,8 +267,8 @@ def test_other_settings_of_the_strategy_are_one_entry_in_the_table(monkeypatch: 
 def test_every_method_searches_a_synthetic_problem(name: str) -> None:
     problem = "synthetic-quadratic"  # it has no lifts, but only the command line refuses that
     seen: list[Record] = []
-    optuna_backend.run(problem, name, 0, 20, seen.append)
-    assert seen[-1].gradient_evaluations >= 20
+    run(problem, name, 0, 20, seen.append)
+    assert spent(seen[-1]) >= 20
     assert all(math.isfinite(record.value) for record in seen)
 
 
@@ -262,11 +276,11 @@ def test_every_method_searches_a_synthetic_problem(name: str) -> None:
 def test_what_was_found_is_trained_with_keys_that_no_trial_had(name: str, budget: int) -> None:
     """It is what was found within the budget: with 210, only the first trial of 200 counts."""
     seen: list[Record] = []
-    fresh = optuna_backend.run("digits-l2", name, 3, budget, seen.append)
-    sound = [r for r in seen if r.sound and r.gradient_evaluations <= budget]
+    fresh = run("digits-l2", name, 3, budget, seen.append)
+    sound = [r for r in seen if r.sound and spent(r) <= budget]
     best = min(sound, key=lambda r: r.value)
     assert best.trial == 0 or budget != 210
-    assert seen[-1].gradient_evaluations > budget or name == "tpe-tied"
+    assert spent(seen[-1]) > budget or name == "tpe-tied"
     problem, space = posed("digits-l2")
     asked: list[dict[str, Any]] = []
 
@@ -277,7 +291,7 @@ def test_what_was_found_is_trained_with_keys_that_no_trial_had(name: str, budget
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(optuna_backend, "Objective", Asking)
-        assert optuna_backend.run("digits-l2", name, 3, budget, lambda record: None) == fresh
+        assert run("digits-l2", name, 3, budget, lambda record: None) == fresh
     keys = [jax.random.fold_in(jax.random.key(3), 2**31 + i) for i in range(5)]
     wanted = [evaluate(problem, asked[best.trial], key=key, gradient_below=-math.inf, space=space) for key in keys]
     assert fresh == tuple(evaluation.test_loss for evaluation in wanted)
@@ -286,18 +300,18 @@ def test_what_was_found_is_trained_with_keys_that_no_trial_had(name: str, budget
 
 
 def test_a_hypernet_has_no_losses_of_fresh_keys() -> None:
-    assert optuna_backend.run("digits-l2", "hypernet", 0, 400, lambda record: None) == ()
+    assert run("digits-l2", "hypernet", 0, 400, lambda record: None) == ()
 
 
 def test_a_hypernet_is_recorded_with_its_own_weights_and_retrained() -> None:
     own: list[Record] = []
     retrained: list[Record] = []
-    optuna_backend.run("digits-l2", "hypernet", 0, 800, own.append)
-    optuna_backend.run("digits-l2", "hypernet-retrained", 0, 1000, retrained.append)
+    run("digits-l2", "hypernet", 0, 800, own.append)
+    run("digits-l2", "hypernet-retrained", 0, 1000, retrained.append)
     assert [r.gradient_evaluations for r in own] == [200, 400, 600, 800]
     assert [r.gradient_evaluations for r in retrained] == [250, 500, 750, 1000]
     problem, space = posed("digits-l2")
-    study = optuna.create_study(sampler=OPTUNA["hypernet"].sampler(SETTING))
+    study = optuna.create_study(sampler=sampler_of("hypernet"))
     study.optimize(Objective(problem, space, method=OPTUNA["hypernet"].how, key=jax.random.key(0)), n_trials=1)
     assert own[0].value == study.best_value
     trained = evaluate(problem, best_hyperparameters(study), key=jax.random.key(0), gradient_below=-math.inf)
@@ -312,7 +326,7 @@ def test_rivals_of_extras_search_too(name: str) -> None:
     assert needs is not None
     pytest.importorskip(needs)
     seen: list[Record] = []
-    optuna_backend.run("synthetic-quadratic", name, 0, 13, seen.append)
+    run("synthetic-quadratic", name, 0, 13, seen.append)
     assert len(seen) == 13
 
 
@@ -326,7 +340,7 @@ def test_the_centre_comes_first(name: str, problem: str, monkeypatch: pytest.Mon
         return 1.0
 
     monkeypatch.setattr(Objective, "evaluate", evaluate)
-    optuna_backend.run(problem, name, 0, 200, lambda record: None)
+    run(problem, name, 0, 200, lambda record: None)
     middle = centre(posed(problem)[1])
     at_centre = [
         all(
@@ -343,7 +357,7 @@ def test_the_centre_comes_first(name: str, problem: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("problem", ["digits-l2", "digits-mixed"])
 def test_untuned_optimizers_train_once(name: str, problem: str) -> None:
     seen: list[Record] = []
-    optuna_backend.run(problem, name, 0, 1000, seen.append)
+    run(problem, name, 0, 1000, seen.append)
     (record,) = seen
     assert (record.status, record.error) == ("ok", None)
     assert record.gradient_evaluations == posed(problem)[0].steps
@@ -351,7 +365,7 @@ def test_untuned_optimizers_train_once(name: str, problem: str) -> None:
 
 def test_hyperband_pays_for_the_steps_that_it_trained() -> None:
     seen: list[Record] = []
-    optuna_backend.run("digits-mlp", "hyperband", 0, 1500, seen.append)
+    run("digits-mlp", "hyperband", 0, 1500, seen.append)
     spent = np.diff([0, *(record.gradient_evaluations for record in seen)])
     for record, cost in zip(seen, spent, strict=True):
         assert cost in (3, 9, 27, 81) if record.status == PRUNED else cost == 100
@@ -374,7 +388,7 @@ def test_the_lifted_method_alone_gets_lifts_and_holds_back_a_fold(
 
     monkeypatch.setattr(Objective, "evaluate", catch)
     with pytest.raises(Caught):
-        optuna_backend.run("digits-mlp", name, 0, 10, lambda record: None)
+        run("digits-mlp", name, 0, 10, lambda record: None)
 
 
 @pytest.mark.parametrize(("problem", "noisy"), [("digits-mlp", False), ("digits-noisy", True)])
@@ -390,7 +404,7 @@ def test_trials_of_noisy_problems_have_seeds_of_their_own(
 
     monkeypatch.setattr(Objective, "evaluate", catch)
     with pytest.raises(Caught):
-        optuna_backend.run(problem, "random", 0, 10, lambda record: None)
+        run(problem, "random", 0, 10, lambda record: None)
 
 
 def test_a_problem_is_warmed_up_once_for_each_method_that_trains_it(
@@ -400,12 +414,14 @@ def test_a_problem_is_warmed_up_once_for_each_method_that_trains_it(
     class Unhashable(Halving):
         settings: dict[str, int]
 
-    toy = GradientMethod(how=Unhashable({"weights": 20}))
-    monkeypatch.setitem(OPTUNA, "toy", toy.in_optuna())
+    toy = by_gradients("toy", how=Unhashable({"weights": 20}))
     warmed: list[tuple[str, Method, bool | None]] = []
-    monkeypatch.setattr(jobs, "warm_up", lambda name, method, how: warmed.append((name, how, method.lifts)))
-    rivals = {"synthetic-quadratic": ["random", "toy", "hypergrad-unlifted"]}
-    compare.compare(tmp_path, rivals, budget=1, seeds=2, backend="optuna", console=Console(quiet=True))
+    monkeypatch.setattr(jobs, "warm_up", lambda task, rival, how: warmed.append((task.name, how, rival.lifts)))
+    rivals: dict[Task, list[Rival]] = {
+        PROBLEMS["synthetic-quadratic"](): [RIVALS["random"], toy, RIVALS["hypergrad-unlifted"]]
+    }
+    quiet = Console(quiet=True)
+    comparison.run(tmp_path, rivals, budget=Budget(1), seeds=range(2), backend="optuna", console=quiet)
     assert warmed == [
         ("synthetic-quadratic", DEFAULT_METHOD, None),
         ("synthetic-quadratic", toy.how, None),

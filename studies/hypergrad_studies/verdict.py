@@ -1,0 +1,136 @@
+"""The answer to "does it pay for my problem?", from the finished runs of one problem."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from hypergrad_studies.budgets import Interval, interval
+from hypergrad_studies.spending import Budget
+from hypergrad_studies.statistics import History, final_tests, finals, quartiles
+
+SURE = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether search by hypergradients pays for a problem at a budget; its text is a few sentences.
+
+    Ours is compared with the other method of the same budget that has the lowest median loss. To choose the best of the
+    others after the fact favours them, so that "pays" is said with care.
+
+    - `pays`: True where ours has the lower median, and p is below 0.05; False where ours has no lower median; None
+      where ours is ahead, and it may be chance.
+    - `problem`, `budget`: what was compared, and with which budget.
+    - `ours`, `other`: the methods. `others` is the number of those that `other` is the best of.
+    - `measure`: "test loss", or "validation loss" where there is no test loss.
+    - `losses`: the median loss of ours and of the other.
+    - `lower`: by how much our loss is lower, as a share of the other's: the median over seeds with its 95 % bootstrap
+      interval; below 0 where ours is higher, and None where losses are infinite or not positive.
+    - `wins`, `seeds`: the number of seeds on which our loss is lower, and of those that both have finished.
+    - `p`: of the one-sided Wilcoxon signed-rank test that our losses are lower, paired by seed.
+    - `time`: how many times as long ours took, by the median seconds of evaluating, asking and telling.
+    """
+
+    pays: bool | None
+    problem: str
+    budget: Budget | None
+    ours: str
+    other: str
+    others: int
+    measure: str
+    losses: tuple[float, float]
+    lower: Interval | None
+    wins: int
+    seeds: int
+    p: float
+    time: float
+
+    def __str__(self) -> str:
+        says = {True: "pays", False: "does not pay", None: "may pay"}[self.pays]
+        at = "" if self.budget is None else f" at {self.budget}"
+        head, other = f"{self.ours} {says} for {self.problem}{at}", self._other
+        ours, theirs = (f"{loss:.3g}" for loss in self.losses)
+        sure = f"it is lower on {self.wins} of {self.seeds} seeds (p = {self.p:.2g})"
+        took = f"It took {self.time:.2g} times as long."
+        if self.pays is False:
+            return f"{head}: use {other}, with the {self.measure} {theirs}; ours is {ours}, and {sure}. {took}"
+        by = "" if self.lower is None else f", {self._by(self.lower)} lower,"
+        doubt = "" if self.pays else " This may be chance: more seeds would tell."
+        return f"{head}: the {self.measure} is {ours}{by} against {theirs} of {other}; {sure}.{doubt} {took}"
+
+    @property
+    def _other(self) -> str:
+        return self.other if self.others == 1 else f"{self.other}, the best of {self.others} others"
+
+    @staticmethod
+    def _by(lower: Interval) -> str:
+        return f"{lower.median:.0%} ({lower.low:.0%} to {lower.high:.0%})"
+
+
+def verdict(runs: Sequence[History]) -> Verdict | None:
+    """Return the verdict on one problem; None where ours, or any other method of its budget, has no finished run.
+
+    Of several methods of ours, the verdict is on the first one by name, which is the default: to take the best one
+    would be to choose by the result.
+    """
+    ours = min((run.key[1] for run in runs if run.gradients), default=None)
+    if ours is None:
+        return None
+    budget = next(run.budget for run in runs if run.key[1] == ours)
+    rivals = [run for run in runs if run.budget == budget and (run.key[1] == ours or not run.gradients)]
+    tests = final_tests(rivals)
+    measure, losses = ("test loss", tests) if tests else ("validation loss", finals(rivals))
+    own = losses[ours].keys()
+    paired = [name for name, by_seed in losses.items() if name != ours and by_seed.keys() & own]
+    if not paired:
+        return None
+    medians = {name: quartiles(list(by_seed.values())).median for name, by_seed in losses.items()}
+    other = min(paired, key=lambda name: (medians[name], name))
+    seeds = sorted(own & losses[other].keys())
+    mine, theirs = (np.array([losses[name][seed] for seed in seeds]) for name in (ours, other))
+    p = _p(mine, theirs)
+    ahead = medians[ours] < medians[other]
+    return Verdict(
+        pays=(True if p < SURE else None) if ahead else False,
+        problem=runs[0].key[0],
+        budget=budget,
+        ours=ours,
+        other=other,
+        others=len(paired),
+        measure=measure,
+        losses=(medians[ours], medians[other]),
+        lower=_lower(mine, theirs),
+        wins=int(np.sum(mine < theirs)),
+        seeds=len(seeds),
+        p=p,
+        time=_seconds(rivals, ours) / _seconds(rivals, other),
+    )
+
+
+def _p(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the p-value that `mine` are lower than `theirs` by pairs; two infinite losses are equal."""
+    differences = np.where(mine == theirs, 0.0, mine - theirs)
+    if not differences.any():
+        return 1.0
+    ranks = np.sign(differences) * (1 + np.unique(np.abs(differences), return_inverse=True)[1])
+    return float(wilcoxon(ranks, alternative="less", method="exact" if _untied(ranks) else "auto").pvalue)
+
+
+def _untied(ranks: np.ndarray) -> bool:
+    return len(np.unique(np.abs(ranks))) == len(ranks) and bool(ranks.all())
+
+
+def _lower(mine: np.ndarray, theirs: np.ndarray) -> Interval | None:
+    if not (np.isfinite(mine).all() and np.isfinite(theirs).all() and (theirs > 0).all()):
+        return None
+    return interval(list(1 - mine / theirs))
+
+
+def _seconds(runs: Sequence[History], method: str) -> float:
+    """Return the median seconds of a method's runs."""
+    of_method = [run.trials for run in runs if run.key[1] == method]
+    seconds = [sum(t.seconds + t.ask_seconds + t.tell_seconds for t in trials) for trials in of_method]
+    return float(np.median(seconds)) or math.nan
