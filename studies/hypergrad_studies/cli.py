@@ -188,7 +188,6 @@ def compare(
         able = {task: who_can_run(task, rivals, host, budget, console) for task in tasks}
     except CannotRun as error:
         raise click.UsageError(str(error)) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         run_comparison(
             out, able, budget=budget, seeds=seeds, backend=host, console=console, workers=workers, address=address

@@ -1,5 +1,6 @@
 """A comparison: tasks x rivals x seeds, each run from its seed into records, so that it can be cut off."""
 
+import contextlib
 import itertools
 import tempfile
 from collections import defaultdict
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 from rich.console import Console
 from rich.table import Table
 
@@ -104,9 +106,11 @@ def compare(
 
     Example:
         >>> from hypergrad_studies import compare
+        >>> from rich.console import Console
         >>> def objective(trial):
         ...     return (trial.suggest_float("x", -1.0, 1.0) - 0.3) ** 2
-        >>> found = compare(objective, budget="0.2s", methods=["random", "tpe"], seeds=2)
+        >>> quiet = Console(quiet=True)
+        >>> found = compare(objective, budget="0.2s", methods=["random", "tpe"], seeds=2, console=quiet)
         >>> found.table.row_count, found.verdict, found.report().name
         (3, None, 'report.html')
     """
@@ -166,7 +170,7 @@ def run(
 
     Raises `OtherStudy`, `BrokenRecords`, `Busy`, `NoCost` and `WorkerLost`.
     """
-    with records.held(out):
+    with records.held(out), _quiet_optuna():
         done = records.begin(out, Plan(backend, budget.amount, budget.unit))
         jobs = [job for job in _jobs(rivals, seeds, backend, budget) if job.key not in done]
         if done:
@@ -194,6 +198,17 @@ def run(
             for job in jobs:
                 on_start(job)
                 on_end(job, carry_out(job, partial(on_record, job), warm))
+
+
+@contextlib.contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from a line for each study and trial."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _jobs(rivals: Mapping[Task, Sequence[Rival]], seeds: Sequence[int], backend: str, budget: Budget) -> Iterator[Job]:

@@ -88,7 +88,7 @@ def run(
             cross_validated=ended.user_attrs.get(attributes.CROSS_VALIDATED),
         )
         record = trials.recorded(record, ended)
-        spent = spent.after(record)
+        spent = _Spent(record.gradient_evaluations, spent.seconds + record.seconds - (told - evaluated) + done - asked)
         seen.append(record)
         on_record(record)
     best = chosen(History(key, tuple(seen), budget))
@@ -105,11 +105,6 @@ class _Spent:
     def in_unit(self, budget: Budget) -> float:
         """Return it in the budget's unit."""
         return self.seconds if budget.unit == SECONDS else self.evaluations or 0
-
-    def after(self, record: Record) -> "_Spent":
-        """Return it after one more trial."""
-        seconds = self.seconds + record.seconds + record.ask_seconds + record.tell_seconds
-        return _Spent(record.gradient_evaluations, seconds)
 
 
 class _Trials(Protocol):

@@ -154,7 +154,9 @@ def of_factory(name: str, factory: Any) -> Rival:
     if not callable(factory):
         raise ValueError(f"{name}: the factory of a method must be callable, got {shown(factory)}")
     try:
-        made = factory(seed=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # it will be given when runs make theirs
+            made = factory(seed=0)
     except TypeError as error:
         raise ValueError(f"{name}: the factory of a method is called with seed=, which ended in: {error}") from error
     if isinstance(made, BaseSampler):

@@ -57,17 +57,18 @@ class Verdict:
         took = f"It took {self.time:.2g} times as long."
         if self.pays is False:
             return f"{head}: use {other}, with the {self.measure} {theirs}; ours is {ours}, and {sure}. {took}"
-        by = "" if self.lower is None else f", {self._by(self.lower)} lower,"
         doubt = "" if self.pays else " This may be chance: more seeds would tell."
-        return f"{head}: the {self.measure} is {ours}{by} against {theirs} of {other}; {sure}.{doubt} {took}"
+        return f"{head}: the {self.measure} is {ours}, {self._than(theirs)} {other}; {sure}.{doubt} {took}"
+
+    def _than(self, theirs: str) -> str:
+        if self.lower is None:
+            return f"lower than the {theirs} of"
+        low, high = _share(self.lower.low), _share(self.lower.high)
+        return f"{_share(self.lower.median)} ({low} to {high}) lower than the {theirs} of"
 
     @property
     def _other(self) -> str:
         return self.other if self.others == 1 else f"{self.other}, the best of {self.others} others"
-
-    @staticmethod
-    def _by(lower: Interval) -> str:
-        return f"{lower.median:.0%} ({lower.low:.0%} to {lower.high:.0%})"
 
 
 def verdict(runs: Sequence[History]) -> Verdict | None:
@@ -112,7 +113,7 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
 
 def _p(mine: np.ndarray, theirs: np.ndarray) -> float:
     """Return the p-value that `mine` are lower than `theirs` by pairs; two infinite losses are equal."""
-    differences = np.where(mine == theirs, 0.0, mine - theirs)
+    differences = np.subtract(mine, theirs, out=np.zeros(len(mine)), where=mine != theirs)
     if not differences.any():
         return 1.0
     ranks = np.sign(differences) * (1 + np.unique(np.abs(differences), return_inverse=True)[1])
@@ -127,6 +128,10 @@ def _lower(mine: np.ndarray, theirs: np.ndarray) -> Interval | None:
     if not (np.isfinite(mine).all() and np.isfinite(theirs).all() and (theirs > 0).all()):
         return None
     return interval(list(1 - mine / theirs))
+
+
+def _share(share: float) -> str:
+    return "over 99 %" if 0.995 < share < 1 else f"{100 * share:.0f} %"
 
 
 def _seconds(runs: Sequence[History], method: str) -> float:

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import optuna
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -106,6 +107,7 @@ class _Worker:
 
     def __init__(self) -> None:
         os.environ["NPROC"] = "1"  # the number of threads that XLA computes with, which it reads when it starts
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._warm: list[Trained] = []
         self._kept: dict[Any, Any] = {}  # what was sent, so that each task stays one object and compiles once
 

@@ -1,0 +1,336 @@
+"""Anybody's problem is compared: objectives, training problems and trainables, in Python and on the command line."""
+
+import doctest
+import importlib
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from click.testing import CliRunner
+from optuna.samplers import QMCSampler
+from rich.console import Console
+
+import hypergrad_studies
+from hypergrad_optuna import attributes, report_gradient, wants_gradient
+from hypergrad_search import Float, from_function
+from hypergrad_studies import CannotRun, compare, loading, of_factory, posing
+from hypergrad_studies.cli import cli
+from hypergrad_studies.problems import PROBLEMS
+from hypergrad_studies.records import Busy, OtherStudy, Study
+from hypergrad_studies.spending import SECONDS, Budget, NoCost
+from hypergrad_studies.tasks import ObjectiveTask, TrainingTask
+
+QUIET = Console(quiet=True)
+
+
+def bowl(trial: optuna.Trial) -> float:
+    """Return a paraboloid, whose gradient is reported where it is wanted; it says what it costs, and a test loss."""
+    x = [trial.suggest_float(f"x{i}", -5, 5) for i in range(4)]
+    value = float(sum((number - 1) ** 2 for number in x))
+    wanted = wants_gradient(trial, value)
+    report_gradient(trial, {f"x{i}": 2 * (x[i] - 1) for i in range(4)} if wanted else {}, cost=4 if wanted else 1)
+    trial.set_user_attr(attributes.TEST_LOSS, value + 1)
+    return value
+
+
+def silent(trial: optuna.Trial) -> float:
+    time.sleep(0.005)
+    return trial.suggest_float("x", -1, 1) ** 2
+
+
+def training() -> tuple[Any, Any]:
+    task = PROBLEMS["cancer-mlp"]()
+    return task.problem, task.space
+
+
+def test_an_objective_with_gradients_is_compared(tmp_path: Path) -> None:
+    found = compare(bowl, budget=100, methods=["random", "tpe", "hypergrad"], seeds=5, out=tmp_path, console=QUIET)
+    study = found.study
+    assert study.runs is not None
+    assert {run.key for run in study.runs} == {("bowl", m, s) for m in ("random", "tpe", "hypergrad") for s in range(5)}
+    assert [r.gradient_evaluations for r in study.records if r.key == ("bowl", "random", 0)] == list(range(1, 101))
+    ours = [r.gradient_evaluations or 0 for r in study.records if r.key == ("bowl", "hypergrad", 0)]
+    assert {b - a for a, b in zip([0, *ours], ours, strict=False)} == {1, 4}
+    assert all(r.test_value == pytest.approx(r.value + 1) for r in study.records)
+    assert found.verdict is not None
+    assert (found.verdict.pays, found.verdict.wins, found.verdict.measure) == (True, 5, "test loss")
+    page = found.report().read_text()
+    assert page.index(str(found.verdict)[:40]) < page.index("has the lowest median validation loss")
+    assert found.table.row_count == 4
+
+
+def test_the_same_call_goes_on_and_makes_nothing_twice(tmp_path: Path) -> None:
+    compare(bowl, budget=20, methods=["random"], seeds=1, out=tmp_path, console=QUIET)
+    before = (tmp_path / "records.jsonl").read_bytes()
+    again = compare(bowl, budget=20, methods=["random"], seeds=range(1, 3), out=tmp_path, console=QUIET)
+    assert (tmp_path / "records.jsonl").read_bytes().startswith(before)
+    assert [run.seed for run in again.study.runs or ()] == [0, 1, 2]
+    with pytest.raises(OtherStudy, match="choose another --out, or --budget 20"):
+        compare(bowl, budget="20s", out=tmp_path, console=QUIET)
+
+
+def test_where_costs_are_not_said_the_budget_is_seconds(tmp_path: Path) -> None:
+    with pytest.raises(NoCost, match=r"silent: trial 0 does not say what it cost; report it, .* as in 60s"):
+        compare(silent, budget=20, methods=["random"], out=tmp_path / "a", console=QUIET)
+    found = compare(silent, budget="0.3s", methods=["random", "tpe"], seeds=1, out=tmp_path / "b", console=QUIET)
+    for run in found.study.runs or ():
+        assert (run.budget, run.unit) == (0.3, SECONDS)
+        of_run = [r for r in found.study.records if r.key == run.key]
+        seconds = [r.seconds + r.ask_seconds + r.tell_seconds for r in of_run]
+        assert sum(seconds[:-1]) < 0.3 <= sum(seconds) + 0.01  # records have four digits
+        assert {r.gradient_evaluations for r in of_run} == {None}
+    assert "0.3 s" in found.report().read_text()
+
+
+def test_an_objective_is_maximised(tmp_path: Path) -> None:
+    def hill(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", -1, 1)
+        report_gradient(trial, {"x": -2 * x}, cost=1)
+        return 3 - x**2
+
+    found = compare(
+        hill, budget=12, methods=["tpe", "hypergrad"], seeds=1, direction="maximize", out=tmp_path, console=QUIET
+    )
+    values = [r.value for r in found.study.records]
+    assert -3 <= min(values) < -2.99
+    assert max(values) <= -2
+
+
+def test_nan_is_a_failure_with_a_reason(tmp_path: Path) -> None:
+    def sometimes(trial: optuna.Trial) -> float:
+        report_gradient(trial, {}, cost=1)
+        return math.nan if trial.suggest_float("x", 0, 1) > 0.5 else 1.0
+
+    with pytest.warns(UserWarning, match="nan is not acceptable"):
+        found = compare(sometimes, budget=20, methods=["random"], seeds=1, out=tmp_path, console=QUIET)
+    failed = [r for r in found.study.records if r.status == "failed"]
+    assert 0 < len(failed) < 20
+    assert {(r.value, r.error) for r in failed} == {(math.inf, "the objective returned nan")}
+
+
+def test_what_an_objective_raises_is_raised(tmp_path: Path) -> None:
+    def broken(trial: optuna.Trial) -> float:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        compare(broken, budget="1s", methods=["random"], out=tmp_path, console=QUIET)
+    with pytest.raises(KeyError, match="mine"):
+        compare(broken, budget="1s", methods=["random"], out=tmp_path, console=QUIET, workers=2)
+
+
+def test_training_problems_and_functions_of_a_users_own(tmp_path: Path) -> None:
+    problem, space = training()
+    found = compare(problem, space, budget=800, methods=["random", "hypergrad"], seeds=1, out=tmp_path, console=QUIET)
+    assert {r.problem for r in found.study.records} == {"problem"}
+    assert all(r.test_value is not None for r in found.study.records)
+
+    def loss(h: Any) -> Any:
+        return (h["x"] - 0.3) ** 2
+
+    function = compare(
+        from_function(loss),
+        {"x": Float(-1.0, 1.0)},
+        budget=300,
+        methods=["tpe", "hypergrad"],
+        seeds=1,
+        out=tmp_path / "function",
+        console=QUIET,
+    )
+    ours = [r.value for r in function.study.records if r.method == "hypergrad"]
+    assert min(ours) < 1e-4
+
+
+def test_a_users_own_sampler_joins(tmp_path: Path) -> None:
+    rival = of_factory("qmc", QMCSampler)
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        found = compare(bowl, budget=8, methods=["random", rival], seeds=1, out=tmp_path, console=QUIET)
+    assert {r.method for r in found.study.records} == {"random", "qmc"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"methods": ["bayes"]}, "methods: 'bayes' is not one of random"),
+        ({"backend": "dask"}, "backend must be one of optuna, ray, got 'dask'"),
+        ({"direction": "down"}, "direction must be 'minimize' or 'maximize', got 'down'"),
+        ({"budget": "soon"}, "budget must be a whole number of gradient evaluations, or a time"),
+        ({"budget": "0s"}, "budget must be positive, got 0 s"),
+        ({"methods": ["hyperband"]}, "hyperband needs a training problem and its space, and bowl is none"),
+        ({"methods": ["asha"]}, "asha does not run in optuna"),
+        ({"backend": "ray"}, "bowl is an objective of Optuna; choose --backend optuna"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"budget": 10, "out": tmp_path / "out", "console": QUIET, **arguments}
+    with pytest.raises(ValueError, match=message):
+        compare(bowl, **given)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("problem", "space", "message"),
+    [
+        (3, None, "problem must be a TrainingProblem with its space, an objective"),
+        ("digit", None, "'digit' is not one of digits-mlp"),
+        (PROBLEMS["digits-mlp"]().problem, None, "a training problem needs its space"),
+    ],
+)
+def test_a_problem_that_is_none_is_refused(problem: Any, space: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(problem, space, budget=10)
+
+
+def test_by_default_what_cannot_run_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = posing.pose(bowl)
+    from hypergrad_studies.comparison import who_can_run
+
+    able = [rival.name for rival in who_can_run(task, [], "optuna", Budget(10), Console())]
+    said = capsys.readouterr().out
+    assert {"random", "tpe", "cmaes", "hypergrad"} <= set(able)
+    assert {"hyperband", "first-epoch", "prodigy", "hypernet", "tpe-tied", "tpe-centre"}.isdisjoint(able)
+    assert "left out: hyperband needs a training problem" in said
+    with pytest.raises(CannotRun, match="prodigy needs a training problem"):
+        who_can_run(task, [hypergrad_studies.rivals.RIVALS["prodigy"]], "optuna", Budget(10), QUIET)
+
+
+MODULE = """
+from hypergrad_optuna import report_gradient
+from hypergrad_search import from_function
+from beside import CENTRE
+
+def objective(trial):
+    x = trial.suggest_float("x", -1, 1)
+    report_gradient(trial, {"x": 2 * (x - CENTRE)}, cost=1)
+    return (x - CENTRE) ** 2
+
+def make():
+    return objective
+
+def number():
+    return 3
+
+def asks(x):
+    return objective
+
+def breaks():
+    return {}["nothing"]
+
+class Inner:
+    make = staticmethod(make)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Return a file of a user's own, beside another one that it imports."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    (tmp_path / "beside.py").write_text("CENTRE = 0.25\n")
+    return tmp_path / "mine.py"
+
+
+def test_a_problem_in_a_file_is_compared_by_two_processes(own: Path, tmp_path: Path) -> None:
+    name = f"{own}:make"
+    shared = ["compare", "--problem", name, "--budget", "12", "--seeds", "2", "--methods", "random,hypergrad"]
+    for out, more in (("one", []), ("two", ["--workers", "2"])):
+        done = CliRunner().invoke(cli, [*shared, *more, "--out", str(tmp_path / out)])
+        assert done.exit_code == 0, done.output
+        assert "report.html" in done.output
+        assert f"hypergrad may pay for {name} at 12 gradient evaluations" in " ".join(done.output.split())
+    one, two = (sorted((r.key, r.trial, r.value) for r in Study.load(tmp_path / out).records) for out in ("one", "two"))
+    assert one == two
+    assert len(one) == 4 * 12
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "has no 'nothing'; it has objective, make, number, asks, breaks, Inner"),
+        ("number", "problem must be a TrainingProblem with its space, an objective"),
+        ("asks", "is called without arguments, and must return"),
+    ],
+)
+def test_what_a_file_lacks_is_named(own: Path, name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=message):
+        posing.named(f"{own}:{name}")
+
+
+def test_names_are_looked_up_as_python_does(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(own.parent))
+    assert isinstance(posing.named(f"{own}:Inner.make"), ObjectiveTask)
+    monkeypatch.chdir(own.parent)
+    assert isinstance(posing.named("mine:make"), ObjectiveTask)
+    assert isinstance(posing.named("hypergrad_studies.problems.digits_l2:problem"), TrainingTask)
+    with pytest.raises(KeyError, match="nothing"):  # the user's own error, with its traceback
+        posing.named("mine:breaks")
+    (own.parent / "needy.py").write_text("import not_there\n")
+    with pytest.raises(ModuleNotFoundError, match="not_there"):
+        loading.load("needy:make")
+    for reference in ("mine", ":make", "mine:"):
+        with pytest.raises(ValueError, match=r"must be module:name or path/to/file\.py:name"):
+            loading.load(reference)
+
+
+def test_seeds_are_divided_and_merged(tmp_path: Path, own: Path) -> None:
+    shared = ["compare", "--problem", f"{own}:make", "--budget", "6", "--methods", "random"]
+    for out, seeds in (("whole", "4"), ("first", "0:2"), ("second", "1:4")):
+        done = CliRunner().invoke(cli, [*shared, "--seeds", seeds, "--out", str(tmp_path / out)])
+        assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(cli, ["merge", *(str(tmp_path / out) for out in ("all", "first", "second"))])
+    assert done.exit_code == 0, done.output
+    assert "2 runs added" in done.output.replace("\n", " ")
+    whole, merged = (
+        [(r.key, r.trial, r.value) for r in Study.load(tmp_path / out).records] for out in ("whole", "all")
+    )
+    assert merged == whole
+    CliRunner().invoke(cli, [*shared, "--seeds", "1", "--budget", "7", "--out", str(tmp_path / "other")])
+    refused = CliRunner().invoke(cli, ["merge", str(tmp_path / "all"), str(tmp_path / "other")])
+    assert isinstance(refused.exception, OtherStudy)
+    assert len(Study.load(tmp_path / "all").runs or ()) == 4
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(Busy, match=r"another process is writing into .*; wait for it, or choose another --out"):
+        compare(bowl, budget=4, methods=["random"], seeds=1, out=tmp_path, console=QUIET)
+    os.kill(holder.pid, signal.SIGKILL)  # a lock dies with its process
+    holder.communicate()
+    assert compare(bowl, budget=4, methods=["random"], seeds=1, out=tmp_path, console=QUIET).study.runs
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from hypergrad_studies import records
+with records.held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("2500", Budget(2500)),
+        ("90s", Budget(90, SECONDS)),
+        ("1.5 min", Budget(90, SECONDS)),
+        ("2h", Budget(7200, SECONDS)),
+    ],
+)
+def test_budgets_are_read_and_written(text: str, budget: Budget) -> None:
+    assert Budget.parse(text) == budget == Budget.parse(budget.option)
+
+
+def test_the_example_runs() -> None:
+    module = importlib.import_module("hypergrad_studies.comparison")
+    (example,) = doctest.DocTestFinder(recurse=False).find(module.compare, "compare", globs={})
+    assert doctest.DocTestRunner().run(example).failed == 0

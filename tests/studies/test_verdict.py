@@ -1,0 +1,110 @@
+"""The verdict says whether ours pays, by how much and how sure, and what to use instead."""
+
+import math
+
+import pytest
+
+from hypergrad_studies.records import Record
+from hypergrad_studies.spending import Budget
+from hypergrad_studies.statistics import History
+from hypergrad_studies.verdict import verdict
+
+BUDGET = Budget(100)
+
+
+def run(
+    method: str, seed: int, loss: float, *, test: float | None = None, budget: Budget = BUDGET, seconds: float = 1.0
+) -> History:
+    trial = Record("bowl", method, seed, 0, loss, test, 100, seconds, 0.0, 0.0, "ok", None)
+    return History(("bowl", method, seed), (trial,), budget, gradients=method.startswith("hyper"))
+
+
+def runs(**losses: list[float]) -> list[History]:
+    return [run(method, seed, loss) for method, of in losses.items() for seed, loss in enumerate(of)]
+
+
+def test_ours_pays_where_it_is_lower_on_each_of_five_seeds() -> None:
+    found = verdict(runs(hypergrad=[1, 2, 3, 4, 5], tpe=[2, 4, 6, 8, 10.5], random=[20] * 5))
+    assert found is not None
+    assert (found.pays, found.ours, found.other, found.others) == (True, "hypergrad", "tpe", 2)
+    assert (found.losses, found.wins, found.seeds, found.p) == ((3, 6), 5, 5, 1 / 32)
+    assert found.lower is not None
+    assert (found.lower.median, found.lower.low, round(found.lower.high, 3)) == (0.5, 0.5, 0.524)
+    assert str(found) == (
+        "hypergrad pays for bowl at 100 gradient evaluations: the validation loss is 3, 50 % (50 % to 52 %) lower than "
+        "the 6 of tpe, the best of 2 others; it is lower on 5 of 5 seeds (p = 0.031). It took 1 times as long."
+    )
+
+
+def test_four_seeds_are_too_few_to_be_sure() -> None:
+    found = verdict(runs(hypergrad=[1, 2, 3, 4], tpe=[2, 3, 4, 5]))
+    assert found is not None
+    assert (found.pays, found.p) == (None, 1 / 16)
+    assert str(found).startswith("hypergrad may pay for bowl")
+    assert "This may be chance: more seeds would tell." in str(found)
+
+
+def test_where_ours_is_behind_the_best_of_the_others_is_named() -> None:
+    found = verdict(runs(hypergrad=[3, 3, 3], tpe=[4, 2, 2], random=[9, 1, 9]))
+    assert found is not None
+    assert (found.pays, found.other, found.wins) == (False, "tpe", 1)
+    assert "use tpe, the best of 2 others, with the validation loss 2; ours is 3" in str(found)
+
+
+def test_equal_losses_do_not_pay() -> None:
+    found = verdict(runs(hypergrad=[3, 3], tpe=[3, 3]))
+    assert found is not None
+    assert (found.pays, found.p, found.wins) == (False, 1.0, 0)
+
+
+def test_the_test_loss_decides_where_there_is_one() -> None:
+    ours = [run("hypergrad", seed, 1.0, test=5.0) for seed in range(5)]
+    found = verdict([*ours, *(run("tpe", seed, 2.0, test=4.0) for seed in range(5))])
+    assert found is not None
+    assert (found.pays, found.measure, found.losses) == (False, "test loss", (5.0, 4.0))
+
+
+def test_more_budget_is_not_the_same_budget() -> None:
+    twice = [run("random-2x", seed, 0.5, budget=BUDGET.times(2)) for seed in range(5)]
+    found = verdict([*runs(hypergrad=[1] * 5, random=[2, 3, 4, 5, 6]), *twice])
+    assert found is not None
+    assert (found.pays, found.other) == (True, "random")
+
+
+def test_the_default_is_judged_and_not_the_best_of_ours() -> None:
+    found = verdict(
+        [
+            *runs(hypergrad=[3] * 5, tpe=[2] * 5),
+            *(run("hypergrad-unlifted", seed, 1.0) for seed in range(5)),
+        ]
+    )
+    assert found is not None
+    assert (found.ours, found.pays, found.others) == ("hypergrad", False, 1)
+
+
+def test_failed_runs_count_and_lose() -> None:
+    inf = math.inf
+    found = verdict(runs(hypergrad=[1, 2, 3, 4, 5, inf], tpe=[inf, inf, inf, inf, inf, inf]))
+    assert found is not None
+    assert (found.pays, found.wins, found.seeds, found.lower) == (True, 5, 6, None)
+    assert found.p == 1 / 32  # the sixth pair is equal
+    worse = verdict(runs(hypergrad=[inf] * 5, tpe=[1, 2, 3, 4, 5]))
+    assert worse is not None
+    assert (worse.pays, worse.p) == (False, 1.0)
+
+
+def test_seeds_are_paired_where_both_have_finished() -> None:
+    found = verdict(runs(hypergrad=[1, 2, 3], tpe=[2, 3, 4, 5]))
+    assert found is not None
+    assert found.seeds == 3
+
+
+def test_time_is_a_ratio() -> None:
+    found = verdict([run("hypergrad", 0, 1.0, seconds=3.0), run("tpe", 0, 2.0, seconds=2.0)])
+    assert found is not None
+    assert found.time == 1.5
+
+
+@pytest.mark.parametrize("methods", [("tpe", "random"), ("hypergrad", "hypernet"), ()])
+def test_without_ours_or_others_there_is_no_verdict(methods: tuple[str, ...]) -> None:
+    assert verdict(runs(**{name: [1.0, 2.0] for name in methods})) is None
