@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +43,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running PostgreSQL server: its address, without a database name, and what starts it again."""
+
+    address: str
+    restart: Callable[[], None]
+
+
 @pytest.fixture(scope="session")
-def _postgresql_server() -> Iterator[str]:
-    """Yield the address, without a database name, of a server that lives as long as the test session."""
+def postgresql_server() -> Iterator[Server]:
+    """Yield a server that lives as long as the test session."""
     programs = _server_programs()
     # PostgreSQL refuses to run as root; the user that takes root's place cannot look into pytest's tmp_path.
     directory = Path(tempfile.mkdtemp(prefix="hypergrad-postgresql-", dir="/tmp"))
@@ -74,11 +83,15 @@ def _postgresql_server() -> Iterator[str]:
     port = _free_port()
     # The server has no socket file, whose path may be too long, and does not wait for the disk: nothing outlives tests.
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+    started = "--wait", "--log", str(log), "--options", options
     try:
         run("initdb", "--username=tests", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
-        run("pg_ctl", "start", "--wait", "--log", str(log), "--options", options)
+        run("pg_ctl", "start", *started)
         try:
-            yield f"postgresql+psycopg://tests@127.0.0.1:{port}"
+            yield Server(
+                f"postgresql+psycopg://tests@127.0.0.1:{port}",
+                lambda: run("pg_ctl", "restart", "--mode=fast", *started),
+            )
         finally:
             run("pg_ctl", "stop", "--wait", "--mode=immediate")
     finally:
@@ -89,15 +102,40 @@ _database_numbers = count()
 
 
 @pytest.fixture
-def postgresql_url(_postgresql_server: str) -> str:
+def restart_postgresql(postgresql_server: Server) -> Callable[[], None]:
+    """Return what stops the server and starts it again."""
+    return postgresql_server.restart
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: Server) -> str:
     """Return the SQLAlchemy URL of an empty PostgreSQL database that no other test sees."""
     import psycopg
 
     name = f"test_{next(_database_numbers)}"
-    address = _postgresql_server.replace("+psycopg", "")
+    address = postgresql_server.address.replace("+psycopg", "")
     with psycopg.connect(f"{address}/postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    return f"{_postgresql_server}/{name}"
+    return f"{postgresql_server.address}/{name}"
+
+
+@pytest.fixture
+def closed_connections() -> Iterator[None]:
+    """Close the connections to databases, since Optuna never does, and Python warns of that."""
+    import sqlalchemy  # few tests need it
+
+    opened: list[Any] = []
+
+    def note(connection: Any, record: Any) -> None:
+        opened.append(connection)
+        if type(connection).__module__.startswith("sqlite3"):
+            connection.execute("PRAGMA synchronous = OFF")  # nothing outlives the tests
+
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", note)
+    yield
+    sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", note)
+    for connection in opened:
+        connection.close()
 
 
 def _double_precision() -> bool:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 import optuna
@@ -19,6 +19,7 @@ from hypergrad_studies import doctor as examination
 from hypergrad_studies.comparison import CannotRun, who_can_run
 from hypergrad_studies.comparison import run as run_comparison
 from hypergrad_studies.loading import load
+from hypergrad_studies.options import checked, names_of, numbers_of
 from hypergrad_studies.overhead import measure as measure_overhead
 from hypergrad_studies.papers import STUDIES, page, results
 from hypergrad_studies.posing import backend_of, named
@@ -27,36 +28,15 @@ from hypergrad_studies.readme_sections import has_section, rewritten
 from hypergrad_studies.report import table, verdicts, write_report
 from hypergrad_studies.rivals import BACKENDS, RIVALS, TRIED, Rival, of_factory
 from hypergrad_studies.spending import Budget, NoCost
+from hypergrad_studies.sweep.command import sweep
 from hypergrad_studies.tasks import Task
 from hypergrad_studies.workers import WorkerLost
-
-
-def names_of(value: str) -> list[str]:
-    """Return the names in a text, which are separated by commas."""
-    return [name.strip() for name in value.split(",") if name.strip()]
-
-
-def numbers_of(each: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """Return a function that returns the numbers in a text, each converted by `each`; repetitions count once."""
-    return lambda value: list(dict.fromkeys(each(part.strip()) for part in value.split(",")))
 
 
 def _known(names: Collection[str], known: Collection[str], option: str) -> None:
     for name in names:
         if name not in known:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint=option)
-
-
-def _checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a converter whose `ValueError`s are errors of the option."""
-
-    def converted(value: str) -> Any:
-        try:
-            return convert(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from None
-
-    return converted
 
 
 def _seeds(value: str) -> range:
@@ -84,6 +64,9 @@ def _readme_option(section: str, more: str = ".") -> Callable[[Callable[..., Non
 @click.version_option(package_name="hypergrad-search")
 def cli() -> None:
     """Hyperparameter search with exact hypergradients, compared with its rivals at the same compute."""
+
+
+cli.add_command(sweep)
 
 
 @cli.command()
@@ -116,7 +99,7 @@ def cli() -> None:
 )
 @click.option(
     "--budget",
-    type=_checked(Budget.parse),
+    type=checked(Budget.parse),
     metavar="NUMBER|TIME",
     default="5000",
     show_default=True,
@@ -126,7 +109,7 @@ def cli() -> None:
 )
 @click.option(
     "--seeds",
-    type=_checked(_seeds),
+    type=checked(_seeds),
     metavar="NUMBER|FROM:TO",
     default="5",
     show_default=True,

@@ -1,28 +1,14 @@
 """What the tests of Optuna's adapter share: databases that do not wait for the disk, and leave no connection open."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import optuna
 import pytest
-import sqlalchemy
 
 
 @pytest.fixture(autouse=True)
-def _connections() -> Iterator[None]:
-    """Close the connections to databases, since Optuna never does, and Python warns of that."""
-    opened: list[Any] = []
-
-    def note(connection: Any, record: Any) -> None:
-        opened.append(connection)
-        if type(connection).__module__.startswith("sqlite3"):
-            connection.execute("PRAGMA synchronous = OFF")  # nothing outlives the tests
-
-    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", note)
-    yield
-    sqlalchemy.event.remove(sqlalchemy.engine.Engine, "connect", note)
-    for connection in opened:
-        connection.close()
+def _connections(closed_connections: None) -> None:
+    """Close the connections to databases."""
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,0 +1,236 @@
+"""One study by many processes: what is counted, what a signal does, and what happens where processes or servers die."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from click.testing import CliRunner
+from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.trial import TrialState, create_trial
+
+from hypergrad_optuna import attributes
+from hypergrad_studies.cli import cli
+from hypergrad_studies.spending import SECONDS, Budget
+from hypergrad_studies.sweep.plan import Limits, Plan
+from hypergrad_studies.sweep.progress import progress, table
+from hypergrad_studies.sweep.storages import open_storage
+
+HYPERGRAD = [sys.executable, "-c", "from hypergrad_studies.cli import main; main()"]
+
+pytestmark = pytest.mark.usefixtures("closed_connections")
+
+MODULE = """
+import os, time
+from hypergrad_optuna import report_gradient
+
+def bowl(seconds):
+    def objective(trial):
+        x = [trial.suggest_float(f"x{i}", -5, 5) - 1.3 for i in range(3)]
+        trial.set_user_attr("process", os.getpid())
+        time.sleep(seconds)
+        report_gradient(trial, {f"x{i}": 2 * number for i, number in enumerate(x)}, cost=4)
+        return sum(number**2 for number in x)
+    return objective
+
+def quick():
+    return bowl(0.0)
+
+def make():
+    return bowl(0.2)
+
+def slow():
+    return bowl(1.0)
+
+def silent():
+    return lambda trial: trial.suggest_float("x", -1, 1) ** 2
+
+def breaks():
+    def objective(trial):
+        raise KeyError("mine")
+    return objective
+"""
+
+
+@pytest.fixture
+def problem(tmp_path: Path) -> Callable[[str], str]:
+    """Return a function from a name in a user's file to the problem on the command line."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    return lambda name: f"{tmp_path / 'mine.py'}:{name}"
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*HYPERGRAD, "sweep", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def ended(process: subprocess.Popen[str], timeout: float = 120) -> str:
+    """Return what a sweep has printed when it has ended, with no process left behind."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    output, _ = process.communicate(timeout=timeout)
+    assert not [child for child in children if Path("/proc", child).exists()]
+    return output
+
+
+def study_in(storage: str, name: str) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=open_storage(storage))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_storages_have_names(tmp_path: Path) -> None:
+    assert isinstance(open_storage(f"journal:{tmp_path / 'journal'}"), JournalStorage)
+    database = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
+    assert isinstance(database, optuna.storages.RDBStorage)
+    assert database.get_heartbeat_interval() == 10
+    for name in ("study.db", "journal:", "", "grpc://host", "grpc:host:1"):
+        with pytest.raises(ValueError, match=r"a storage must be a URL such as|must be named grpc://HOST:PORT"):
+            open_storage(name)
+
+
+def test_a_plan_is_text() -> None:
+    for budget in (None, Budget(100), Budget(0.5, SECONDS)):
+        plan = Plan("a.py:make", "sqlite:///a.db", "a", "tpe", "maximize", Limits(5, budget))
+        assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_progress_counts_each_trial_once() -> None:
+    study = optuna.create_study()
+    study.add_trial(create_trial(value=2.0, user_attrs={attributes.COST: 4}))
+    study.add_trial(create_trial(value=math.inf, user_attrs={attributes.COST: 1}))
+    study.add_trial(create_trial(state=TrialState.PRUNED, value=0.5))
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    study.add_trial(create_trial(value=1.0, system_attrs={"failed_trial": 4, "retry_history": [4]}))
+    study.ask()
+    found = progress(study)
+    assert (found.done, found.running, found.taken_over, found.evaluations) == (5, 1, 1, 5)
+    assert found.best is not None
+    assert found.best.number == 5
+    for limits, reached, with_running in (
+        (Limits(), False, False),
+        (Limits(trials=5), True, True),
+        (Limits(trials=6), False, True),
+        (Limits(trials=7), False, False),
+        (Limits(budget=Budget(5)), True, True),
+        (Limits(trials=9, budget=Budget(6)), False, False),
+        (Limits(budget=Budget(1, SECONDS)), False, False),
+    ):
+        assert found.reached(limits) == reached
+        assert found.reached(limits, with_running=True) == with_running
+    assert table(study).row_count == 8
+    assert progress(optuna.create_study(storage=InMemoryStorage())).best is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "'nothing' is not one of digits-mlp"),
+        (["digits-mlp", "--method", "bayes"], "'bayes' is not one of random"),
+        (["digits-mlp", "--method", "asha"], "asha does not run in optuna"),
+        (["digits-mlp", "--method", "prodigy"], "prodigy trains once, and searches nothing"),
+        (["digits-l2", "--method", "tpe-tied"], "tpe-tied is for comparisons alone"),
+        (["digits-mlp", "--storage", "here.db"], "a storage must be a URL such as"),
+        (["digits-mlp", "--budget", "soon"], "budget must be a whole number of gradient evaluations"),
+        (["status"], "name the problem, or the study by --study"),
+    ],
+)
+def test_bad_arguments_are_named(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, ["sweep", *arguments])
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.replace("│", " ").split())
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_two_processes_work_until_the_trials_are_there(problem: Callable[[str], str], tmp_path: Path) -> None:
+    storage, name = f"sqlite:///{tmp_path / 'study.db'}", problem("make")
+    output = ended(start(name, "--storage", storage, "--study", "mine", "--workers", 2, "--trials", 12))
+    assert "12  complete" in output or "13  complete" in output
+    study = study_in(storage, "mine")
+    assert len({trial.user_attrs["process"] for trial in study.trials}) == 2
+    assert study.best_value < 1.0
+    done = CliRunner().invoke(cli, ["sweep", "status", "--storage", storage, "--study", "mine"])
+    assert done.output.strip() in output
+    missing = CliRunner().invoke(cli, ["sweep", "status", "--storage", storage, "--study", "other"])
+    assert "has no study 'other'; it has mine" in missing.output
+
+
+def test_a_signal_lets_trials_end_and_the_same_command_goes_on(problem: Callable[[str], str], tmp_path: Path) -> None:
+    storage, name = f"journal:{tmp_path / 'journal'}", problem("make")
+    arguments = (name, "--storage", storage, "--budget", 100)
+    process = start(*arguments)
+    wait_for(lambda: (tmp_path / "journal").exists() and progress(study_in(storage, name)).done > 2)
+    process.send_signal(signal.SIGINT)
+    output = ended(process)
+    assert process.returncode == 0
+    assert "stopping when the trials under way have ended" in output
+    assert "not done yet; to continue: hypergrad sweep" in output
+    before = study_in(storage, name).trials
+    assert {trial.state for trial in before} == {TrialState.COMPLETE}
+    assert len(before) < 25
+    assert "25  complete" in ended(start(*arguments))  # of a cost of 4
+    assert [t.params for t in study_in(storage, name).trials[: len(before)]] == [t.params for t in before]
+
+
+def test_what_an_objective_raises_is_shown(problem: Callable[[str], str], tmp_path: Path) -> None:
+    process = start(problem("breaks"), "--storage", f"sqlite:///{tmp_path / 'study.db'}", "--workers", 2)
+    output = ended(process)
+    assert process.returncode == 1
+    assert "KeyError: 'mine'" in output
+    assert "a process of the sweep ended with the status 1; mend what it says above" in output
+
+
+def test_a_budget_needs_costs(problem: Callable[[str], str], tmp_path: Path) -> None:
+    process = start(problem("silent"), "--storage", f"sqlite:///{tmp_path / 'study.db'}", "--budget", 100)
+    assert "does not say what its trials cost" in ended(process)
+    assert process.returncode == 1
+
+
+@pytest.mark.slow
+def test_killed_processes_and_a_restarted_server_lose_no_trial(
+    problem: Callable[[str], str], postgresql_url: str, restart_postgresql: Callable[[], None]
+) -> None:
+    """Of four processes two are killed, and the server is started again; each trial is there once."""
+    name = problem("slow")
+    process = start(name, "--storage", postgresql_url, "--study", "mine", "--workers", 4, "--trials", 80)
+    storage = open_storage(postgresql_url)
+    wait_for(lambda: "mine" in optuna.get_all_study_names(storage), 120)
+    study = optuna.load_study(study_name="mine", storage=storage)
+    wait_for(lambda: progress(study).done > 8 and progress(study).running == 4, 120)
+    running = study.get_trials(states=(TrialState.RUNNING,))
+    victims = {trial.number: trial.user_attrs["process"] for trial in running[:2] if "process" in trial.user_attrs}
+    for victim in victims.values():
+        os.kill(victim, signal.SIGKILL)
+    finished = [trial for trial in study.trials if trial.state.is_finished()]
+    wait_for(lambda: progress(study).done > 24, 120)
+    restart_postgresql()
+    output = ended(process, 300)
+    assert process.returncode == 0, output
+    trials = study_in(postgresql_url, "mine").trials
+    assert [trials[t.number].value for t in finished] == [t.value for t in finished]
+    assert 80 <= progress(study_in(postgresql_url, "mine")).done <= 83
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}
+    failed = {trial.number for trial in trials if trial.state is TrialState.FAIL}
+    assert set(victims) <= failed
+    taken_over = [trial.system_attrs["failed_trial"] for trial in trials if "failed_trial" in trial.system_attrs]
+    assert sorted(taken_over) == sorted(failed)  # each by one other trial
+    for trial in trials:
+        if "failed_trial" in trial.system_attrs:
+            assert trial.params == trials[trial.system_attrs["failed_trial"]].params
+            assert trial.state is TrialState.COMPLETE
+    assert study.best_value < 1e-3
