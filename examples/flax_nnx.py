@@ -73,6 +73,12 @@ space = {"warmup": Float(1, 50), "b1": Float(0.7, 0.97), "b2": Float(0.9, 0.999)
 space |= {"peak": Float(1e-4, 3e-2, log=True), "final": Float(1e-6, 1e-3, log=True)}
 space |= {"decay": Float(1e-4, 1.0, log=True), "clip": Float(0.1, 10.0, log=True)}
 
+
+def make() -> tuple[TrainingProblem, dict[str, Float]]:
+    """Return the problem and its space, for `hypergrad compare` and `hypergrad sweep`."""
+    return problem, space
+
+
 if __name__ == "__main__":
     study = optuna.create_study(sampler=HypergradSampler(seed=0))
     study.optimize(Objective(problem, space), n_trials=10)

@@ -195,6 +195,21 @@ def final_tests(runs: Sequence[History]) -> dict[str, dict[int, float]]:
     return dict(table)
 
 
+def validated(runs: Iterable[History]) -> dict[str, dict[int, float]]:
+    """Return the validation loss at each run's chosen trial, cross-validated where parts are held back.
+
+    With thousands of hyperparameters the validation loss itself means little, since they fit it.
+    """
+    table: dict[str, dict[int, float]] = defaultdict(dict)
+    for run in runs:
+        best = chosen(run)
+        if best is None:
+            table[run.key[1]][run.key[2]] = math.inf
+        else:
+            table[run.key[1]][run.key[2]] = best.value if best.cross_validated is None else best.cross_validated
+    return dict(table)
+
+
 def resample(curve: Curve, grid: Array) -> Array:
     """Return the step curve's value at each cost in `grid`, any shape; its last value holds beyond its end."""
     before_first = np.concatenate([[math.inf], curve.y])

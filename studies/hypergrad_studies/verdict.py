@@ -9,7 +9,7 @@ from scipy.stats import wilcoxon
 
 from hypergrad_studies.budgets import Interval, interval
 from hypergrad_studies.spending import Budget
-from hypergrad_studies.statistics import History, final_tests, finals, quartiles
+from hypergrad_studies.statistics import History, final_tests, quartiles, validated
 
 SURE = 0.05
 
@@ -25,7 +25,8 @@ class Verdict:
       where ours is ahead, and it may be chance.
     - `problem`, `budget`: what was compared, and with which budget.
     - `ours`, `other`: the methods. `others` is the number of those that `other` is the best of.
-    - `measure`: "test loss", or "validation loss" where there is no test loss.
+    - `measure`: "test loss"; or "validation loss" where there is no test loss, cross-validated where parts of the
+      validation set were held back.
     - `losses`: the median loss of ours and of the other.
     - `lower`: by how much our loss is lower, as a share of the other's: the median over seeds with its 95 % bootstrap
       interval; below 0 where ours is higher, and None where losses are infinite or not positive.
@@ -83,7 +84,7 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
     budget = next(run.budget for run in runs if run.key[1] == ours)
     rivals = [run for run in runs if run.budget == budget and (run.key[1] == ours or not run.gradients)]
     tests = final_tests(rivals)
-    measure, losses = ("test loss", tests) if tests else ("validation loss", finals(rivals))
+    measure, losses = ("test loss", tests) if tests else ("validation loss", validated(rivals))
     own = losses[ours].keys()
     paired = [name for name, by_seed in losses.items() if name != ours and by_seed.keys() & own]
     if not paired:

@@ -15,6 +15,9 @@ import pytest
 
 from hypergrad_search import Status, TrainingProblem, Unrolled, check_gradient, evaluate
 
+from hypergrad_studies.posing import named
+from hypergrad_studies.tasks import TrainingTask
+
 FOLDER = Path(__file__).parents[2] / "examples"
 PLAIN, LOOP = FOLDER / "plain.py", FOLDER / "python_loop.py"
 EVERYDAY = sorted(path for path in FOLDER.glob("*.py") if path not in (PLAIN, LOOP))
@@ -49,7 +52,7 @@ def in_type(path: Path, dtype: str) -> TrainingProblem:
 
 def test_there_is_one_for_each_way_to_write_a_model() -> None:
     assert [path.stem for path in EVERYDAY] == ["equinox_module", "flax_linen", "flax_nnx"]
-    assert all(len(path.read_text().splitlines()) < 80 for path in EVERYDAY)
+    assert all(len(path.read_text().splitlines()) < 90 for path in EVERYDAY)
 
 
 def test_the_plain_one_is_exact_and_agrees_with_unrolling() -> None:
@@ -171,3 +174,10 @@ def test_a_script_prints_what_it_found() -> None:
     assert done.stdout.startswith("validation loss 0.")
     assert " +- 0.0" in done.stdout
     assert "'l2'" in done.stdout
+
+
+@each_everyday
+def test_an_everyday_one_can_be_compared(path: Path) -> None:
+    task = named(f"{path}:make")
+    assert isinstance(task, TrainingTask)
+    assert task.space.keys() == POINT.keys()

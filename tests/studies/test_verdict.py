@@ -1,6 +1,7 @@
 """The verdict says whether ours pays, by how much and how sure, and what to use instead."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +63,14 @@ def test_the_test_loss_decides_where_there_is_one() -> None:
     found = verdict([*ours, *(run("tpe", seed, 2.0, test=4.0) for seed in range(5))])
     assert found is not None
     assert (found.pays, found.measure, found.losses) == (False, "test loss", (5.0, 4.0))
+
+
+def test_what_was_held_back_decides_where_there_is_no_test_loss() -> None:
+    ours = [run("hypergrad", seed, 1.0) for seed in range(5)]
+    ours = [replace(h, trials=tuple(replace(t, cross_validated=3.0) for t in h.trials)) for h in ours]
+    found = verdict([*ours, *runs(tpe=[2.0] * 5)])
+    assert found is not None
+    assert (found.pays, found.measure, found.losses) == (False, "validation loss", (3.0, 2.0))
 
 
 def test_more_budget_is_not_the_same_budget() -> None:
