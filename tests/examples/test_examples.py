@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from hypergrad_search import Status, TrainingProblem, Unrolled, check_gradient, evaluate
-
 from hypergrad_studies.posing import named
 from hypergrad_studies.tasks import TrainingTask
 

@@ -9,18 +9,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import optuna
 import pytest
 from click.testing import CliRunner
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.trial import TrialState, create_trial
+from ray.cluster_utils import Cluster
 
 from hypergrad_optuna import attributes
+from hypergrad_search import evaluate
+from hypergrad_studies import posing
 from hypergrad_studies.cli import cli
 from hypergrad_studies.spending import SECONDS, Budget
+from hypergrad_studies.sweep import ray_engine
 from hypergrad_studies.sweep.plan import Limits, Plan
 from hypergrad_studies.sweep.progress import progress, table
 from hypergrad_studies.sweep.storages import open_storage
+from hypergrad_studies.tasks import TrainingTask
 
 HYPERGRAD = [sys.executable, "-c", "from hypergrad_studies.cli import main; main()"]
 
@@ -47,6 +53,25 @@ def make():
 
 def slow():
     return bowl(1.0)
+
+def training():
+    import time
+    import jax, jax.numpy as jnp
+    from hypergrad_search import Float, TrainingProblem, sgd
+    def slowly(x):
+        time.sleep(0.002)
+        return x
+    def batches(step):
+        return jax.pure_callback(slowly, jax.ShapeDtypeStruct((), jnp.float32), jnp.float32(1.0))
+    problem = TrainingProblem(
+        init=lambda key, h: jax.random.normal(key, (20,)),
+        train_loss=lambda w, h, one, key: jnp.sum(h["l2"] * w**2) + one * jnp.mean((w - jnp.arange(20) / 10) ** 2),
+        valid_loss=lambda w, h: jnp.mean((w - jnp.arange(20) / 20) ** 2),
+        batches=batches,
+        optimizer=sgd("rate", 0.5),
+        steps=50,
+    )
+    return problem, {"l2": Float(1e-4, 1.0, log=True, shape=(20,)), "rate": Float(1e-2, 0.5, log=True)}
 
 def silent():
     return lambda trial: trial.suggest_float("x", -1, 1) ** 2
@@ -234,3 +259,38 @@ def test_killed_processes_and_a_restarted_server_lose_no_trial(
             assert trial.params == trials[trial.system_attrs["failed_trial"]].params
             assert trial.state is TrialState.COMPLETE
     assert study.best_value < 1e-3
+
+
+@pytest.mark.slow
+def test_a_node_of_ray_is_lost_and_another_one_joins(
+    problem: Callable[[str], str], tmp_path: Path, ray_cluster: Cluster
+) -> None:
+    """All 60 trials are there once; each has the value that training in this process has; chains go on."""
+    name = problem("training")
+    lost = ray_cluster.add_node(num_cpus=1, object_store_memory=100_000_000, include_dashboard=False)
+    process = start(
+        *(name, "--engine", "ray", "--address", ray_cluster.address, "--storage", tmp_path, "--study", "mine"),
+        *("--trials", 60),
+    )
+    assert process.stdout is not None
+    wait_for(lambda: process.poll() is not None or len(list((tmp_path / "mine").glob("*/result.json"))) > 12, 180)
+    assert process.poll() is None, process.communicate()
+    ray_cluster.remove_node(lost, allow_graceful=False)
+    ray_cluster.add_node(num_cpus=1, object_store_memory=100_000_000, include_dashboard=False)
+    output = ended(process, 400)
+    assert process.returncode == 0, output
+    assert "60  terminated" in output
+    trials = ray_engine.find(str(tmp_path), "mine").trials or []
+    assert len(trials) == len({trial.trial_id for trial in trials}) == 60
+    task = posing.named(name)
+    assert isinstance(task, TrainingTask)
+    for trial in trials[::6]:
+        hyperparameters = {key: trial.config[key] for key in task.space}
+        assert evaluate(task.problem, hyperparameters, key=jax.random.key(0)).value == trial.last_result["loss"]
+    parents = [trial.config["hypergrad"]["parent"] for trial in trials]
+    assert any(parents[30:])
+    assert min(trial.last_result["loss"] for trial in trials) < 0.1
+    shown = CliRunner().invoke(
+        cli, ["sweep", "status", "--engine", "ray", "--storage", str(tmp_path), "--study", "mine"]
+    )
+    assert "60  terminated" in shown.output

@@ -34,7 +34,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep: its problem and its method as the command line names them, its study, and its limits."""
+    """A sweep: its problem and its method as the command line names them, its study, its limits, and its engine.
+
+    `metric` is what counts of the result of a trainable of Ray Tune.
+    """
 
     problem: str
     storage: str
@@ -42,6 +45,8 @@ class Plan:
     method: str
     direction: Literal["minimize", "maximize"]
     limits: Limits
+    engine: Literal["optuna", "ray"] = "optuna"
+    metric: str = "loss"
 
     def to_json(self) -> str:
         """Return text that `from_json` reads."""
@@ -63,22 +68,21 @@ class Plan:
 
     def task(self) -> Task:
         """Return what is tuned. Raises `ValueError` as `posing.named`."""
-        return named(self.problem, maximise=self.maximises)
+        return named(self.problem, maximise=self.maximises, metric=self.metric)
 
     def rival(self) -> Rival:
         """Return what searches, a rival of the registry or a user's own. Raises `ValueError` where it is neither."""
         if ":" in self.method:
             return of_factory(self.method, load(self.method))
         if self.method not in RIVALS:
-            raise ValueError(
-                f"{self.method!r} is not one of {', '.join(RIVALS)}; name one of your own by module:factory"
-            )
+            known = ", ".join(name for name, rival in RIVALS.items() if rival.runs_in(self.engine))
+            raise ValueError(f"{self.method!r} is not one of {known}; name one of your own by module:factory")
         return RIVALS[self.method]
 
     def check(self) -> None:
         """Raise `ValueError` where the method cannot search the problem, in one line that says what to do."""
         task, rival = self.task(), self.rival()
-        reason = obstacle(rival, task, "optuna", self.limits.budget or Budget(1))
+        reason = obstacle(rival, task, self.engine, self.limits.budget or Budget(1))
         if reason is None and rival.optimizer is not None:
             reason = f"{rival.name} trains once, and searches nothing; choose another method"
         if reason is None and rival.tied:

@@ -1,9 +1,11 @@
 """How far a study is, from its storage alone, whoever works on it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
@@ -99,12 +101,26 @@ def table(study: optuna.Study) -> Table:
     if found.best is None:
         view.add_row("none", "is the best trial yet")
         return view
-    view.add_row(f"{found.best.value:.6g}", f"is the best value, of trial {found.best.number}, with")
-    for name, value in list(found.best.params.items())[:FEW]:
-        view.add_row(shown(value), name)
-    if len(found.best.params) > FEW:
-        view.add_row("...", f"{len(found.best.params) - FEW} more")
+    add_best(
+        view, f"{found.best.value:.6g}", f"is the best value, of trial {found.best.number}, with", found.best.params
+    )
     return view
+
+
+def add_best(view: Table, value: str, words: str, hyperparameters: Mapping[str, Any]) -> None:
+    """Add the best value to a table, and the first of its hyperparameters."""
+    view.add_row(value, words)
+    for name, chosen in list(hyperparameters.items())[:FEW]:
+        view.add_row(_brief(chosen), name)
+    if len(hyperparameters) > FEW:
+        view.add_row("...", f"{len(hyperparameters) - FEW} more")
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        low, high = f"{value.min():.4g}", f"{value.max():.4g}"
+        return f"{low if low == high else f'{low} to {high}'} in {'x'.join(map(str, value.shape))}"
+    return f"{value:.6g}" if isinstance(value, float) else shown(value)
 
 
 def find(storage: str, name: str) -> optuna.Study:
