@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -294,3 +295,26 @@ def test_a_node_of_ray_is_lost_and_another_one_joins(
         cli, ["sweep", "status", "--engine", "ray", "--storage", str(tmp_path), "--study", "mine"]
     )
     assert "60  terminated" in shown.output
+
+
+@pytest.mark.slow
+def test_a_proxy_of_optuna_is_a_storage_too(problem: Callable[[str], str], tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    proxy = subprocess.Popen([sys.executable, "-c", PROXY, f"sqlite:///{tmp_path / 'study.db'}", str(port)])
+    try:
+        name = problem("make")
+        output = ended(start(name, "--storage", f"grpc://127.0.0.1:{port}", "--workers", 2, "--trials", 10))
+    finally:
+        proxy.kill()
+        proxy.wait()
+    assert "10  complete" in output or "11  complete" in output
+    assert progress(study_in(f"sqlite:///{tmp_path / 'study.db'}", name)).done in (10, 11)
+
+
+PROXY = """
+import sys
+import optuna
+optuna.storages.run_grpc_proxy_server(optuna.storages.RDBStorage(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
+"""
