@@ -15,10 +15,10 @@ RESERVED = "hypergrad"  # the key in a trial's config under which the searcher s
 
 
 def param_space(space: Space) -> dict[str, Any]:
-    """Return `space` as Ray's own domains, for `trainable` under another searcher: `Tuner(..., param_space=...)`.
+    """Return `space` as Ray's own domains, for `trainable` under any searcher: `Tuner(..., param_space=...)`.
 
     An array becomes one domain for each coordinate, named `name[i,j]`, in C order; a number with a `lift` stays a
-    number. Do not use it with `HypergradSearch`, which takes the space itself.
+    number. `HypergradSearch` can take the space itself, which is better for large arrays, and lifts numbers.
 
     Raises `ValueError` where `space` is not a space, or a name does not fit Ray's configs and results.
     """

@@ -1,49 +1,51 @@
 """`HypergradSearch`: Ray Tune's side of the search. It stores and fetches, and decides nothing itself."""
 
-import base64
 import contextlib
-import importlib.util
-import json
 import math
-import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from itertools import count
+from typing import Any, NoReturn
 
-import numpy as np
+from ray.tune.result import DEFAULT_METRIC
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
-from hypergrad_ray.param_space import RESERVED, check_names, join, param_space
+from hypergrad_ray import memory
+from hypergrad_ray.domains import Domains
+from hypergrad_ray.explorer import Explorer
+from hypergrad_ray.param_space import RESERVED, join
 from hypergrad_ray.race import Race
-from hypergrad_ray.trainable import RUNNING
-from hypergrad_search import Space
-from hypergrad_search.checks import shown, whole_number
+from hypergrad_ray.results import RUNNING, Reader, config_of, has_gradient, iteration
+from hypergrad_search.checks import number, shown
 from hypergrad_search.search import Observation, Strategy
-from hypergrad_search.search.ask_tell import OVERFITTED, AskTell, MissingGradients, Outcome, collect, levels, spread
+from hypergrad_search.search.ask_tell import OVERFITTED, AskTell, MissingGradients, Suggestion
 from hypergrad_search.search.doubts import Doubts
-from hypergrad_search.space import centre, floats, lifted
-
-LOSS = "loss"  # the name of the metric that the explorer minimises
+from hypergrad_search.space import centre, check_space
 
 
 class HypergradSearch(Searcher):
     """Search where the gradient of the metric points, taking turns with another searcher, the explorer.
 
     Floats follow gradients, which `trainable` reports, or any other trainable as `"gradient": {name: array}` (see
-    `wants_gradient`). The explorer chooses integers and categoricals, which stay as they are along a chain of descent.
-    If no trial reports a gradient, the explorer alone decides, and a warning says so once.
+    `wants_gradient`), nested as in the config. The explorer chooses integers and categoricals, which stay as they are
+    along a chain of descent. If no trial reports a gradient, the explorer alone decides, and a warning says so once.
+
+    The space may be given here, or as Ray's `param_space`. It may hold Ray's own domains too, in dicts and lists, and
+    constants beside them. `tune.uniform` and `tune.loguniform` are floats, and so is `tune.randn`, from three standard
+    deviations below the mean to three above it. The explorer alone chooses what `tune.choice` and the domains of
+    integers stand for, and also quantised floats such as `tune.quniform`: a short step would be rounded back to where
+    it began, and its failure would say nothing about the gradient. `tune.grid_search` is refused. Ray computes what
+    `tune.sample_from` says in `param_space`, from what was chosen.
 
     An array hyperparameter, or a number with a `lift`, is one ndarray in a trial's config. The explorer sees one number
     in its place: it chooses one value for all elements, and it is told the mean (of logarithms, with `log=True`) of an
     array that a chain has moved.
 
-    A trial that failed, or whose last result has the status `"running"` because a scheduler stopped it, is a failed
-    step. Its cost counts nevertheless: `"gradient_evaluations"` if the trainable reports that, else 4 with a gradient
-    and 1 without.
+    A trial that failed is a failed step. So is a step whose last result has the status `"running"`, since a scheduler
+    stopped it; the explorer is told of its losses so far. The cost of both counts nevertheless:
+    `"gradient_evaluations"` if the trainable reports that, else 4 with a gradient and 1 without.
 
     Ray ends some trials without a word: at the end of a time budget, or where a restored run skips them. A trial that
     has been running for more than twice as long as the longest one so far, while five that began later have ended, is
@@ -52,99 +54,110 @@ class HypergradSearch(Searcher):
     hyperparameters that failed or did not end.
 
     Args:
-        space: a dict from names to `Float`, `Int` or `Categorical`. Leave Ray's own `param_space` empty, but for
-            constants.
-        metric: the key of the result to optimise, `"loss"` for `trainable`. Give it here: Ray passes the metric and the
-            mode of `tune.run` or `tune.TuneConfig` on only together with constants in `param_space`.
+        space: a dict of domains, as above; None to search what Ray's `param_space` holds. With a space given here,
+            leave `param_space` empty, but for constants.
+        metric: the key of the result to optimise, `"loss"` for `trainable`, and `"_metric"` for a function that returns
+            a number. Without a `param_space` give it here, since Ray passes on the metric and the mode of `tune.run` or
+            `tune.TuneConfig` only together with that.
         mode: `"min"` or `"max"`.
         explorer: the other searcher, made without a space; by default `OptunaSearch` (TPE), which needs optuna. By
             default the first trial is at the centre of the space; an explorer that you give chooses that one too.
         strategy: the way to spend the budget; `hypergrad_search.search.ExploreDescend()` by default.
         seed: the seed of the default explorer; the rest of the search is deterministic.
+        points_to_evaluate: configs for the first trials, each with a value for every domain. One number for an array
+            stands for each of its elements.
+        evaluated_rewards: the metric at each of these points, where it is known; then they are not run, but for the
+            best, which is run once more for its gradient.
 
     Raises:
         ValueError: an argument does not fit; the message says which and what to do.
         ImportError: the default explorer is wanted, and optuna is missing.
-        RuntimeError: at the first trial, neither this searcher nor Ray was told the metric and the mode.
+        RuntimeError: at the first trial, there is no space, or neither this searcher nor Ray was told the metric and
+            the mode.
 
-    Do not use it for several metrics, nor inside `Repeater`, which drops the gradients. To limit concurrency, wrap this
-    searcher, not its explorer.
+    Do not use it for several metrics, nor inside `Repeater`, which drops the gradients, nor with the schedulers
+    `PopulationBasedTraining`, `PB2` and `HyperBandForBOHB`. To limit concurrency, wrap this searcher, not its explorer.
     """
 
     def __init__(
         self,
-        space: Space,
+        space: Mapping[str, Any] | None = None,
         *,
         metric: str | None = None,
         mode: str | None = None,
         explorer: Searcher | None = None,
         strategy: Strategy[Any] | None = None,
         seed: int | None = None,
+        points_to_evaluate: Sequence[Mapping[str, Any]] | None = None,
+        evaluated_rewards: Sequence[float] | None = None,
     ) -> None:
-        check_names(space)
         _check_goal(metric, mode)
         super().__init__(metric=metric, mode=mode)
-        self._space = lifted(space)
-        self._explorer = _check_explorer(explorer, seed)
-        self._own_explorer = explorer is not None
-        if not self._explorer.set_search_properties(LOSS, "min", param_space(levels(self._space))):
-            raise ValueError("HypergradSearch: explorer must be made without a space, which it gets here")
-        self._mind = AskTell.begin(self._space, strategy, maximise=mode == "max")
-        remedy = "use hypergrad_ray.trainable, or report 'gradient': {name: array}"
-        self._missing_gradients = MissingGradients("HypergradSearch", "trainable", self._explorer, remedy)
+        self._explorer = Explorer(explorer, seed)
+        self._domains = Domains()
+        self._mind = AskTell.begin({}, strategy, maximise=mode == "max")
+        remedy = (
+            "use hypergrad_ray.trainable, or report 'gradient': {name: array}; ray.tune.search.Repeater drops gradients"
+        )
+        self._missing_gradients = MissingGradients("HypergradSearch", "trainable", self._explorer.searcher, remedy)
         self._doubts = Doubts("HypergradSearch")
-        self._observations: dict[str, Observation] = {}
+        self._reader = Reader()
+        self._points = _checked_points(points_to_evaluate, evaluated_rewards)
+        self._given: list[tuple[dict[str, Any], float | None]] = []  # what is left of these points, as hyperparameters
+        self._observations: dict[str, Observation] = {}  # the finished trials
+        self._large: set[str] = set()  # those whose arrays are worth forgetting
+        self._failed: dict[str, bytes] = {}  # those that failed, by a digest of their hyperparameters
         self._running: dict[str, Observation] = {}  # unfinished trials, with their results so far
+        self._losses: dict[str, dict[int, float]] = {}  # their losses on the way, by training iteration
+        self._explored: set[str] = set()  # those that the explorer chose
         self._race = Race()  # among the unfinished trials
         self._adopted: set[str] = set()  # trials that took the place of others, of which the explorer does not know
-        self._checkpoints: dict[str, str] = {}  # the path of each trial's checkpoint, if it has one
-        self._said: set[str] = set()  # the warnings so far, each of which is given once
+        self._checkpoints: dict[str, str] = {}  # of trials that have one, as a path in the experiment's folder
+        if space is not None:
+            domains = Domains.of(space)
+            check_space(domains.space)
+            self._search_in(domains)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Take metric and mode where none were given, and return False, since Ray must not set the search space.
+        """Take the space, the metric and the mode where none were given; return whether the space is taken.
 
         Where this searcher has another metric of its own, that of Ray only decides which trial Ray calls the best.
-        Raises `ValueError` where the metric is the same and the mode is not.
+        Raises `ValueError` where the metric is the same and the mode is not, or a domain cannot be searched.
         """
         _check_goal(metric, mode)
-        if self._metric is not None and metric not in (None, self._metric):
+        self._aim_at(metric, mode)
+        for trial in list(self._running):  # a new run begins, so that they will never end
+            self._leave(trial)
+        domains = Domains.of(config).only()
+        if not domains.space:
             return False
-        if self._mode is not None and mode not in (None, self._mode):
+        if not self._domains.space:
+            self._search_in(domains)
+        elif not self._domains.of_same_space(domains):
             raise ValueError(
-                f"HypergradSearch: it was made with mode={self._mode!r}, and Ray has mode={mode!r} for the metric "
-                f"{metric or self._metric!r}; give both the same"
+                f"HypergradSearch: it has a space of its own, {shown(list(self._domains.space))}, and param_space has "
+                f"{shown(list(domains.space))} to search too; give the whole space in one place"
             )
-        self._metric = self._metric or metric
-        self._mode = self._mode or mode
-        self._mind = replace(self._mind, maximise=self._mode == "max")
-        return False
+        return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Return the config of the next trial: a step, a second look at its start, or the explorer's choice.
 
-        Raises `RuntimeError` where metric or mode is unknown: the wrong direction would go unnoticed.
+        Raises `RuntimeError` where space, metric or mode is unknown: the wrong direction would go unnoticed.
         """
-        if self._metric is None or self._mode is None:
-            raise RuntimeError(
-                f"HypergradSearch: metric ({self._metric}) or mode ({self._mode}) have not been set. Pass both when "
-                'instantiating it, HypergradSearch(space, metric="loss", mode="min"), since Ray passes those of '
-                "tune.TuneConfig() on only together with a param_space."
-            )
-        lost = self._race.lost(time.monotonic())
-        suggestion = self._mind.ask([trial.parent for name, trial in self._running.items() if name not in lost])
-        wanted = suggestion.wanted
-        at_the_centre = suggestion.centre and not self._own_explorer
-        if at_the_centre:
-            hyperparameters = centre(self._space)
-        elif wanted.parent is None:
-            chosen: Any = self._explorer.suggest(trial_id)
-            if chosen is None or isinstance(chosen, str):  # it waits, or it has finished
-                return chosen  # type: ignore[return-value]  # FINISHED is a str, which Ray's own type leaves out
-            hyperparameters = spread(self._space, self._read_choice(chosen))
+        self._check_ready()
+        self._tell_of_evaluated_points()
+        if self._given:
+            suggestion = self._mind.explore()
+            hyperparameters, _ = self._given.pop(0)
         else:
-            before = self._observations[wanted.parent].hyperparameters
-            hyperparameters = join(self._space, {**before, **(suggestion.moved or {})})
-            wanted = replace(wanted, checkpoint=self._checkpoints.get(wanted.parent))
+            lost = self._race.lost(time.monotonic())
+            suggestion = self._mind.ask([trial.parent for name, trial in self._running.items() if name not in lost])
+            chosen = self._choose(trial_id, suggestion)
+            if chosen is None or isinstance(chosen, str):  # the explorer waits, or it has finished
+                return chosen  # type: ignore[return-value]  # FINISHED is a str, which Ray's own type leaves out
+            hyperparameters = chosen
+        wanted = suggestion.wanted
         self._begin(
             Observation(
                 trial_id,
@@ -152,10 +165,11 @@ class HypergradSearch(Searcher):
                 hyperparameters,
                 again=wanted.again,
                 left_out=wanted.left_out,
-                centre=at_the_centre,
+                centre=self._at_the_centre(suggestion),
             )
         )
-        return {**hyperparameters, RESERVED: wanted.to_json()}
+        wanted = replace(wanted, checkpoint=self._checkpoints.get(str(wanted.parent)))
+        return {**self._domains.config(hyperparameters), RESERVED: wanted.to_json()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the result of a running trial, and tell the explorer of its own trials."""
@@ -165,11 +179,9 @@ class HypergradSearch(Searcher):
             _warn(f"a result of trial {trial_id!r}, which is not running, was ignored")
             return
         self._running[trial_id] = self._read(trial, result)
-        if trial_id not in self._adopted:
-            if trial.parent is None and not trial.centre:
-                self._explorer.on_trial_result(trial_id, {**result, LOSS: self._mind.loss(self._value(result))})
-        elif result.get("status") != RUNNING:  # a ConcurrencyLimiter keeps to itself how such trials end
-            self.on_trial_complete(trial_id, result)
+        self._report(trial_id, result)
+        if trial_id in self._adopted and result.get("status") != RUNNING:
+            self.on_trial_complete(trial_id, result)  # a ConcurrencyLimiter keeps to itself how such trials end
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn from a trial that completed, was stopped early (perhaps without a result) or failed."""
@@ -182,73 +194,214 @@ class HypergradSearch(Searcher):
         if trial is None:
             _warn(f"the end of trial {trial_id!r}, which is not running, was ignored")
             return
-        del self._running[trial_id]
-        self._race = self._race.end(trial_id, time.monotonic())
         trial = self._read(trial, result) if result else trial
         trial = replace(trial, value=math.inf, gradient=None) if error else trial
-        reported = trial.gradient is not None or any(
-            key.startswith("gradient") and value is not None for key, value in result.items()
-        )
+        stopped = math.isinf(trial.value) and not error and (not result or result.get("status") == RUNNING)
+        if stopped and result:
+            self._report(trial_id, result)
+        reported = trial.gradient is not None or has_gradient(result)
         self._missing_gradients.check(self._mind, trial.value, reported=reported)
-        self._observations[trial_id] = trial
-        if trial.refined is not None and {"trial_path", "checkpoint_dir_name"} <= result.keys():
-            self._checkpoints[trial_id] = f"{result['trial_path']}/{result['checkpoint_dir_name']}"
+        if trial.refined is not None and {"trial_dir", "checkpoint_dir_name"} <= result.keys():
+            self._checkpoints[trial_id] = f"{result['trial_dir']}/{result['checkpoint_dir_name']}"
         self._mind = self._mind.tell(trial)
-        self._doubts.look_at_value(trial, result.get("message"))
+        if not stopped:
+            self._doubts.look_at_value(trial, result.get("message"))
         if "status" not in result:  # the user's own gradient
-            self._doubts.look(self._space, trial, maximise=self._mind.maximise)
-        stopped = math.isinf(trial.value) and (not result or result.get("status") == RUNNING)
+            self._doubts.look(self._mind.space, trial, maximise=self._mind.maximise)
         self._tell_explorer(trial, result, stopped, error)
+        self._leave(trial_id, time.monotonic())
+        self._keep(trial)
+
+    def on_pause(self, trial_id: str) -> NoReturn:
+        """Refuse `HyperBandForBOHB`, which alone calls this.
+
+        Raises `ValueError`.
+        """
+        raise ValueError(
+            "HypergradSearch: the scheduler HyperBandForBOHB works with TuneBOHB alone; use ASHAScheduler or "
+            "HyperBandScheduler"
+        )
+
+    def add_evaluated_point(
+        self,
+        parameters: Mapping[str, Any],
+        value: float | None,
+        error: bool = False,
+        pruned: bool = False,
+        intermediate_values: Sequence[float] | None = None,
+    ) -> None:
+        """Learn from a config that was evaluated elsewhere; the best one is run once more, for its gradient.
+
+        Args:
+            parameters: the config, with a value for every domain.
+            value: the metric there; None where it failed.
+            error: whether it failed.
+            pruned: whether it was stopped early; then it is for the explorer alone.
+            intermediate_values: the metric after each report of a trial that was stopped early.
+
+        Raises `ValueError` where `parameters` does not fit the space, and `RuntimeError` where space, metric or mode is
+        unknown.
+        """
+        self._check_ready()
+        self._tell_of_evaluated_points()
+        losses = {i: self._mind.loss(each) for i, each in enumerate(intermediate_values or (), 1)}
+        loss = math.inf if error else self._mind.loss(value)
+        point = self._point(parameters, "add_evaluated_point: parameters")
+        self._explorer.add(point, loss, error=error, stopped=pruned, reports=losses)
+        if math.isfinite(loss) and not pruned:
+            self._add(point, loss)
 
     def get_state(self) -> dict[str, Any]:
-        """Return all that is needed to go on elsewhere, as plain JSON; the explorer's own state is in base64."""
+        """Return all that is needed to go on elsewhere; it can be pickled, and no more of it changes."""
         return {
-            "observations": [trial.to_json() for trial in self._observations.values()],
-            "running": [trial.to_json() for trial in self._running.values()],
-            "adopted": sorted(self._adopted),
-            "checkpoints": self._checkpoints,
-            "explorer": base64.b64encode(_saved(self._explorer)).decode(),
+            "metric": self._metric,
+            "mode": self._mode,
+            "domains": self._domains,
+            "strategy": (self._mind.state, self._mind.has_gradients),
+            "observations": list(self._observations.values()),
+            "running": list(self._running.values()),
+            "failed": dict(self._failed),
+            "losses": {trial: dict(losses) for trial, losses in self._losses.items()},
+            "explored": set(self._explored),
+            "adopted": set(self._adopted),
+            "checkpoints": dict(self._checkpoints),
+            "given": list(self._given),
+            "explorer": self._explorer.save(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from `get_state`, in a searcher that was made with the same arguments.
 
-        Raises `ValueError` where `state` did not come from there, or the searcher has another space.
+        What this searcher was not told, as where Ray passed on space, metric and mode, comes from the state. Raises
+        `ValueError` where `state` did not come from there, or the searcher has another space, metric or mode.
         """
-        try:
-            observations = [Observation.from_json(data) for data in state["observations"]]
-            running = [Observation.from_json(data) for data in state["running"]]
-            adopted = set(state.get("adopted", ()))  # earlier versions had none
-            checkpoints, explorer = dict(state["checkpoints"]), base64.b64decode(state["explorer"])
-        except (TypeError, ValueError, KeyError, AttributeError):
-            raise ValueError(f"HypergradSearch: state must be what get_state returned, got {shown(state)}") from None
-        for trial in (*observations, *running):
-            join(self._space, trial.hyperparameters)
-        _restore(self._explorer, explorer)
-        self._observations = {trial.trial: trial for trial in observations}
+        _check_state(state)
+        domains: Domains = state["domains"]
+        if self._domains.space and not self._domains.of_same_space(domains):
+            raise ValueError(
+                f"HypergradSearch: state is of a search in {shown(domains.space)}, and not in "
+                f"{shown(self._domains.space)}; give the searcher the space that it had"
+            )
+        for name, own in {"metric": self._metric, "mode": self._mode}.items():
+            if own is not None and state[name] not in (None, own):
+                raise ValueError(f"HypergradSearch: state is of a search with {name}={state[name]!r}, and not {own!r}")
+        if domains.space and not self._domains.space:
+            self._search_in(domains)
+        self._explorer.restore(state["explorer"])
+        self._aim_at(state["metric"], state["mode"])
+        told, has_gradients = state["strategy"]
+        self._mind = replace(self._mind, state=told, has_gradients=has_gradients)
+        self._observations = {trial.trial: trial for trial in state["observations"]}
+        self._large = {name for name, trial in self._observations.items() if memory.is_large(trial)}
         self._running, self._race = {}, Race()
-        for trial in running:
+        for trial in state["running"]:
             self._begin(trial)
-        self._adopted, self._checkpoints = adopted, checkpoints
-        self._mind = self._remembered()
+        self._failed, self._losses = dict(state["failed"]), {k: dict(v) for k, v in state["losses"].items()}
+        self._explored, self._adopted = set(state["explored"]), set(state["adopted"])
+        self._checkpoints, self._given = dict(state["checkpoints"]), list(state["given"])
 
     def save(self, checkpoint_path: str) -> None:
-        """Write `get_state` to a file."""
-        Path(checkpoint_path).write_text(json.dumps(self.get_state()), encoding="utf-8")
+        """Write `get_state` to a file, in binary."""
+        memory.write(checkpoint_path, self.get_state())
 
     def restore(self, checkpoint_path: str) -> None:
-        """Read the file that `save` wrote. Restore only files that you trust: explorers save themselves by pickle."""
-        try:
-            state = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))
-        except ValueError:
+        """Read the file that `save` wrote. Restore only files that you trust: they are read by pickle."""
+        self.set_state(memory.read(checkpoint_path))
+
+    def _search_in(self, domains: Domains) -> None:
+        """Begin to search a space."""
+        self._explorer.begin(domains.space)
+        self._domains = domains
+        self._mind = AskTell.begin(domains.space, self._mind.strategy, maximise=self._mind.maximise)
+        named = [(f"points_to_evaluate[{i}]", *point) for i, point in enumerate(self._points)]
+        self._given = [(self._point(point, name), reward) for name, point, reward in named]
+
+    def _aim_at(self, metric: str | None, mode: str | None) -> None:
+        """Take a metric and a mode where none were given."""
+        if self._metric is not None and metric not in (None, self._metric):
+            return
+        if self._mode is not None and mode not in (None, self._mode):
             raise ValueError(
-                f"HypergradSearch: checkpoint_path must name a file that save wrote, got {shown(checkpoint_path)}"
-            ) from None
-        self.set_state(state)
+                f"HypergradSearch: it was made with mode={self._mode!r}, and Ray has mode={mode!r} for the metric "
+                f"{metric or self._metric!r}; give both the same"
+            )
+        self._metric = self._metric or metric
+        self._mode = self._mode or mode
+        if self._mode is not None:
+            self._metric = self._metric or DEFAULT_METRIC  # as Ray calls a number that a function returns
+        self._mind = replace(self._mind, maximise=self._mode == "max")
+
+    def _check_ready(self) -> None:
+        if not self._domains.space:
+            raise RuntimeError(
+                "HypergradSearch: there is no space to search; make it as HypergradSearch(space, ...), or put domains "
+                "such as tune.uniform(0, 1) into param_space"
+            )
+        if self._metric is None or self._mode is None:
+            raise RuntimeError(
+                f"HypergradSearch: metric ({self._metric}) or mode ({self._mode}) have not been set. Pass both when "
+                'instantiating it, HypergradSearch(space, metric="loss", mode="min"), since Ray passes those of '
+                'tune.TuneConfig() on only together with a param_space. A number that a function returns is "_metric".'
+            )
+
+    def _choose(self, trial_id: str, suggestion: Suggestion) -> dict[str, Any] | str | None:
+        """Return the hyperparameters of the next trial, or what the explorer says instead."""
+        parent = suggestion.wanted.parent
+        if self._at_the_centre(suggestion):
+            return centre(self._mind.space)
+        if parent is not None:
+            return join(self._mind.space, {**self._observations[parent].hyperparameters, **(suggestion.moved or {})})
+        chosen = self._explorer.choose(trial_id)
+        if isinstance(chosen, dict):
+            self._explored.add(trial_id)
+        return chosen
+
+    def _at_the_centre(self, suggestion: Suggestion) -> bool:
+        return suggestion.centre and not self._explorer.is_the_user_s
+
+    def _tell_of_evaluated_points(self) -> None:
+        """Tell of the user's points whose values are known, now that the mode is known too."""
+        for point, reward in self._given:
+            if reward is not None:
+                loss = self._mind.loss(reward)
+                self._explorer.add(point, loss)
+                self._add(point, loss)
+        self._given = [(point, reward) for point, reward in self._given if reward is None]
+
+    def _add(self, point: dict[str, Any], loss: float) -> None:
+        """Learn from a point that no trial of this search has evaluated."""
+        name = next(name for n in count() if (name := f"evaluated {n}") not in self._observations)
+        trial = Observation(name, None, point, value=loss, unasked=True)
+        self._mind = self._mind.tell(trial)
+        self._keep(trial)
+
+    def _point(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+        try:
+            return self._domains.hyperparameters(config)
+        except ValueError as error:
+            raise ValueError(f"HypergradSearch: {name} does not fit the space: {error}") from None
 
     def _begin(self, trial: Observation) -> None:
         self._running[trial.trial] = trial
         self._race = self._race.begin(trial.trial, time.monotonic())
+
+    def _leave(self, trial_id: str, ended: float | None = None) -> None:
+        """Forget that a trial is running; `ended` is when it ended, if it has."""
+        self._race = self._race.leave(trial_id) if ended is None else self._race.end(trial_id, ended)
+        del self._running[trial_id]
+        self._losses.pop(trial_id, None)
+        self._explored.discard(trial_id)
+
+    def _keep(self, trial: Observation) -> None:
+        """Keep a finished trial, and forget the large arrays of those that the strategy cannot come back to."""
+        self._observations[trial.trial] = trial
+        if math.isinf(trial.value):
+            self._failed[trial.trial] = memory.digest(self._mind.space, trial.hyperparameters)
+        if memory.is_large(trial):
+            self._large.add(trial.trial)
+        for name in [name for name in self._large if not memory.may_come_back(self._mind.state, name)]:
+            self._observations[name] = memory.forgotten(self._mind.space, self._observations[name])
+            self._large.remove(name)
 
     def _begun(self, trial_id: str, result: Mapping[str, Any]) -> Observation | None:
         """Return the running trial of this name; one that Ray runs again takes the place of its first attempt."""
@@ -258,11 +411,12 @@ class HypergradSearch(Searcher):
         if first is None:
             return None
         self._adopted.add(trial_id)
-        if self._running.pop(first.trial, None) is not None:
-            self._race = self._race.leave(first.trial)
+        if first.trial in self._running:
+            self._leave(first.trial)
         else:
             del self._observations[first.trial]
-            self._mind = self._remembered()
+            self._failed.pop(first.trial, None)
+            self._large.discard(first.trial)
         self._begin(
             Observation(
                 trial_id,
@@ -277,83 +431,48 @@ class HypergradSearch(Searcher):
 
     def _first_attempt(self, trial_id: str, result: Mapping[str, Any]) -> Observation | None:
         """Return the trial that failed or did not end, and that a result of an unknown trial stands for."""
+        point = None
+        with contextlib.suppress(ValueError):
+            point = self._domains.hyperparameters(config_of(result))
         own = self._observations.get(trial_id)
         if own is not None:
-            return own if math.isinf(own.value) or trial_id in self._adopted else None
-        config = {key.removeprefix("config/"): value for key, value in result.items() if key.startswith("config/")}
-        with contextlib.suppress(ValueError):
-            point = join(self._space, config)
-            failed = [trial for trial in self._observations.values() if math.isinf(trial.value)]
-            return next((t for t in [*self._running.values(), *failed] if _same(point, t.hyperparameters)), None)
-        return None
-
-    def _remembered(self) -> AskTell:
-        """Return the search after all that was observed."""
-        mind = AskTell.begin(self._space, self._mind.strategy, maximise=self._mind.maximise)
-        for trial in self._observations.values():
-            mind = mind.tell(trial)
-        return mind
+            again = trial_id in self._failed or trial_id in self._adopted
+            if again and memory.is_whole(self._mind.space, own):
+                return own
+            return replace(own, hyperparameters=point) if again and point is not None else None
+        if point is None:
+            return None
+        known = memory.digest(self._mind.space, point)
+        for trial in self._running.values():
+            if memory.digest(self._mind.space, trial.hyperparameters) == known:
+                return trial
+        failed = next((name for name, digest in self._failed.items() if digest == known), None)
+        return None if failed is None else replace(self._observations[failed], hyperparameters=point)
 
     def _read(self, begun: Observation, result: Mapping[str, Any]) -> Observation:
         """Return a trial after one more result, which is the last one unless its status is `"running"`."""
-        cost = result.get("gradient_evaluations")
-        if result.get("status") == RUNNING:
-            return self._mind.read(begun, Outcome(cost=cost))
-        differentiable = floats(self._space)
-        outcome = Outcome(
-            value=self._value(result),
-            gradient=self._gradient(result),
-            cost=cost,
-            held_back=result.get("held_back"),
-            blocks=result.get("blocks"),
-            cross_validated=result.get("cross_validated"),
-            refined={name: result.get(f"refined/{name}") for name in differentiable},
-            status=result.get("status"),
-            deterministic=result.get("deterministic"),
-        )
-        return self._mind.read(begun, outcome)
+        return self._mind.read(begun, self._reader.outcome(result, str(self._metric), self._domains))
 
-    def _value(self, result: Mapping[str, Any]) -> Any:
-        if self._metric not in result:
-            self._warn_once(
-                f"{self._metric!r} is missing from a result, which is a failed step; report it, or set metric"
-            )
-        return result.get(str(self._metric))
+    def _loss(self, result: Mapping[str, Any]) -> float:
+        return self._mind.loss(self._reader.value(result, str(self._metric)))
 
-    def _gradient(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the derivatives in a result, in which Ray has made `{"gradient": {"x": 1.0}}` one key."""
-        reported = {k.removeprefix("gradient/"): g for k, g in result.items() if k.startswith("gradient/")}
-        known = floats(self._space)
-        for name, derivative in reported.items():
-            if name not in known and derivative is not None:
-                self._warn_once(f"gradient[{name!r}] was ignored: the floats of the space are {sorted(known)}")
-        whole = result.get("gradient")
-        if whole is not None and not isinstance(whole, Mapping):
-            self._warn_once(f"a gradient was ignored: it must be a dict {{name: array}}, got {shown(whole)}")
-        return {name: reported.get(name) for name in known}
-
-    def _read_choice(self, chosen: Any) -> dict[str, Any]:
-        """Return what the explorer has chosen, one number for each array."""
-        try:
-            return join(levels(self._space), chosen)
-        except ValueError as error:
-            raise ValueError(f"HypergradSearch: the explorer's choice does not fit the space: {error}") from None
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            _warn(message)
+    def _report(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Keep the loss of a running trial, and tell the explorer of it, unless this result came before."""
+        number, losses = iteration(result), self._losses.setdefault(trial_id, {})
+        if number is None or number in losses:
+            return
+        losses[number] = self._loss(result)
+        if trial_id in self._explored:
+            self._explorer.report(trial_id, result, losses[number])
 
     def _tell_explorer(self, trial: Observation, result: dict[str, Any], stopped: bool, error: bool) -> None:
         overfitted = result.get("status") == OVERFITTED and not error  # a failed step, with a value that is sound
-        loss = self._mind.loss(self._value(result)) if overfitted else trial.value
-        if trial.parent is None and not trial.centre and trial.trial not in self._adopted:
-            told = None if stopped or error else {**result, LOSS: loss}
-            self._explorer.on_trial_complete(trial.trial, result=told, error=error)
-            return
-        point = collect(self._space, trial.hyperparameters)
-        with contextlib.suppress(NotImplementedError):  # of searchers that cannot learn from points that others chose
-            self._explorer.add_evaluated_point(point, loss, error=error, pruned=stopped)
+        loss = self._loss(result) if overfitted else trial.value
+        if trial.trial in self._explored:
+            self._explorer.end(trial.trial, None if stopped or error else result, loss, error)
+        else:
+            reports = self._losses.get(trial.trial)
+            self._explorer.add(trial.hyperparameters, loss, error=error, stopped=stopped, reports=reports)
 
 
 def _check_goal(metric: Any, mode: Any) -> None:
@@ -368,43 +487,30 @@ def _check_result(result: Any) -> None:
         raise ValueError(f"HypergradSearch: result must be a dict, got {shown(result)}")
 
 
-def _check_explorer(explorer: Searcher | None, seed: int | None) -> Searcher:
-    if explorer is None:
-        if importlib.util.find_spec("optuna") is None:
-            raise ImportError(
-                "HypergradSearch: the default explorer needs optuna; pip install 'hypergrad-search[ray]', "
-                "or give another searcher as explorer"
-            )
-        return OptunaSearch(seed=None if seed is None else whole_number("HypergradSearch: seed", seed, 0, 2**32 - 1))
-    if not isinstance(explorer, Searcher):
-        raise ValueError(f"HypergradSearch: explorer must be a ray.tune.search.Searcher, got {explorer!r}")
-    if seed is not None:
-        raise ValueError("HypergradSearch: give the seed to explorer, or leave it out")
-    return explorer
+def _check_state(state: Any) -> None:
+    kinds = {"domains": Domains, "strategy": tuple, "observations": list, "running": list, "failed": dict}
+    kinds |= {"losses": dict, "explored": set, "adopted": set, "checkpoints": dict, "given": list, "explorer": bytes}
+    fits = isinstance(state, Mapping) and {"metric", "mode"} <= state.keys()
+    if not fits or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError(f"HypergradSearch: state must be what get_state returned, got {shown(state)}")
+    if not all(isinstance(trial, Observation) for trial in (*state["observations"], *state["running"])):
+        raise ValueError(f"HypergradSearch: state must be what get_state returned, got {shown(state)}")
 
 
-def _same(point: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(np.array_equal(value, other[name]) for name, value in point.items())
-
-
-def _saved(explorer: Searcher) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "explorer")
-        explorer.save(str(path))
-        return path.read_bytes()
-
-
-def _restore(explorer: Searcher, saved: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "explorer")
-        path.write_bytes(saved)
-        try:
-            explorer.restore(str(path))
-        except Exception as error:  # whatever the explorer makes of what another one has saved
-            raise ValueError(
-                f"HypergradSearch: {type(explorer).__name__} cannot read the explorer's part of the state "
-                f"({shown(error)}); is it of another explorer?"
-            ) from error
+def _checked_points(points: Any, rewards: Any) -> list[tuple[Mapping[str, Any], float | None]]:
+    if points is None and rewards is None:
+        return []
+    if not isinstance(points, list | tuple) or not all(isinstance(point, Mapping) for point in points):
+        raise ValueError(f"HypergradSearch: points_to_evaluate must be a list of configs, got {shown(points)}")
+    if rewards is None:
+        return [(point, None) for point in points]
+    if not isinstance(rewards, list | tuple) or len(rewards) != len(points):
+        raise ValueError(
+            f"HypergradSearch: evaluated_rewards must be a list of {len(points)} numbers, one for each of "
+            f"points_to_evaluate, got {shown(rewards)}"
+        )
+    named = [number(f"HypergradSearch: evaluated_rewards[{i}]", reward) for i, reward in enumerate(rewards)]
+    return list(zip(points, named, strict=True))
 
 
 def _warn(message: str) -> None:

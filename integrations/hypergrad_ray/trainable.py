@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune import Checkpoint
 
 from hypergrad_ray.param_space import RESERVED, check_names, join
+from hypergrad_ray.results import RUNNING
 from hypergrad_search import Evaluation, Method, Space, TrainingProblem
 from hypergrad_search.checks import shown
 from hypergrad_search.from_function import FunctionProblem
@@ -18,7 +19,6 @@ from hypergrad_search.hosting import HostedProblem, host
 from hypergrad_search.search.ask_tell import Wanted
 
 CHECKPOINT_FILE = "checkpoint"  # the file in a checkpoint's folder
-RUNNING = "running"  # the status of a result that is not the last
 KEPT = 4  # the number of problems that a process remembers; Ray keeps a process for one run
 
 _problems: dict[str, HostedProblem] = {}  # the last ones of this process, so that each compiles once
@@ -140,9 +140,12 @@ def _remembered(token: str, make: Callable[[], HostedProblem]) -> HostedProblem:
 
 
 def _read_checkpoint(path: str | None) -> bytes | None:
+    """Return what is in a checkpoint, whose path is relative to the experiment's folder, wherever that is now."""
     if path is None:
         return None
-    with Checkpoint(path, filesystem=tune.get_context().get_storage().storage_filesystem).as_directory() as folder:
+    storage = tune.get_context().get_storage()
+    whole = f"{storage.experiment_fs_path}/{path}"
+    with Checkpoint(whole, filesystem=storage.storage_filesystem).as_directory() as folder:
         return Path(folder, CHECKPOINT_FILE).read_bytes()
 
 
@@ -151,7 +154,7 @@ def _report_on_the_way(step: int, loss: float, cost: float) -> None:
 
 
 def _report(hosted: HostedProblem, evaluation: Evaluation) -> None:
-    """Report the last result of a trial, with its checkpoint and the path at which a later trial finds it."""
+    """Report the last result of a trial, with its checkpoint and the folder in which a later trial finds it."""
     facts = hosted.facts(evaluation)
     result = {"loss": evaluation.value, "gradient_evaluations": facts.pop("cost"), **facts}
     if evaluation.checkpoint is None:
@@ -159,5 +162,5 @@ def _report(hosted: HostedProblem, evaluation: Evaluation) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, CHECKPOINT_FILE).write_bytes(evaluation.checkpoint)
-        where = {"trial_path": tune.get_context().get_storage().trial_fs_path}
+        where = {"trial_dir": tune.get_context().get_storage().trial_dir_name}
         tune.report({**result, **where}, checkpoint=Checkpoint.from_directory(folder))

@@ -17,7 +17,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from hypergrad_ray import param_space, trainable
-from hypergrad_ray.trainable import RUNNING
+from hypergrad_ray.results import RUNNING
 from hypergrad_search import Space
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.space import dimension

@@ -1,6 +1,7 @@
 """Every public function of the Ray adapter, called with wrong things: each call ends in one line that names them."""
 
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ import numpy as np
 import pytest
 from ray import tune
 from ray.tune.search import BasicVariantGenerator, Searcher
+from ray.tune.search.bohb import TuneBOHB
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Categorical as Sample
+from ray.tune.search.sample import Domain
+from ray.tune.search.sample import Float as Real
 
 import hypergrad_ray
 from hypergrad_ray import HypergradSearch, best_hyperparameters, param_space, trainable, wants_gradient
@@ -83,6 +88,7 @@ def state(**changes: Any) -> dict[str, Any]:
     return {**whole.get_state(), **changes}
 
 
+GRID = Sample([1, 2]).grid()  # type: ignore[no-untyped-call]  # Ray's is not typed
 CHOICE = {"w": 0.5, "rate": 0.1, "layers": 2, "kind": None}
 WANTED = Wanted().to_json()
 
@@ -90,12 +96,63 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
     "HypergradSearch": [
         (lambda: search([("w", Float(0.0, 1.0))]), "space must be a dict"),
         (lambda: search({}), "space must be a dict of at least one name"),
-        (lambda: search(None), "space must be a dict"),
+        (lambda: search({"w": 0.5}), "space must be a dict of at least one name"),
         (lambda: search({1: Float(0.0, 1.0)}), "space: names must be strings, got 1"),
-        (lambda: search({"w": tune.uniform(0, 1)}), r"space\['w'\] must be a Float, Int or Categorical"),
+        (lambda: search({"w": tune.uniform}), "space must be a dict of at least one name"),
+        (lambda: search({"w": type(tune.uniform(0, 1))}), r"space\['w'\] must be a Float.*, or a domain of Ray, got a"),
         (lambda: search({"w": Float}), r"space\['w'\] must be a Float, Int or Categorical"),
         (lambda: search({"hypergrad": Int(1, 2)}), "'hypergrad' is reserved"),
         (lambda: search({"a/b": Int(1, 2)}), "'a/b' must not contain '/'"),
+        (lambda: search({"a": {2: tune.uniform(0, 1)}}), "space: names must be strings, got 2"),
+        (lambda: search({"a": {"b": Int(1, 2)}, "a.b": Int(1, 2)}), "'a.b' stands for two things"),
+        (
+            lambda: search({"a": tune.grid_search([1, 2])}),
+            r"space\['a'\]: .* cannot search over grid_search; use tune.ch",
+        ),
+        (
+            lambda: search({"a": [GRID]}),
+            r"space\['a/0'\]: .* cannot search over grid_search; use tune",
+        ),
+        (
+            lambda: search({"a": {"b": tune.sample_from(len)}}),
+            r"\['a/b'\]: .* over sample_from; compute it in the",
+        ),
+        (lambda: search({"a": {"eval": "1 + 1"}}), r"space\['a'\]: .* cannot search over eval; compute it in the tra"),
+        (lambda: search({"a": tune.choice([])}), r"space\['a'\]: tune.choice needs at least one value"),
+        (lambda: search({"a": tune.choice([tune.uniform(0, 1)])}), r"space\['a'\]: a choice cannot hold domains"),
+        (lambda: search({"a": tune.choice([{"b": Float(0, 1)}])}), r"space\['a'\]: a choice cannot hold domains"),
+        (lambda: search({"a": tune.uniform(1, 0)}), r"space\['a'\]: Float: low must not be above high"),
+        (lambda: search({"a": tune.randint(1, 1)}), r"space\['a'\]: Int: low must not be above high"),
+        (lambda: search({"a": Real(None, 1)}), r"space\['a'\]: Float: low must be finite, got -inf"),
+        (lambda: search({"a": tune.qrandint(1, 3, 5)}), r"space\['a'\]: there is no multiple of q=5 from 1 to 3"),
+        (lambda: search({"a": Domain()}), r"space\['a'\]: .* cannot search over Domain; use one of Ray's own domains"),
+        (lambda: search(points_to_evaluate=3), "points_to_evaluate must be a list of configs, got 3"),
+        (lambda: search(points_to_evaluate=[3]), r"points_to_evaluate must be a list of configs, got \[3\]"),
+        (lambda: search(points_to_evaluate=[{"w": 0.5}]), r"points_to_evaluate\[0\] does not fit .*lacks 'rate'"),
+        (
+            lambda: search(points_to_evaluate=[{**CONFIG, "kind": "b"}]),
+            r"points_to_evaluate\[0\] does not fit .*'kind'",
+        ),
+        (
+            lambda: search(points_to_evaluate=[{**CONFIG, "rate": 2.0}]),
+            r"points_to_evaluate\[0\].*'rate' = 2.0 is out of",
+        ),
+        (lambda: search(points_to_evaluate=[{**CONFIG, "w": [0, 2]}]), r"points_to_evaluate\[0\].*'w' = .* is out of"),
+        (
+            lambda: search(points_to_evaluate=[{**CONFIG, "layers": 5}]),
+            r"points_to_evaluate\[0\].*'layers' = 5 is out of",
+        ),
+        (lambda: search(evaluated_rewards=[1.0]), "points_to_evaluate must be a list of configs, got None"),
+        (
+            lambda: search(points_to_evaluate=[CONFIG], evaluated_rewards=[]),
+            "evaluated_rewards must be a list of 1 num",
+        ),
+        (lambda: search(points_to_evaluate=[CONFIG], evaluated_rewards=0.5), "evaluated_rewards must be a list of 1 n"),
+        (
+            lambda: search(points_to_evaluate=[CONFIG], evaluated_rewards=["a"]),
+            r"evaluated_rewards\[0\] must be a numb",
+        ),
+        (lambda: search(explorer=TuneBOHB.__new__(TuneBOHB)), "explorer cannot be TuneBOHB.*use the default one"),
         (lambda: search({**SPACE, "w[1]": Float(0.0, 1.0)}), r"'w\[1\]' is reserved, or stands for two things"),
         (lambda: search(metric=["loss", "time"]), r"metric must be one name, got \['loss', 'time'\]"),
         (lambda: search(metric=3), "metric must be one name, got 3"),
@@ -105,7 +162,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: search(explorer="optuna"), "explorer must be a ray.tune.search.Searcher, got 'optuna'"),
         (lambda: search(explorer=OptunaSearch), "explorer must be a ray.tune.search.Searcher"),
         (lambda: search(explorer=BasicVariantGenerator()), "explorer must be a ray.tune.search.Searcher"),
-        (lambda: search(explorer=search()), "explorer must be made without a space"),
+        (lambda: search(explorer=search()), "it has a space of its own"),
         (lambda: search(explorer=OptunaSearch(), seed=1), "give the seed to explorer"),
         (lambda: search(seed="one"), "seed must be a whole number from 0 to 4294967295, got 'one'"),
         (lambda: search(seed=-1), "seed must be a whole number from 0"),
@@ -123,8 +180,17 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: search().set_state({}), "state must be what get_state returned, got {}"),
         (lambda: search().set_state(None), "state must be what get_state returned, got None"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: search().set_state(state(running=[{"trial": "a"}])), "state must be what get_state returned"),
-        (lambda: search().set_state(state(explorer="?")), "OptunaSearch cannot read the explorer's part of the state"),
-        (lambda: search({"other": Float(0.0, 1.0)}).set_state(state()), "config lacks 'other'"),
+        (lambda: search().set_state(state(explorer=b"?")), "OptunaSearch cannot read the explorer's part of the state"),
+        (lambda: search({"other": Float(0.0, 1.0)}).set_state(state()), "state is of a search in .* not in .*'other'"),
+        (lambda: search(mode="max").set_state(state()), "state is of a search with mode='min', and not 'max'"),
+        (lambda: search(metric="gain").set_state(state()), "state is of a search with metric='loss', and not 'gain'"),
+        (lambda: search().set_search_properties(None, None, {"x": tune.uniform(0, 1)}), "it has a space of its own, "),
+        (lambda: search().set_search_properties(None, None, {"x": Float(0, 1)}), "it has a space of its own, "),
+        (lambda: search().on_pause("a"), "HyperBandForBOHB works with TuneBOHB alone; use ASHAScheduler or Hy"),
+        (
+            lambda: search().add_evaluated_point({"w": 0.5}, 1.0),
+            "add_evaluated_point: parameters does not fit .*'rate'",
+        ),
         (lambda: search().restore(__file__), "checkpoint_path must name a file that save wrote, got '.*arguments.py'"),
     ],
     "trainable": [
@@ -230,7 +296,7 @@ def test_a_state_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     whole = search(seed=0)
     whole.suggest("a")
     before = whole.get_state()
-    (tmp_path / "file").write_text("{}")
+    (tmp_path / "file").write_bytes(pickle.dumps({}))
     with pytest.raises(ValueError, match="state must be what get_state returned"):
         whole.set_state({"observations": []})
     with pytest.raises(ValueError, match="state must be what get_state returned"):

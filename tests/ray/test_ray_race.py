@@ -1,7 +1,7 @@
 """Trials that end without a word, and trials that Ray runs again; without a cluster."""
 
-import json
 import math
+import pickle
 import warnings
 from typing import Any
 
@@ -48,7 +48,7 @@ def play(search: HypergradSearch, names: Any) -> None:
 
 def copy(search: HypergradSearch) -> HypergradSearch:
     restored = searcher()
-    restored.set_state(json.loads(json.dumps(search.get_state(), allow_nan=False)))
+    restored.set_state(pickle.loads(pickle.dumps(search.get_state())))
     return restored
 
 

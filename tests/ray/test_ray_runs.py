@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import time
@@ -26,6 +27,7 @@ from hypergrad_search import Float, Hypernet, Space, TrainingProblem, evaluate, 
 from hypergrad_search.hypergradient import Linear
 
 SPACE: Space = {"target": Float(-1.0, 1.0, shape=(2,)), "rate": Float(1e-2, 0.3, log=True)}
+OF_RAY: dict[str, Any] = {"target": [tune.uniform(-1.0, 1.0)] * 2, "rate": tune.loguniform(1e-2, 0.3)}
 
 
 def problem() -> TrainingProblem:
@@ -58,7 +60,7 @@ def function() -> Callable[[Any], Any]:
 
 def bowl(config: dict[str, Any]) -> None:
     """Report a gain to maximise and its gradient, as a trainable of somebody else's may do."""
-    offset = config["target"] - 0.25
+    offset = np.asarray(config["target"]) - 0.25
     gain = -float(offset @ offset)
     result: dict[str, Any] = {"gain": gain}
     if wants_gradient(config, gain):
@@ -125,6 +127,78 @@ def test_tune_run_descends(tmp_path: Path) -> None:
     assert evaluate(problem(), found, key=jax.random.key(0)).value == analysis.best_result["loss"]
 
 
+def test_a_run_by_name_in_ray_s_own_space(tmp_path: Path) -> None:
+    """Space, metric and mode are known to Ray alone, and the function returns its only result."""
+
+    def train(config: dict[str, Any]) -> dict[str, Any]:
+        offset, slope = config["net"]["x"] - 0.25, np.log(config["rates"][0] / 0.1)
+        loss = float(offset**2 + slope**2 + config["layers"])
+        gradient = {"net": {"x": 2 * offset}, "rates": [2 * slope / config["rates"][0]]}
+        assert config["constants"] == {"kept": [1, (2,)]}
+        assert config["rates"][1] == 7
+        assert config["twice"] == 2 * config["net"]["x"]
+        assert config["activation"] in (np.tanh, None)
+        return {"loss": loss, "gradient": gradient if wants_gradient(config, loss) else None}
+
+    tuner = tune.Tuner(
+        train,
+        param_space={
+            "net": {"x": tune.uniform(-1.0, 1.0)},
+            "rates": [tune.loguniform(1e-3, 1.0), 7],
+            "layers": tune.randint(1, 3),
+            "constants": {"kept": [1, (2,)]},
+            "twice": tune.sample_from(lambda config: 2 * config["net"]["x"]),  # Ray computes it from what was chosen
+            "activation": tune.choice([np.tanh, None]),
+        },
+        tune_config=tune.TuneConfig(
+            search_alg="hypergrad",  # type: ignore[arg-type]  # Ray's own type leaves the name out
+            metric="loss",
+            mode="min",
+            num_samples=25,
+            max_concurrent_trials=1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )
+    results = fitted(tuner)
+    assert results.num_errors == 0
+    best = results.get_best_result()
+    assert best.metrics["loss"] < 1.001
+    assert best.config["layers"] == 1
+
+
+def test_a_problem_s_space_in_ray_s_terms_descends(tmp_path: Path) -> None:
+    """So Ray itself passes metric and mode on; an array is one number for each coordinate."""
+    searcher = HypergradSearch(seed=0)
+    tuner = tune.Tuner(
+        trainable(problem(), SPACE),
+        param_space=param_space(SPACE),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, metric="loss", mode="min", num_samples=16, max_concurrent_trials=1, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )
+    results = fitted(tuner)
+    assert results.get_best_result().metrics["loss"] < 0.02
+    assert sum(trial.parent is not None for trial in searcher._observations.values()) > 8
+    assert best_hyperparameters(results, SPACE)["target"].shape == (2,)
+
+
+def test_a_function_that_returns_a_number(tmp_path: Path) -> None:
+    """A number has no gradient and no name, so the explorer minimises what Ray calls it."""
+    searcher = HypergradSearch(seed=0)
+    tuner = tune.Tuner(
+        lambda config: config["x"] ** 2 + 1.0,
+        param_space={"x": tune.uniform(-1.0, 1.0)},
+        tune_config=tune.TuneConfig(search_alg=searcher, mode="min", num_samples=4, reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )
+    with pytest.warns(UserWarning, match="reported no gradient"):
+        results = fitted(tuner)
+    values = {result.metrics["trial_id"]: result.metrics["_metric"] for result in results}
+    assert {trial.trial: trial.value for trial in searcher._observations.values()} == values
+
+
 def test_a_function_of_the_user_s_own_descends(tmp_path: Path) -> None:
     problem = from_function(function())
     analysis = tune.run(
@@ -160,6 +234,9 @@ def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
     results = fitted(tuner)
     by_trial = {result.metrics["trial_id"]: result for result in results if result.metrics is not None}
     assert len(by_trial) == len(searcher._checkpoints) == 8
+    for path in searcher._checkpoints.values():  # relative, so that the experiment's folder can be moved
+        assert (Path(results.experiment_path) / path / "checkpoint").is_file()
+        assert not Path(path).is_absolute()
     assert all(set(result.config or {}) == {"target"} for result in results)
     continued = [trial for trial in searcher._observations.values() if trial.parent is not None]
     assert continued
@@ -173,7 +250,7 @@ def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["target"], best.metrics["refined"]["target"])
     np.testing.assert_allclose(found["target"], [0.25, 0.25], atol=0.05)
     restored = HypergradSearch(space, metric="loss", mode="min", seed=0)
-    restored.set_state(json.loads(json.dumps(searcher.get_state())))
+    restored.set_state(pickle.loads(pickle.dumps(searcher.get_state())))
     assert restored.suggest("next") is not None
     assert restored._checkpoints == searcher._checkpoints
 
@@ -300,14 +377,23 @@ class PowerCut(tune.Callback):
             raise SystemExit("power cut")
 
 
-def test_restored_run_is_the_run_that_was_not_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("of_ray", [False, True])
+def test_restored_run_is_the_run_that_was_not_interrupted(
+    of_ray: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a `param_space`, Ray restores the searcher as it was before it knew space, metric and mode."""
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    small = tune.with_resources(bowl, {"cpu": 0.1})  # a run that is cut leaves its actor behind for a while
 
     def tuner(name: str, *callbacks: tune.Callback) -> tune.Tuner:
+        searcher = HypergradSearch(seed=0) if of_ray else HypergradSearch(SPACE, metric="gain", mode="max", seed=0)
+        goal: dict[str, Any] = {"metric": "gain", "mode": "max"} if of_ray else {}
         return tune.Tuner(
-            bowl,
+            small,
+            param_space=OF_RAY if of_ray else None,
             tune_config=tune.TuneConfig(
-                search_alg=HypergradSearch(SPACE, metric="gain", mode="max", seed=0),
+                **goal,
+                search_alg=searcher,
                 num_samples=14,
                 max_concurrent_trials=1,
                 reuse_actors=True,
@@ -318,7 +404,8 @@ def test_restored_run_is_the_run_that_was_not_interrupted(tmp_path: Path, monkey
     whole = fitted(tuner("whole"))
     with pytest.raises(SystemExit, match="power cut"):
         fitted(tuner("cut", PowerCut(tmp_path / "happened")))
-    halved = fitted(tune.Tuner.restore(str(tmp_path / "cut"), bowl))
+    halved = fitted(tune.Tuner.restore(str(tmp_path / "cut"), small))
+    assert [result.error for result in halved] == [None] * 14
     # Ray puts the trials in another order when it restores them
     assert sorted(plain(result.config) for result in halved) == sorted(plain(result.config) for result in whole)
 

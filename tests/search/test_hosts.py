@@ -196,7 +196,9 @@ class InProcess:
             raise Stopped
 
     def get_context(self) -> Any:
-        storage = SimpleNamespace(trial_fs_path=str(self.folder / self.trial), storage_filesystem=None)
+        storage = SimpleNamespace(
+            experiment_fs_path=str(self.folder), trial_dir_name=self.trial, storage_filesystem=None
+        )
         return SimpleNamespace(get_storage=lambda: storage)
 
 
