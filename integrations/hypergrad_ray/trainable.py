@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ray import tune
 from ray.tune import Checkpoint
+from ray.tune.search.repeater import TRIAL_INDEX
 
 from hypergrad_ray.param_space import RESERVED, check_names, join
 from hypergrad_ray.results import RUNNING
@@ -78,7 +79,7 @@ def trainable(
     Raises:
         ValueError: the optimizer names a hyperparameter that the space lacks, a name of the space cannot be used in
             Ray, `method` is not a `Method`, or `report_every` is not a whole number from 1. Inside a trial: the
-            searcher maximises the loss, or the config does not fit the space.
+            searcher maximises the loss, or is inside `Repeater`, or the config does not fit the space.
     """
     host("trainable", problem, space, method, key, report_every)  # so that errors are raised here, not in a trial
     check_names(space)
@@ -111,7 +112,8 @@ def wants_gradient(config: Mapping[str, Any], value: float) -> bool:
     times as much as a value, and the gradient of a failed step is worth nothing. The result is always False under
     another searcher.
 
-    Raises `ValueError` where `config` is not a trial's config, or `value` is not a number.
+    Raises `ValueError` where `config` is not a trial's config, `value` is not a number, or the searcher is inside
+    `Repeater`, which drops gradients.
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"wants_gradient: config must be the trial's config, a dict, got {shown(config)}")
@@ -123,6 +125,12 @@ def wants_gradient(config: Mapping[str, Any], value: float) -> bool:
 
 
 def _wanted(config: Mapping[str, Any]) -> Wanted:
+    """Return what the searcher wants of a trial; raise `ValueError` where it would never hear of a gradient."""
+    if config.get(RESERVED) is not None and TRIAL_INDEX in config:
+        raise ValueError(
+            "HypergradSearch: it cannot be used inside ray.tune.search.Repeater, which drops gradients; leave Repeater "
+            "out, and report the mean of several values and of their gradients"
+        )
     try:
         return Wanted.from_json(config.get(RESERVED))
     except (TypeError, ValueError, KeyError, AttributeError):

@@ -217,6 +217,10 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
             lambda: ran(hypergrad={**WANTED, "maximise": True}),
             "trainable: it reports a loss, so search with mode='min'",
         ),
+        (
+            lambda: ran(hypergrad=WANTED, __trial_index__=0),
+            "cannot be used inside ray.tune.search.Repeater.*; leave Re",
+        ),
         (lambda: ran(rate="fast"), r"config has 'rate' = 'fast', which does not fit Float\("),
         (lambda: ran(rate="0.5"), "config has 'rate' = '0.5', which does not fit Float"),
         (lambda: ran(rate=None), "config has 'rate' = None, which does not fit Float"),
@@ -250,6 +254,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: wants_gradient(CONFIG, None), "wants_gradient: value must be a number, got None"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: wants_gradient(CONFIG, "low"), "wants_gradient: value must be a number, got 'low'"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: wants_gradient(CONFIG, np.ones(2)), "wants_gradient: value must be a number, got array"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: wants_gradient({"hypergrad": WANTED, "__trial_index__": 1}, 1.0), "cannot be used inside ray.tune.se"),
         (lambda: wants_gradient({"hypergrad": {}}, 1.0), "config has 'hypergrad' = {}; leave this key"),
     ],
     "best_hyperparameters": [

@@ -254,7 +254,7 @@ def test_the_same_searcher_runs_again_without_the_ghosts_of_its_first_run() -> N
     ghosts = [searcher.suggest(f"ghost {number}") for number in range(3)]
     assert head in [config["hypergrad"]["parent"] for config in ghosts if config is not None]
     in_ray(searcher, everything())
-    play(searcher, spec, 6, bowl, start=12)
+    play(searcher, spec, 4, bowl, start=12)
     assert head in [trial.parent for trial in list(searcher._observations.values())[12:]]
 
 

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 from ray import tune
-from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Repeater, Searcher
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 import hypergrad_ray
@@ -834,10 +834,3 @@ def test_it_can_be_made_by_name() -> None:
     searcher = tune.create_searcher("hypergrad", space=FLOATS, metric="gain", mode="max", seed=0)
     assert isinstance(searcher, hypergrad_ray.HypergradSearch)
     assert (searcher.metric, searcher.mode) == ("gain", "max")
-
-
-def test_repeater_drops_gradients_and_does_no_harm() -> None:
-    searcher = HypergradSearch(FLOATS, metric="loss", mode="min", seed=0)
-    with pytest.warns(UserWarning, match="reported no gradient"):
-        play(Repeater(searcher, repeat=2), 4)
-    assert len(searcher._observations) == 2
