@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,22 @@ import optuna
 import pytest
 from click.testing import CliRunner
 from optuna.samplers import QMCSampler
+from ray import tune
 from rich.console import Console
 
-import hypergrad_studies
 from hypergrad_optuna import attributes, report_gradient, wants_gradient
 from hypergrad_search import Float, from_function
 from hypergrad_studies import CannotRun, compare, loading, of_factory, posing
 from hypergrad_studies.cli import cli
+from hypergrad_studies.obstacles import obstacle
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.records import Busy, OtherStudy, Study
+from hypergrad_studies.rivals import RIVALS
 from hypergrad_studies.spending import SECONDS, Budget, NoCost
 from hypergrad_studies.tasks import ObjectiveTask, TrainingTask
 
 QUIET = Console(quiet=True)
+HYPERGRAD = [sys.executable, "-c", "from hypergrad_studies.cli import main; main()"]
 
 
 def bowl(trial: optuna.Trial) -> float:
@@ -197,7 +201,7 @@ def test_by_default_what_cannot_run_is_left_out_and_said(tmp_path: Path, capsys:
     assert {"hyperband", "first-epoch", "prodigy", "hypernet", "tpe-tied", "tpe-centre"}.isdisjoint(able)
     assert "left out: hyperband needs a training problem" in said
     with pytest.raises(CannotRun, match="prodigy needs a training problem"):
-        who_can_run(task, [hypergrad_studies.rivals.RIVALS["prodigy"]], "optuna", Budget(10), QUIET)
+        who_can_run(task, [RIVALS["prodigy"]], "optuna", Budget(10), QUIET)
 
 
 MODULE = """
@@ -335,3 +339,58 @@ def test_the_example_runs() -> None:
     module = importlib.import_module("hypergrad_studies.comparison")
     (example,) = doctest.DocTestFinder(recurse=False).find(module.compare, "compare", globs={})
     assert doctest.DocTestRunner().run(example).failed == 0
+
+
+TRAINABLE = """
+from ray import tune
+from hypergrad_ray import wants_gradient
+
+def make():
+    def train(config):
+        x, y = config["x"], config["inner"]["y"]
+        value = (x - 0.3) ** 2 + y**2
+        result = {"score": -value, "gradient_evaluations": 1}
+        if wants_gradient(config, -value):
+            result |= {"gradient": {"x": -2 * (x - 0.3), "inner": {"y": -2 * y}}, "gradient_evaluations": 4}
+        tune.report(result)
+    return train, {"x": tune.uniform(-1, 1), "inner": {"y": tune.uniform(-1, 1), "constant": 3}}
+"""
+
+
+@pytest.mark.slow
+def test_a_trainable_of_ray_is_compared_and_swept(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(TRAINABLE)
+    goal = ["--metric", "score", "--direction", "maximize"]
+    name = f"{tmp_path / 'mine.py'}:make"
+    words = ["compare", "--problem", name, "--budget", "40", "--seeds", "1", "--methods", "random,tpe,hypergrad", *goal]
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=300, check=False)
+    done = run([*HYPERGRAD, *words, "--out", tmp_path / "out"], env={**os.environ, "RAY_ADDRESS": "10.0.0.1:6379"})
+    assert done.returncode == 0, done.stderr
+    study = Study.load(tmp_path / "out")
+    best = {
+        method: min(r.value for r in study.records if r.method == method) for method in ("random", "tpe", "hypergrad")
+    }
+    assert 0 <= best["hypergrad"] < 1e-4 < best["random"]
+    assert {r.status for r in study.records} == {"ok"}
+    for run_ in study.runs or ():
+        costs = [r.gradient_evaluations or 0 for r in study.records if r.key == run_.key]
+        assert costs[-1] >= 40 > costs[-4]
+    swept = run(
+        [*HYPERGRAD, "sweep", name, "--engine", "ray", "--trials", "12", "--storage", tmp_path / "sweep", *goal],
+        env={**os.environ, "RAY_ADDRESS": "10.0.0.1:6379"},
+    )
+    assert swept.returncode == 0, swept.stderr
+    assert "12  terminated" in swept.stdout
+    assert "is the best score" in swept.stdout
+
+
+def test_a_trainable_needs_a_method_that_leaves_training_alone() -> None:
+    task = posing.pose(lambda config: None, {"x": tune.uniform(0, 1)})
+    assert posing.backend_of(task) == "ray"
+    assert obstacle(RIVALS["hypergrad"], task, "ray", Budget(10)) is None
+    assert obstacle(RIVALS["random"], task, "ray", Budget(10)) is None
+    for name, message in (("asha", "asha needs a training problem"), ("cmaes", "cmaes does not run in ray")):
+        assert str(obstacle(RIVALS[name], task, "ray", Budget(10))).startswith(message)
+    assert obstacle(RIVALS["hypergrad"], task, "optuna", Budget(10)) == (
+        "<lambda> is a trainable of Ray Tune; choose --backend ray"
+    )
