@@ -18,6 +18,7 @@ from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import doctor as examination
 from hypergrad_studies.comparison import CannotRun, who_can_run
 from hypergrad_studies.comparison import run as run_comparison
+from hypergrad_studies.jobs import compute_on_one_core
 from hypergrad_studies.loading import load
 from hypergrad_studies.options import checked, names_of, numbers_of
 from hypergrad_studies.overhead import measure as measure_overhead
@@ -165,6 +166,7 @@ def compare(
     (host,) = hosts
     if host == "ray" and (address is not None or workers not in (None, 1)):
         raise click.UsageError("--backend ray runs one search at a time, whose trials share the cores; use optuna")
+    compute_on_one_core()
     console = Console()
     rivals = _rivals(methods, own, host)
     try:

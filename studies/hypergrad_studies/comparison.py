@@ -92,7 +92,9 @@ def compare(
         backend: "optuna" or "ray"; by default "ray" for a trainable, and else "optuna".
         direction: "minimize" or "maximize", for objectives and trainables.
         metric: what of a trainable's result counts.
-        workers: runs at once, in processes of one core each; by default one after another in this process.
+        workers: runs at once, in processes of one core each; by default one after another in this process. Records are
+            the same to the bit if this process computes with one thread as well, as that of `hypergrad compare` does
+            (`NPROC=1` in the environment, before JAX starts).
         address: a Ray cluster to spread runs over, "auto" or "HOST:PORT", one of whose nodes this is.
         console: where progress is shown; the terminal by default.
 

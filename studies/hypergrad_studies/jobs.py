@@ -1,6 +1,7 @@
 """One run of a comparison, in the process that is asked for it."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ from hypergrad_studies.tasks import ObjectiveTask, Task, TrainableTask, Training
 
 #: a task's name, and how its problem is trained: with which method, with lifts or without, and by which optimizer
 Trained = tuple[str, Method, bool | None, Any]
+
+
+def compute_on_one_core() -> None:
+    """Let JAX, which must not have started yet, compute on the CPU with one thread.
+
+    The last bits of large sums depend on the number of threads, so that records would depend on the machine.
+    """
+    os.environ["NPROC"] = "1"  # which XLA reads when it starts
 
 
 @dataclass(frozen=True)

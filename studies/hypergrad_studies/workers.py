@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import queue
 import threading
 import warnings
@@ -14,7 +13,7 @@ import optuna
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from hypergrad_studies.jobs import Job, Trained, carry_out
+from hypergrad_studies.jobs import Job, Trained, carry_out, compute_on_one_core
 from hypergrad_studies.records import Record, Run
 from hypergrad_studies.spending import Budget
 
@@ -106,7 +105,7 @@ class _Worker:
     """A process that makes runs."""
 
     def __init__(self) -> None:
-        os.environ["NPROC"] = "1"  # the number of threads that XLA computes with, which it reads when it starts
+        compute_on_one_core()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._warm: list[Trained] = []
         self._kept: dict[Any, Any] = {}  # what was sent, so that each task stays one object and compiles once

@@ -252,6 +252,23 @@ def test_a_problem_in_a_file_is_compared_by_two_processes(own: Path, tmp_path: P
     assert len(one) == 4 * 12
 
 
+def test_runs_compute_on_one_core_whatever_the_number_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JAX's last bits depend on the number of threads."""
+    monkeypatch.setenv("NPROC", "3")
+    (tmp_path / "threads.py").write_text(
+        "import os\n"
+        "def make():\n"
+        "    return lambda trial: float(os.environ['NPROC']) + 0 * trial.suggest_float('x', 0, 1)\n"
+    )
+    shared = ["compare", "--problem", f"{tmp_path / 'threads.py'}:make", "--budget", "0.05s", "--seeds", "2"]
+    for out, workers in (("one", 1), ("two", 2)):
+        more = ["--methods", "random", "--workers", str(workers), "--out", str(tmp_path / out)]
+        assert CliRunner().invoke(cli, [*shared, *more]).exit_code == 0
+        assert {r.value for r in Study.load(tmp_path / out).records} == {1.0}
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
