@@ -25,6 +25,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+# This comes before Ray starts. Its workers would give way to all other processes, and so hardly run beside other tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 def _server_programs() -> Path:
     """Return the folder of PostgreSQL's server programs, which Debian keeps off the PATH; skip where there is none."""

@@ -168,9 +168,9 @@ def compare(
         raise click.UsageError("--backend ray runs one search at a time, whose trials share the cores; use optuna")
     compute_on_one_core()
     console = Console()
-    rivals = _rivals(methods, own, host)
+    chosen, users = _chosen(methods, host), [_own(text) for text in own]
     try:
-        able = {task: who_can_run(task, rivals, host, budget, console) for task in tasks}
+        able = {task: who_can_run(task, chosen, users, host, budget, console) for task in tasks}
     except CannotRun as error:
         raise click.UsageError(str(error)) from None
     try:
@@ -191,17 +191,11 @@ def _task(name: str, direction: str, metric: str) -> Task:
         raise click.BadParameter(str(error), param_hint="--problem") from None
 
 
-def _rivals(methods: list[str] | None, own: tuple[str, ...], host: str) -> list[Rival]:
-    """Return the rivals that were named, and the user's own; none where all shall run.
-
-    With no others named, the user's own join all of the host's.
-    """
+def _chosen(methods: list[str] | None, host: str) -> list[Rival]:
+    """Return the rivals that were named; none where all shall run."""
     known = {name: rival for name, rival in (RIVALS | TRIED).items() if rival.runs_in(host)}
     _known(methods or (), known, f"--methods (with --backend {host})")
-    users = [_own(text) for text in own]
-    if not methods and not users:
-        return []
-    return [known[name] for name in methods or RIVALS if name in known] + users
+    return [known[name] for name in dict.fromkeys(methods or ())]
 
 
 def _own(text: str) -> Rival:

@@ -126,7 +126,7 @@ def compare(
     shown = console or Console()
     run(
         folder,
-        {task: who_can_run(task, chosen, host, limit, shown)},
+        {task: who_can_run(task, chosen, (), host, limit, shown)},
         budget=limit,
         seeds=range(seeds) if isinstance(seeds, int) else seeds,
         backend=host,
@@ -137,17 +137,20 @@ def compare(
     return Comparison(folder)
 
 
-def who_can_run(task: Task, chosen: Sequence[Rival], backend: str, budget: Budget, console: Console) -> list[Rival]:
-    """Return the rivals that run on a task: those chosen, or, where none are, all that can.
+def who_can_run(
+    task: Task, chosen: Sequence[Rival], own: Sequence[Rival], backend: str, budget: Budget, console: Console
+) -> list[Rival]:
+    """Return the rivals that run on a task: those chosen, or, where none are, all that can; and the user's own.
 
-    Say which of all are left out, and why. Raises `CannotRun` where one of those chosen cannot run, or none can.
+    Say which of all are left out, and why. Raises `CannotRun` where one that was named cannot run, or none can.
     """
-    rivals = chosen or [rival for rival in RIVALS.values() if rival.runs_in(backend)]
+    rivals = [*(chosen or (rival for rival in RIVALS.values() if rival.runs_in(backend))), *own]
     reasons = {rival: obstacle(rival, task, backend, budget) for rival in rivals}
     able = [rival for rival, reason in reasons.items() if reason is None]
+    named = [reason for rival, reason in reasons.items() if reason is not None and rival in (*chosen, *own)]
     said = list(dict.fromkeys(reason for reason in reasons.values() if reason is not None))
-    if said and (chosen or not able):
-        raise CannotRun(said[0])
+    if named or not able:
+        raise CannotRun((named or said)[0])
     for reason in said:
         console.print(f"left out: {reason}", soft_wrap=True, markup=False, highlight=False)
     return able

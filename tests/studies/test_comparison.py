@@ -195,13 +195,17 @@ def test_by_default_what_cannot_run_is_left_out_and_said(tmp_path: Path, capsys:
     task = posing.pose(bowl)
     from hypergrad_studies.comparison import who_can_run
 
-    able = [rival.name for rival in who_can_run(task, [], "optuna", Budget(10), Console())]
+    able = [rival.name for rival in who_can_run(task, [], [], "optuna", Budget(10), Console())]
     said = capsys.readouterr().out
     assert {"random", "tpe", "cmaes", "hypergrad"} <= set(able)
     assert {"hyperband", "first-epoch", "prodigy", "hypernet", "tpe-tied", "tpe-centre"}.isdisjoint(able)
     assert "left out: hyperband needs a training problem" in said
     with pytest.raises(CannotRun, match="prodigy needs a training problem"):
-        who_can_run(task, [RIVALS["prodigy"]], "optuna", Budget(10), QUIET)
+        who_can_run(task, [RIVALS["prodigy"]], [], "optuna", Budget(10), QUIET)
+    own = of_factory("mine", optuna.samplers.RandomSampler)
+    assert [*able, "mine"] == [rival.name for rival in who_can_run(task, [], [own], "optuna", Budget(10), QUIET)]
+    with pytest.raises(CannotRun, match="mine does not run in ray"):
+        who_can_run(posing.pose(lambda config: None, {"x": tune.uniform(0, 1)}), [], [own], "ray", Budget(10), QUIET)
 
 
 MODULE = """
