@@ -22,7 +22,7 @@ from hypergrad_studies.records import Plan, Record, Run, Study
 from hypergrad_studies.report import table, verdicts, write_report
 from hypergrad_studies.rivals import BACKENDS, RIVALS, TRIED, Rival
 from hypergrad_studies.spending import Budget
-from hypergrad_studies.tasks import Task
+from hypergrad_studies.tasks import Task, goal
 from hypergrad_studies.verdict import Verdict
 from hypergrad_studies.view import View
 from hypergrad_studies.workers import spread
@@ -88,7 +88,8 @@ def compare(
         methods: names, as `hypergrad compare --help` lists them, or `Rival`s of your own; `of_factory` makes one of any
             sampler of Optuna or searcher of Ray. By default all that can run.
         seeds: the number of seeds, from 0, or the seeds themselves.
-        out: the folder for records and report; a new temporary folder by default.
+        out: the folder for records and report; a new temporary folder by default. A folder knows a problem by its name,
+            so another problem needs another folder.
         backend: "optuna" or "ray"; by default "ray" for a trainable, and else "optuna".
         direction: "minimize" or "maximize", for objectives and trainables.
         metric: what of a trainable's result counts.
@@ -176,7 +177,7 @@ def run(
     Raises `OtherStudy`, `BrokenRecords`, `Busy`, `NoCost` and `WorkerLost`.
     """
     with records.held(out), _quiet_optuna():
-        done = records.begin(out, Plan(backend, budget.amount, budget.unit))
+        done = records.begin(out, Plan(backend, budget.amount, budget.unit, *goal(rivals)))
         jobs = [job for job in _jobs(rivals, seeds, backend, budget) if job.key not in done]
         if done:
             console.print(f"{len(done)} finished runs found in {out}, {len(jobs)} to go")

@@ -116,16 +116,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What must stay the same when a study is continued: the host, and the budget as the user stated it."""
+    """What must stay the same when a study is continued: the host, the budget as the user stated it, and the goal."""
 
     backend: str
     budget: int | float
     unit: str = GRADIENT_EVALUATIONS
+    direction: str = "minimize"
+    metric: str = "loss"
 
     @property
     def options(self) -> dict[str, str]:
         """What the command line calls it."""
-        return {"backend": self.backend, "budget": Budget(self.budget, self.unit).option}
+        budget = Budget(self.budget, self.unit).option
+        return {"backend": self.backend, "budget": budget, "direction": self.direction, "metric": self.metric}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a comparison can be about, each kind with a name: a training problem, an objective, or a trainable."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,3 +77,12 @@ class TrainableTask:
 
 
 Task = TrainingTask | ObjectiveTask | TrainableTask
+
+
+def goal(tasks: Collection[Task]) -> tuple[str, str]:
+    """Return the direction of tasks that have one, and what of a result counts."""
+    directions = {"maximize" if task.maximise else "minimize" for task in tasks if not isinstance(task, TrainingTask)}
+    metrics = {task.metric for task in tasks if isinstance(task, TrainableTask)}
+    if len(directions) > 1 or len(metrics) > 1:
+        raise ValueError("problems of one comparison must have the same direction and metric; compare them apart")
+    return directions.pop() if directions else "minimize", metrics.pop() if metrics else "loss"

@@ -78,6 +78,8 @@ def test_the_same_call_goes_on_and_makes_nothing_twice(tmp_path: Path) -> None:
     assert [run.seed for run in again.study.runs or ()] == [0, 1, 2]
     with pytest.raises(OtherStudy, match="choose another --out, or --budget 20"):
         compare(bowl, budget="20s", out=tmp_path, console=QUIET)
+    with pytest.raises(OtherStudy, match="choose another --out, or --direction minimize"):
+        compare(bowl, budget=20, direction="maximize", out=tmp_path, console=QUIET)
 
 
 def test_where_costs_are_not_said_the_budget_is_seconds(tmp_path: Path) -> None:
