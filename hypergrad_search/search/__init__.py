@@ -7,7 +7,7 @@ This is all that it takes to write a `Strategy`, or a `LocalStep` for `ExploreDe
 from hypergrad_search.fold import Fold
 from hypergrad_search.search.continuation import Limits
 from hypergrad_search.search.explore_descend import ExploreDescend
-from hypergrad_search.search.observation import Observation
+from hypergrad_search.search.observation import Attempt, Observation
 from hypergrad_search.search.quasi_newton import QuasiNewton
 from hypergrad_search.search.sign_steps import SignSteps
 from hypergrad_search.search.strategy import Proposal, Strategy
@@ -15,6 +15,7 @@ from hypergrad_search.search.trust_region import ByDimension, LocalStep, Radii, 
 from hypergrad_search.space import Space, dimension, from_unit, gradient_to_unit, to_unit
 
 __all__ = [
+    "Attempt",
     "ByDimension",
     "ExploreDescend",
     "Fold",

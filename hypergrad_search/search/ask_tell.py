@@ -16,7 +16,7 @@ from hypergrad_search.checks import shown
 from hypergrad_search.cost import VALUE_AND_GRADIENT
 from hypergrad_search.fold import Fold
 from hypergrad_search.search.explore_descend import ExploreDescend
-from hypergrad_search.search.observation import Observation, number_to_json
+from hypergrad_search.search.observation import Attempt, Observation, number_to_json
 from hypergrad_search.search.strategy import Proposal, Strategy
 from hypergrad_search.space import Float, Hyperparameters, Space, dimension, floats, from_unit, level
 
@@ -29,6 +29,7 @@ class Wanted:
     """The request that a search makes of a trial, as its host stores it.
 
     - `parent`: the trial whose chain this one extends; None where the explorer or the user chose the point.
+    - `variant`: which of the steps from the parent it is, where several may be taken at the same time.
     - `again`: whether the trial has its parent's own hyperparameters.
     - `gradient_below`: the loss below which the gradient is wanted.
     - `fold`: the part of the validation set that is held back where the space has a `lift`.
@@ -42,6 +43,7 @@ class Wanted:
     fold: Fold | None = None
     maximise: bool = False
     checkpoint: str | None = None
+    variant: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that is strict JSON."""
@@ -61,6 +63,11 @@ class Wanted:
             blocks = tuple(float(loss) for loss in data["fold"].get("blocks", ()))
             fold = Fold(**{**data["fold"], "below": float(data["fold"]["below"]), "blocks": blocks})
         return cls(**{**data, "gradient_below": float(data["gradient_below"]), "fold": fold})
+
+    @property
+    def attempt(self) -> Attempt:
+        """What the trial attempts, as `AskTell.ask` is told of it while the trial is under way."""
+        return Attempt(self.parent, self.variant)
 
     @property
     def left_out(self) -> int:
@@ -149,11 +156,8 @@ class AskTell:
             raise ValueError(f"strategy must be a Strategy such as ExploreDescend(), got {strategy!r}")
         return cls(strategy, space, maximise, strategy.init(space))
 
-    def ask(self, running: Collection[str | None]) -> Suggestion:
-        """Return what to try next.
-
-        `running` holds the parent of each trial under way, None for those that explore.
-        """
+    def ask(self, running: Collection[Attempt]) -> Suggestion:
+        """Return what to try next; `running` holds what each trial under way attempts."""
         return self._suggest(self._checked(self.strategy.propose(self.state, running), "propose"))
 
     def explore(self) -> Suggestion:
@@ -229,6 +233,7 @@ class AskTell:
             gradient_below=proposal.gradient_below,
             fold=proposal.fold,
             maximise=self.maximise,
+            variant=proposal.variant,
         )
         levels = {n: level(p, moved[n]) if p.shape else moved[n] for n, p in floats(self.space).items() if moved}
         return Suggestion(moved, levels, wanted, proposal.centre)

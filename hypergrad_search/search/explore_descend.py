@@ -17,6 +17,11 @@ then all steps from it would seem to fail. Before a head is given up, it is ther
 gradient are averaged. Where the second value equals the first, or training is known to be deterministic, values do not
 vary, and no head is evaluated again for that reason.
 
+Where several workers share a search, one extends the best chain as a worker alone would. Two others try other steps
+from the same head at the same time (`variants`), and the first that is better makes the next head. A step that ends
+after that is compared with the head that its chain has reached by then. Further workers extend other chains, and
+exploring keeps its share.
+
 A search may take over a history that another has made, whose points have no gradients. The best of them is evaluated
 once more, with its gradient, if it is better than all that has a chain.
 
@@ -24,7 +29,7 @@ once more, with its gradient, if it is better than all that has a chain.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
@@ -33,11 +38,15 @@ import numpy as np
 from hypergrad_search.checks import number, whole_number
 from hypergrad_search.fold import Fold
 from hypergrad_search.search.continuation import Continuation, Limits
-from hypergrad_search.search.observation import Observation
+from hypergrad_search.search.observation import Attempt, Observation
 from hypergrad_search.search.sign_steps import SignSteps
 from hypergrad_search.search.strategy import Proposal, Strategy
 from hypergrad_search.search.trust_region import LocalStep, TrustRegion
+from hypergrad_search.search.variants import Slope
 from hypergrad_search.space import Space, dimension, gradient_to_unit, to_unit
+
+#: How many heads that better steps have replaced are remembered: steps from older ones seldom are still under way.
+PASSED = 16
 
 
 @dataclass(frozen=True)
@@ -59,13 +68,22 @@ class Unasked:
 
 
 @dataclass(frozen=True)
+class Passed:
+    """The region around a head that a better step has replaced, and the trial of that step, the new head."""
+
+    region: TrustRegion
+    heir: str
+
+
+@dataclass(frozen=True)
 class State:
     """All that the strategy keeps of the history.
 
     `chains` maps the trial at each chain's head to the trust region around it, or to a `Continuation` if its evaluation
     moved the hyperparameters itself. `noisy` tells whether one point may have several values; it is None while no
     point has been evaluated twice. `unasked` is the best trial without a gradient that another search ran, until it has
-    been evaluated once more.
+    been evaluated once more. `passed` maps the trials at the last heads that were replaced, from which steps may be
+    under way, to what came of them.
     """
 
     space: Space
@@ -78,6 +96,7 @@ class State:
     descending: Account = Account()
     chains: Mapping[str, TrustRegion | Continuation] = field(default_factory=dict)
     unasked: Unasked | None = None
+    passed: Mapping[str, Passed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +162,7 @@ class ExploreDescend(Strategy[State]):
             gradient = gradient_to_unit(state.space, observation.hyperparameters, observation.gradient)
             gradient = gradient if np.isfinite(gradient).all() else None  # it may overflow on its way into the box
         held_back, left_out = observation.held_back, observation.left_out
-        chains, noisy = dict(state.chains), state.noisy
+        chains, passed, noisy = dict(state.chains), dict(state.passed), state.noisy
         if noisy is None and observation.deterministic:
             noisy = False
         region = chains.pop(observation.parent, None) if observation.parent is not None else None
@@ -153,6 +172,9 @@ class ExploreDescend(Strategy[State]):
             chains[observation.trial] = chain.follow(end, value, held_back)
         elif isinstance(region, Continuation):
             chains[str(observation.parent)] = region.fail()
+        elif region is None and observation.parent in passed:
+            if gradient is not None and not observation.again:
+                self._arrive_late(chains, passed, observation, point, gradient)
         elif region is None and gradient is not None:
             around = self.step.around(point, value, gradient)
             chains[observation.trial] = replace(around, **_on_folds(observation))
@@ -163,16 +185,21 @@ class ExploreDescend(Strategy[State]):
                 if gradient is not None and left_out != region.left_out:
                     forgives = not noisy and region.held_back is not None  # so that the gradient is another one
                     forgiven = looked.resize(1 / looked.rejection) if forgives else looked
-                    looked = replace(forgiven, gradient=gradient, left_out=left_out)
+                    looked = replace(forgiven, gradient=gradient, left_out=left_out, failed=())
                 chains[observation.parent] = replace(looked, rejections=0)
             elif gradient is not None and value < region.value:
-                accepted = region.accept(point, value, gradient)
+                passed[observation.parent] = Passed(region, observation.trial)
                 if self._pays(region, observation):
-                    chains[observation.trial] = replace(accepted, **_on_folds(observation))
+                    followed = region.follow(point, value, gradient, observation.variant)
+                    chains[observation.trial] = replace(followed, **_on_folds(observation))
+            elif observation.variant:
+                chains[observation.parent] = region.fail(observation.variant)
             else:
                 chains[observation.parent] = region.reject(point if value < math.inf else region.step())
 
         started = state.trials >= self.startup_trials and math.isfinite(state.best_value)
+        if observation.parent is None and state.chains and not state.descending.cost:
+            started = False  # it began beside the first points, before a step could be taken
         gain = max(state.best_value - value, 0.0) if started else 0.0  # the gains of the first points are luck
         unasked = state.unasked
         founding = unasked is not None and observation.parent == unasked.trial  # as explored points do
@@ -193,24 +220,25 @@ class ExploreDescend(Strategy[State]):
             descending=self._enter(state.descending, (observation.cost, gain) if descended else None),
             chains={trial: region for trial, region in chains.items() if not self._spent(region)},
             unasked=unasked,
+            passed=dict(list(passed.items())[-PASSED:]),
         )
 
-    def propose(self, state: State, running: Collection[str | None]) -> Proposal:
+    def propose(self, state: State, running: Collection[Attempt]) -> Proposal:
         """See `Strategy`."""
         unasked, best = state.unasked, min((region.value for region in state.chains.values()), default=math.inf)
-        if unasked is not None and unasked.value < best and unasked.trial not in running:
+        if unasked is not None and unasked.value < best and Attempt(unasked.trial) not in running:
             return Proposal(unasked.point, unasked.trial, math.inf, self._first_fold, again=True)
-        idle = [(region.value, trial) for trial, region in state.chains.items() if trial not in running]
         if not state.trials and not running:
             return replace(self.explore(state), centre=True)
         starting = state.trials + len(running) < self.startup_trials
-        if starting or not idle or self._explored_too_little(state, running):
+        step = None if starting or self._explored_too_little(state, running) else next(_free(state, running), None)
+        if step is None:
             return self.explore(state)
-        value, trial = min(idle)
+        trial, variant, point = step
         region = state.chains[trial]
-        if self._doubtful(state, region):
+        if not variant and self._doubtful(state, region):
             return Proposal(region.point, trial, math.inf, self._next_fold(region, None), again=True)
-        return Proposal(region.step(), trial, value, self._next_fold(region, region.held_back))
+        return Proposal(point, trial, region.value, self._next_fold(region, region.held_back), variant=variant)
 
     def explore(self, state: State) -> Proposal:
         """See `Strategy`."""
@@ -219,6 +247,35 @@ class ExploreDescend(Strategy[State]):
     def goes_on(self, state: State) -> bool:
         """See `Strategy`."""
         return bool(state.chains) or state.unasked is not None
+
+    def _arrive_late(
+        self,
+        chains: dict[str, TrustRegion | Continuation],
+        passed: dict[str, Passed],
+        observation: Observation,
+        point: np.ndarray,
+        gradient: np.ndarray,
+    ) -> None:
+        """Take account of a step whose parent's chain has gone on meanwhile: it may be better than where that has come.
+
+        Where it is not, its gradient tells of the curvature there. Where the chain has ended, it tells nothing.
+        """
+        region, head = passed[str(observation.parent)].region, str(observation.parent)
+        while head in passed:
+            head = passed[head].heir
+        reached = chains.get(head)
+        if not isinstance(reached, TrustRegion):
+            return
+        here = Slope(point, gradient)
+        if not observation.value < reached.value or not self._pays(region, observation):
+            chains[head] = reached.pass_by(here)
+            return
+        del chains[head]
+        passed[head] = Passed(reached, observation.trial)
+        followed = region.follow(point, observation.value, gradient, observation.variant)
+        chains[observation.trial] = replace(
+            followed.pass_by(Slope(reached.point, reached.gradient)), **_on_folds(observation)
+        )
 
     @property
     def _first_fold(self) -> Fold | None:
@@ -266,16 +323,24 @@ class ExploreDescend(Strategy[State]):
             self.memory * account.gain + gain,
         )
 
-    def _explored_too_little(self, state: State, running: Collection[str | None]) -> bool:
+    def _explored_too_little(self, state: State, running: Collection[Attempt]) -> bool:
         exploring, descending = state.exploring, state.descending
         if not descending.cost or not exploring.cost:
             return not exploring.cost
         per_cost = exploring.gain / exploring.cost, descending.gain / descending.cost
         share = per_cost[0] / sum(per_cost) if sum(per_cost) else 0.5
         share = min(max(share, self.smallest_share), 1 - self.smallest_share)
-        under_way = sum(parent is None for parent in running)
+        under_way = sum(attempt.parent is None for attempt in running)
         explored = exploring.cost * (1 + under_way / exploring.trials)  # running trials will cost as much
         return explored < share * (explored + descending.cost)
+
+
+def _free(state: State, running: Collection[Attempt]) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yield the steps that no worker takes: the head, the variant and the point, from the best head on."""
+    for trial, region in sorted(state.chains.items(), key=lambda item: (item[1].value, item[0])):
+        busy = {attempt.variant for attempt in running if attempt.parent == trial}
+        steps = region.variants() if isinstance(region, TrustRegion) else [(0, region.step())]
+        yield from ((trial, variant, point) for variant, point in steps if variant not in busy)
 
 
 def _on_folds(observation: Observation) -> dict[str, Any]:

@@ -9,6 +9,18 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """What a trial under way attempts: a step from `parent`, or to explore where that is None.
+
+    `variant` tells apart the steps that several workers may take from one parent at the same time. 0 is the step that a
+    worker alone would take, and a second look at the parent too.
+    """
+
+    parent: str | None = None
+    variant: int = 0
+
+
+@dataclass(frozen=True)
 class Observation:
     """A trial, the reason for it, and its result.
 
@@ -24,6 +36,7 @@ class Observation:
     - `left_out`: the fold that the gradient leaves out, where one was held back.
     - `refined`: the hyperparameters that the evaluation itself moved to; `value` is the loss at them. It is None where
       the evaluation moved none.
+    - `variant`: which of the steps from its parent the trial took; 0 where it took none.
     - `again`: whether the trial evaluated its parent's own hyperparameters once more.
     - `deterministic`: whether the same hyperparameters are known to give the same value again.
     - `unasked`: whether no gradient was ever wanted of the trial, as of one that another search ran.
@@ -47,6 +60,12 @@ class Observation:
     cross_validated: float | None = None
     deterministic: bool = False
     centre: bool = False
+    variant: int = 0
+
+    @property
+    def attempt(self) -> Attempt:
+        """What the trial attempts, as `Strategy.propose` is told of it while the trial is under way."""
+        return Attempt(self.parent, self.variant)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that is strict JSON, with arrays as lists."""

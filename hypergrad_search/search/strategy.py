@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from hypergrad_search.fold import Fold
-from hypergrad_search.search.observation import Observation
+from hypergrad_search.search.observation import Attempt, Observation
 from hypergrad_search.space import Space
 
 State = TypeVar("State")
@@ -26,6 +26,7 @@ class Proposal:
       judges must stay below; None to hold nothing back. Hosts hold back only where the space has a `lift`.
     - `centre`: whether the trial is at the centre of the space, with the middle of all numbers and the first of all
       choices, unless the user has chosen the explorer. A host may learn only in this trial what the space is.
+    - `variant`: which of the steps from the parent it is, where several may be taken at the same time.
     - `again`: whether the parent is evaluated once more. The host then takes the parent's own hyperparameters, to the
       bit, instead of `point`. The parent may be a trial that another search ran.
 
@@ -38,6 +39,7 @@ class Proposal:
     fold: Fold | None = None
     again: bool = False
     centre: bool = False
+    variant: int = 0
 
     def __post_init__(self) -> None:
         if (self.point is None) != (self.parent is None):
@@ -64,11 +66,11 @@ class Strategy(abc.ABC, Generic[State]):
         """Return the state after one more observation."""
 
     @abc.abstractmethod
-    def propose(self, state: State, running: Collection[str | None]) -> Proposal:
+    def propose(self, state: State, running: Collection[Attempt]) -> Proposal:
         """Return what to try next.
 
-        `running` holds the parent of each trial under way, None for those that explore. Two trials should not extend
-        one parent at the same time.
+        `running` holds what each trial under way attempts. No two trials may take a step from the same parent with the
+        same `variant` at once: a host whose processes share a study asks again until the attempt is not among them.
         """
 
     @abc.abstractmethod

@@ -6,12 +6,14 @@ the gradients (`quasi_newton`). Where it is not, each coordinate has a radius th
 """
 
 import abc
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from hypergrad_search.checks import number, whole_number
+from hypergrad_search.search.variants import NEAR, REMEMBERED, VARIANTS, Slope, move_of
 
 
 class LocalStep(abc.ABC):
@@ -52,6 +54,9 @@ class TrustRegion(abc.ABC):
     from it have failed since it was last looked at. `held_back` has the loss at the point on each fold of the
     validation set, and `blocks` those on each fold's blocks; both are None where nothing is held back. The gradient
     leaves the fold `left_out` out. `cross_validated` is the cross-validated loss, None where it is not known.
+
+    `trail` holds points that the search passed on its way here, with their gradients, the latest one last. `found_by`
+    is the variant of the step that led here, and `failed` has the variants but the first that have failed from here.
     """
 
     point: np.ndarray
@@ -63,6 +68,9 @@ class TrustRegion(abc.ABC):
     blocks: tuple[tuple[float, ...], ...] | None = None
     cross_validated: float | None = None
     left_out: int = 0
+    trail: tuple[Slope, ...] = ()
+    found_by: int = 0
+    failed: tuple[int, ...] = ()
 
     @property
     @abc.abstractmethod
@@ -105,6 +113,57 @@ class TrustRegion(abc.ABC):
         nearer = min(self.rejection * self.length(point), 1.0)
         return replace(self.resize(nearer), rejections=self.rejections + 1)
 
+    def variants(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the variants of the next step that are worth a try, with their points, in the order to try them.
+
+        The one that led here goes first, since what has worked may work again. One that leads to the same place as one
+        of a lower number is left out.
+        """
+        distinct = self._distinct()
+        if self.found_by:
+            distinct = iter(sorted(distinct, key=lambda variant: variant[0] != self.found_by))
+        return (variant for variant in distinct if variant[0] not in self.failed)
+
+    def _distinct(self) -> Iterator[tuple[int, np.ndarray]]:
+        points: list[np.ndarray] = []
+        for variant in range(VARIANTS):
+            point = self.variant(variant)
+            near = NEAR * np.abs(point - self.point).max()
+            if all(np.abs(point - other).max() > near for other in points):
+                points.append(point)
+                yield variant, point
+
+    def variant(self, variant: int) -> np.ndarray:
+        """Return the point that a variant of the next step leads to, in the unit box; that of 0 is `step`."""
+        step = self.step()
+        if not variant:
+            return step
+        move = move_of(
+            variant, Slope(self.point, self.gradient), self.downhill, self.trail, step - self.point, self.reach
+        )
+        point: np.ndarray = np.clip(self.point + move, 0.0, 1.0)
+        return point
+
+    def fail(self, variant: int) -> Self:
+        """Return the region after a variant other than the first has failed, which says nothing of the first."""
+        return replace(self, failed=(*self.failed, variant))
+
+    def follow(self, point: np.ndarray, value: float, gradient: np.ndarray, variant: int) -> Self:
+        """Return the region around a better point, to which a variant of the next step has led, with its trail."""
+        region = self
+        if variant:  # the radii must not be longer than the step that was found to be good
+            usual = float(np.linalg.norm(self.step() - self.point))
+            region = self.resize(min(float(np.linalg.norm(point - self.point)) / usual, 1.0) if usual else 1.0)
+        here = Slope(self.point, self.gradient)
+        return replace(region.accept(point, value, gradient), found_by=variant)._with_trail((*self.trail, here))
+
+    def pass_by(self, slope: Slope) -> Self:
+        """Return the region with one more point on its trail, just before the latest one."""
+        return self._with_trail((*self.trail[:-1], slope, *self.trail[-1:]))
+
+    def _with_trail(self, trail: tuple[Slope, ...]) -> Self:
+        return replace(self, trail=trail[-REMEMBERED:])
+
     def look(
         self,
         value: float,
@@ -125,6 +184,7 @@ class TrustRegion(abc.ABC):
             blocks=_average_blocks(self.blocks, blocks, weight),
             looks=self.looks + 1,
             rejections=0,
+            failed=(),
         )
 
     @property

@@ -1,7 +1,7 @@
 """Claims: processes that share a study agree by them which process takes which step.
 
-A process writes into its own trial which chain the trial extends, and then reads the other trials again. Of two
-processes that claim the same step at once, at least one sees the other's claim, and chooses anew.
+A process writes into its own trial which step the trial takes, and then reads the other trials again. Of two processes
+that claim the same step at once, at least one sees the other's claim, and chooses anew.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import arrays, attributes
+from hypergrad_search.search import Attempt
 from hypergrad_search.search.ask_tell import Suggestion, Wanted
 
 #: A trial that has been running for more than twice as long as the longest one so far, and for at least this long, is
@@ -21,21 +22,21 @@ PATIENCE = timedelta(seconds=5)
 def claim(
     study: optuna.Study,
     trial: FrozenTrial,
-    ask: Callable[[Sequence[FrozenTrial], list[str | None]], Suggestion],
+    ask: Callable[[Sequence[FrozenTrial], list[Attempt]], Suggestion],
     longest: Callable[[], timedelta],
     settled: Callable[[], int],
 ) -> tuple[list[FrozenTrial], Suggestion]:
     """Return all trials, and a suggestion that no other process is working on.
 
-    `ask` is called with the trials and the parents that others are extending; `longest` returns how long the longest
+    `ask` is called with the trials and what others are attempting; `longest` returns how long the longest
     finished trial took, and `settled` a number below which all trials are known to have finished.
     """
     while True:
         trials = read(study)
         suggestion = ask(trials, _running(trials[settled() :], trial, longest()))
         attributes.want(study, trial, suggestion.wanted)
-        parent = suggestion.wanted.parent
-        if parent is None or parent not in _running(read(study)[settled() :], trial, longest()):
+        attempt = suggestion.wanted.attempt
+        if attempt.parent is None or attempt not in _running(read(study)[settled() :], trial, longest()):
             return trials, suggestion
 
 
@@ -63,11 +64,11 @@ def lost_step(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> Wanted | Non
     return step if complete and not taken else None
 
 
-def _running(trials: Sequence[FrozenTrial], own: FrozenTrial, longest: timedelta) -> list[str | None]:
-    """Return the parents of the trials that other processes are running, None for a trial that explores."""
+def _running(trials: Sequence[FrozenTrial], own: FrozenTrial, longest: timedelta) -> list[Attempt]:
+    """Return what the trials that other processes are running attempt."""
     earliest = datetime.now() - max(2 * longest, PATIENCE)
     return [
-        attributes.wanted(t).parent
+        attributes.wanted(t).attempt
         for t in trials
         if t.state == TrialState.RUNNING
         and attributes.own(t)

@@ -169,6 +169,7 @@ def observe(mind: AskTell, trial: FrozenTrial, trials: Sequence[FrozenTrial], st
             hyperparameters=_hyperparameters(trial, space, store),
             # Another sampler around this one, such as PartialFixedSampler, may have changed some parameters.
             left_out=wanted.left_out,
+            variant=wanted.variant,
             again=wanted.again and params_of(trials[int(wanted.parent or 0)], space, store) == trial.params,
             unasked=not attributes.own(trial),
         )

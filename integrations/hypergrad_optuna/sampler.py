@@ -25,7 +25,7 @@ from hypergrad_optuna.history import History, Seen, Unusable, observe, params_of
 from hypergrad_search import Float, Int
 from hypergrad_search.checks import whole_number
 from hypergrad_search.hosting import joined
-from hypergrad_search.search import Strategy
+from hypergrad_search.search import Attempt, Strategy
 from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Suggestion
 from hypergrad_search.search.doubts import Doubts
 from hypergrad_search.space import centre, floats, level
@@ -187,7 +187,7 @@ class HypergradSampler(BaseSampler):
             attributes.want(study, trial, self._fold(study, trials, search_space).explore().wanted)
             return self._explore(study, trial, search_space)
 
-        def ask(trials: Sequence[FrozenTrial], running: list[str | None]) -> Suggestion:
+        def ask(trials: Sequence[FrozenTrial], running: list[Attempt]) -> Suggestion:
             return self._fold(study, trials, search_space).ask(running)
 
         trials, suggestion = claims.claim(

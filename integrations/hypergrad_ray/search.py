@@ -152,7 +152,7 @@ class HypergradSearch(Searcher):
             hyperparameters, _ = self._given.pop(0)
         else:
             lost = self._race.lost(time.monotonic())
-            suggestion = self._mind.ask([trial.parent for name, trial in self._running.items() if name not in lost])
+            suggestion = self._mind.ask([trial.attempt for name, trial in self._running.items() if name not in lost])
             chosen = self._choose(trial_id, suggestion)
             if chosen is None or isinstance(chosen, str):  # the explorer waits, or it has finished
                 return chosen  # type: ignore[return-value]  # FINISHED is a str, which Ray's own type leaves out
@@ -165,6 +165,7 @@ class HypergradSearch(Searcher):
                 hyperparameters,
                 again=wanted.again,
                 left_out=wanted.left_out,
+                variant=wanted.variant,
                 centre=self._at_the_centre(suggestion),
             )
         )
@@ -424,6 +425,7 @@ class HypergradSearch(Searcher):
                 first.hyperparameters,
                 again=first.again,
                 left_out=first.left_out,
+                variant=first.variant,
                 centre=first.centre,
             )
         )

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from hypergrad_search import Cost, Evaluation, Method, TrainingProblem
 from hypergrad_search.hypergradient import Request, judge, outer_losses, split
-from hypergrad_search.search import Observation, Proposal, Strategy
+from hypergrad_search.search import Attempt, Observation, Proposal, Strategy
 from hypergrad_search.space import Hyperparameters, Space, dimension, gradient_to_unit, to_unit
 from hypergrad_search.training import train_in_floats
 from hypergrad_studies import Rival, compare
@@ -69,8 +69,8 @@ class SteepestDescent(Strategy[Best]):
         gradient = gradient_to_unit(state.space, observation.hyperparameters, observation.gradient)
         return Best(state.space, observation.value, point, gradient, observation.trial)
 
-    def propose(self, state: Best, running: Collection[str | None]) -> Proposal:
-        if state.point is None or state.gradient is None or state.trial in running:
+    def propose(self, state: Best, running: Collection[Attempt]) -> Proposal:
+        if state.point is None or state.gradient is None or Attempt(state.trial) in running:
             return self.explore(state)
         step = self.length * state.gradient / (np.linalg.norm(state.gradient) or 1.0)
         return Proposal(np.clip(state.point - step, 0.0, 1.0), state.trial, math.inf)

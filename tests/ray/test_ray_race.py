@@ -99,8 +99,8 @@ def test_chains_go_on_when_their_trials_are_lost(restored: bool) -> None:
     search = searcher()
     play(search, range(12))
     _, head = min((region.value, name) for name, region in search._mind.state.chains.items())
-    for name in ("lost", "lost too"):
-        ask(search, name)
+    for number in range(12):  # of which some take all steps from the head
+        ask(search, f"lost {number}")
     assert head in [trial.parent for trial in search._running.values()]
     search = copy(search) if restored else search
     play(search, range(12, 12 + ENOUGH))
@@ -118,7 +118,8 @@ def test_chains_wait_for_trials_that_take_their_time(monkeypatch: pytest.MonkeyP
     search.on_trial_complete("slow", result=result(slow))
     play(search, range(12))
     _, head = min((region.value, name) for name, region in search._mind.state.chains.items())
-    ask(search, "late"), ask(search, "later")
+    for number in range(12):  # of which some take all steps from the head
+        ask(search, f"late {number}")
     play(search, range(12, 32))
     assert head not in [trial.parent for trial in list(search._observations.values())[13:]]
 

@@ -37,6 +37,7 @@ from hypergrad_search import (
 )
 from hypergrad_search.hypergradient import OuterLosses, Request, finite_or_none, judge, outer_losses
 from hypergrad_search.search import (
+    Attempt,
     ExploreDescend,
     Observation,
     Proposal,
@@ -349,8 +350,8 @@ class Downhill(Strategy[BestYet]):
         best = {"value": observation.value, "trial": observation.trial, "point": point, "signs": np.sign(slope)}
         return replace(state, **best)
 
-    def propose(self, state: BestYet, running: Collection[str | None]) -> Proposal:
-        if state.trials < self.explored or state.trial is None or state.trial in running:
+    def propose(self, state: BestYet, running: Collection[Attempt]) -> Proposal:
+        if state.trials < self.explored or state.trial is None or Attempt(state.trial) in running:
             return self.explore(state)
         step = np.clip(state.point - self.length * state.signs, 0.0, 1.0)
         return Proposal(step, state.trial, state.value, Fold(state.trials % 3, 3))

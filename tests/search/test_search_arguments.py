@@ -112,7 +112,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
 }
 
 #: Abstract classes, plain data and types.
-NOT_CALLED = {"Fold", "LocalStep", "Observation", "Space", "TrustRegion"}
+NOT_CALLED = {"Attempt", "Fold", "LocalStep", "Observation", "Space", "TrustRegion"}
 ROWS = [pytest.param(*row, id=f"{name} {i}") for name, rows in WRONG.items() for i, row in enumerate(rows)]
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypergrad_search import Float
 from hypergrad_search.fold import Fold
 from hypergrad_search.search import (
+    Attempt,
     ByDimension,
     ExploreDescend,
     Limits,
@@ -157,30 +158,6 @@ def test_a_wrong_gradient_shrinks_the_region_and_ends_the_chain() -> None:
         costs[observation.parent is None] += observation.cost
         state = fold(state, observation)
     assert costs[True] > costs[False]
-
-
-def test_a_busy_chain_is_left_to_its_worker() -> None:
-    proposals = []
-    for trials in range(STRATEGY.startup_trials, 30):
-        state, _ = search(trials)
-        proposals.append((propose(state, []), state))
-    steps = [(proposal, state) for proposal, state in proposals if proposal.parent is not None]
-    assert steps
-    for proposal, state in steps:
-        assert propose(state, [proposal.parent]).parent != proposal.parent
-
-
-def test_two_workers_on_one_head_do_no_harm() -> None:
-    """The second to finish finds its parent gone: its own point founds a chain where it has a gradient."""
-    state, _ = search(8)
-    head = next(iter(state.chains))
-    h = from_unit(SPACE, np.clip(state.chains[head].point + 0.01, 0, 1))
-    better = Observation("a", head, h, state.chains[head].value - 1e-6, slope(h), 4.0)
-    after = fold(fold(state, better), Observation(**{**better.__dict__, "trial": "b"}))
-    assert {"a", "b"} <= after.chains.keys()
-    assert head not in after.chains
-    late = Observation("c", head, h, 10.0, None, 1.0)
-    assert fold(after, late).chains.keys() == after.chains.keys()
 
 
 def test_states_are_values() -> None:
@@ -445,7 +422,7 @@ def test_the_best_of_another_search_is_evaluated_once_more_with_its_gradient() -
     state = STRATEGY.init(SPACE)
     for trial, value in enumerate([3.0, 1.0, 2.0, math.inf]):
         state = fold(state, strange(trial, value, at=0.1 * trial))
-    assert propose(state, ["1"]).parent is None, "one is enough"
+    assert propose(state, [Attempt("1")]).parent is None, "one is enough"
     look = propose(state, [])
     assert (look.parent, look.again, look.gradient_below) == ("1", True, math.inf)
     assert look.point is not None

@@ -32,7 +32,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from hypergrad_search.search import Observation, Proposal, Space, Strategy
+from hypergrad_search.search import Attempt, Observation, Proposal, Space, Strategy
 from hypergrad_search.space import from_unit
 from hypergrad_studies.tried.seen import Seen, box, seen
 
@@ -272,7 +272,7 @@ class Explore(Strategy[tuple[float, ...]]):
         """See `Strategy`."""
         return (*state, observation.value)
 
-    def propose(self, state: tuple[float, ...], running: Collection[str | None]) -> Proposal:
+    def propose(self, state: tuple[float, ...], running: Collection[Attempt]) -> Proposal:
         """See `Strategy`."""
         return self.explore(state)
 
