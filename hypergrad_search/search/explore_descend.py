@@ -2,8 +2,9 @@
 
 The first point is the centre of the space, and its gradient founds a chain. Then two arms share the budget. One
 *explores*: the host's explorer chooses, and a point that is better than all that the explorer has found before gets its
-gradient and founds a chain. The other *descends*: it extends the best chain by trust-region steps. The share of each
-follows its recent gain: how much it lowered the best value for its cost.
+gradient and founds a chain. Once all chains have ended, a point that is better than the last few founds one too, since
+the best of all gets hard to beat. The other arm *descends*: it extends the best chain by trust-region steps. The share
+of each follows its recent gain: how much it lowered the best value for its cost.
 
 While the search explores, all elements of an array have one value, its level. While it descends, each element moves by
 itself. So thousands of hyperparameters are found in two stages: first the levels, and then the elements.
@@ -83,7 +84,8 @@ class State:
     moved the hyperparameters itself. `noisy` tells whether one point may have several values; it is None while no
     point has been evaluated twice. `unasked` is the best trial without a gradient that another search ran, until it has
     been evaluated once more. `passed` maps the trials at the last heads that were replaced, from which steps may be
-    under way, to what came of them.
+    under way, to what came of them. `unfollowed` are the values of the last points that were explored since all chains
+    have ended.
     """
 
     space: Space
@@ -97,6 +99,7 @@ class State:
     chains: Mapping[str, TrustRegion | Continuation] = field(default_factory=dict)
     unasked: Unasked | None = None
     passed: Mapping[str, Passed] = field(default_factory=dict)
+    unfollowed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,8 @@ class ExploreDescend(Strategy[State]):
       when a step has lowered the cross-validated loss by less than this share of it: what such a step gains on the
       whole is the fit to examples that it has seen.
     - `step`: the local step. In few dimensions, where the value is smooth, `QuasiNewton()` may need fewer trials.
+    - `restart`: once all chains have ended, a point that is better than this many before it gets its gradient, and
+      founds a chain. More would make the starts better, and fewer of them.
     - `limits`: the limits beyond which a chain of evaluations that move the hyperparameters themselves is given up.
 
     Raises `ValueError` where a setting is out of its range.
@@ -135,12 +140,14 @@ class ExploreDescend(Strategy[State]):
     turns: int = 2
     tolerance: float = 1e-3
     step: LocalStep = field(default_factory=SignSteps)
+    restart: int = 20
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         whole_number("ExploreDescend: startup_trials", self.startup_trials, 0)
         whole_number("ExploreDescend: doubts", self.doubts, 1)
         whole_number("ExploreDescend: turns", self.turns, 1)
+        whole_number("ExploreDescend: restart", self.restart, 1)
         if self.folds is not None:
             whole_number("ExploreDescend: folds", self.folds, 2)
         for name, most in (("smallest_share", 0.5), ("memory", 1.0), ("tolerance", 1.0), ("standard_errors", math.inf)):
@@ -209,6 +216,7 @@ class ExploreDescend(Strategy[State]):
             better = value < (math.inf if unasked is None else unasked.value)
             unasked = Unasked(value, observation.trial, point) if better else unasked
         descended = observation.parent is not None and not founding
+        chains = {trial: region for trial, region in chains.items() if not self._spent(region)}
         return replace(
             state,
             trials=state.trials + 1,
@@ -218,9 +226,10 @@ class ExploreDescend(Strategy[State]):
             noisy=noisy,
             exploring=self._enter(state.exploring, None if descended else (observation.cost, gain)),
             descending=self._enter(state.descending, (observation.cost, gain) if descended else None),
-            chains={trial: region for trial, region in chains.items() if not self._spent(region)},
+            chains=chains,
             unasked=unasked,
             passed=dict(list(passed.items())[-PASSED:]),
+            unfollowed=() if chains or descended else (*state.unfollowed, value)[-self.restart :],
         )
 
     def propose(self, state: State, running: Collection[Attempt]) -> Proposal:
@@ -242,7 +251,7 @@ class ExploreDescend(Strategy[State]):
 
     def explore(self, state: State) -> Proposal:
         """See `Strategy`."""
-        return Proposal(None, None, _worth_a_gradient(state), self._first_fold)
+        return Proposal(None, None, self._worth_a_gradient(state), self._first_fold)
 
     def goes_on(self, state: State) -> bool:
         """See `Strategy`."""
@@ -323,6 +332,18 @@ class ExploreDescend(Strategy[State]):
             self.memory * account.gain + gain,
         )
 
+    def _worth_a_gradient(self, state: State) -> float:
+        """Return the value below which an explored point gets its gradient."""
+        if not dimension(state.space):
+            return -math.inf if state.trials else math.inf  # before the first trial a host may not know the space
+        if state.chains and state.descending.cost and not state.descending.gain:
+            return -math.inf  # no gradient has paid yet, and one chain is left to try
+        if not state.has_gradients:
+            return math.inf
+        if len(state.unfollowed) == self.restart:
+            return min(state.unfollowed)
+        return state.best_explored
+
     def _explored_too_little(self, state: State, running: Collection[Attempt]) -> bool:
         exploring, descending = state.exploring, state.descending
         if not descending.cost or not exploring.cost:
@@ -347,12 +368,3 @@ def _on_folds(observation: Observation) -> dict[str, Any]:
     """Return what a region keeps of the folds that were held back."""
     names = "held_back", "blocks", "cross_validated", "left_out"
     return {name: getattr(observation, name) for name in names}
-
-
-def _worth_a_gradient(state: State) -> float:
-    """Return the value below which an explored point gets its gradient."""
-    if not dimension(state.space):
-        return -math.inf if state.trials else math.inf  # before the first trial a host may not know the space
-    if state.chains and state.descending.cost and not state.descending.gain:
-        return -math.inf  # no gradient has paid yet, and one chain is left to try
-    return state.best_explored if state.has_gradients else math.inf

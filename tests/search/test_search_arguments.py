@@ -55,6 +55,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: ExploreDescend(smallest_share=0.6), "ExploreDescend: smallest_share must be a number from 0 to 0.5"),
         (lambda: ExploreDescend(memory="long"), "ExploreDescend: memory must be a number from 0 to 1"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: ExploreDescend(doubts=0), "ExploreDescend: doubts must be a whole number from 1"),
+        (lambda: ExploreDescend(restart=0), "ExploreDescend: restart must be a whole number from 1"),
         (lambda: ExploreDescend(folds=1), "ExploreDescend: folds must be a whole number from 2"),
         (lambda: ExploreDescend(step="signs"), "ExploreDescend: step must be a LocalStep"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: ExploreDescend(limits=3), "ExploreDescend: limits must be a Limits"),  # type: ignore[arg-type]  # wrong on purpose

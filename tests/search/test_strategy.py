@@ -511,3 +511,22 @@ def test_a_chain_goes_on_where_the_number_of_folds_has_changed() -> None:
     assert propose(state, []).fold == Fold(1, 4)
     step = Observation("1", "0", end, 0.8, slope(end), 4.0, held_back=(0.8,) * 4, cross_validated=0.8)
     assert "1" in fold(state, step).chains
+
+
+def test_once_all_chains_have_ended_the_best_of_a_few_founds_one() -> None:
+    """The best of all, near the optimum, would be hard to beat."""
+    point = from_unit(SPACE, np.full(dimension(SPACE), 0.5))
+    state = fold(State(SPACE), Observation("0", None, point, 1.0, slope(point), 4.0))
+    flat = {name: np.zeros_like(derivative) for name, derivative in slope(point).items()}
+    state = fold(state, Observation("1", "0", point, 0.0, flat, 4.0))
+    assert not state.chains
+    values = 5 + np.random.default_rng(0).uniform(size=STRATEGY.restart)
+    for n, value in enumerate(values):
+        assert propose(state, []).gradient_below == 1.0
+        state = fold(state, Observation(str(n + 2), None, point, float(value)))
+    assert propose(state, []).gradient_below == values.min()
+    state = fold(state, Observation("100", None, point, 9.0))
+    assert len(state.unfollowed) == STRATEGY.restart, "no more are remembered"
+    founded = fold(state, Observation("101", None, point, 4.0, slope(point), 4.0))
+    assert (set(founded.chains), founded.unfollowed) == ({"101"}, ())
+    assert STRATEGY.explore(founded).gradient_below == 1.0
