@@ -212,4 +212,6 @@ def test_overhead_of_the_sampler_is_a_table(inside: Callable[..., Outcome]) -> N
     done = inside("overhead", "--trials", 20, "--repeats", 1)
     assert done.returncode == 0, done.stderr
     assert "TPESampler" in done.stdout
+    for part in ("2 after 0", "2 after 100", "2 after 200"):
+        assert done.stdout.count(part) == 6, "three samplers in two storages"
     assert "100,000, one array" in done.stdout
