@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -22,11 +23,12 @@ from hypergrad_optuna import attributes
 from hypergrad_search import evaluate
 from hypergrad_studies import posing
 from hypergrad_studies.cli import cli
-from hypergrad_studies.spending import SECONDS, Budget
+from hypergrad_studies.spending import SECONDS, Budget, NoCost
 from hypergrad_studies.sweep import ray_engine
 from hypergrad_studies.sweep.plan import Limits, Plan
 from hypergrad_studies.sweep.progress import progress, table
 from hypergrad_studies.sweep.storages import open_storage
+from hypergrad_studies.sweep.worker import work
 from hypergrad_studies.tasks import TrainingTask
 
 HYPERGRAD = [sys.executable, "-c", "from hypergrad_studies.cli import main; main()"]
@@ -183,6 +185,38 @@ def test_bad_arguments_are_named(
     assert not list(tmp_path.glob("*.db"))
 
 
+@pytest.mark.parametrize(
+    ("limits", "trials"),
+    [(Limits(trials=7), 7), (Limits(budget=Budget(18)), 5), (Limits(trials=3, budget=Budget(100)), 3)],
+)
+def test_a_process_works_until_a_limit_is_reached(
+    limits: Limits, trials: int, problem: Callable[[str], str], tmp_path: Path
+) -> None:
+    plan = Plan(problem("quick"), f"sqlite:///{tmp_path / 'study.db'}", "mine", "hypergrad", "minimize", limits)
+    work(plan, lambda: False)
+    assert [trial.state for trial in plan.join().trials] == [TrialState.COMPLETE] * trials
+    work(plan, lambda: False)
+    assert len(plan.join().trials) == trials
+    with pytest.raises(ValueError, match=r"has the direction minimize, and not maximize; choose another --study"):
+        replace(plan, direction="maximize").join()
+
+
+def test_a_process_stops_when_it_is_told_to(problem: Callable[[str], str], tmp_path: Path) -> None:
+    plan = Plan(problem("quick"), f"journal:{tmp_path / 'journal'}", "mine", "tpe", "minimize", Limits())
+    asked = iter([False, False, False, True])
+    work(plan, lambda: next(asked))
+    assert len(plan.join().trials) == 3
+
+
+def test_a_process_raises_what_is_wrong(problem: Callable[[str], str], tmp_path: Path) -> None:
+    limits, storage = Limits(budget=Budget(100)), f"journal:{tmp_path / 'journal'}"
+    with pytest.raises(NoCost, match="does not say what its trials cost"):
+        work(Plan(problem("silent"), storage, "a", "random", "minimize", limits), lambda: False)
+    with pytest.raises(KeyError, match="mine"):
+        work(Plan(problem("breaks"), storage, "b", "random", "minimize", limits), lambda: False)
+
+
+@pytest.mark.slow
 def test_two_processes_work_until_the_trials_are_there(problem: Callable[[str], str], tmp_path: Path) -> None:
     storage, name = f"sqlite:///{tmp_path / 'study.db'}", problem("make")
     output = ended(start(name, "--storage", storage, "--study", "mine", "--workers", 2, "--trials", 12))
@@ -196,6 +230,7 @@ def test_two_processes_work_until_the_trials_are_there(problem: Callable[[str], 
     assert "has no study 'other'; it has mine" in missing.output
 
 
+@pytest.mark.slow
 def test_a_signal_lets_trials_end_and_the_same_command_goes_on(problem: Callable[[str], str], tmp_path: Path) -> None:
     storage, name = f"journal:{tmp_path / 'journal'}", problem("make")
     arguments = (name, "--storage", storage, "--budget", 100)
@@ -213,6 +248,7 @@ def test_a_signal_lets_trials_end_and_the_same_command_goes_on(problem: Callable
     assert [t.params for t in study_in(storage, name).trials[: len(before)]] == [t.params for t in before]
 
 
+@pytest.mark.slow
 def test_what_an_objective_raises_is_shown(problem: Callable[[str], str], tmp_path: Path) -> None:
     process = start(problem("breaks"), "--storage", f"sqlite:///{tmp_path / 'study.db'}", "--workers", 2)
     output = ended(process)
@@ -221,6 +257,7 @@ def test_what_an_objective_raises_is_shown(problem: Callable[[str], str], tmp_pa
     assert "a process of the sweep ended with the status 1; mend what it says above" in output
 
 
+@pytest.mark.slow
 def test_a_budget_needs_costs(problem: Callable[[str], str], tmp_path: Path) -> None:
     process = start(problem("silent"), "--storage", f"sqlite:///{tmp_path / 'study.db'}", "--budget", 100)
     assert "does not say what its trials cost" in ended(process)

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from types import FrameType
 
 import optuna
@@ -26,20 +27,20 @@ class Stop:
         signal.signal(signal.SIGTERM, self._ask)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
 
-    def __bool__(self) -> bool:
+    def __call__(self) -> bool:
         return self._asked or os.getppid() != self._parent
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
 
-def work(plan: Plan, stop: Stop) -> None:
-    """Run trials until a limit is reached, or `stop` says so; the trial under way ends first.
+def work(plan: Plan, stop: Callable[[], bool]) -> None:
+    """Run trials until a limit is reached, or `stop()` is true; the trial under way ends first.
 
     Raises what the objective raises, `NoCost`, and `StorageInternalError` where a database stays away.
     """
     objective, study = plan.objective(), plan.join(plan.sampler())
-    while not stop:
+    while not stop():
         found = progress(study)
         if found.reached(plan.limits):
             return
