@@ -3,7 +3,6 @@
 import functools
 import math
 import operator
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -11,14 +10,14 @@ from typing import Any, Self
 import numpy as np
 from ray.tune.search import sample
 
-from hypergrad_ray.param_space import check_names, join
+from hypergrad_ray.large_array import in_short
+from hypergrad_ray.param_space import check_names, join, split
 from hypergrad_search import Categorical, Float, Int, Space
 from hypergrad_search.checks import shown
 from hypergrad_search.space import floats, lifted
 
 STANDARD_DEVIATIONS = 3  # the distance of the bounds of `tune.randn` from its mean
 
-_COORDINATE = re.compile(r"(.+)\[(\d+(?:,\d+)*)\]")  # as `coordinates` names an array's elements
 _NOTHING = object()  # where there is not even a None
 
 Parameter = Float | Int | Categorical
@@ -48,14 +47,14 @@ class Place:
     def in_array(self) -> Path:
         """The path in a config that has an array in the place of its coordinates, such as `"w[0,1]"`."""
         *folders, last = self.path
-        coordinate = _COORDINATE.fullmatch(str(last))
-        return self.path if coordinate is None else (*folders, coordinate[1], *map(int, coordinate[2].split(",")))
+        array, index = split(str(last))
+        return (*folders, array, *index) if index else self.path
 
     def write(self, value: Any) -> Any:
         """Return what a config says for a parameter's value."""
         if self.choices is not None:
             return self.choices[value]
-        return value if self.unit is None else value * self.unit
+        return in_short(value) if self.unit is None else value * self.unit
 
     def read(self, value: Any) -> Any:
         """Return the parameter's value for what a config says; what does not fit comes back as it is."""

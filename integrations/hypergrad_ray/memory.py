@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from ray import cloudpickle
 
+from hypergrad_ray.large_array import LARGE
 from hypergrad_search import Space
 from hypergrad_search.search import Observation
 from hypergrad_search.space import floats
-
-LARGE = 1000  # a finished trial with more numbers than this forgets them, unless the search can come back to it
 
 
 def is_large(observation: Observation) -> bool:

@@ -1,5 +1,6 @@
 """A space in Ray Tune's terms, and the way back: an array is one number for each coordinate, or one ndarray."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from hypergrad_search import Categorical, Float, Int, Space
 from hypergrad_search.checks import shown
 from hypergrad_search.space import check_space, coordinates
 
+_COORDINATE = re.compile(r"(.+)\[(\d+(?:,\d+)*)\]")  # as `coordinates` names an array's elements
 RESERVED = "hypergrad"  # the key in a trial's config under which the searcher says what it wants
 
 
@@ -32,14 +34,21 @@ def param_space(space: Space) -> dict[str, Any]:
 def check_names(space: Space) -> None:
     """Raise `ValueError` unless `space` is a space whose names fit Ray's configs and results."""
     check_space(space)
-    seen = {RESERVED}
-    for name, parameter in space.items():
+    for name in space:
         if "/" in name:
             raise ValueError(f"space: {name!r} must not contain '/', which Ray puts between nested keys; rename it")
-        for key in {name, *_keys(name, parameter)}:
-            if key in seen:
-                raise ValueError(f"space: {key!r} is reserved, or stands for two things; rename it")
-            seen.add(key)
+        array, index = split(name)
+        parameter = space.get(array) if index else None
+        shape = parameter.shape if isinstance(parameter, Float) else ()
+        is_coordinate = len(index) == len(shape) > 0 and all(i < n for i, n in zip(index, shape, strict=True))
+        if name == RESERVED or is_coordinate:
+            raise ValueError(f"space: {name!r} is reserved, or stands for two things; rename it")
+
+
+def split(name: str) -> tuple[str, tuple[int, ...]]:
+    """Return the name of an array and an index in it, of a name such as `"w[0,1]"`; the index of others is ()."""
+    coordinate = _COORDINATE.fullmatch(name)
+    return (name, ()) if coordinate is None else (coordinate[1], tuple(map(int, coordinate[2].split(","))))
 
 
 def join(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:

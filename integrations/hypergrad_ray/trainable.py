@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune import Checkpoint
 from ray.tune.search.repeater import TRIAL_INDEX
 
+from hypergrad_ray.large_array import in_short
 from hypergrad_ray.param_space import RESERVED, check_names, join
 from hypergrad_ray.results import RUNNING
 from hypergrad_search import Evaluation, Method, Space, TrainingProblem
@@ -61,7 +62,9 @@ def trainable(
     `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0`) before Ray starts. Eight trials of a small network on two CPU cores
     took 85 s with neither, 58 s with the first, 19 s with the second, 5 s with both.
 
-    Do not use it for arrays of more than about 100,000 numbers: Ray writes every config and result to its logs as text.
+    Arrays of more than 1000 numbers, in configs and in results, are in Ray's logs in short. Do not use it for arrays of
+    more than about a million: Ray writes every config and result several times into the state of its experiment, which
+    takes 70 MB and about a second for each trial with a million numbers.
 
     Args:
         problem: the training run, or `from_function(function)`, which takes no method, key or report_every. It reaches
@@ -165,6 +168,8 @@ def _report(hosted: HostedProblem, evaluation: Evaluation) -> None:
     """Report the last result of a trial, with its checkpoint and the folder in which a later trial finds it."""
     facts = hosted.facts(evaluation)
     result = {"loss": evaluation.value, "gradient_evaluations": facts.pop("cost"), **facts}
+    for name in result.keys() & {"gradient", "refined"}:
+        result[name] = {key: in_short(value) for key, value in result[name].items()}
     if evaluation.checkpoint is None:
         tune.report(result)
         return

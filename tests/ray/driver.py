@@ -1,4 +1,7 @@
-"""A driver in a process of its own: python driver.py ADDRESS FOLDER NAME [kill|restore]."""
+"""A driver in a process of its own: python driver.py ADDRESS FOLDER NAME [kill|restore] [of-ray].
+
+With `of-ray`, the searcher learns space, metric and mode from Ray alone.
+"""
 
 import json
 import os
@@ -15,7 +18,7 @@ from hypergrad_search import Float
 
 
 def bowl(config: dict[str, Any]) -> None:
-    offset = config["x"] - 0.25
+    offset = np.asarray(config["x"]) - 0.25
     loss = float(offset @ offset)
     tune.report({"loss": loss, "gradient": {"x": 2 * offset} if wants_gradient(config, loss) else None})
 
@@ -32,10 +35,14 @@ def main() -> None:
     if "restore" in sys.argv:
         tuner = tune.Tuner.restore(f"{folder}/{name}", bowl)
     else:
+        searcher, space = HypergradSearch({"x": Float(-1.0, 1.0, shape=(3,))}, metric="loss", mode="min", seed=0), None
+        if "of-ray" in sys.argv:
+            searcher, space = HypergradSearch(seed=0), {"x": [tune.uniform(-1.0, 1.0) for _ in range(3)]}
         tuner = tune.Tuner(
             bowl,
+            param_space=space,
             tune_config=tune.TuneConfig(
-                search_alg=HypergradSearch({"x": Float(-1.0, 1.0, shape=(3,))}, metric="loss", mode="min", seed=0),
+                search_alg=searcher,
                 metric="loss",
                 mode="min",
                 num_samples=14,

@@ -67,10 +67,19 @@ def test_trials_descend_on_two_nodes(ray_cluster: Cluster, tmp_path: Path) -> No
     assert any(trial.parent for trial in searcher._observations.values())
 
 
-def test_killed_driver_goes_on_where_it_was(ray_cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("space", [(), ("of-ray",)])
+def test_killed_driver_goes_on_where_it_was(space: tuple[str, ...], ray_cluster: Cluster, tmp_path: Path) -> None:
     def drive(name: str, *orders: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, Path(__file__).with_name("driver.py"), ray_cluster.address, tmp_path, name, *orders],
+            [
+                sys.executable,
+                Path(__file__).with_name("driver.py"),
+                ray_cluster.address,
+                tmp_path,
+                name,
+                *orders,
+                *space,
+            ],
             env={**os.environ, "TUNE_GLOBAL_CHECKPOINT_S": "0"},
             capture_output=True,
             text=True,

@@ -212,6 +212,8 @@ def test_restored_without_arguments_it_goes_on_as_if_nothing_had_happened(wrap: 
         searcher.suggest("waiting")
     killed.save(str(tmp_path / "state"))
     restored.restore(str(tmp_path / "state"))
+    for searcher in (original, restored):
+        searcher.on_trial_complete("waiting", error=True)
     assert (restored.metric, restored.mode) == ("gain", "max")
     some, others = (play(searcher, spec, 25, gain, start=9) for searcher in (original, restored))
     assert [without(config) for config in some] == [without(config) for config in others]
