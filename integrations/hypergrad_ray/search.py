@@ -12,13 +12,15 @@ from typing import Any, NoReturn
 from ray.tune.result import DEFAULT_METRIC
 from ray.tune.search import Searcher
 
-from hypergrad_ray import memory
+from hypergrad_ray import state_file
+from hypergrad_ray.arguments import check_goal, check_result, check_state, checked_points
 from hypergrad_ray.domains import Domains
 from hypergrad_ray.explorer import Explorer
+from hypergrad_ray.finished import Finished, digest
 from hypergrad_ray.param_space import RESERVED, join
 from hypergrad_ray.race import Race
 from hypergrad_ray.results import RUNNING, Reader, config_of, has_gradient, iteration
-from hypergrad_search.checks import number, shown
+from hypergrad_search.checks import shown
 from hypergrad_search.search import Observation, Strategy
 from hypergrad_search.search.ask_tell import OVERFITTED, AskTell, MissingGradients, Suggestion
 from hypergrad_search.search.doubts import Doubts
@@ -91,7 +93,7 @@ class HypergradSearch(Searcher):
         points_to_evaluate: Sequence[Mapping[str, Any]] | None = None,
         evaluated_rewards: Sequence[float] | None = None,
     ) -> None:
-        _check_goal(metric, mode)
+        check_goal(metric, mode)
         super().__init__(metric=metric, mode=mode)
         self._explorer = Explorer(explorer, seed)
         self._domains = Domains()
@@ -102,11 +104,9 @@ class HypergradSearch(Searcher):
         self._missing_gradients = MissingGradients("HypergradSearch", "trainable", self._explorer.searcher, remedy)
         self._doubts = Doubts("HypergradSearch")
         self._reader = Reader()
-        self._points = _checked_points(points_to_evaluate, evaluated_rewards)
+        self._points = checked_points(points_to_evaluate, evaluated_rewards)
         self._given: list[tuple[dict[str, Any], float | None]] = []  # what is left of these points, as hyperparameters
-        self._observations: dict[str, Observation] = {}  # the finished trials
-        self._large: set[str] = set()  # those whose arrays are worth forgetting
-        self._failed: dict[str, bytes] = {}  # those that failed, by a digest of their hyperparameters
+        self._observations = Finished({})
         self._running: dict[str, Observation] = {}  # unfinished trials, with their results so far
         self._losses: dict[str, dict[int, float]] = {}  # their losses on the way, by training iteration
         self._explored: set[str] = set()  # those that the explorer chose
@@ -124,7 +124,7 @@ class HypergradSearch(Searcher):
         Where this searcher has another metric of its own, that of Ray only decides which trial Ray calls the best.
         Raises `ValueError` where the metric is the same and the mode is not, or a domain cannot be searched.
         """
-        _check_goal(metric, mode)
+        check_goal(metric, mode)
         self._aim_at(metric, mode)
         for trial in list(self._running):  # a new run begins, so that they will never end
             self._leave(trial)
@@ -174,7 +174,7 @@ class HypergradSearch(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the result of a running trial, and tell the explorer of its own trials."""
-        _check_result(result)
+        check_result(result)
         trial = self._begun(trial_id, result)
         if trial is None:
             _warn(f"a result of trial {trial_id!r}, which is not running, was ignored")
@@ -187,7 +187,7 @@ class HypergradSearch(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Learn from a trial that completed, was stopped early (perhaps without a result) or failed."""
         result = {} if result is None else result
-        _check_result(result)
+        check_result(result)
         known = self._observations.get(trial_id)
         if known is not None and (math.isinf(known.value) if error else trial_id in self._adopted):
             return  # it says nothing new
@@ -211,7 +211,7 @@ class HypergradSearch(Searcher):
             self._doubts.look(self._mind.space, trial, maximise=self._mind.maximise)
         self._tell_explorer(trial, result, stopped, error)
         self._leave(trial_id, time.monotonic())
-        self._keep(trial)
+        self._observations.keep(trial, self._mind.state)
 
     def on_pause(self, trial_id: str) -> NoReturn:
         """Refuse `HyperBandForBOHB`, which alone calls this.
@@ -259,9 +259,8 @@ class HypergradSearch(Searcher):
             "mode": self._mode,
             "domains": self._domains,
             "strategy": (self._mind.state, self._mind.has_gradients),
-            "observations": list(self._observations.values()),
+            "finished": self._observations.to_state(),
             "running": list(self._running.values()),
-            "failed": dict(self._failed),
             "losses": {trial: dict(losses) for trial, losses in self._losses.items()},
             "explored": set(self._explored),
             "adopted": set(self._adopted),
@@ -276,7 +275,7 @@ class HypergradSearch(Searcher):
         What this searcher was not told, as where Ray passed on space, metric and mode, comes from the state. Raises
         `ValueError` where `state` did not come from there, or the searcher has another space, metric or mode.
         """
-        _check_state(state)
+        check_state(state)
         domains: Domains = state["domains"]
         if self._domains.space and not self._domains.of_same_space(domains):
             raise ValueError(
@@ -292,27 +291,26 @@ class HypergradSearch(Searcher):
         self._aim_at(state["metric"], state["mode"])
         told, has_gradients = state["strategy"]
         self._mind = replace(self._mind, state=told, has_gradients=has_gradients)
-        self._observations = {trial.trial: trial for trial in state["observations"]}
-        self._large = {name for name, trial in self._observations.items() if memory.is_large(trial)}
+        self._observations = Finished.from_state(self._mind.space, state["finished"])
         self._running, self._race = {}, Race()
         for trial in state["running"]:
             self._begin(trial)
-        self._failed, self._losses = dict(state["failed"]), {k: dict(v) for k, v in state["losses"].items()}
+        self._losses = {trial: dict(losses) for trial, losses in state["losses"].items()}
         self._explored, self._adopted = set(state["explored"]), set(state["adopted"])
         self._checkpoints, self._given = dict(state["checkpoints"]), list(state["given"])
 
     def save(self, checkpoint_path: str) -> None:
         """Write `get_state` to a file, in binary."""
-        memory.write(checkpoint_path, self.get_state())
+        state_file.write(checkpoint_path, self.get_state())
 
     def restore(self, checkpoint_path: str) -> None:
         """Read the file that `save` wrote. Restore only files that you trust: they are read by pickle."""
-        self.set_state(memory.read(checkpoint_path))
+        self.set_state(state_file.read(checkpoint_path))
 
     def _search_in(self, domains: Domains) -> None:
         """Begin to search a space."""
         self._explorer.begin(domains.space)
-        self._domains = domains
+        self._domains, self._observations = domains, Finished(domains.space)
         self._mind = AskTell.begin(domains.space, self._mind.strategy, maximise=self._mind.maximise)
         named = [(f"points_to_evaluate[{i}]", *point) for i, point in enumerate(self._points)]
         self._given = [(self._point(point, name), reward) for name, point, reward in named]
@@ -374,7 +372,7 @@ class HypergradSearch(Searcher):
         name = next(name for n in count() if (name := f"evaluated {n}") not in self._observations)
         trial = Observation(name, None, point, value=loss, unasked=True)
         self._mind = self._mind.tell(trial)
-        self._keep(trial)
+        self._observations.keep(trial, self._mind.state)
 
     def _point(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
         try:
@@ -393,17 +391,6 @@ class HypergradSearch(Searcher):
         self._losses.pop(trial_id, None)
         self._explored.discard(trial_id)
 
-    def _keep(self, trial: Observation) -> None:
-        """Keep a finished trial, and forget the large arrays of those that the strategy cannot come back to."""
-        self._observations[trial.trial] = trial
-        if math.isinf(trial.value):
-            self._failed[trial.trial] = memory.digest(self._mind.space, trial.hyperparameters)
-        if memory.is_large(trial):
-            self._large.add(trial.trial)
-        for name in [name for name in self._large if not memory.may_come_back(self._mind.state, name)]:
-            self._observations[name] = memory.forgotten(self._mind.space, self._observations[name])
-            self._large.remove(name)
-
     def _begun(self, trial_id: str, result: Mapping[str, Any]) -> Observation | None:
         """Return the running trial of this name; one that Ray runs again takes the place of its first attempt."""
         if trial_id in self._running:
@@ -415,9 +402,7 @@ class HypergradSearch(Searcher):
         if first.trial in self._running:
             self._leave(first.trial)
         else:
-            del self._observations[first.trial]
-            self._failed.pop(first.trial, None)
-            self._large.discard(first.trial)
+            self._observations.drop(first.trial)
         self._begin(
             Observation(
                 trial_id,
@@ -436,20 +421,14 @@ class HypergradSearch(Searcher):
         point = None
         with contextlib.suppress(ValueError):
             point = self._domains.hyperparameters(config_of(result))
-        own = self._observations.get(trial_id)
-        if own is not None:
-            again = trial_id in self._failed or trial_id in self._adopted
-            if again and memory.is_whole(self._mind.space, own):
-                return own
-            return replace(own, hyperparameters=point) if again and point is not None else None
+        if trial_id in self._observations:
+            again = self._observations.has_failed(trial_id) or trial_id in self._adopted
+            return self._observations.whole(trial_id, point) if again else None
         if point is None:
             return None
-        known = memory.digest(self._mind.space, point)
-        for trial in self._running.values():
-            if memory.digest(self._mind.space, trial.hyperparameters) == known:
-                return trial
-        failed = next((name for name, digest in self._failed.items() if digest == known), None)
-        return None if failed is None else replace(self._observations[failed], hyperparameters=point)
+        known = digest(self._mind.space, point)
+        running = (t for t in self._running.values() if digest(self._mind.space, t.hyperparameters) == known)
+        return next(running, None) or self._observations.failed_at(point)
 
     def _read(self, begun: Observation, result: Mapping[str, Any]) -> Observation:
         """Return a trial after one more result, which is the last one unless its status is `"running"`."""
@@ -475,44 +454,6 @@ class HypergradSearch(Searcher):
         else:
             reports = self._losses.get(trial.trial)
             self._explorer.add(trial.hyperparameters, loss, error=error, stopped=stopped, reports=reports)
-
-
-def _check_goal(metric: Any, mode: Any) -> None:
-    if metric is not None and not isinstance(metric, str):
-        raise ValueError(f"HypergradSearch: metric must be one name, got {metric!r}")
-    if mode is not None and (not isinstance(mode, str) or mode not in ("min", "max")):
-        raise ValueError(f"HypergradSearch: mode must be 'min' or 'max', got {mode!r}")
-
-
-def _check_result(result: Any) -> None:
-    if not isinstance(result, Mapping):
-        raise ValueError(f"HypergradSearch: result must be a dict, got {shown(result)}")
-
-
-def _check_state(state: Any) -> None:
-    kinds = {"domains": Domains, "strategy": tuple, "observations": list, "running": list, "failed": dict}
-    kinds |= {"losses": dict, "explored": set, "adopted": set, "checkpoints": dict, "given": list, "explorer": bytes}
-    fits = isinstance(state, Mapping) and {"metric", "mode"} <= state.keys()
-    if not fits or not all(isinstance(state.get(name), kind) for name, kind in kinds.items()):
-        raise ValueError(f"HypergradSearch: state must be what get_state returned, got {shown(state)}")
-    if not all(isinstance(trial, Observation) for trial in (*state["observations"], *state["running"])):
-        raise ValueError(f"HypergradSearch: state must be what get_state returned, got {shown(state)}")
-
-
-def _checked_points(points: Any, rewards: Any) -> list[tuple[Mapping[str, Any], float | None]]:
-    if points is None and rewards is None:
-        return []
-    if not isinstance(points, list | tuple) or not all(isinstance(point, Mapping) for point in points):
-        raise ValueError(f"HypergradSearch: points_to_evaluate must be a list of configs, got {shown(points)}")
-    if rewards is None:
-        return [(point, None) for point in points]
-    if not isinstance(rewards, list | tuple) or len(rewards) != len(points):
-        raise ValueError(
-            f"HypergradSearch: evaluated_rewards must be a list of {len(points)} numbers, one for each of "
-            f"points_to_evaluate, got {shown(rewards)}"
-        )
-    named = [number(f"HypergradSearch: evaluated_rewards[{i}]", reward) for i, reward in enumerate(rewards)]
-    return list(zip(points, named, strict=True))
 
 
 def _warn(message: str) -> None:

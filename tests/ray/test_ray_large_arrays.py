@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from ray.air._internal.json import SafeFallbackEncoder
 
-from hypergrad_ray import HypergradSearch, memory, trainable, wants_gradient
+from hypergrad_ray import HypergradSearch, finished, trainable, wants_gradient
 from hypergrad_ray.large_array import LARGE, LargeArray, in_short
 from hypergrad_search import Float, Int, Space, from_function
 from hypergrad_search.search import ExploreDescend, Observation, Strategy
@@ -142,28 +142,26 @@ class Names:
 
 def test_a_trial_may_come_back_if_its_name_is_anywhere_in_the_state() -> None:
     state = Names(({"best": ["abc_00007", np.ones(5000)]}, object))
-    assert memory.may_come_back(state, "abc_00007")
-    assert not memory.may_come_back(state, "abc_00008")
+    assert finished.may_come_back(state, "abc_00007")
+    assert not finished.may_come_back(state, "abc_00008")
 
 
 def test_digests_tell_hyperparameters_apart_to_the_bit() -> None:
     one: Config = {"x": np.linspace(0.1, 0.9, SIZE), "layers": 1}
     same = {"layers": 1, "x": one["x"].tolist()}
-    assert memory.digest(SPACE, one) == memory.digest(SPACE, same)
+    assert finished.digest(SPACE, one) == finished.digest(SPACE, same)
     changed = one["x"].copy()
     changed[-1] = np.nextafter(changed[-1], 1.0)
     others = [{**one, "x": changed}, {**one, "layers": 2}]
-    assert len({memory.digest(SPACE, each) for each in [one, *others]}) == 3
+    assert len({finished.digest(SPACE, each) for each in [one, *others]}) == 3
 
 
 def test_what_is_forgotten_is_large() -> None:
     trial = Observation("a", None, {"x": np.ones(SIZE), "layers": 1}, gradient={"x": np.ones(SIZE)})
-    assert memory.is_large(trial)
-    light = memory.forgotten(SPACE, trial)
+    assert finished.is_large(trial)
+    light = finished.forgotten(SPACE, trial)
     assert light == replace(trial, hyperparameters={"layers": 1}, gradient=None)
-    assert not memory.is_large(light)
-    assert memory.is_whole(SPACE, trial)
-    assert not memory.is_whole(SPACE, light)
+    assert not finished.is_large(light)
 
 
 # Ray's logs
