@@ -477,3 +477,37 @@ def test_skipped_trials_do_not_hold_up_the_search(tmp_path: Path, monkeypatch: p
     searcher = searcher_of(restored)
     assert searcher._running
     assert set(searcher._running) == searcher._race.lost(time.monotonic() + 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of_ray", [False, True])
+def test_a_searcher_is_used_again_after_a_time_budget(
+    of_ray: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray ends the trials that are running then without a word to the searcher."""
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # they leave files open
+
+    def slow(config: dict[str, Any]) -> None:
+        if config["patience"]:
+            time.sleep(60)
+        bowl(config)
+
+    searcher = HypergradSearch(seed=0) if of_ray else HypergradSearch(SPACE, metric="gain", mode="max", seed=0)
+
+    def run(patience: bool, budget: float | None) -> Any:
+        tuner = tune.Tuner(
+            slow,
+            param_space={**(OF_RAY if of_ray else {}), "patience": patience},
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, metric="gain", mode="max", num_samples=8, time_budget_s=budget, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+        )
+        return fitted(tuner)
+
+    run(patience=True, budget=3.0)
+    assert searcher._running
+    again = run(patience=False, budget=None)
+    assert not searcher._running
+    assert {result.metrics["trial_id"] for result in again} == set(searcher._observations)
+    assert any(trial.parent for trial in searcher._observations.values())
