@@ -87,11 +87,11 @@ class Domains:
         if not isinstance(template, Mapping):
             raise ValueError(f"space must be a dict from names to Float, Int or Categorical, got {shown(template)}")
         places = tuple(_places(template, ()))
-        names = [place.name for place in places]
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise ValueError(f"space: {twice[0]!r} stands for two things; rename one of them")
-        space = {place.name: place.parameter for place in places}
+        space: dict[str, Parameter] = {}
+        for place in places:
+            if place.name in space:
+                raise ValueError(f"space: {place.name!r} stands for two things; rename one of them")
+            space[place.name] = place.parameter
         if space:
             check_names(space)
         return cls(template, places, lifted(space))

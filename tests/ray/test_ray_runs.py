@@ -359,19 +359,20 @@ def test_tuner_that_contradicts_the_searcher_is_refused(tmp_path: Path) -> None:
 
 
 class PowerCut(tune.Callback):
-    """Ends the driver in the middle of a run, once."""
+    """Ends the driver while its last trial is running, once, after a snapshot that knows the trial."""
 
-    def __init__(self, flag: Path) -> None:
-        self.flag = flag
+    def __init__(self, flag: Path, trials: int = 7) -> None:
+        self.flag, self.trials = flag, trials
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if len(trials) == 7 and not self.flag.exists():
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if len(trials) == self.trials and trials[-1].status == "RUNNING" and not self.flag.exists():
             self.flag.touch()
             # Ray copies its snapshots in the background; the cut comes between two of them, and not within one.
+            storage = trials[-1].storage
             shutil.copytree(
-                trial.storage.experiment_driver_staging_path,
-                trial.storage.experiment_fs_path,
-                ignore=shutil.ignore_patterns("tmp-*", ".tmp*", "bowl_*"),
+                storage.experiment_driver_staging_path,
+                storage.experiment_fs_path,
+                ignore=shutil.ignore_patterns("tmp-*", ".tmp*", "bowl_*", "train_*"),
                 dirs_exist_ok=True,
             )
             raise SystemExit("power cut")
@@ -383,6 +384,7 @@ def test_restored_run_is_the_run_that_was_not_interrupted(
 ) -> None:
     """With a `param_space`, Ray restores the searcher as it was before it knew space, metric and mode."""
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # they leave files open
     small = tune.with_resources(bowl, {"cpu": 0.1})  # a run that is cut leaves its actor behind for a while
 
     def tuner(name: str, *callbacks: tune.Callback) -> tune.Tuner:
@@ -408,6 +410,42 @@ def test_restored_run_is_the_run_that_was_not_interrupted(
     assert [result.error for result in halved] == [None] * 14
     # Ray puts the trials in another order when it restores them
     assert sorted(plain(result.config) for result in halved) == sorted(plain(result.config) for result in whole)
+
+
+def test_a_chain_of_stretches_goes_on_in_a_folder_that_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself moves along only the trials that it knows; those that begin later would still write to the old one."""
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # they leave files open
+    space: Space = {"target": SPACE["target"]}
+    method = Hypernet(network=Linear(), steps=400, optimizer=optax.sgd(0.2))
+    train = trainable(replace(problem(), optimizer=sgd(0.1, 0.5)), space, method=method)
+    small = tune.with_resources(train, {"cpu": 0.1})  # a run that is cut leaves its actor behind for a while
+    tuner = tune.Tuner(
+        small,
+        tune_config=tune.TuneConfig(
+            search_alg=HypergradSearch(space, metric="loss", mode="min", seed=0),
+            metric="loss",
+            mode="min",
+            num_samples=2,
+            max_concurrent_trials=1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="here", storage_path=str(tmp_path), verbose=0, callbacks=[PowerCut(tmp_path / "happened", trials=2)]
+        ),
+    )
+    with pytest.raises(SystemExit, match="power cut"):
+        fitted(tuner)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    restored = tune.Tuner.restore(str(tmp_path / "there"), small)
+    results = fitted(restored)
+    assert (len(results), results.num_errors) == (2, 0)
+    assert all(Path(result.path).is_relative_to(tmp_path / "there") for result in results)
+    last = list(searcher_of(restored)._observations.values())[-1]
+    assert last.parent is not None
+    assert last.refined is not None
 
 
 def healing(folder: Path) -> Callable[[dict[str, Any]], None]:
