@@ -2,7 +2,10 @@
 
     tune.run(trainable(problem, space), search_alg=HypergradSearch(space, metric="loss", mode="min"), ...)
 
-Importing it registers the searcher as `tune.create_searcher("hypergrad", space=space, metric="loss", mode="min")`.
+or, with a space in Ray's own domains, `tune.Tuner(..., param_space=..., tune_config=tune.TuneConfig(search_alg=...))`.
+
+Importing it registers the name "hypergrad" for `search_alg="hypergrad"`, and for `tune.create_searcher("hypergrad",
+space=space, metric="loss", mode="min")`.
 """
 
 try:

@@ -126,6 +126,8 @@ class HypergradSearch(Searcher):
         """
         check_goal(metric, mode)
         self._aim_at(metric, mode)
+        if self._mode is not None:
+            self._metric = self._metric or DEFAULT_METRIC  # as Ray calls a number that a function returns
         for trial in list(self._running):  # a new run begins, so that they will never end
             self._leave(trial)
         domains = Domains.of(config).only()
@@ -326,8 +328,6 @@ class HypergradSearch(Searcher):
             )
         self._metric = self._metric or metric
         self._mode = self._mode or mode
-        if self._mode is not None:
-            self._metric = self._metric or DEFAULT_METRIC  # as Ray calls a number that a function returns
         self._mind = replace(self._mind, maximise=self._mode == "max")
 
     def _check_ready(self) -> None:

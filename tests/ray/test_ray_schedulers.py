@@ -42,6 +42,11 @@ def _small_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def _no_loggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # a run that is refused leaves their files open
+
+
 def run(searcher: HypergradSearch, scheduler: TrialScheduler, folder: Path) -> Any:
     return tune.Tuner(
         epochs,
