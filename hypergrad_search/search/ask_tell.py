@@ -165,6 +165,11 @@ class AskTell:
         return self._suggest(self._checked(self.strategy.explore(self.state), "explore"))
 
     @property
+    def parents(self) -> Collection[str] | None:
+        """The trials that may still become parents, whose hyperparameters a host must keep; None for all of them."""
+        return self.strategy.parents(self.state)
+
+    @property
     def goes_on(self) -> bool:
         """Whether a chain is left to extend."""
         return self.strategy.goes_on(self.state)

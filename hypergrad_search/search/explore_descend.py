@@ -253,6 +253,10 @@ class ExploreDescend(Strategy[State]):
         """See `Strategy`."""
         return Proposal(None, None, self._worth_a_gradient(state), self._first_fold)
 
+    def parents(self, state: State) -> Collection[str]:
+        """See `Strategy`."""
+        return {*state.chains, *([] if state.unasked is None else [state.unasked.trial])}
+
     def goes_on(self, state: State) -> bool:
         """See `Strategy`."""
         return bool(state.chains) or state.unasked is not None

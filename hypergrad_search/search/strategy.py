@@ -77,6 +77,13 @@ class Strategy(abc.ABC, Generic[State]):
     def explore(self, state: State) -> Proposal:
         """Return what is wanted of a point that the explorer or the user chooses: a proposal whose `point` is None."""
 
+    def parents(self, state: State) -> Collection[str] | None:
+        """Return the trials that later proposals may name as parents, so that a host may forget the arrays of others.
+
+        None, the default, says that it may be any of them.
+        """
+        return None
+
     def goes_on(self, state: State) -> bool:
         """Return whether a chain is left to extend, so that a host goes on though its explorer has nothing left."""
         return self.propose(state, ()).parent is not None

@@ -2,12 +2,11 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from ray import cloudpickle
 
 from hypergrad_ray.large_array import LARGE
 from hypergrad_search import Space
@@ -37,14 +36,14 @@ class Finished(Mapping[str, Observation]):
     def __len__(self) -> int:
         return len(self._trials)
 
-    def keep(self, trial: Observation, state: Any) -> None:
-        """Add a trial, after which the strategy is in `state`."""
+    def keep(self, trial: Observation, parents: Collection[str] | None) -> None:
+        """Add a trial; `parents` are the trials that the strategy may come back to, None for all of them."""
         self._trials[trial.trial] = trial
         if math.isinf(trial.value):
             self._failed[trial.trial] = digest(self._space, trial.hyperparameters)
         if is_large(trial):
             self._large.add(trial.trial)
-        for name in [name for name in self._large if not may_come_back(state, name)]:
+        for name in self._large.difference(self._large if parents is None else parents):
             self._trials[name] = forgotten(self._space, self._trials[name])
             self._large.remove(name)
 
@@ -96,14 +95,6 @@ def forgotten(space: Space, observation: Observation) -> Observation:
     """Return a trial without its floats, its gradient and its refined hyperparameters."""
     rest = {name: value for name, value in observation.hyperparameters.items() if name not in floats(space)}
     return replace(observation, hyperparameters=rest, gradient=None, refined=None)
-
-
-def may_come_back(state: Any, trial: str) -> bool:
-    """Return whether a strategy in this state can go back to a trial, which it does by its name."""
-    pickled: bytes = cloudpickle.dumps(  # type: ignore[no-untyped-call]  # Ray's is not typed
-        state, protocol=5, buffer_callback=lambda array: None
-    )
-    return trial.encode() in pickled
 
 
 def digest(space: Space, hyperparameters: Mapping[str, Any]) -> bytes:

@@ -213,7 +213,7 @@ class HypergradSearch(Searcher):
             self._doubts.look(self._mind.space, trial, maximise=self._mind.maximise)
         self._tell_explorer(trial, result, stopped, error)
         self._leave(trial_id, time.monotonic())
-        self._observations.keep(trial, self._mind.state)
+        self._observations.keep(trial, self._mind.parents)
 
     def on_pause(self, trial_id: str) -> NoReturn:
         """Refuse `HyperBandForBOHB`, which alone calls this.
@@ -372,7 +372,7 @@ class HypergradSearch(Searcher):
         name = next(name for n in count() if (name := f"evaluated {n}") not in self._observations)
         trial = Observation(name, None, point, value=loss, unasked=True)
         self._mind = self._mind.tell(trial)
-        self._observations.keep(trial, self._mind.state)
+        self._observations.keep(trial, self._mind.parents)
 
     def _point(self, config: Mapping[str, Any], name: str) -> dict[str, Any]:
         try:
