@@ -19,7 +19,8 @@ gradient are averaged. Where the second value equals the first, or training is k
 vary, and no head is evaluated again for that reason.
 
 Where several workers share a search, one extends the best chain as a worker alone would. Two others try other steps
-from the same head at the same time (`variants`), and the first that is better makes the next head. A step that ends
+from the same head at the same time (`variants`), after new heads have got their first step; and the first that is
+better makes the next head. A step that ends
 after that is compared with the head that its chain has reached by then. Further workers extend other chains, and
 exploring keeps its share.
 
@@ -280,7 +281,7 @@ class ExploreDescend(Strategy[State]):
         if not isinstance(reached, TrustRegion):
             return
         here = Slope(point, gradient)
-        if not observation.value < reached.value or not self._pays(region, observation):
+        if not _better(observation, reached) or not self._pays(region, observation):
             chains[head] = reached.pass_by(here)
             return
         del chains[head]
@@ -361,11 +362,26 @@ class ExploreDescend(Strategy[State]):
 
 
 def _free(state: State, running: Collection[Attempt]) -> Iterator[tuple[str, int, np.ndarray]]:
-    """Yield the steps that no worker takes: the head, the variant and the point, from the best head on."""
-    for trial, region in sorted(state.chains.items(), key=lambda item: (item[1].value, item[0])):
+    """Yield the steps that no worker takes: the head, the variant and the point, from the best head on.
+
+    Where a step from the best head is under way, new heads get their first step before the best one gets another, since
+    a point that is good need not be a good start.
+    """
+    heads = sorted(state.chains.items(), key=lambda item: (item[1].value, item[0]))
+    parents = {attempt.parent for attempt in running}
+    if heads and heads[0][0] in parents:
+        heads.sort(key=lambda item: item[0] in parents or not isinstance(item[1], TrustRegion) or not item[1].untried)
+    for trial, region in heads:
         busy = {attempt.variant for attempt in running if attempt.parent == trial}
         steps = region.variants() if isinstance(region, TrustRegion) else [(0, region.step())]
         yield from ((trial, variant, point) for variant, point in steps if variant not in busy)
+
+
+def _better(observation: Observation, region: TrustRegion) -> bool:
+    """Return whether a step is better than the head of its chain, by what neither was fitted to where that is known."""
+    if observation.cross_validated is None or region.cross_validated is None or region.held_back is None:
+        return observation.value < region.value
+    return observation.cross_validated < region.cross_validated
 
 
 def _on_folds(observation: Observation) -> dict[str, Any]:

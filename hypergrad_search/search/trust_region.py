@@ -194,6 +194,11 @@ class TrustRegion(abc.ABC):
         return np.where(stuck, 0.0, self.gradient)
 
     @property
+    def untried(self) -> bool:
+        """Whether no step from here has ended, nor led here."""
+        return not (self.trail or self.failed or self.rejections)
+
+    @property
     def spent(self) -> bool:
         """Whether no step is left that would be worth its cost."""
         return self.reach < self.radii_allowed.smallest or not self.downhill.any()

@@ -315,3 +315,28 @@ def test_steps_to_the_same_place_are_tried_once() -> None:
     np.testing.assert_allclose([region.variant(1), region.variant(2)], 0.45)
     assert [*dict(region.variants())] == [0, 1]
     assert [*dict(region.fail(1).variants())] == [0]
+
+
+def test_new_heads_get_their_first_step_before_the_best_gets_another() -> None:
+    strategy, state = started()
+    for n in (1, 2):
+        point = np.full(5, 0.5 + 0.1 * n)
+        state = strategy.fold(state, Observation(str(n), None, {"x": point}, float(n), {"x": np.ones(5)}, 4.0))
+    state = replace(state, exploring=replace(state.exploring, cost=1e9))
+    running: list[Attempt] = []
+    for _ in range(5):
+        proposal = strategy.propose(state, running)
+        running.append(Attempt(proposal.parent, proposal.variant))
+    assert running == [Attempt("0"), Attempt("1"), Attempt("2"), Attempt("0", 1), Attempt("0", 2)]
+
+
+def test_late_steps_are_compared_by_what_neither_was_fitted_to() -> None:
+    """The one with the lower loss may owe it to examples that its gradient has seen."""
+    strategy, state = started()
+    head = state.chains["0"]
+    assert isinstance(head, TrustRegion)
+    state = replace(state, chains={"0": replace(head, held_back=(0.2,) * 4, cross_validated=0.25)})
+    first = replace(step_of(strategy, state, 0, "a", 0.2), held_back=(0.1,) * 4, cross_validated=0.1)
+    late = replace(step_of(strategy, state, 1, "b", 0.1), held_back=(0.1,) * 4, cross_validated=0.15)
+    assert set(strategy.fold(strategy.fold(state, first), late).chains) == {"a"}
+    assert set(strategy.fold(strategy.fold(state, late), first).chains) == {"a"}
