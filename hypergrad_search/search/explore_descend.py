@@ -49,6 +49,8 @@ from hypergrad_search.space import Space, dimension, gradient_to_unit, to_unit
 
 #: How many heads that better steps have replaced are remembered: steps from older ones seldom are still under way.
 PASSED = 16
+#: How many numbers these heads may have in all; the last one is remembered however large it is.
+PASSED_NUMBERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class ExploreDescend(Strategy[State]):
             descending=self._enter(state.descending, (observation.cost, gain) if descended else None),
             chains=chains,
             unasked=unasked,
-            passed=dict(list(passed.items())[-PASSED:]),
+            passed=_last(passed, state.space),
             unfollowed=() if chains or descended else (*state.unfollowed, value)[-self.restart :],
         )
 
@@ -382,6 +384,12 @@ def _better(observation: Observation, region: TrustRegion) -> bool:
     if observation.cross_validated is None or region.cross_validated is None or region.held_back is None:
         return observation.value < region.value
     return observation.cross_validated < region.cross_validated
+
+
+def _last(passed: Mapping[str, Passed], space: Space) -> dict[str, Passed]:
+    """Return the heads that are remembered, from the oldest on."""
+    most = max(min(PASSED, PASSED_NUMBERS // max(dimension(space), 1)), 1)
+    return dict(list(passed.items())[-most:])
 
 
 def _on_folds(observation: Observation) -> dict[str, Any]:

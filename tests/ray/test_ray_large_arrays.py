@@ -18,7 +18,7 @@ from ray.air._internal.json import SafeFallbackEncoder
 from hypergrad_ray import HypergradSearch, finished, trainable, wants_gradient
 from hypergrad_ray.large_array import LARGE, LargeArray, in_short
 from hypergrad_search import Float, Int, Space, from_function
-from hypergrad_search.search import ExploreDescend, Observation, Strategy
+from hypergrad_search.search import ExploreDescend, Observation, Strategy, explore_descend
 
 SIZE = 20_000
 BYTES = 8 * SIZE  # of one array
@@ -72,17 +72,28 @@ def kept(searcher: HypergradSearch) -> set[str]:
     return {name for name, trial in searcher._observations.items() if "x" in trial.hyperparameters}
 
 
-def test_only_the_arrays_that_a_chain_can_come_back_to_are_kept(tmp_path: Path) -> None:
+def test_only_the_arrays_that_a_chain_can_come_back_to_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explore_descend, "PASSED_NUMBERS", 2 * SIZE)
     searcher = made()
     play(searcher, range(40))
     assert kept(searcher) == set(searcher._mind.state.chains)
     assert len(searcher._observations) == 40
     assert all(trial.hyperparameters["layers"] in (1, 2) for trial in searcher._observations.values())
-    forty = len(saved(searcher, tmp_path))
-    chains = len(searcher._mind.state.chains)
-    play(searcher, range(40, 80))
-    assert len(saved(searcher, tmp_path)) - forty < BYTES * (1 + 8 * (len(searcher._mind.state.chains) - chains))
-    assert forty < BYTES * (1 + 8 * chains)
+    for trials in (range(0), range(40, 80), range(80, 120)):
+        play(searcher, trials)
+        state = searcher._mind.state
+        assert len(saved(searcher, tmp_path)) < BYTES * (1 + 8 * len(state.chains) + 5 * len(state.passed))
+        assert len(state.passed) <= 2
+
+
+def test_few_heads_that_were_replaced_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for numbers, most in ((SIZE // 2, 1), (3 * SIZE, 3)):
+        monkeypatch.setattr(explore_descend, "PASSED_NUMBERS", numbers)
+        searcher = made()
+        play(searcher, range(30))
+        assert len(searcher._mind.state.passed) == most
 
 
 def test_a_trial_with_few_numbers_is_kept_whole() -> None:
@@ -135,8 +146,7 @@ def test_a_failed_trial_whose_arrays_are_forgotten_can_run_again(name: str, rest
 
 def test_a_strategy_that_does_not_say_where_it_comes_back_to_loses_nothing() -> None:
     class Silent(ExploreDescend):
-        def parents(self, state: Any) -> None:
-            return None
+        parents = Strategy.parents  # type: ignore[assignment]  # it says less than that of `ExploreDescend`
 
     searcher = made(Silent())
     play(searcher, range(20))
