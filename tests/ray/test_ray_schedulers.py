@@ -67,8 +67,11 @@ def run(searcher: HypergradSearch, scheduler: TrialScheduler, folder: Path) -> A
     "scheduler",
     [
         ASHAScheduler(max_t=EPOCHS, grace_period=1, reduction_factor=2),
-        MedianStoppingRule(time_attr="training_iteration", grace_period=1, min_samples_required=2),
-        HyperBandScheduler(max_t=EPOCHS, reduction_factor=2),
+        pytest.param(
+            MedianStoppingRule(time_attr="training_iteration", grace_period=1, min_samples_required=2),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(HyperBandScheduler(max_t=EPOCHS, reduction_factor=2), marks=pytest.mark.slow),
     ],
     ids=lambda scheduler: type(scheduler).__name__,
 )

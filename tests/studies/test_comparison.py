@@ -258,6 +258,7 @@ def test_a_problem_in_a_file_is_compared_by_two_processes(own: Path, tmp_path: P
     assert len(one) == 4 * 12
 
 
+@pytest.mark.slow
 def test_runs_compute_on_one_core_whatever_the_number_of_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
