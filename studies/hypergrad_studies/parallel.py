@@ -24,7 +24,7 @@ Slope = Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 @dataclass(frozen=True)
 class Landscape:
-    """A function of `n` numbers, as one array or as so many hyperparameters, and the noise of its value and gradient."""
+    """A function of `n` numbers, as one array or as so many hyperparameters, with the noise of value and gradient."""
 
     slope: Slope
     low: float
