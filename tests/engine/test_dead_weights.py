@@ -110,7 +110,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-SLOW = ("adabelief", "muon")
+SLOW = ("adabelief", "muon", "rmsprop")
 
 
 @pytest.mark.parametrize(

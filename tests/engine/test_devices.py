@@ -57,6 +57,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_training_over_eight_devices_is_exact() -> None:
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

@@ -164,6 +164,7 @@ def test_training_reverses_to_the_bit_with_any_decay(rule: str, decay: float) ->
         )
 
 
+@pytest.mark.slow
 def test_all_see_the_average(recwarn: pytest.WarningsRecorder) -> None:
     """What is returned, what is reported on the way, and what is judged."""
     run, seen = problem(ema(RULES["adamw"][0], "average")), []

@@ -116,6 +116,7 @@ def test_what_an_optimizer_names_is_lifted(optimizer: Any, expected: dict[str, A
     assert lifts(optimizer, {"rate": RATE, "momentum": MOMENTUM}) == expected
 
 
+@pytest.mark.slow
 def test_an_example_can_be_evaluated_at_the_lifted_shape() -> None:
     for optimizer in (sgd("rate", "momentum"), ema(adamw("rate"), "momentum"), muon("rate", beta="momentum")):
         shapes = lifts(optimizer, {"rate": RATE, "momentum": MOMENTUM})

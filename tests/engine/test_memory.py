@@ -54,6 +54,7 @@ def test_what_the_reverse_pass_holds(
     assert held - own <= limit
 
 
+@pytest.mark.slow
 def test_the_compiled_program_grows_with_the_steps_by_the_planes_alone(
     make_problem: Callable[..., TrainingProblem], hyperparameters: dict[str, Any]
 ) -> None:

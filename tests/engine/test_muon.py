@@ -52,6 +52,7 @@ def each_of(shapes: Iterable[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("shapes", ["network", *slow])
 
 
+@pytest.mark.slow
 @needs_muon
 @each_of(SHAPES.keys() - {"empty"})  # at which optax fails
 def test_final_weights_are_those_of_optax(shapes: str) -> None:

@@ -232,6 +232,7 @@ def check_shares(counts: Counter[str], cases: int) -> None:
     assert counts["badly conditioned"] < 0.15 * counts.total(), counts
 
 
+@pytest.mark.slow
 def test_no_value_is_wrong_without_a_word() -> None:
     check_shares(run(PROBLEMS[1:3], 4, 15, derandomize=True), 60)
 

@@ -125,7 +125,10 @@ def test_a_truncated_gradient_is_that_of_the_last_steps(
     assert len(truncated.diagnostics["adjoint_norms"]) == min(last, steps) + 1
 
 
-@each_optimizer
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "adam" else n for n in OPTIMIZERS],  # adamw has all of it
+)
 def test_fraction_bits_are_the_users_choice(make_problem: Make, hyperparameters: dict[str, Any], name: str) -> None:
     """Coarser numbers give coarser weights, and reverse as exactly."""
     optimizer, others = OPTIMIZERS[name]
@@ -236,6 +239,7 @@ def test_gradients_of_schedules_by_leaf_agree_with_float64(make_problem: Make, h
     assert max(errors.values()) < 2e-5, errors
 
 
+@pytest.mark.slow
 def test_train_composes_with_grad_jit_and_vmap(make_problem: Make, hyperparameters: dict[str, Any]) -> None:
     problem = make_problem(100)
     h = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyperparameters)

@@ -256,6 +256,7 @@ def test_train_returns_statistics_and_its_gradient_is_that_of_evaluate(name: str
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_with_statistics_can_be_batched() -> None:
     run = PROBLEMS["plain"]
 
@@ -396,6 +397,7 @@ def test_hypernetworks_follow_statistics_to_where_they_settle(method: Hypernet) 
     assert float(jnp.sum((kept - jnp.array([0.8, 1.2])) ** 2)) == pytest.approx(found.value, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_hypernetworks_tune_a_network_with_batch_normalisation() -> None:
     run = problem(MODELS["nnx"], steps=300)
     space: Space = {"l2": Float(1e-4, 1.0, log=True)}

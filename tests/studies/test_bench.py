@@ -40,6 +40,7 @@ def test_all_ways_differentiate_the_same_function(optimizer: str) -> None:
             assert gradient == pytest.approx(reference[of], rel=1e-3, abs=1e-6), (name, of)
 
 
+@pytest.mark.slow
 def test_a_small_bench_ends_with_records_tables_plot_and_page(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(PAGE)

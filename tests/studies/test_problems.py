@@ -48,6 +48,9 @@ DIMENSIONS = {
 }
 """How many numbers each problem has as it is, and how many when it is lifted."""
 
+LONG = ("text-mlp", "digits-adamw", "digits-schedules")
+"""Problems whose programs take long to compile."""
+
 CHANCE = {"cancer-mlp": math.log(2), "diabetes-mlp": 1.0, "text-mlp": math.log(36)}
 """The loss of guessing; that of digits is log(10)."""
 
@@ -77,7 +80,8 @@ def _needs_mnist() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("mnist") else n for n in PROBLEMS]
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n.startswith("mnist") or n in LONG else n for n in PROBLEMS],
 )
 def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
     if name.startswith("mnist"):
@@ -96,7 +100,13 @@ def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["digits-labels", "diabetes-mlp", "text-mlp", pytest.param("mnist-cnn", marks=pytest.mark.slow)]
+    "name",
+    [
+        "digits-labels",
+        "diabetes-mlp",
+        pytest.param("text-mlp", marks=pytest.mark.slow),
+        pytest.param("mnist-cnn", marks=pytest.mark.slow),
+    ],
 )
 def test_gradients_of_both_exact_methods_agree(name: str) -> None:
     if name.startswith("mnist"):

@@ -68,6 +68,7 @@ def test_a_run_whose_process_is_killed_is_made_again(tmp_path: Path) -> None:
     assert found == run(tmp_path / "one", 1, rivals)
 
 
+@pytest.mark.slow
 def test_a_run_that_always_kills_its_process_ends_the_study(tmp_path: Path) -> None:
     def make(setting: Setting) -> RandomSampler:
         os.kill(os.getpid(), signal.SIGKILL)
