@@ -280,8 +280,8 @@ class ExploreDescend(Strategy[State]):
         while head in passed:
             head = passed[head].heir
         reached = chains.get(head)
-        if not isinstance(reached, TrustRegion):
-            return
+        if not isinstance(reached, TrustRegion) or observation.trial == head or observation.trial in passed:
+            return  # the chain has ended, or a host tells of the same trial again
         here = Slope(point, gradient)
         if not _better(observation, reached) or not self._pays(region, observation):
             chains[head] = reached.pass_by(here)

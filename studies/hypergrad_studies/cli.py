@@ -16,13 +16,14 @@ from hypergrad_studies import bench as measuring
 from hypergrad_studies import bench_convolutions, bench_report, data, json_lines, records
 from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import doctor as examination
-from hypergrad_studies.comparison import CannotRun, who_can_run
+from hypergrad_studies.comparison import CannotRun, check_workers, who_can_run
 from hypergrad_studies.comparison import run as run_comparison
 from hypergrad_studies.jobs import compute_on_one_core
 from hypergrad_studies.loading import load
 from hypergrad_studies.options import checked, names_of, numbers_of
 from hypergrad_studies.overhead import measure as measure_overhead
 from hypergrad_studies.papers import STUDIES, page, results
+from hypergrad_studies.parallel import MOST
 from hypergrad_studies.parallel import measure as measure_parallel
 from hypergrad_studies.posing import backend_of, named
 from hypergrad_studies.problems import PROBLEMS
@@ -157,16 +158,16 @@ def compare(
     out: Path,
 ) -> None:
     """Compare methods on problems at the same budget; run it again to continue where it was cut off."""
-    if address is not None and address.startswith("ray://"):
-        raise click.UsageError(f"--address {address}: run this on a node of the cluster, with --address auto")
     names = list(dict.fromkeys(name for each in problems for name in each))
     tasks = [_task(name, direction, metric) for name in names]
     hosts = {backend_of(task) for task in tasks} if backend is None else {backend}
     if len(hosts) > 1:
         raise click.UsageError("trainables of Ray Tune run in ray, the other problems in optuna; compare them apart")
     (host,) = hosts
-    if host == "ray" and (address is not None or workers not in (None, 1)):
-        raise click.UsageError("--backend ray runs one search at a time, whose trials share the cores; use optuna")
+    try:
+        check_workers(host, workers, address)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     compute_on_one_core()
     console = Console()
     chosen, users = _chosen(methods, host), [_own(text) for text in own]
@@ -381,7 +382,7 @@ def overhead(trials: int, repeats: int) -> None:
 @click.option("--workers", type=click.IntRange(min=2), default=4, show_default=True, help="How many workers.")
 @click.option(
     "--trials",
-    type=click.IntRange(min=10),
+    type=click.IntRange(10, MOST),
     default=60,
     show_default=True,
     help="The target is what one worker finds in so many trials.",

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,8 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from hypergrad_studies import records
+from hypergrad_search.checks import whole_number
+from hypergrad_studies import ray_backend, records
 from hypergrad_studies.jobs import Job, Trained, carry_out
 from hypergrad_studies.obstacles import obstacle
 from hypergrad_studies.posing import backend_of, pose
@@ -121,6 +122,10 @@ def compare(
     host = backend_of(task) if backend is None else backend
     if host not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    check_workers(host, workers, address)
+    chosen_seeds = range(whole_number("seeds", seeds, 1)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
+    for seed in chosen_seeds:
+        whole_number("each of seeds", seed, 0)
     limit = budget if isinstance(budget, Budget) else Budget.parse(str(budget))
     chosen = [rival if isinstance(rival, Rival) else _named(rival) for rival in methods or ()]
     folder = Path(tempfile.mkdtemp(prefix="hypergrad-") if out is None else out)
@@ -129,13 +134,25 @@ def compare(
         folder,
         {task: who_can_run(task, chosen, (), host, limit, shown)},
         budget=limit,
-        seeds=range(seeds) if isinstance(seeds, int) else seeds,
+        seeds=chosen_seeds,
         backend=host,
         console=shown,
         workers=workers,
         address=address,
     )
     return Comparison(folder)
+
+
+def check_workers(backend: str, workers: int | None, address: str | None) -> None:
+    """Raise `ValueError` where runs cannot be spread so."""
+    if workers is not None:
+        whole_number("workers", workers, 1)
+    if backend == "ray" and (address is not None or workers not in (None, 1)):
+        raise ValueError(
+            "in Ray one search runs at a time, whose trials share the cores; leave out workers and address"
+        )
+    if address is not None and address.startswith("ray://"):
+        raise ValueError(f"address {address}: run this on a node of the cluster, with the address auto")
 
 
 def who_can_run(
@@ -146,6 +163,9 @@ def who_can_run(
     Say which of all are left out, and why. Raises `CannotRun` where one that was named cannot run, or none can.
     """
     rivals = [*(chosen or (rival for rival in RIVALS.values() if rival.runs_in(backend))), *own]
+    names = Counter(rival.name for rival in rivals)
+    if names.total() > len(names):
+        raise CannotRun(f"there are two methods {names.most_common(1)[0][0]!r}; give one of them another name")
     reasons = {rival: obstacle(rival, task, backend, budget) for rival in rivals}
     able = [rival for rival, reason in reasons.items() if reason is None]
     named = [reason for rival, reason in reasons.items() if reason is not None and rival in (*chosen, *own)]
@@ -176,7 +196,8 @@ def run(
 
     Raises `OtherStudy`, `BrokenRecords`, `Busy`, `NoCost` and `WorkerLost`.
     """
-    with records.held(out), _quiet_optuna():
+    own_ray = ray_backend.session() if backend == "ray" else contextlib.nullcontext()
+    with records.held(out), _quiet_optuna(), own_ray:
         done = records.begin(out, Plan(backend, budget.amount, budget.unit, *goal(rivals)))
         jobs = [job for job in _jobs(rivals, seeds, backend, budget) if job.key not in done]
         if done:

@@ -45,6 +45,8 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _from_module(name: str) -> ModuleType:
+    if "/" in name or name.startswith("."):
+        raise ValueError(f"a file is named with its ending, as in file.py:name, got {name!r}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

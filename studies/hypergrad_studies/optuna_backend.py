@@ -52,7 +52,7 @@ def run(
     if rival.centre:
         study.enqueue_trial(trials.centre())
     key: Key = (task.name, rival.name, seed)
-    spent, seen = _Spent(), list[Record]()
+    spent, seen, dearest = _Spent(), list[Record](), 0.0
     while spent.in_unit(budget) < budget.amount and len(seen) < rival.trials:
         asked = time.perf_counter()
         trial = study.ask()
@@ -69,6 +69,9 @@ def run(
         ended = study.tell(trial, value, state=state)  # it has failed where the value is NaN, or none at all
         done = time.perf_counter()
         cost = ended.user_attrs.get(attributes.COST, trials.most)
+        if cost is None and ended.state is not TrialState.COMPLETE:
+            cost = dearest  # it failed before it said its cost
+        dearest = max(dearest, cost or 0)
         if cost is None and budget.unit != SECONDS:
             raise NoCost(
                 f"{task.name}: trial {trial.number} does not say what it cost; report it, as in "

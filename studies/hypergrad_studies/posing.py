@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ray.tune.search.sample import Domain
-
 from hypergrad_ray import param_space
-from hypergrad_search import TrainingProblem
+from hypergrad_ray.domains import Domains
+from hypergrad_search import Categorical, Float, Int, TrainingProblem
 from hypergrad_search.checks import shown
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.space import check_space
@@ -44,7 +43,17 @@ def pose(
         )
     if space is None:
         return ObjectiveTask(called, problem, maximise)
-    domains = space if any(isinstance(domain, Domain) for domain in space.values()) else param_space(dict(space))
+    if not isinstance(space, Mapping):
+        raise ValueError(f"{called}: space must be a dict of domains, got {shown(space)}")
+    ours = {name: domain for name, domain in space.items() if isinstance(domain, Float | Int | Categorical)}
+    domains = {
+        **{name: domain for name, domain in space.items() if name not in ours},
+        **(param_space(ours) if ours else {}),
+    }
+    if not Domains.of(domains).space:
+        raise ValueError(
+            f"{called}: space must hold something to search, such as tune.uniform(0, 1), got {shown(space)}"
+        )
     return TrainableTask(called, problem, domains, metric, maximise)
 
 

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,6 @@ def run(
     timed = Timed(searcher) if isinstance(searcher, Searcher) else None
     recorder = Recorder((task.name, rival.name, seed), trials, timed, on_record)
     knows = rival.own_space and trials.space is not None
-    _start()
     with tempfile.TemporaryDirectory() as folder:
         tune.run(
             trials.trainable,
@@ -140,9 +139,15 @@ class Recorder(tune.Callback):
         self._key, self._of = key, trials
         self._timed, self._on_record = timed, on_record
         self._trials = 0
+        self._began: dict[str, float] = {}
+        self._dearest = 0.0  # what a trial is charged that failed before it said its cost
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles it to restore a run, which a study never does
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Note when a trial begins."""
+        self._began[trial.trial_id] = time.monotonic()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record a trial that ended, by itself or because a scheduler stopped it, perhaps before its first report."""
@@ -159,6 +164,10 @@ class Recorder(tune.Callback):
     def _record(self, trial: Trial, status: str, error: str | None) -> None:
         result = trial.last_result
         cost = result.get("gradient_evaluations", self._of.most)
+        if cost is None and status in (PRUNED, FAILED):
+            cost = self._dearest
+        self._dearest = max(self._dearest, cost or 0.0)
+        elapsed = time.monotonic() - self._began.pop(trial.trial_id, time.monotonic())
         self.evaluations = plus(self.evaluations, cost)
         record = Record(
             *self._key,
@@ -166,7 +175,7 @@ class Recorder(tune.Callback):
             value=math.inf if status in (PRUNED, FAILED) else self._loss(result),
             test_value=result.get("test_loss"),
             gradient_evaluations=self.evaluations,
-            seconds=float(result.get("seconds", result.get("time_total_s", 0.0))),
+            seconds=float(result.get("seconds", result.get("time_total_s", elapsed))),
             ask_seconds=self._timed.asking.get(trial.trial_id, 0.0) if self._timed else 0.0,
             tell_seconds=self._timed.telling.get(trial.trial_id, 0.0) if self._timed else 0.0,
             status=status,
@@ -204,9 +213,20 @@ class BudgetStopper(tune.Stopper):
         return self._recorder.evaluations >= self._budget.amount
 
 
-def _start() -> None:
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Have a Ray of this process alone, unless one is there already, for all runs."""
     if ray.is_initialized():
+        yield
         return
+    _start()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start() -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our records are the log
     with contextlib.redirect_stdout(None):

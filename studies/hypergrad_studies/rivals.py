@@ -160,9 +160,17 @@ def of_factory(name: str, factory: Any) -> Rival:
     except TypeError as error:
         raise ValueError(f"{name}: the factory of a method is called with seed=, which ended in: {error}") from error
     if isinstance(made, BaseSampler):
-        return Rival(name, sampler=lambda setting: factory(seed=setting.seed))
+        return Rival(
+            name,
+            sampler=lambda setting: factory(seed=setting.seed),
+            gradients=isinstance(made, HypergradSampler),
+        )
     if isinstance(made, Searcher):
-        return Rival(name, searcher=lambda setting, space: factory(seed=setting.seed))
+        return Rival(
+            name,
+            searcher=lambda setting, space: factory(seed=setting.seed),
+            gradients=isinstance(made, HypergradSearch),
+        )
     raise ValueError(
         f"{name}: the factory of a method must make a sampler of Optuna or a searcher of Ray Tune, got {shown(made)}"
     )

@@ -49,7 +49,7 @@ class Budget:
     @property
     def option(self) -> str:
         """The budget as `parse` reads it."""
-        return f"{self.amount:g}s" if self.unit == SECONDS else str(self.amount)
+        return f"{self.amount!r}s" if self.unit == SECONDS else str(self.amount)
 
     def times(self, factor: int) -> Self:
         """Return a budget that is `factor` times as large."""

@@ -1,7 +1,7 @@
 """The answer to "does it pay for my problem?", from the finished runs of one problem."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ class Verdict:
     - `ours`, `other`: the methods. `others` is the number of those that `other` is the best of.
     - `measure`: "test loss"; or "validation loss" where there is no test loss, cross-validated where parts of the
       validation set were held back.
-    - `losses`: the median loss of ours and of the other.
+    - `losses`: the median loss of ours and of the other, over the seeds that both have finished.
     - `lower`: by how much our loss is lower, as a share of the other's: the median over seeds with its 95 % bootstrap
       interval; below 0 where ours is higher, and None where losses are infinite or not positive.
     - `wins`, `seeds`: the number of seeds on which our loss is lower, and of those that both have finished.
@@ -83,33 +83,41 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
         return None
     budget = next(run.budget for run in runs if run.key[1] == ours)
     rivals = [run for run in runs if run.budget == budget and (run.key[1] == ours or not run.gradients)]
-    tests = final_tests(rivals)
-    measure, losses = ("test loss", tests) if tests else ("validation loss", validated(rivals))
-    own = losses[ours].keys()
-    paired = [name for name, by_seed in losses.items() if name != ours and by_seed.keys() & own]
-    if not paired:
+    tests, kept = final_tests(rivals), validated(rivals)
+    measure, losses = ("test loss", tests) if tests.keys() == kept.keys() else ("validation loss", kept)
+    pairs = {name: _paired(losses[ours], of_name) for name, of_name in losses.items() if name != ours}
+    pairs = {name: pair for name, pair in pairs.items() if pair[0].size}
+    if not pairs:
         return None
-    medians = {name: quartiles(list(by_seed.values())).median for name, by_seed in losses.items()}
-    other = min(paired, key=lambda name: (medians[name], name))
-    seeds = sorted(own & losses[other].keys())
-    mine, theirs = (np.array([losses[name][seed] for seed in seeds]) for name in (ours, other))
+    other = min(pairs, key=lambda name: (_median(pairs[name][1]), name))
+    mine, theirs = pairs[other]
+    medians = _median(mine), _median(theirs)
     p = _p(mine, theirs)
-    ahead = medians[ours] < medians[other]
     return Verdict(
-        pays=(True if p < SURE else None) if ahead else False,
+        pays=(True if p < SURE else None) if medians[0] < medians[1] else False,
         problem=runs[0].key[0],
         budget=budget,
         ours=ours,
         other=other,
-        others=len(paired),
+        others=len(pairs),
         measure=measure,
-        losses=(medians[ours], medians[other]),
+        losses=medians,
         lower=_lower(mine, theirs),
         wins=int(np.sum(mine < theirs)),
-        seeds=len(seeds),
+        seeds=len(mine),
         p=p,
         time=_seconds(rivals, ours) / _seconds(rivals, other),
     )
+
+
+def _paired(mine: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the losses of the seeds that both have."""
+    seeds = sorted(mine.keys() & theirs.keys())
+    return np.array([mine[seed] for seed in seeds]), np.array([theirs[seed] for seed in seeds])
+
+
+def _median(losses: np.ndarray) -> float:
+    return quartiles(losses.tolist()).median
 
 
 def _p(mine: np.ndarray, theirs: np.ndarray) -> float:

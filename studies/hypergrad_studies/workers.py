@@ -84,6 +84,10 @@ def spread(
 @contextlib.contextmanager
 def _cluster(workers: int | None, address: str | None) -> Iterator[None]:
     """Use the cluster at an address, or one of this process alone with so many cores."""
+    if ray.is_initialized():
+        raise ValueError(
+            "Ray runs in this process already; call ray.shutdown() first, or leave out workers and address"
+        )
     own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 200 * 2**20}
     where: dict[str, Any] = own if address is None else {"address": address}
     with contextlib.redirect_stdout(None), warnings.catch_warnings():

@@ -110,14 +110,15 @@ def run(
         plan.check()
         if engine == "ray":
             ray_engine.run(plan, workers, timeout, address)
-            done = _show_ray(plan.storage, plan.study, metric, direction)
+            ended = _show_ray(plan.storage, plan.study, metric, direction)
+            done = trials is None or ended >= trials
         else:
             joined = plan.join()
             done = driver.run(plan, workers or 1, timeout, Console())
             Console().print(progress.table(joined))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    except driver.WorkerFailed as error:
+    except (driver.WorkerFailed, ray_engine.AllFailed) as error:
         raise click.ClickException(str(error)) from None
     if not done:
         words = shlex.join(["hypergrad", *sys.argv[1:]])
@@ -147,8 +148,8 @@ def status(
         raise click.UsageError(str(error)) from None
 
 
-def _show_ray(storage: str, study: str, metric: str, direction: str) -> bool:
-    """Show a sweep of Ray, and return whether all its trials have ended."""
+def _show_ray(storage: str, study: str, metric: str, direction: str) -> int:
+    """Show a sweep of Ray, and return how many of its trials have ended."""
     analysis = ray_engine.find(storage, study)
     Console().print(ray_engine.table(analysis, metric, maximise=direction == "maximize"))
-    return all(trial.status in (Trial.TERMINATED, Trial.ERROR) for trial in analysis.trials or ())
+    return sum(trial.status in (Trial.TERMINATED, Trial.ERROR) for trial in analysis.trials or ())

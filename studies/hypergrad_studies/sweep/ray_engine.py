@@ -1,6 +1,7 @@
 """A sweep by Ray Tune: one run of one searcher, on this machine or on the nodes of a cluster."""
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -8,7 +9,7 @@ import secrets
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from hypergrad_search import Space, Status
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_studies.records import SOUND
 from hypergrad_studies.rivals import Rival, Setting
-from hypergrad_studies.spending import SECONDS, Budget
+from hypergrad_studies.spending import SECONDS, Budget, NoCost
 from hypergrad_studies.sweep.plan import Plan
 from hypergrad_studies.sweep.progress import add_best
 from hypergrad_studies.tasks import TrainableTask, TrainingTask
 
+FAILURES = 10  # so many trials that all fail end a run
 LOST = 3  # how often a trial whose process or node was lost is run again
 
 
@@ -43,21 +45,38 @@ class _Posed:
 
 
 class Spent(tune.Stopper):
-    """Ends a run when its trials have spent a budget; a trial that says no cost counts its seconds."""
+    """Ends a run when its trials have spent a budget; what they have spent is kept in a file, for runs that go on."""
 
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self._costs: dict[str, float] = {}
+    def __init__(self, budget: Budget, path: Path) -> None:
+        self._budget, self._path = budget, path
+        self._costs: dict[str, float | None] | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Count a trial's cost, and never stop it alone."""
         name = "time_total_s" if self._budget.unit == SECONDS else "gradient_evaluations"
-        self._costs[trial_id] = float(result.get(name, 0.0))
+        costs = self._known()
+        costs[trial_id] = result.get(name)
+        self._path.write_text(json.dumps(costs), encoding="utf-8")
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the budget is spent."""
-        return sum(self._costs.values()) >= self._budget.amount
+        """Return whether the budget is spent. Raises `NoCost` where a trial does not say what it cost."""
+        costs = self._known().values()
+        if None in costs:
+            raise NoCost(
+                "a trial does not say what it cost; report it as 'gradient_evaluations', or give the budget in "
+                "seconds, as in 60s"
+            )
+        return sum(cost for cost in costs if cost is not None) >= self._budget.amount
+
+    def _known(self) -> dict[str, float | None]:
+        if self._costs is None:
+            self._costs = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
+        return self._costs
+
+
+class AllFailed(RuntimeError):
+    """The first trials of a run have all failed. The message is one line."""
 
 
 class Shown(tune.Callback):
@@ -75,6 +94,11 @@ class Shown(tune.Callback):
         """Go on from `get_state`."""
         self._best, self._ended = state["best"], state["ended"]
 
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """End a run of which nothing can come. Raises `AllFailed`."""
+        if len(trials) >= FAILURES and all(trial.status == Trial.ERROR for trial in trials[:FAILURES]):
+            raise AllFailed(f"the first {FAILURES} trials have all failed; see {trial.error_file}")
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Print a trial that is better than all before."""
         self._ended += 1
@@ -91,6 +115,7 @@ def run(plan: Plan, workers: int | None, timeout: float | None, address: str | N
     """
     posed, rival = _posed(plan), plan.rival()
     folder = str(Path(plan.storage).resolve())
+    _check_limits(plan, Path(folder, f"{directory(plan.study)}.limits.json"))
     with _cluster(workers, address):
         if tune.Tuner.can_restore(f"{folder}/{directory(plan.study)}"):
             tuner = tune.Tuner.restore(
@@ -99,6 +124,17 @@ def run(plan: Plan, workers: int | None, timeout: float | None, address: str | N
         else:
             tuner = _tuner(plan, posed, rival, workers, timeout, folder)
         return tuner.fit()
+
+
+def _check_limits(plan: Plan, path: Path) -> None:
+    """Keep the limits of a sweep that begins; raise `ValueError` where one goes on with others, which Ray ignores."""
+    now = json.dumps(asdict(plan.limits))
+    if path.exists() and path.read_text(encoding="utf-8") != now:
+        raise ValueError(
+            f"the sweep {plan.study!r} was begun with the limits {path.read_text()}; choose another --study"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(now, encoding="utf-8")
 
 
 def directory(study: str) -> str:
@@ -131,7 +167,9 @@ def _tuner(
             name=directory(plan.study),
             storage_path=folder,
             failure_config=tune.FailureConfig(max_failures=LOST),
-            stop=None if limits.budget is None else Spent(limits.budget),
+            stop=None
+            if limits.budget is None
+            else Spent(limits.budget, Path(folder, f"{directory(plan.study)}.spent.json")),
             callbacks=[Shown(posed.metric, maximise=plan.maximises)],
             verbose=0,
         ),

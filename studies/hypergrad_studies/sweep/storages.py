@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, PendingRollbackError
 
 HEARTBEAT = 10  # seconds between two signs of life of a trial
 GRACE = 3 * HEARTBEAT  # seconds without one after which a trial is taken to be dead
@@ -77,6 +78,10 @@ def open_storage(name: str) -> BaseStorage:
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats
+        try:
+            sqlalchemy.create_engine(name)
+        except (ArgumentError, ImportError) as error:
+            raise ValueError(f"the storage {name!r} cannot be used: {error}") from None
         return PatientStorage(
             name,
             engine_kwargs={"pool_pre_ping": True},  # so that a server may start again

@@ -11,6 +11,7 @@ from types import FrameType
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
+from optuna.storages._heartbeat import is_heartbeat_enabled
 
 from hypergrad_studies.spending import NoCost
 from hypergrad_studies.sweep.plan import Plan
@@ -40,6 +41,7 @@ def work(plan: Plan, stop: Callable[[], bool]) -> None:
     Raises what the objective raises, `NoCost`, and `StorageInternalError` where a database stays away.
     """
     objective, study = plan.objective(), plan.join(plan.sampler())
+    heartbeats = is_heartbeat_enabled(study._storage)
     while not stop():
         found = progress(study)
         if found.reached(plan.limits):
@@ -49,7 +51,8 @@ def work(plan: Plan, stop: Callable[[], bool]) -> None:
                 f"{plan.problem} does not say what its trials cost; report it, as in "
                 "report_gradient(trial, gradient, cost=...), or give the budget in seconds, as in 60s"
             )
-        if found.reached(plan.limits, with_running=True):
+        # elsewhere a process that died leaves its trial running for ever
+        if heartbeats and found.reached(plan.limits, with_running=True):
             _fail_stale(study)  # or nobody would take over the last ones
             time.sleep(POLL)
             continue
