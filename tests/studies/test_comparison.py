@@ -17,9 +17,10 @@ import pytest
 from click.testing import CliRunner
 from optuna.samplers import QMCSampler
 from ray import tune
+from ray.tune.search.sample import Domain
 from rich.console import Console
 
-from hypergrad_optuna import attributes, report_gradient, wants_gradient
+from hypergrad_optuna import HypergradSampler, attributes, report_gradient, wants_gradient
 from hypergrad_search import Float, from_function
 from hypergrad_studies import CannotRun, compare, loading, of_factory, posing
 from hypergrad_studies.cli import cli
@@ -28,7 +29,7 @@ from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.records import Busy, OtherStudy, Study
 from hypergrad_studies.rivals import RIVALS
 from hypergrad_studies.spending import SECONDS, Budget, NoCost
-from hypergrad_studies.tasks import ObjectiveTask, TrainingTask
+from hypergrad_studies.tasks import ObjectiveTask, TrainableTask, TrainingTask
 
 QUIET = Console(quiet=True)
 HYPERGRAD = [sys.executable, "-c", "from hypergrad_studies.cli import main; main()"]
@@ -366,6 +367,7 @@ def test_the_example_runs() -> None:
 
 TRAINABLE = """
 from ray import tune
+from ray.tune.search.sample import Domain
 from hypergrad_ray import wants_gradient
 
 def make():
@@ -417,3 +419,60 @@ def test_a_trainable_needs_a_method_that_leaves_training_alone() -> None:
     assert obstacle(RIVALS["hypergrad"], task, "optuna", Budget(10)) == (
         "<lambda> is a trainable of Ray Tune; choose --backend ray"
     )
+
+
+def test_what_would_repeat_a_run_is_refused_or_left_out(tmp_path: Path) -> None:
+    found = compare(bowl, budget=4, methods=["random"], seeds=[0, 0, 2], out=tmp_path / "a", console=QUIET)
+    assert [run.seed for run in found.study.runs or ()] == [0, 2]
+    twice = of_factory("random", optuna.samplers.RandomSampler)
+    with pytest.raises(CannotRun, match="there are two methods 'random'; give one of them another name"):
+        compare(bowl, budget=4, methods=["random", twice], out=tmp_path / "b", console=QUIET)
+    for arguments, message in (
+        ({"seeds": 0}, "seeds"),
+        ({"seeds": [-1]}, "each of seeds"),
+        ({"workers": 0}, "workers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compare(bowl, budget=4, out=tmp_path / "b", console=QUIET, **arguments)
+    with pytest.raises(ValueError, match="in Ray one search runs at a time"):
+        compare(lambda config: None, {"x": tune.uniform(0, 1)}, budget=4, workers=2)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("failure", [FloatingPointError, optuna.TrialPruned])
+def test_a_trial_that_fails_before_it_says_its_cost_is_charged_as_the_dearest(
+    failure: type[Exception], tmp_path: Path
+) -> None:
+    def sometimes(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", -1, 1)
+        if x < 0 and trial.number > 2:
+            raise failure
+        report_gradient(trial, {"x": 2 * x}, cost=3)
+        return x**2
+
+    found = compare(sometimes, budget=60, methods=["random"], seeds=1, out=tmp_path, console=QUIET)
+    assert [record.gradient_evaluations for record in found.study.records] == list(range(3, 61, 3))
+    assert {record.status for record in found.study.records} > {"ok"}
+
+
+def test_spaces_of_trainables_may_be_nested_and_mixed() -> None:
+    nested = posing.pose(lambda config: None, {"net": {"x": tune.uniform(0, 1)}})
+    assert isinstance(nested, TrainableTask)
+    mixed = posing.pose(lambda config: None, {"y": tune.uniform(0, 1), "x": Float(0.0, 1.0)})
+    assert isinstance(mixed, TrainableTask)
+    assert all(isinstance(domain, Domain) for domain in mixed.param_space.values())
+    for space, message in (([1], "space must be a dict of domains"), ({"x": 3}, "space must hold something to search")):
+        with pytest.raises(ValueError, match=message):
+            posing.pose(lambda config: None, space)  # type: ignore[arg-type]  # as a user may
+
+
+def test_a_sampler_of_ours_is_one_of_ours() -> None:
+    assert of_factory("mine", HypergradSampler).gradients
+    assert not of_factory("mine", optuna.samplers.TPESampler).gradients
+
+
+def test_long_budgets_are_written_in_full() -> None:
+    for text in ("300h", "0.1s", "1234567.5s"):
+        assert Budget.parse(Budget.parse(text).option) == Budget.parse(text)
+    with pytest.raises(ValueError, match=r"a file is named with its ending, as in file\.py:name"):
+        loading.load("./mine:make")

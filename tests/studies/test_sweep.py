@@ -27,6 +27,7 @@ from hypergrad_studies.spending import SECONDS, Budget, NoCost
 from hypergrad_studies.sweep import ray_engine
 from hypergrad_studies.sweep.plan import Limits, Plan
 from hypergrad_studies.sweep.progress import progress, table
+from hypergrad_studies.sweep.ray_engine import Spent
 from hypergrad_studies.sweep.storages import open_storage
 from hypergrad_studies.sweep.worker import work
 from hypergrad_studies.tasks import TrainingTask
@@ -355,3 +356,32 @@ import sys
 import optuna
 optuna.storages.run_grpc_proxy_server(optuna.storages.RDBStorage(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
 """
+
+
+def test_a_trial_that_was_left_running_does_not_hold_up_a_journal(
+    problem: Callable[[str], str], tmp_path: Path
+) -> None:
+    plan = Plan(problem("quick"), f"journal:{tmp_path / 'journal'}", "mine", "random", "minimize", Limits(trials=4))
+    plan.join().ask()
+    work(plan, lambda: False)
+    assert [t.state for t in plan.join().trials] == [TrialState.RUNNING, *[TrialState.COMPLETE] * 4]
+
+
+def test_a_budget_of_ray_is_spent_once(tmp_path: Path) -> None:
+    spent = Spent(Budget(10), tmp_path / "spent.json")
+    assert not spent.stop_all()
+    spent("a", {"gradient_evaluations": 4})
+    spent("a", {"gradient_evaluations": 6})
+    again = Spent(Budget(10), tmp_path / "spent.json")  # as a run that goes on has it
+    again("b", {"gradient_evaluations": 3})
+    assert not again.stop_all()
+    again("c", {"gradient_evaluations": 1})
+    assert again.stop_all()
+    again("d", {})
+    with pytest.raises(NoCost, match="a trial does not say what it cost"):
+        again.stop_all()
+
+
+def test_storages_that_cannot_be_used_are_named() -> None:
+    with pytest.raises(ValueError, match="the storage 'foo://bar' cannot be used"):
+        open_storage("foo://bar")

@@ -117,3 +117,16 @@ def test_time_is_a_ratio() -> None:
 @pytest.mark.parametrize("methods", [("tpe", "random"), ("hypergrad", "hypernet"), ()])
 def test_without_ours_or_others_there_is_no_verdict(methods: tuple[str, ...]) -> None:
     assert verdict(runs(**{name: [1.0, 2.0] for name in methods})) is None
+
+
+def test_medians_are_those_of_the_seeds_in_common() -> None:
+    found = verdict(runs(hypergrad=[1, 1, 1, 9, 9, 9, 9], tpe=[2, 2, 2]))
+    assert found is not None
+    assert (found.losses, found.wins, found.seeds, found.pays) == ((1, 2), 3, 3, None)
+
+
+def test_a_test_loss_that_some_runs_lack_does_not_decide() -> None:
+    ours = [run("hypergrad", seed, 1.0) for seed in range(3)]
+    found = verdict([*ours, *(run("tpe", seed, 2.0, test=0.5) for seed in range(3))])
+    assert found is not None
+    assert (found.measure, found.losses) == ("validation loss", (1.0, 2.0))
