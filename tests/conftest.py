@@ -148,6 +148,16 @@ def _double_precision() -> bool:
 
 
 @pytest.fixture(autouse=True)
+def _keep_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the number of threads back, which `hypergrad compare` sets for its process."""
+    if "NPROC" in os.environ:
+        monkeypatch.setenv("NPROC", os.environ["NPROC"])
+    else:
+        monkeypatch.setenv("NPROC", "")
+        monkeypatch.delenv("NPROC")
+
+
+@pytest.fixture(autouse=True)
 def _keep_precision(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves JAX's 64-bit mode changed, and put it back for the others."""
     before = _double_precision()
