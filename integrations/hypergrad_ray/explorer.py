@@ -66,19 +66,13 @@ class Explorer:
     ) -> None:
         """Tell of a trial that the explorer did not choose.
 
-        `reports` has its losses by training iteration, from 1. Some searchers cannot learn from what others chose.
+        `reports` has its losses by training iteration, from 1.
         """
+        point = collect(self._space, hyperparameters)
         losses = [loss for _, loss in sorted((reports or {}).items())]
-        with contextlib.suppress(NotImplementedError):
-            self.searcher.add_evaluated_point(
-                collect(self._space, hyperparameters),
-                loss,
-                error=error,
-                pruned=stopped,
-                intermediate_values=[*losses[:1], *losses]
-                if stopped
-                else None,  # Ray counts the values of a list from 0
-            )
+        from_zero = [*losses[:1], *losses] if stopped else None  # as Ray counts the values of a list
+        with contextlib.suppress(NotImplementedError):  # of searchers that cannot learn from points that others chose
+            self.searcher.add_evaluated_point(point, loss, error=error, pruned=stopped, intermediate_values=from_zero)
 
     def save(self) -> bytes:
         """Return the explorer's own state."""

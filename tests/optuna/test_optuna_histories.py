@@ -272,7 +272,7 @@ def expected_warnings(test: Callable[..., None]) -> Callable[..., None]:
         "suggest_array. the user's .* is out of range",  # the same of an array
         "The value nan is not acceptable",
         "Inconsistent parameter values for distribution",  # run again with the bounds of its first life
-        "HypergradSampler. the gradient of trial .* is ignored",  # a copy had an array of another shape
+        r"HypergradSampler. the gradient of trial .* is ignored: gradient\['array'\] must be numbers of shape",  # a copy
     ):
         test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
     return test
