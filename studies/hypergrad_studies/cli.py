@@ -54,6 +54,12 @@ def _seeds(value: str) -> range:
     return seeds
 
 
+def _folders(metavar: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the argument of a command that reads one or more folders of records."""
+    folder = click.Path(exists=True, file_okay=False, path_type=Path)
+    return click.argument("folders", metavar=metavar, type=folder, nargs=-1, required=True)
+
+
 def _readme_option(section: str, more: str = ".") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return the option of a command that writes a section of a file; its help ends with `more`."""
     return click.option(
@@ -221,13 +227,7 @@ def report(out: Path) -> None:
 
 @cli.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.argument(
-    "folders",
-    metavar="FROM...",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    nargs=-1,
-    required=True,
-)
+@_folders("FROM...")
 def merge(out: Path, folders: tuple[Path, ...]) -> None:
     """Add the finished runs in folders FROM to folder OUT, as of other seeds or methods at the same budget."""
     console = Console()
@@ -238,13 +238,7 @@ def merge(out: Path, folders: tuple[Path, ...]) -> None:
 
 
 @cli.command()
-@click.argument(
-    "folders",
-    metavar="OUT...",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    nargs=-1,
-    required=True,
-)
+@_folders("OUT...")
 @click.option(
     "--runs",
     type=numbers_of(click.IntRange(min=1)),

@@ -18,7 +18,7 @@ from hypergrad_search.search.ask_tell import spread
 from hypergrad_search.space import as_given, centre, dimension
 from hypergrad_studies.records import FAILED, PRUNED, Key, Record
 from hypergrad_studies.rivals import Rival, Setting
-from hypergrad_studies.spending import SECONDS, Budget, NoCost, plus
+from hypergrad_studies.spending import IN_OPTUNA, SECONDS, Budget, NoCost, plus
 from hypergrad_studies.statistics import History, chosen
 from hypergrad_studies.tasks import ObjectiveTask, TrainingTask
 
@@ -50,6 +50,7 @@ def run(
         pruner=rival.pruner(setting),
     )
     if rival.centre:
+        assert isinstance(trials, _Training)  # see `Rival.trains`
         study.enqueue_trial(trials.centre())
     key: Key = (task.name, rival.name, seed)
     spent, seen, dearest = _Spent(), list[Record](), 0.0
@@ -73,10 +74,7 @@ def run(
             cost = dearest  # it failed before it said its cost
         dearest = max(dearest, cost or 0)
         if cost is None and budget.unit != SECONDS:
-            raise NoCost(
-                f"{task.name}: trial {trial.number} does not say what it cost; report it, as in "
-                "report_gradient(trial, gradient, cost=...), or give the budget in seconds, as in 60s"
-            )
+            raise NoCost(f"{task.name}: trial {trial.number}", IN_OPTUNA)
         record = Record(
             *key,
             trial=trial.number,
@@ -91,7 +89,7 @@ def run(
             cross_validated=ended.user_attrs.get(attributes.CROSS_VALIDATED),
         )
         record = trials.recorded(record, ended)
-        spent = _Spent(record.gradient_evaluations, spent.seconds + record.seconds - (told - evaluated) + done - asked)
+        spent = _Spent(record.gradient_evaluations, spent.seconds + time.perf_counter() - asked)
         seen.append(record)
         on_record(record)
     best = chosen(History(key, tuple(seen), budget))
@@ -121,9 +119,6 @@ class _Trials(Protocol):
     dimensions: int | None
     steps: int | None
     most: float | None
-
-    def centre(self) -> dict[str, Any]:
-        """Return the centre of the space, as the sampler sees it."""
 
     def suggest(self, trial: optuna.Trial) -> Any:
         """Let the sampler choose."""
@@ -161,6 +156,7 @@ class _Training(_Trials):
         self.most = self._objective.hosted.method.cost(self._problem, self.steps)
 
     def centre(self) -> dict[str, Any]:
+        """Return the centre of the space, as the sampler sees it."""
         return centre(self._searched)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
@@ -189,9 +185,6 @@ class _Objective(_Trials):
     def __init__(self, task: ObjectiveTask) -> None:
         self._objective = task.objective
         self.maximise = task.maximise
-
-    def centre(self) -> dict[str, Any]:
-        raise NotImplementedError("the space of an objective is not known beforehand")
 
     def suggest(self, trial: optuna.Trial) -> None:
         return None

@@ -1,7 +1,6 @@
 """One run of a study inside Ray Tune: a rival on a task with a seed, until its budget is spent."""
 
 import contextlib
-import logging
 import math
 import os
 import tempfile
@@ -21,9 +20,10 @@ from hypergrad_ray.results import RUNNING
 from hypergrad_search import Space
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.space import dimension
+from hypergrad_studies.clusters import cluster
 from hypergrad_studies.records import FAILED, PRUNED, Key, Record
 from hypergrad_studies.rivals import Rival, Setting
-from hypergrad_studies.spending import SECONDS, Budget, NoCost, plus
+from hypergrad_studies.spending import IN_RAY, SECONDS, Budget, NoCost, plus
 from hypergrad_studies.tasks import TrainableTask, TrainingTask
 
 CPUS = 2  # so many trials run at once on every machine; otherwise asynchronous methods could not be compared
@@ -206,35 +206,14 @@ class BudgetStopper(tune.Stopper):
         if self._budget.unit == SECONDS:
             return self._recorder.seconds >= self._budget.amount
         if self._recorder.evaluations is None:
-            raise NoCost(
-                "a trial does not say what it cost; report it as 'gradient_evaluations', or give the budget in "
-                "seconds, as in 60s"
-            )
+            raise NoCost("a trial", IN_RAY)
         return self._recorder.evaluations >= self._budget.amount
 
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """Have a Ray of this process alone, unless one is there already, for all runs."""
-    if ray.is_initialized():
-        yield
-        return
-    _start()
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _start() -> None:
+    """Have a Ray of this process alone for all runs, unless one is there already."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our records are the log
-    with contextlib.redirect_stdout(None):
-        ray.init(
-            address="local",  # whatever RAY_ADDRESS says
-            num_cpus=CPUS,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=200 * 2**20,
-        )
+    with contextlib.nullcontext() if ray.is_initialized() else cluster(CPUS, None):
+        yield

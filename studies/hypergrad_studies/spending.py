@@ -14,8 +14,24 @@ _SECONDS = {"s": 1, "min": 60, "h": 3600}
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?) *(s|min|h)?")
 
 
+IN_OPTUNA = "as in report_gradient(trial, gradient, cost=...)"
+"""How an objective says what a trial cost."""
+
+IN_RAY = "as 'gradient_evaluations'"
+"""How a trainable says what a trial cost."""
+
+
 class NoCost(ValueError):
     """The budget is in gradient evaluations, and a trial does not say what it cost. The message is one line."""
+
+    def __init__(self, trial: str, how: str) -> None:
+        super().__init__(
+            f"{trial} does not say what it cost; report it, {how}, or give the budget in seconds, as in 60s"
+        )
+        self._arguments = trial, how
+
+    def __reduce__(self) -> tuple[type["NoCost"], tuple[str, str]]:
+        return NoCost, self._arguments  # so that it comes from a worker as it is
 
 
 @dataclass(frozen=True)

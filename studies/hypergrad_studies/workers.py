@@ -1,10 +1,7 @@
 """Runs spread over processes, on this machine or on the nodes of a Ray cluster."""
 
-import contextlib
-import logging
 import queue
 import threading
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +10,7 @@ import optuna
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from hypergrad_studies.clusters import cluster
 from hypergrad_studies.jobs import Job, Trained, carry_out, compute_on_one_core
 from hypergrad_studies.records import Record, Run
 from hypergrad_studies.spending import Budget
@@ -43,7 +41,7 @@ def spread(
     Raises `WorkerLost` where a run, or a worker that starts, was lost `ATTEMPTS` times, and what a run itself raises.
     """
     waiting, lost = deque(jobs), Counter[Job | None]()
-    with _cluster(workers, address):
+    with cluster(workers, address):
         most = int(ray.cluster_resources().get("CPU", 1)) if workers is None else workers  # type: ignore[no-untyped-call]  # Ray has no types here
         # a worker without a run starts, and may never find a core where a node was lost
         busy: dict[Any, tuple[Any, Job | None]] = dict(_start() for _ in range(min(most, len(jobs))))
@@ -79,24 +77,6 @@ def spread(
             idle.append(worker)
             if of_worker and isinstance(result, Run):
                 on_end(of_worker, result)
-
-
-@contextlib.contextmanager
-def _cluster(workers: int | None, address: str | None) -> Iterator[None]:
-    """Use the cluster at an address, or one of this process alone with so many cores."""
-    if ray.is_initialized():
-        raise ValueError(
-            "Ray runs in this process already; call ray.shutdown() first, or leave out workers and address"
-        )
-    own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 200 * 2**20}
-    where: dict[str, Any] = own if address is None else {"address": address}
-    with contextlib.redirect_stdout(None), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # Ray's children leave JAX alone
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _start() -> tuple[Any, tuple[Any, None]]:

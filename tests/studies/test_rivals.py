@@ -231,6 +231,10 @@ def test_methods_that_use_gradients_are_for_both_hosts() -> None:
             assert rival.own_space
 
 
+class Caught(Exception):
+    """Ends a run when a test has seen enough."""
+
+
 class Halving(Method):
     """A toy way to a value and a gradient: those of the default method, for a training run that costs 1."""
 
@@ -376,9 +380,6 @@ def test_hyperband_pays_for_the_steps_that_it_trained() -> None:
 def test_the_lifted_method_alone_gets_lifts_and_holds_back_a_fold(
     name: str, lifts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Caught(Exception):
-        pass
-
     def catch(self: Objective, trial: optuna.Trial, hyperparameters: object) -> None:
         momentum = self.hosted.space["momentum"]
         assert isinstance(momentum, Float)
@@ -395,9 +396,6 @@ def test_the_lifted_method_alone_gets_lifts_and_holds_back_a_fold(
 def test_trials_of_noisy_problems_have_seeds_of_their_own(
     problem: str, noisy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Caught(Exception):
-        pass
-
     def catch(self: Objective, *_: object) -> None:
         assert self.reseed == noisy
         raise Caught

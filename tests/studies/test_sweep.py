@@ -211,7 +211,7 @@ def test_a_process_stops_when_it_is_told_to(problem: Callable[[str], str], tmp_p
 
 def test_a_process_raises_what_is_wrong(problem: Callable[[str], str], tmp_path: Path) -> None:
     limits, storage = Limits(budget=Budget(100)), f"journal:{tmp_path / 'journal'}"
-    with pytest.raises(NoCost, match="does not say what its trials cost"):
+    with pytest.raises(NoCost, match="does not say what it cost"):
         work(Plan(problem("silent"), storage, "a", "random", "minimize", limits), lambda: False)
     with pytest.raises(KeyError, match="mine"):
         work(Plan(problem("breaks"), storage, "b", "random", "minimize", limits), lambda: False)
@@ -261,7 +261,7 @@ def test_what_an_objective_raises_is_shown(problem: Callable[[str], str], tmp_pa
 @pytest.mark.slow
 def test_a_budget_needs_costs(problem: Callable[[str], str], tmp_path: Path) -> None:
     process = start(problem("silent"), "--storage", f"sqlite:///{tmp_path / 'study.db'}", "--budget", 100)
-    assert "does not say what its trials cost" in ended(process)
+    assert "does not say what it cost" in ended(process)
     assert process.returncode == 1
 
 

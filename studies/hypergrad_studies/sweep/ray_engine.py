@@ -1,20 +1,16 @@
 """A sweep by Ray Tune: one run of one searcher, on this machine or on the nodes of a cluster."""
 
-import contextlib
 import json
-import logging
 import math
 import os
 import secrets
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from rich.table import Table
@@ -23,9 +19,10 @@ from hypergrad_ray import param_space, trainable
 from hypergrad_ray.param_space import RESERVED
 from hypergrad_search import Space, Status
 from hypergrad_search.from_function import FunctionProblem
+from hypergrad_studies.clusters import cluster
 from hypergrad_studies.records import SOUND
 from hypergrad_studies.rivals import Rival, Setting
-from hypergrad_studies.spending import SECONDS, Budget, NoCost
+from hypergrad_studies.spending import IN_RAY, SECONDS, Budget, NoCost
 from hypergrad_studies.sweep.plan import Plan
 from hypergrad_studies.sweep.progress import add_best
 from hypergrad_studies.tasks import TrainableTask, TrainingTask
@@ -63,10 +60,7 @@ class Spent(tune.Stopper):
         """Return whether the budget is spent. Raises `NoCost` where a trial does not say what it cost."""
         costs = self._known().values()
         if None in costs:
-            raise NoCost(
-                "a trial does not say what it cost; report it as 'gradient_evaluations', or give the budget in "
-                "seconds, as in 60s"
-            )
+            raise NoCost("a trial", IN_RAY)
         return sum(cost for cost in costs if cost is not None) >= self._budget.amount
 
     def _known(self) -> dict[str, float | None]:
@@ -116,7 +110,7 @@ def run(plan: Plan, workers: int | None, timeout: float | None, address: str | N
     posed, rival = _posed(plan), plan.rival()
     folder = str(Path(plan.storage).resolve())
     _check_limits(plan, Path(folder, f"{directory(plan.study)}.limits.json"))
-    with _cluster(workers, address):
+    with cluster(workers, address, {"NPROC": "1"}):  # the number of threads that XLA computes with
         if tune.Tuner.can_restore(f"{folder}/{directory(plan.study)}"):
             tuner = tune.Tuner.restore(
                 f"{folder}/{directory(plan.study)}", posed.trainable, resume_errored=True, param_space=posed.domains
@@ -186,26 +180,6 @@ def _posed(plan: Plan) -> _Posed:
     if isinstance(problem, FunctionProblem):
         return _Posed(trainable(problem, space), space, param_space(space), "loss")
     return _Posed(trainable(problem, space, method=rival.how, key=jax.random.key(0)), space, param_space(space), "loss")
-
-
-@contextlib.contextmanager
-def _cluster(workers: int | None, address: str | None) -> Iterator[None]:
-    """Use the cluster at an address, or one of this process alone with so many cores."""
-    own = {"address": "local", "num_cpus": workers, "include_dashboard": False}
-    where: dict[str, Any] = own if address is None else {"address": address}
-    environment = {"NPROC": "1"}  # the number of threads that XLA computes with
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"os.fork\(\) was called")  # Ray's children leave JAX alone
-        ray.init(
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": environment},
-            **where,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def find(storage: str, study: str) -> tune.ExperimentAnalysis:

@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.storages._heartbeat import is_heartbeat_enabled
 
-from hypergrad_studies.spending import NoCost
+from hypergrad_studies.spending import IN_OPTUNA, NoCost
 from hypergrad_studies.sweep.plan import Plan
 from hypergrad_studies.sweep.progress import progress
 
@@ -47,10 +47,7 @@ def work(plan: Plan, stop: Callable[[], bool]) -> None:
         if found.reached(plan.limits):
             return
         if plan.limits.counts and not found.says_costs:
-            raise NoCost(
-                f"{plan.problem} does not say what its trials cost; report it, as in "
-                "report_gradient(trial, gradient, cost=...), or give the budget in seconds, as in 60s"
-            )
+            raise NoCost(f"a trial of {plan.problem}", IN_OPTUNA)
         # elsewhere a process that died leaves its trial running for ever
         if heartbeats and found.reached(plan.limits, with_running=True):
             _fail_stale(study)  # or nobody would take over the last ones
