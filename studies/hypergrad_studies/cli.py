@@ -32,6 +32,8 @@ from hypergrad_studies.report import table, verdicts, write_report
 from hypergrad_studies.rivals import BACKENDS, RIVALS, TRIED, Rival, of_factory
 from hypergrad_studies.spending import Budget, NoCost
 from hypergrad_studies.sweep.command import sweep
+from hypergrad_studies.sweep.driver import WorkerFailed
+from hypergrad_studies.sweep.speedup import measure as measure_speedup
 from hypergrad_studies.tasks import Task
 from hypergrad_studies.workers import WorkerLost
 
@@ -373,6 +375,11 @@ def overhead(trials: int, repeats: int) -> None:
 
 
 @cli.command()
+@click.option(
+    "--problem",
+    help="Measure with real processes on this problem, a name as for `hypergrad sweep`.  [default: in virtual time, on "
+    "functions that are known]",
+)
 @click.option("--workers", type=click.IntRange(min=2), default=4, show_default=True, help="How many workers.")
 @click.option(
     "--trials",
@@ -381,12 +388,21 @@ def overhead(trials: int, repeats: int) -> None:
     show_default=True,
     help="The target is what one worker finds in so many trials.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=8, show_default=True, help="How many seeds.")
-def parallel(workers: int, trials: int, seeds: int) -> None:
-    """Measure how much sooner several workers find a loss than one, in virtual time, on functions that are known."""
+@click.option("--repeats", type=click.IntRange(min=1), help="How many searches.  [default: 8; with --problem, 3]")
+def parallel(problem: str | None, workers: int, trials: int, repeats: int | None) -> None:
+    """Measure how much sooner several workers find a loss than one."""
     console = Console()
     console.width = max(console.width, 100)
-    console.print(measure_parallel(workers, trials, seeds))
+    if problem is None:
+        console.print(measure_parallel(workers, trials, repeats or 8))
+        return
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        console.print(measure_speedup(problem, workers, trials, repeats or 3))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    except WorkerFailed as error:
+        raise click.ClickException(str(error)) from None
 
 
 @cli.command()

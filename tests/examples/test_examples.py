@@ -11,15 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optuna
 import pytest
 
 from hypergrad_search import Status, TrainingProblem, Unrolled, check_gradient, evaluate
 from hypergrad_studies.posing import named
-from hypergrad_studies.tasks import TrainingTask
+from hypergrad_studies.tasks import ObjectiveTask, TrainingTask
 
 FOLDER = Path(__file__).parents[2] / "examples"
-PLAIN, LOOP = FOLDER / "plain.py", FOLDER / "python_loop.py"
-EVERYDAY = sorted(path for path in FOLDER.glob("*.py") if path not in (PLAIN, LOOP))
+PLAIN, LOOP, SLEEPING = (FOLDER / name for name in ("plain.py", "python_loop.py", "sleeping_bowl.py"))
+EVERYDAY = sorted(path for path in FOLDER.glob("*.py") if path not in (PLAIN, LOOP, SLEEPING))
 KEY = jax.random.key(0)
 POINT = {
     "peak": 5e-3,
@@ -180,3 +181,10 @@ def test_an_everyday_one_can_be_compared(path: Path) -> None:
     task = named(f"{path}:make")
     assert isinstance(task, TrainingTask)
     assert task.space.keys() == POINT.keys()
+
+
+def test_the_sleeping_one_is_an_objective() -> None:
+    task = named(f"{SLEEPING}:make")
+    assert isinstance(task, ObjectiveTask)
+    at_the_lowest = dict(zip((f"x{i}" for i in range(6)), loaded(SLEEPING)["LOWEST"], strict=True))
+    assert task.objective(optuna.trial.FixedTrial(at_the_lowest)) == 0.0  # type: ignore[arg-type]  # as any trial

@@ -3,14 +3,20 @@
 import itertools
 import math
 from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from click.testing import CliRunner
+from optuna.trial import TrialState, create_trial
 
+from hypergrad_optuna import attributes
 from hypergrad_studies import parallel
 from hypergrad_studies.cli import cli
 from hypergrad_studies.parallel import LANDSCAPES, Landscape, progress, time_to
+from hypergrad_studies.sweep import speedup
 
 
 @pytest.mark.parametrize("name", LANDSCAPES)
@@ -56,7 +62,31 @@ def test_noise_is_seen_and_does_not_count() -> None:
 def test_the_command_shows_each_function(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: LANDSCAPES[name] for name in list(LANDSCAPES)[:2]}
     monkeypatch.setattr(parallel, "LANDSCAPES", few)
-    done = CliRunner().invoke(cli, ["parallel", "--trials", "20", "--seeds", "2", "--workers", "4"])
+    done = CliRunner().invoke(cli, ["parallel", "--trials", "20", "--repeats", "2", "--workers", "4"])
     assert done.exit_code == 0, done.output
     assert all(name in done.output for name in few)
     assert "Time of 4 workers / time of 1" in done.output
+
+
+def test_what_a_sweep_had_found_and_when() -> None:
+    began = datetime(2026, 1, 1)
+    study = optuna.create_study()
+    for after, value, status in ((3, 2.0, "ok"), (1, 5.0, "ok"), (2, 0.1, "overfitted"), (4, 3.0, "ok")):
+        trial = create_trial(value=value, user_attrs={attributes.STATUS: status})
+        trial.datetime_start, trial.datetime_complete = began, began + timedelta(seconds=after)
+        study.add_trial(trial)
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    found = list(speedup.reached(study))
+    assert found == [(1.0, 5.0), (2.0, 5.0), (3.0, 2.0), (4.0, 2.0)]
+    assert [speedup.time_to(target, found) for target in (5.0, 2.0, 1.0)] == [1.0, 3.0, math.inf]
+
+
+@pytest.mark.slow
+def test_real_processes_are_measured(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def make():\n    return lambda trial: trial.suggest_float('x', -1, 1) ** 2\n")
+    words = ["parallel", "--problem", f"{tmp_path / 'mine.py'}:make", "--workers", "2", "--trials", "10"]
+    done = CliRunner().invoke(cli, [*words, "--repeats", "1"])
+    assert done.exit_code == 0, done.output
+    assert "2 processes (s)" in done.output
+    refused = CliRunner().invoke(cli, ["parallel", "--problem", "nothing"])
+    assert (refused.exit_code, "'nothing' is not one of" in refused.output) == (2, True)
