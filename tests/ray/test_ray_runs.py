@@ -98,6 +98,18 @@ def fitted(tuner: tune.Tuner) -> Any:
     return tuner.fit()
 
 
+def tuned(train: Any, folder: Path, param_space: dict[str, Any] | None = None, **config: Any) -> Any:
+    """Return the results of a run whose trials share their processes; `config` is for `tune.TuneConfig`."""
+    return fitted(
+        tune.Tuner(
+            train,
+            param_space=param_space,
+            tune_config=tune.TuneConfig(reuse_actors=True, **config),
+            run_config=tune.RunConfig(storage_path=str(folder), verbose=0),
+        )
+    )
+
+
 def searcher_of(tuner: tune.Tuner) -> HypergradSearch:
     """Return the searcher of a run; Ray makes a copy when it restores one."""
     local: Any = tuner._local_tuner
@@ -140,8 +152,9 @@ def test_a_run_by_name_in_ray_s_own_space(tmp_path: Path) -> None:
         assert config["activation"] in (np.tanh, None)
         return {"loss": loss, "gradient": gradient if wants_gradient(config, loss) else None}
 
-    tuner = tune.Tuner(
+    results = tuned(
         train,
+        tmp_path,
         param_space={
             "net": {"x": tune.uniform(-1.0, 1.0)},
             "rates": [tune.loguniform(1e-3, 1.0), 7],
@@ -150,17 +163,12 @@ def test_a_run_by_name_in_ray_s_own_space(tmp_path: Path) -> None:
             "twice": tune.sample_from(lambda config: 2 * config["net"]["x"]),  # Ray computes it from what was chosen
             "activation": tune.choice([np.tanh, None]),
         },
-        tune_config=tune.TuneConfig(
-            search_alg="hypergrad",  # type: ignore[arg-type]  # Ray's own type leaves the name out
-            metric="loss",
-            mode="min",
-            num_samples=25,
-            max_concurrent_trials=1,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+        search_alg="hypergrad",
+        metric="loss",
+        mode="min",
+        num_samples=25,
+        max_concurrent_trials=1,
     )
-    results = fitted(tuner)
     assert results.num_errors == 0
     best = results.get_best_result()
     assert best.metrics["loss"] < 1.001
@@ -170,15 +178,16 @@ def test_a_run_by_name_in_ray_s_own_space(tmp_path: Path) -> None:
 def test_a_problem_s_space_in_ray_s_terms_descends(tmp_path: Path) -> None:
     """So Ray itself passes metric and mode on; an array is one number for each coordinate."""
     searcher = HypergradSearch(seed=0)
-    tuner = tune.Tuner(
+    results = tuned(
         trainable(problem(), SPACE),
+        tmp_path,
         param_space=param_space(SPACE),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher, metric="loss", mode="min", num_samples=16, max_concurrent_trials=1, reuse_actors=True
-        ),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+        search_alg=searcher,
+        metric="loss",
+        mode="min",
+        num_samples=16,
+        max_concurrent_trials=1,
     )
-    results = fitted(tuner)
     assert results.get_best_result().metrics["loss"] < 0.02
     assert sum(trial.parent is not None for trial in searcher._observations.values()) > 8
     assert best_hyperparameters(results, SPACE)["target"].shape == (2,)
@@ -187,14 +196,15 @@ def test_a_problem_s_space_in_ray_s_terms_descends(tmp_path: Path) -> None:
 def test_a_function_that_returns_a_number(tmp_path: Path) -> None:
     """A number has no gradient and no name, so the explorer minimises what Ray calls it."""
     searcher = HypergradSearch(seed=0)
-    tuner = tune.Tuner(
-        lambda config: config["x"] ** 2 + 1.0,
-        param_space={"x": tune.uniform(-1.0, 1.0)},
-        tune_config=tune.TuneConfig(search_alg=searcher, mode="min", num_samples=4, reuse_actors=True),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-    )
     with pytest.warns(UserWarning, match="reported no gradient"):
-        results = fitted(tuner)
+        results = tuned(
+            lambda config: config["x"] ** 2 + 1.0,
+            tmp_path,
+            param_space={"x": tune.uniform(-1.0, 1.0)},
+            search_alg=searcher,
+            mode="min",
+            num_samples=4,
+        )
     values = {result.metrics["trial_id"]: result.metrics["_metric"] for result in results}
     assert {trial.trial: trial.value for trial in searcher._observations.values()} == values
 
@@ -224,14 +234,15 @@ def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
     space: Space = {"target": SPACE["target"]}
     method = Hypernet(network=Linear(), steps=400, optimizer=optax.sgd(0.2))  # with Adam it takes longer to settle
     searcher = HypergradSearch(space, metric="loss", mode="min", seed=0)
-    tuner = tune.Tuner(
+    results = tuned(
         trainable(replace(problem(), optimizer=sgd(0.1, 0.5)), space, method=method),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher, metric="loss", mode="min", num_samples=8, max_concurrent_trials=1, reuse_actors=True
-        ),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+        tmp_path,
+        search_alg=searcher,
+        metric="loss",
+        mode="min",
+        num_samples=8,
+        max_concurrent_trials=1,
     )
-    results = fitted(tuner)
     by_trial = {result.metrics["trial_id"]: result for result in results if result.metrics is not None}
     assert len(by_trial) == len(searcher._checkpoints) == 8
     for path in searcher._checkpoints.values():  # relative, so that the experiment's folder can be moved
@@ -256,15 +267,15 @@ def test_a_chain_of_stretches_keeps_its_network(tmp_path: Path) -> None:
 
 
 def test_other_searchers_train_without_gradients(tmp_path: Path) -> None:
-    tuner = tune.Tuner(
+    results = tuned(
         trainable(problem(), SPACE),
+        tmp_path,
         param_space=param_space(SPACE),
-        tune_config=tune.TuneConfig(
-            search_alg=OptunaSearch(seed=0), metric="loss", mode="min", num_samples=2, reuse_actors=True
-        ),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+        search_alg=OptunaSearch(seed=0),
+        metric="loss",
+        mode="min",
+        num_samples=2,
     )
-    results = fitted(tuner)
     for result in results:
         assert result.metrics is not None
         assert result.metrics["gradient_evaluations"] == 20
@@ -276,20 +287,16 @@ def test_other_searchers_train_without_gradients(tmp_path: Path) -> None:
 
 def test_tuner_with_a_scheduler_that_stops_trials(tmp_path: Path) -> None:
     searcher = HypergradSearch(SPACE, metric="loss", mode="min", seed=0)
-    tuner = tune.Tuner(
+    results = tuned(
         trainable(problem(), SPACE, report_every=5),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=ASHAScheduler(time_attr="steps", max_t=20, grace_period=5, reduction_factor=2),
-            metric="loss",
-            mode="min",
-            num_samples=12,
-            max_concurrent_trials=1,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+        tmp_path,
+        search_alg=searcher,
+        scheduler=ASHAScheduler(time_attr="steps", max_t=20, grace_period=5, reduction_factor=2),
+        metric="loss",
+        mode="min",
+        num_samples=12,
+        max_concurrent_trials=1,
     )
-    results = fitted(tuner)
     metrics = [result.metrics for result in results if result.metrics is not None]
     stopped = [m for m in metrics if m["status"] == "running"]
     finished = [m for m in metrics if m["status"] == "ok"]
@@ -348,14 +355,8 @@ def test_what_ray_does_not_pass_on_is_asked_for(known: dict[str, Any], tmp_path:
 
 def test_tuner_that_contradicts_the_searcher_is_refused(tmp_path: Path) -> None:
     searcher = HypergradSearch(SPACE, metric="gain", mode="min", seed=0)
-    tuner = tune.Tuner(
-        bowl,
-        param_space={"mood": "bad"},
-        tune_config=tune.TuneConfig(search_alg=searcher, metric="gain", mode="max", num_samples=2),
-        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-    )
     with pytest.raises(Exception, match="made with mode='min', and Ray has mode='max' for the metric 'gain'"):
-        fitted(tuner)
+        tuned(bowl, tmp_path, {"mood": "bad"}, search_alg=searcher, metric="gain", mode="max", num_samples=2)
 
 
 class PowerCut(tune.Callback):
@@ -534,15 +535,16 @@ def test_a_searcher_is_used_again_after_a_time_budget(
     searcher = HypergradSearch(seed=0) if of_ray else HypergradSearch(SPACE, metric="gain", mode="max", seed=0)
 
     def run(patience: bool, budget: float | None) -> Any:
-        tuner = tune.Tuner(
+        return tuned(
             slow,
+            tmp_path,
             param_space={**(OF_RAY if of_ray else {}), "patience": patience},
-            tune_config=tune.TuneConfig(
-                search_alg=searcher, metric="gain", mode="max", num_samples=8, time_budget_s=budget, reuse_actors=True
-            ),
-            run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+            search_alg=searcher,
+            metric="gain",
+            mode="max",
+            num_samples=8,
+            time_budget_s=budget,
         )
-        return fitted(tuner)
 
     run(patience=True, budget=3.0)
     assert searcher._running
