@@ -340,3 +340,18 @@ def test_late_steps_are_compared_by_what_neither_was_fitted_to() -> None:
     late = replace(step_of(strategy, state, 1, "b", 0.1), held_back=(0.1,) * 4, cross_validated=0.15)
     assert set(strategy.fold(strategy.fold(state, first), late).chains) == {"a"}
     assert set(strategy.fold(strategy.fold(state, late), first).chains) == {"a"}
+
+
+def test_a_trial_that_is_told_again_is_no_heir_of_its_own() -> None:
+    """A host may tell of a trial after each epoch; the chain of heirs must end, or the next result would never be in."""
+    state = STRATEGY.init({"x": Float(0.0, 1.0, shape=(2,))})
+
+    def told(trial: str, parent: str | None, value: float) -> Observation:
+        x, slope = {"x": np.full(2, 0.5 + value / 10)}, {"x": np.full(2, value)}
+        return Observation(trial, parent, x, value=value, gradient=slope, cost=4.0)
+
+    state = STRATEGY.fold(state, told("head", None, 4.0))
+    for value in (3.0, 2.0, 1.0):
+        state = STRATEGY.fold(state, told("step", "head", value))
+        assert list(state.chains) == ["step"]
+    assert {head: passed.heir for head, passed in state.passed.items()} == {"head": "step"}
