@@ -343,7 +343,7 @@ def test_late_steps_are_compared_by_what_neither_was_fitted_to() -> None:
 
 
 def test_a_trial_that_is_told_again_is_no_heir_of_its_own() -> None:
-    """A host may tell of a trial after each epoch; the chain of heirs must end, or the next result would never be in."""
+    """A host may tell of a trial after each epoch; were it its own heir, the next result would never be in."""
     state = STRATEGY.init({"x": Float(0.0, 1.0, shape=(2,))})
 
     def told(trial: str, parent: str | None, value: float) -> Observation:
