@@ -272,7 +272,7 @@ def expected_warnings(test: Callable[..., None]) -> Callable[..., None]:
         "suggest_array. the user's .* is out of range",  # the same of an array
         "The value nan is not acceptable",
         "Inconsistent parameter values for distribution",  # run again with the bounds of its first life
-        r"HypergradSampler. the gradient of trial .* is ignored: gradient\['array'\] must be numbers",  # a copy's
+        r"HypergradSampler. the gradient of trial .* is ignored. gradient\['array'\] must be numbers",  # a copy's
     ):
         test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
     return test
