@@ -15,6 +15,7 @@ from hypergrad_search.hypergradient import (
     Status,
     Unrolled,
     evaluate,
+    evaluate_batch,
 )
 from hypergrad_search.lifting import lift_settings
 from hypergrad_search.optax_optimizers import gradient_noise
@@ -51,6 +52,7 @@ __all__ = [
     "check_gradient",
     "ema",
     "evaluate",
+    "evaluate_batch",
     "fit_warmup_cosine",
     "from_function",
     "gradient_noise",

@@ -7,17 +7,19 @@ import re
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hypergrad_search.checks import random_key, whole_number
 from hypergrad_search.cost import Cost
 from hypergrad_search.from_function import FunctionProblem, refuse
 from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Status
+from hypergrad_search.hypergradient.batch import evaluate_batch
 from hypergrad_search.hypergradient.direct import Direct, FunctionError
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
@@ -130,6 +132,58 @@ class HostedProblem:
             return Evaluation(math.inf, None, Status.REFUSED, spent, message, diagnostics={"steps": problem.steps})
         _WORKING.add(self)
         return replace(evaluation, diagnostics={"steps": problem.steps, **evaluation.diagnostics})
+
+    def evaluate_batch(
+        self, hyperparameters: Sequence[Hyperparameters], wanted: Sequence[Wanted], keys: Sequence[jax.Array]
+    ) -> list[Evaluation]:
+        """Evaluate several trials at once, as `hypergrad_search.evaluate_batch` does, where `check_batches` passes.
+
+        A trial whose shapes are not those of the first is evaluated alone. So are all where an error comes of values,
+        since each one's own evaluation tells whose they are; a warning says so where they are nobody's.
+        """
+        spaces = [as_given(self.liftable, h) for h in hyperparameters]
+        together = [i for i, space in enumerate(spaces) if space == spaces[0]]
+        failed: Exception | None = None
+        evaluations: list[Evaluation] = []
+        try:
+            evaluations = evaluate_batch(
+                self.problem,
+                [hyperparameters[i] for i in together],
+                method=self.method,  # type: ignore[arg-type]  # `check_batches` has seen that it is a Reversible
+                key=jnp.stack([keys[i] for i in together]),
+                gradient_below=[wanted[i].gradient_below for i in together],
+                fold=[wanted[i].held_back(self.liftable) for i in together],
+                space=spaces[0],
+            )
+            _WORKING.add(self)
+        except InexactReversalError:
+            raise
+        except _OF_VALUES as error:
+            if is_of_load(error):
+                raise
+            failed = error
+        found = dict(zip(together, evaluations, strict=False))
+        for i, of_trial in enumerate(zip(hyperparameters, wanted, keys, strict=True)):
+            if i not in found:
+                found[i] = self._alone(*of_trial)
+        if failed is not None and all(evaluation.status != Status.REFUSED for evaluation in found.values()):
+            warnings.warn(
+                f"a batch failed, and its trials were evaluated one by one; {type(failed).__name__}: {failed}",
+                stacklevel=3,
+            )
+        return [found[i] for i in range(len(found))]
+
+    def _alone(self, hyperparameters: Hyperparameters, wanted: Wanted, key: jax.Array) -> Evaluation:
+        return self.evaluate(hyperparameters, wanted, on_the_way=lambda *_: None, checkpoint=lambda: None, key=key)
+
+    def check_batches(self, owner: str) -> None:
+        """Raise `ValueError` where trials cannot be evaluated at once; the message names the caller, `owner`."""
+        if isinstance(self.problem, FunctionProblem):
+            raise ValueError(f"{owner}: batches need a TrainingProblem, got a function; run its trials one by one")
+        if not isinstance(self.method, Reversible) or self.method.last is not None:
+            raise ValueError(f"{owner}: batches need method=Reversible() without last, got {self.method!r}")
+        if self.report_every is not None:
+            raise ValueError(f"{owner}: trials of a batch do not report on their way; leave report_every out")
 
     def _works_elsewhere(self, hyperparameters: Hyperparameters, wanted: Wanted) -> bool:
         """Return whether other values can be evaluated: the middle of all floats, or that of the whole space."""

@@ -17,6 +17,7 @@ from hypergrad_search.hypergradient.base import (
     finite_or_none,
     judge,
 )
+from hypergrad_search.hypergradient.batch import evaluate_batch
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.hypernet import Hypernet
 from hypergrad_search.hypergradient.response import Diagonal, Linear, LowRank, OneHidden, Response
@@ -48,6 +49,7 @@ __all__ = [
     "Status",
     "Unrolled",
     "evaluate",
+    "evaluate_batch",
     "finite_or_none",
     "fitted_loss",
     "judge",

@@ -29,6 +29,7 @@ from hypergrad_search.hypergradient.base import (
 )
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
+from hypergrad_search.optimizers import AdditiveOptimizer
 from hypergrad_search.parameters import as_returned, split_statistics
 from hypergrad_search.problem import Params, TrainingProblem
 from hypergrad_search.programs import compiled
@@ -121,7 +122,7 @@ class Reversible(Method):
     ) -> Evaluation:
         started = time.perf_counter()
         dynamic, static = split(hyperparameters, request.space)
-        isolated = problem in _ISOLATED
+        isolated = problem in ISOLATED
         program = exact.bind(problem, static, dynamic, dict(self.fraction_bits), isolated=isolated)
         first = 0 if self.last is None else max(problem.steps - self.last, 0)
         reports = _Reports(request.report, request.report_every) if request.report else None
@@ -145,7 +146,7 @@ class Reversible(Method):
             diagnosis = _diagnose(program, inputs, trained.initial, trained.state)
             status, why = _explain(diagnosis, program, inputs, done)
             return Evaluation(math.inf, None, status, cost(), why, diagnostics={"steps": done, "exact": None})
-        judged = judge(_losses(program, inputs, trained.state), request.fold)
+        judged = judge(losses_of(program, inputs, trained.state), request.fold)
         if not request.wants_gradient(judged):
             return replace(judged, cost=cost(), diagnostics={"steps": done, "exact": None})
 
@@ -154,14 +155,14 @@ class Reversible(Method):
         if not is_exact:
             rest = replace(request, gradient_below=math.inf, report=_reports_after(request.report, done))
             if not isolated:
-                _ISOLATED.add(problem)
-                return _charged(self.evaluate(problem, hyperparameters, key, rest), spent)
+                ISOLATED.add(problem)
+                return charged(self.evaluate(problem, hyperparameters, key, rest), spent)
             if self.fallback is None:
                 raise InexactReversalError(f"{_INEXACT}; make it deterministic, or use Reversible(fallback=Unrolled())")
             return _fall_back(self.fallback, problem, hyperparameters, key, rest, spent, _INEXACT)
-        gradient = finite_or_none(_finish(program, adjoint, dynamic, key, first == 0))
+        gradient = finite_or_none(finish(program, adjoint, dynamic, key, first == 0))
         norms = np.nan_to_num(adjoint.norms, nan=math.inf, posinf=math.inf)[first:].tolist()  # beyond float32
-        why = _why_useless(gradient, norms)
+        why = why_useless(gradient, norms)
         return replace(
             judged,
             gradient=gradient,
@@ -207,7 +208,7 @@ _INEXACT = (
 
 
 # The problems whose gradient the compiler rounds differently in the two directions, as a first reversal has shown.
-_ISOLATED: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
+ISOLATED: "weakref.WeakSet[TrainingProblem]" = weakref.WeakSet()
 
 
 # The problems about which a warning was given.
@@ -231,10 +232,10 @@ def _fall_back(
 ) -> Evaluation:
     evaluation = fallback.evaluate(problem, hyperparameters, key, request)
     diagnostics = {**evaluation.diagnostics, "exact": False, "fallback": why}
-    return _charged(replace(evaluation, diagnostics=diagnostics), spent)
+    return charged(replace(evaluation, diagnostics=diagnostics), spent)
 
 
-def _charged(evaluation: Evaluation, spent: Cost) -> Evaluation:
+def charged(evaluation: Evaluation, spent: Cost) -> Evaluation:
     """Return an evaluation that is charged for what was spent before it."""
     cost = Cost(
         spent.gradient_evaluations + evaluation.cost.gradient_evaluations, spent.seconds + evaluation.cost.seconds
@@ -278,7 +279,7 @@ def _train(
     """Train, and keep all that the way back to the step `kept_from` needs."""
     steps = program.problem.steps
     inputs, initial, state, largest, extremes = _begin(program, dynamic, key)
-    _check_decays(extremes)
+    check_decays(extremes)
     spills = {name: np.asarray(plan.spill) for name, plan in inputs.schedule.plans.items()}
     due = {name: set(np.flatnonzero(spill.any(axis=1)).tolist()) for name, spill in spills.items()}
     reported = set(range(reports.every, steps, reports.every)) if reports else set()
@@ -301,14 +302,14 @@ def _train(
         if 0 < stop == kept_from < steps:
             origin = jax.tree.map(jnp.copy, state.numbers)
         if reports and stop in reported and not state.outside:
-            reports.call(stop, float(_losses(program, inputs, state).value))
+            reports.call(stop, float(losses_of(program, inputs, state).value))
     return _Trained(inputs, initial, state, spills, planes, origin, lost)
 
 
 def _run_back(program: Program, trained: _Trained, first: int, without: LeftOut) -> tuple[bool, Adjoint]:
     """Return whether the way back ended at the same state as training had there, and the adjoint there."""
     inputs, initial, state, spills, planes, origin, _ = trained
-    adjoint = _start_adjoint(program, inputs, state, without)
+    adjoint = start_adjoint(program, inputs, state, without)
     none = [jnp.zeros(x.shape, jnp.uint8) for x in initial]
     for stop in sorted({*planes, first}, reverse=True):
         kept = planes.pop(stop, {})  # taken out, so that its memory is freed
@@ -325,7 +326,7 @@ def _shifted(spills: dict[str, np.ndarray[Any, Any]], stop: int) -> dict[str, np
     return {name: spill[stop] if stop < len(spill) else np.zeros_like(spill[0]) for name, spill in spills.items()}
 
 
-def _why_useless(gradient: dict[str, Any] | None, norms: list[float]) -> str:
+def why_useless(gradient: dict[str, Any] | None, norms: list[float]) -> str:
     """Return what is wrong with a gradient, given the adjoint's norms on its way back; "" if it is useful."""
     if gradient is None:
         return MESSAGES[Status.EXPLODED]
@@ -341,7 +342,8 @@ def _why_useless(gradient: dict[str, Any] | None, norms: list[float]) -> str:
     )
 
 
-def _check_decays(extremes: dict[str, jax.Array]) -> None:
+def check_decays(extremes: dict[str, jax.Array]) -> None:
+    """Raise `IrreversibleDecayError` where a decay has a value with which training cannot be run backwards."""
     for name, (low, high) in jax.device_get(extremes).items():
         if not bit_buffer.SMALLEST_DECAY <= low <= high <= 1:
             wrong = low if not low >= bit_buffer.SMALLEST_DECAY else high
@@ -408,13 +410,17 @@ def _begin(
     logs = exact.log_decays(optimizer, settings)
     stretch = functools.reduce(jnp.minimum, map(bit_buffer.stretch, logs.values()))
     schedule, _ = exact.plan_schedule(optimizer, settings, stretch)
+    inputs, state = Inputs(dynamic, step_key, schedule, statistics), exact.start(program, initial, statistics)
+    return inputs, initial, state, resolution.largest_weights(program, initial), range_of_decays(optimizer, settings)
+
+
+def range_of_decays(optimizer: AdditiveOptimizer, settings: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Return the smallest and the largest value of each decay, shape `(2,)`, by the names that users know."""
     decays = {setting: settings[setting] for setting in optimizer.decays.values()}
     weight_decay = optimizer.weight_decay(settings)
     if weight_decay is not None:
         decays["1 - learning_rate * weight_decay"] = 1 - weight_decay
-    extremes = {name: jnp.stack([jnp.min(x), jnp.max(x)]) for name, x in decays.items()}
-    inputs, state = Inputs(dynamic, step_key, schedule, statistics), exact.start(program, initial, statistics)
-    return inputs, initial, state, resolution.largest_weights(program, initial), extremes
+    return {name: jnp.stack([jnp.min(x), jnp.max(x)]) for name, x in decays.items()}
 
 
 @compiled(static=1, donate=(2,))
@@ -445,7 +451,8 @@ _unresolved = compiled(static=1)(resolution.unresolved)
 
 
 @compiled(static=1)
-def _losses(program: Program, inputs: Inputs, state: State) -> OuterLosses:
+def losses_of(program: Program, inputs: Inputs, state: State) -> OuterLosses:
+    """Return the outer losses after training."""
     params = program.layout.unpack(exact.judged_weights(program, inputs, state))
     trained = as_returned(program.problem, params, state.statistics)
     return outer_losses(program.problem, trained, {**inputs.dynamic, **dict(program.static)})
@@ -459,7 +466,8 @@ def _diagnose(program: Program, inputs: Inputs, initial: list[jax.Array], state:
 
 
 @compiled(static=1)
-def _start_adjoint(program: Program, inputs: Inputs, state: State, without: LeftOut) -> Adjoint:
+def start_adjoint(program: Program, inputs: Inputs, state: State, without: LeftOut) -> Adjoint:
+    """Return the adjoint at the end of training, of the loss that leaves out a fold."""
     floats, put = split_statistics(state.statistics)
 
     def fitted(weights: list[jax.Array], floats: list[jax.Array], dynamic: dict[str, Any]) -> jax.Array:
@@ -499,7 +507,7 @@ def _equal(program: Program, numbers: list[Numbers], others: list[Numbers]) -> j
 
 
 @compiled(static=1)
-def _finish(
+def finish(
     program: Program, adjoint: Adjoint, dynamic: dict[str, Any], key: jax.Array, from_start: bool
 ) -> dict[str, jax.Array]:
     """Return the hypergradient: it acts through losses, settings and, if `from_start`, the initial weights."""

@@ -89,21 +89,21 @@ def train(
     program = bind(problem, static, dynamic, check_fraction_bits(fraction_bits or {}))
     init_key, step_key = jax.random.split(key)
     params, statistics, settings, _ = prepare(problem, static, dynamic, init_key)
-    room = _room(program, settings, _smallest_decays(program, smallest_decays or {}))
+    room = room_of(program, settings, smallest_decays_of(program, smallest_decays or {}))
     weights = program.layout.pack(params)
     weights, statistics = _compiled_train(program, room, weights, statistics, settings, dynamic, step_key)
     return as_returned(problem, program.layout.unpack(weights), statistics)
 
 
 @dataclass(frozen=True)
-class _Room:
+class Room:
     """The number of planes that buffers hold, by name, and the number of steps between two chances to fill one."""
 
     planes: tuple[tuple[str, int], ...]
     stretch: int
 
 
-def _smallest_decays(program: Program, chosen: Mapping[str, float]) -> dict[str, float]:
+def smallest_decays_of(program: Program, chosen: Mapping[str, float]) -> dict[str, float]:
     """Return the optimizer's smallest decays, except for those that the user chose."""
     defaults = program.optimizer.smallest_decays
     if not isinstance(chosen, Mapping):
@@ -126,7 +126,8 @@ def _check_decays(logs: dict[str, jax.Array]) -> None:
             )
 
 
-def _room(program: Program, settings: dict[str, jax.Array], smallest_decays: dict[str, float]) -> _Room:
+def room_of(program: Program, settings: dict[str, jax.Array], smallest_decays: dict[str, float]) -> Room:
+    """Return the room that buffers need, if no decay that is traced is below its smallest one."""
     steps = program.problem.steps
     with jax.ensure_compile_time_eval():
         known = log_decays(program.optimizer, settings)
@@ -137,42 +138,48 @@ def _room(program: Program, settings: dict[str, jax.Array], smallest_decays: dic
         }
         stretch = min(int(min(bit_buffer.stretch(log) for log in logs.values())), steps)
         _, planes = plan_decays(logs, stretch)
-    return _Room(tuple((name, int(n)) for name, n in planes.items()), stretch)
+    return Room(tuple((name, int(n)) for name, n in planes.items()), stretch)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _train(
     program: Program,
-    room: _Room,
+    room: Room,
     weights: list[jax.Array],
     statistics: Statistics,
     settings: dict[str, jax.Array],
     dynamic: dict[str, Any],
     key: jax.Array,
 ) -> tuple[list[jax.Array], Statistics]:
-    return _train_forward(program, room, weights, statistics, settings, dynamic, key)[0]
+    return train_forward(program, room, weights, statistics, settings, dynamic, key)[0]
 
 
-class _Residuals(NamedTuple):
-    """All that the way back needs; `trusted` tells whether training stayed in range and the planes had room."""
+class Residuals(NamedTuple):
+    """All that the way back needs.
+
+    `failed` tells whether training left its range or fell below its resolution, and `fits` whether the planes had room.
+    `weights` are the initial ones.
+    """
 
     state: State
     planes: Planes
     inputs: Inputs
-    trusted: jax.Array
+    failed: jax.Array
+    fits: jax.Array
     weights: list[jax.Array]
 
 
 @compiled(static=2)
-def _train_forward(
+def train_forward(
     program: Program,
-    room: _Room,
+    room: Room,
     weights: list[jax.Array],
     statistics: Statistics,
     settings: dict[str, jax.Array],
     dynamic: dict[str, Any],
     key: jax.Array,
-) -> tuple[tuple[list[jax.Array], Statistics], _Residuals]:
+) -> tuple[tuple[list[jax.Array], Statistics], Residuals]:
+    """Return the trained weights and statistics, and what the way back needs."""
     schedule, filled = plan_schedule(program.optimizer, settings, room.stretch)
     inputs = Inputs(dynamic, key, schedule, statistics)
     # The last plane is written to where no plane is due, since a branch would copy all planes.
@@ -196,7 +203,7 @@ def _train_forward(
     failed = state.outside | _is_lost(program, inputs, weights, state, largest)
     trained = [jnp.where(failed, jnp.nan, w) for w in judged_weights(program, inputs, state)]
     fits = jnp.all(jnp.stack([filled[name] <= n for name, n in room.planes]))
-    return (trained, state.statistics), _Residuals(state, planes, inputs, fits & ~failed, weights)
+    return (trained, state.statistics), Residuals(state, planes, inputs, failed, fits, weights)
 
 
 def _is_lost(program: Program, inputs: Inputs, initial: list[jax.Array], state: State, largest: Params) -> jax.Array:
@@ -212,10 +219,29 @@ def _is_lost(program: Program, inputs: Inputs, initial: list[jax.Array], state: 
 
 @compiled(static=2)
 def _train_backward(
-    program: Program, room: _Room, residuals: _Residuals, adjoint: tuple[list[jax.Array], Statistics]
+    program: Program, room: Room, residuals: Residuals, adjoint: tuple[list[jax.Array], Statistics]
 ) -> tuple[Any, ...]:
-    state, planes, inputs, trusted, weights = residuals
+    inputs = residuals.inputs
     of_weights, of_statistics = adjoint
+    leaves, structure = jax.tree.flatten(inputs.statistics)
+    are_floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+    floats = [x for x, is_float in zip(jax.tree.leaves(of_statistics), are_floats, strict=True) if is_float]
+    final = start_adjoint(program, inputs, of_weights, floats, jax.tree.map(jnp.zeros_like, inputs.dynamic))
+    is_exact, result = run_back(program, room, residuals, final)
+    trusted = is_exact & residuals.fits & ~residuals.failed
+    gradients = initial_adjoint(program, result), result.statistics, result.settings, result.hyperparameters
+    of_weights, floats, *rest = jax.tree.map(lambda x: jnp.where(trusted, x, jnp.nan), gradients)
+    remaining = iter(floats)
+    of_statistics = jax.tree.unflatten(structure, [next(remaining) if is_float else None for is_float in are_floats])
+    return of_weights, of_statistics, *rest, None
+
+
+def run_back(program: Program, room: Room, residuals: Residuals, final: Adjoint) -> tuple[jax.Array, Adjoint]:
+    """Return whether the way back ended at the state that training began with, and the adjoint there.
+
+    `final` is the adjoint at the end of training.
+    """
+    state, planes, inputs, *_, weights = residuals
     stretches = -(-program.problem.steps // room.stretch)
 
     def stretch(i: jax.Array, carry: tuple[State, Adjoint]) -> tuple[State, Adjoint]:
@@ -228,18 +254,9 @@ def _train_backward(
             state = unspill(program, state, name, now[name].spill, tops)
         return state, adjoint
 
-    leaves, structure = jax.tree.flatten(inputs.statistics)
-    are_floats = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
-    floats = [x for x, is_float in zip(jax.tree.leaves(of_statistics), are_floats, strict=True) if is_float]
-    final = start_adjoint(program, inputs, of_weights, floats, jax.tree.map(jnp.zeros_like, inputs.dynamic))
-    state, result = jax.lax.fori_loop(0, stretches, stretch, (state, final))
-    trusted &= equal(state.numbers, start(program, weights, inputs.statistics).numbers)
-    gradients = initial_adjoint(program, result), result.statistics, result.settings, result.hyperparameters
-    of_weights, floats, *rest = jax.tree.map(lambda x: jnp.where(trusted, x, jnp.nan), gradients)
-    remaining = iter(floats)
-    of_statistics = jax.tree.unflatten(structure, [next(remaining) if is_float else None for is_float in are_floats])
-    return of_weights, of_statistics, *rest, None
+    state, adjoint = jax.lax.fori_loop(0, stretches, stretch, (state, final))
+    return equal(state.numbers, start(program, weights, inputs.statistics).numbers), adjoint
 
 
-_train.defvjp(_train_forward, _train_backward)
+_train.defvjp(train_forward, _train_backward)
 _compiled_train = compiled(static=2)(_train)

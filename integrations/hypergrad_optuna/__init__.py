@@ -5,6 +5,7 @@ from hypergrad_optuna.best import best_hyperparameters, best_model, best_trial
 from hypergrad_optuna.check_gradient import check_gradient
 from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
+from hypergrad_optuna.optimize_batched import optimize_batched
 from hypergrad_optuna.report import report_gradient, wants_gradient
 from hypergrad_optuna.sampler import HypergradSampler
 from hypergrad_optuna.suggest import suggest_array
@@ -17,6 +18,7 @@ __all__ = [
     "best_trial",
     "check_gradient",
     "hyperparameters_of",
+    "optimize_batched",
     "report_gradient",
     "suggest_array",
     "wants_gradient",

@@ -1,5 +1,6 @@
 """`Objective`: a training problem in a form that `study.optimize` can call."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -131,6 +132,19 @@ class Objective:
         if not isinstance(trial, FrozenTrial):
             self._record(trial, evaluation, store)
         return evaluation.value
+
+    def evaluate_batch(self, trials: Sequence[optuna.Trial], hyperparameters: Sequence[dict[str, Any]]) -> list[float]:
+        """Do what `evaluate` does for several running trials, which are trained at once; see `optimize_batched`."""
+        self.hosted.check_batches("Objective")
+        for trial in trials:
+            attributes.forget(trial.storage, trial)
+        evaluations = self.hosted.evaluate_batch(
+            hyperparameters, [attributes.wanted(trial) for trial in trials], [self.key_of(trial) for trial in trials]
+        )
+        for trial, evaluation in zip(trials, evaluations, strict=True):
+            sampler = sampler_of(trial)
+            self._record(trial, evaluation, self.artifact_store if sampler is None else sampler.artifact_store)
+        return [evaluation.value for evaluation in evaluations]
 
     def key_of(self, trial: AnyTrial) -> jax.Array:
         """Return the key that decides a trial's randomness."""

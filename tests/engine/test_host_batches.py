@@ -150,7 +150,7 @@ def test_weights_whose_bits_are_spilled_are_recovered() -> None:
 
 def test_a_gradient_that_is_compiled_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     made = problem(HostBatches(load))
-    monkeypatch.setattr(reversible, "_ISOLATED", weakref.WeakSet([made]))
+    monkeypatch.setattr(reversible, "ISOLATED", weakref.WeakSet([made]))
     assert_same(evaluate(made, H, key=KEY), wanted())
 
 

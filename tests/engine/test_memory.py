@@ -45,7 +45,7 @@ def test_what_the_reverse_pass_holds(
     dynamic = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hyperparameters)
     program = exact.bind(problem, split({})[1], dynamic, {})
     inputs, initial, state, *_ = jax.eval_shape(functools.partial(method._begin, program), dynamic, KEY)
-    adjoint = jax.eval_shape(functools.partial(method._start_adjoint, program), inputs, state, left_out(None))
+    adjoint = jax.eval_shape(functools.partial(method.start_adjoint, program), inputs, state, left_out(None))
     plans = method._begin(program, dynamic, KEY)[0].schedule.plans
     planes = sum(int(plan.spill.any(axis=1).sum()) for plan in plans.values())
     own = (1 + len(optimizer.slots)) * FLOAT

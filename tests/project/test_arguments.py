@@ -32,6 +32,7 @@ from hypergrad_search import (
     check_gradient,
     ema,
     evaluate,
+    evaluate_batch,
     fit_warmup_cosine,
     from_function,
     gradient_noise,
@@ -296,6 +297,19 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: run(report="x"), "evaluate: report must be a function"),
         (lambda: run(report=print, report_every=0), "evaluate: report_every must be a whole number from 1"),
         (lambda: run(checkpoint=b"x"), "evaluate: Reversible has no checkpoints"),
+    ],
+    "evaluate_batch": [
+        (lambda: evaluate_batch(SPACE, [H], key=KEY), "evaluate_batch: problem must be a TrainingProblem"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: evaluate_batch(PROBLEM, H, key=KEY), "evaluate_batch: hyperparameters must be a list of dicts"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: evaluate_batch(PROBLEM, [H, {"l2": 0.0}], key=KEY), "hyperparameter 'rate', which is not among"),
+        (lambda: evaluate_batch(PROBLEM, [H], key=None), "evaluate_batch: key must be a key such as"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: evaluate_batch(PROBLEM, [H], key=jax.random.split(KEY, 2)), "must be one key, or an array of 1, got"),
+        (lambda: evaluate_batch(PROBLEM, [H], key=KEY, method=Unrolled()), "method must be a Reversible without last"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: evaluate_batch(PROBLEM, [H], key=KEY, method=Reversible(last=2)), "Reversible without last, got"),
+        (lambda: evaluate_batch(PROBLEM, [H], key=KEY, gradient_below=[1.0, 2.0]), "must be one number or 1, got 2"),
+        (lambda: evaluate_batch(PROBLEM, [H], key=KEY, gradient_below=None), "gradient_below must be a number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: evaluate_batch(PROBLEM, [H], key=KEY, fold=[None, None]), "fold must have one entry for each of 1"),
+        (lambda: evaluate_batch(PROBLEM, [H], key=KEY, fold=[3]), r"fold must have Folds such as Fold\(0, of=4\)"),  # type: ignore[list-item]  # wrong on purpose
     ],
     "train": [
         (lambda: train(PROBLEM, H, key=0), "train: key must be a key"),  # type: ignore[arg-type]  # wrong on purpose

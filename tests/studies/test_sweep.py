@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import jax
 import optuna
@@ -200,6 +201,41 @@ def test_a_process_works_until_a_limit_is_reached(
     assert len(plan.join().trials) == trials
     with pytest.raises(ValueError, match=r"has the direction minimize, and not maximize; choose another --study"):
         replace(plan, direction="maximize").join()
+
+
+def test_a_process_trains_several_trials_at_once(problem: Callable[[str], str], tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    plan = Plan(problem("training"), storage, "mine", "hypergrad", "minimize", Limits(trials=7), batch=4)
+    plan.check()
+    work(plan, lambda: False)
+    trials = plan.join().trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 7
+    began = [trial.datetime_start for trial in trials[:4] if trial.datetime_start is not None]
+    assert len(began) == 4
+    assert all(trial.datetime_complete is not None and trial.datetime_complete > max(began) for trial in trials[:4])
+    assert any(trial.user_attrs.get("hypergrad:exact") for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "engine", "message"),
+    [
+        ("quick", "hypergrad", "optuna", "--batch needs --engine optuna and a training problem"),
+        ("training", "hypergrad", "ray", "--batch needs --engine optuna and a training problem"),
+        ("training", "hypernet", "optuna", r"batches need method=Reversible\(\)|hyperparameter"),
+    ],
+)
+def test_what_cannot_be_batched_is_refused(
+    name: str,
+    method: str,
+    engine: Literal["optuna", "ray"],
+    message: str,
+    problem: Callable[[str], str],
+    tmp_path: Path,
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    plan = Plan(problem(name), storage, "mine", method, "minimize", Limits(trials=7), engine, batch=4)
+    with pytest.raises(ValueError, match=message):
+        plan.check()
 
 
 def test_a_process_stops_when_it_is_told_to(problem: Callable[[str], str], tmp_path: Path) -> None:

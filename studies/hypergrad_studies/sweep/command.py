@@ -68,6 +68,13 @@ def sweep() -> None:
     type=click.IntRange(min=1),
     help="Processes on this machine; of Ray, trials at once.  [default: 1; of Ray, one for each core]",
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Trials that a process trains at once, on its device.",
+)
 @click.option("--address", help="A Ray cluster, one of whose nodes this is: auto, or HOST:PORT of its head.")
 @click.option("--trials", type=click.IntRange(min=1), help="End when the study has so many trials, whoever ran them.")
 @click.option(
@@ -86,6 +93,7 @@ def run(
     study: str | None,
     method: str,
     workers: int | None,
+    batch: int,
     address: str | None,
     trials: int | None,
     budget: Budget | None,
@@ -97,7 +105,7 @@ def run(
 
     PROBLEM is package.module:make or path/to/file.py:make, where make() returns (problem, space) or an objective of
     Optuna, or the name of a registered problem. Ctrl-C lets the trials under way end, and a second one gives them up;
-    the same command goes on. A study may get one trial more than --trials for each process but one.
+    the same command goes on. A study may get one trial, or one batch, more than --trials for each process but one.
     """
     if engine == "optuna" and address is not None:
         raise click.UsageError("--address is for --engine ray; processes of Optuna meet at --storage")
@@ -105,7 +113,9 @@ def run(
         raise click.UsageError(f"--address {address}: run this on a node of the cluster, with --address auto")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     limits = Limits(trials, budget)
-    plan = Plan(problem, storage or STORAGES[engine], study or problem, method, direction, limits, engine, metric)
+    plan = Plan(
+        problem, storage or STORAGES[engine], study or problem, method, direction, limits, engine, metric, batch
+    )
     try:
         plan.check()
         if engine == "ray":

@@ -36,7 +36,8 @@ class Limits:
 class Plan:
     """A sweep: its problem and its method as the command line names them, its study, its limits, and its engine.
 
-    `metric` is what counts of the result of a trainable of Ray Tune.
+    `metric` is what counts of the result of a trainable of Ray Tune. `batch` is the number of trials that a process
+    trains at once.
     """
 
     problem: str
@@ -47,6 +48,7 @@ class Plan:
     limits: Limits
     engine: Literal["optuna", "ray"] = "optuna"
     metric: str = "loss"
+    batch: int = 1
 
     def to_json(self) -> str:
         """Return text that `from_json` reads."""
@@ -89,6 +91,10 @@ class Plan:
             reason = f"{rival.name} is for comparisons alone; choose another method"
         if reason is not None:
             raise ValueError(reason)
+        if self.batch > 1:
+            if self.engine != "optuna" or not isinstance(task, TrainingTask):
+                raise ValueError("--batch needs --engine optuna and a training problem; leave it out")
+            self.objective().hosted.check_batches("--batch")
 
     def join(self, sampler: BaseSampler | None = None) -> optuna.Study:
         """Return the study, which is made where it is not there yet.

@@ -1,5 +1,6 @@
 """How far a study is, from its storage alone, whoever works on it."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ class Progress:
         if limits.budget is not None and self.spent(limits.budget) >= limits.budget.amount:
             return True
         return limits.trials is not None and self.done + with_running * self.running >= limits.trials
+
+    def left(self, limits: Limits) -> float:
+        """Return the number of trials until the limit, those under way not counted; infinite where there is none."""
+        return math.inf if limits.trials is None else limits.trials - self.done
 
     @property
     def says_costs(self) -> bool:

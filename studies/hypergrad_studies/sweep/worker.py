@@ -13,6 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.storages._heartbeat import is_heartbeat_enabled
 
+from hypergrad_optuna import optimize_batched
 from hypergrad_studies.spending import IN_OPTUNA, NoCost
 from hypergrad_studies.sweep.plan import Plan
 from hypergrad_studies.sweep.progress import progress
@@ -54,7 +55,11 @@ def work(plan: Plan, stop: Callable[[], bool]) -> None:
             time.sleep(POLL)
             continue
         try:
-            study.optimize(objective, n_trials=1)
+            if plan.batch == 1:
+                study.optimize(objective, n_trials=1)
+            else:
+                size = int(min(plan.batch, found.left(plan.limits)))
+                optimize_batched(study, objective, batch_size=size, n_trials=size)
         except Exception as error:
             # a trial that was taken to be dead has been taken over, and Optuna stumbles over that
             if not isinstance(error.__context__, UpdateFinishedTrialError):
