@@ -380,7 +380,14 @@ def overhead(trials: int, repeats: int) -> None:
     help="Measure with real processes on this problem, a name as for `hypergrad sweep`.  [default: in virtual time, on "
     "functions that are known]",
 )
-@click.option("--workers", type=click.IntRange(min=2), default=4, show_default=True, help="How many workers.")
+@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="How many workers.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="With --problem: how many trials each of them trains at once.",
+)
 @click.option(
     "--trials",
     type=click.IntRange(10, MOST),
@@ -389,8 +396,10 @@ def overhead(trials: int, repeats: int) -> None:
     help="The target is what one worker finds in so many trials.",
 )
 @click.option("--repeats", type=click.IntRange(min=1), help="How many searches.  [default: 8; with --problem, 3]")
-def parallel(problem: str | None, workers: int, trials: int, repeats: int | None) -> None:
-    """Measure how much sooner several workers find a loss than one."""
+def parallel(problem: str | None, workers: int, batch: int, trials: int, repeats: int | None) -> None:
+    """Measure how much sooner several workers, or one that trains several trials at once, find a loss than one."""
+    if problem is None and batch > 1:
+        raise click.UsageError("--batch needs a --problem, whose trials are trained at once")
     console = Console()
     console.width = max(console.width, 100)
     if problem is None:
@@ -398,7 +407,7 @@ def parallel(problem: str | None, workers: int, trials: int, repeats: int | None
         return
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        console.print(measure_speedup(problem, workers, trials, repeats or 3))
+        console.print(measure_speedup(problem, workers, batch, trials, repeats or 3))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     except WorkerFailed as error:

@@ -21,17 +21,22 @@ Reached = list[tuple[float, float]]
 """The seconds since a sweep's first trial began, and the best loss so far, whenever a trial has ended."""
 
 
-def measure(problem: str, workers: int, trials: int, repeats: int) -> Table:
+def measure(problem: str, workers: int, batch: int, trials: int, repeats: int) -> Table:
     """Return a table of the seconds that one process and several take to what one finds in so many trials.
 
-    Each sweep has as many trials, in a SQLite database of its own. The target is the median of what one process has
-    found in the end, and times are medians too; a sweep that does not reach the target counts as infinite.
+    Of several, each trains `batch` trials at once. Each sweep has as many trials, in a SQLite database of its own. The
+    target is the median of what one process has found in the end, and times are medians too; a sweep that does not
+    reach the target counts as infinite. The last columns have the seconds of the whole sweep for each of its trials.
     """
-    sweeps = {number: [_sweep(problem, number, trials) for _ in range(repeats)] for number in (1, workers)}
-    target = statistics.median(sweep[-1][1] for sweep in sweeps[1])
-    one, several = (statistics.median(time_to(target, sweep) for sweep in sweeps[n]) for n in (1, workers))
-    view = Table("loss", "1 process (s)", f"{workers} processes (s)", "share", title=problem)
-    view.add_row(f"{target:.4g}", f"{one:.1f}", f"{several:.1f}", f"{several / one:.2f}")
+    both = [[_sweep(problem, *size, trials) for _ in range(repeats)] for size in ((1, 1), (workers, batch))]
+    target = statistics.median(sweep[-1][1] for sweep in both[0])
+    one, several = (statistics.median(time_to(target, sweep) for sweep in sweeps) for sweeps in both)
+    each, of_several = (statistics.median(sweep[-1][0] / len(sweep) for sweep in sweeps) for sweeps in both)
+    name = f"{workers} process{'es' * (workers > 1)}" + f", {batch} at once" * (batch > 1)
+    view = Table("loss", "1 process (s)", f"{name} (s)", "share", "s a trial", f"{name}", title=problem)
+    view.add_row(
+        f"{target:.4g}", f"{one:.1f}", f"{several:.1f}", f"{several / one:.2f}", f"{each:.2g}", f"{of_several:.2g}"
+    )
     return view
 
 
@@ -40,10 +45,10 @@ def time_to(target: float, reached: Reached) -> float:
     return next((seconds for seconds, best in reached if best <= target), math.inf)
 
 
-def _sweep(problem: str, workers: int, trials: int) -> Reached:
+def _sweep(problem: str, workers: int, batch: int, trials: int) -> Reached:
     with tempfile.TemporaryDirectory() as folder:
         storage = f"sqlite:///{Path(folder, 'study.db')}"
-        plan = Plan(problem, storage, "study", "hypergrad", "minimize", Limits(trials))
+        plan = Plan(problem, storage, "study", "hypergrad", "minimize", Limits(trials), batch=batch)
         plan.check()
         driver.run(plan, workers, None, Console(quiet=True))
         return list(reached(plan.join()))
