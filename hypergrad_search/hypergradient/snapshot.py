@@ -149,8 +149,9 @@ def _raw(x: jax.Array) -> jax.Array:
 
 def _like(found: np.ndarray[Any, Any], like: jax.Array) -> jax.Array:
     raw = _raw(like)
-    # numpy writes types that it does not know, such as bfloat16, as plain bytes. The copy is JAX's own, to be donated.
-    array = jnp.array(found.view(raw.dtype) if found.dtype.kind == "V" else found, raw.dtype, copy=True)
+    # numpy writes types that it does not know, such as bfloat16, as plain bytes.
+    typed = found.view(raw.dtype) if found.dtype.kind == "V" else found.astype(raw.dtype)
+    array: jax.Array = jax.device_put(typed, may_alias=False)  # it will be donated
     return array if raw is like else jax.random.wrap_key_data(array, impl=jax.random.key_impl(like))
 
 

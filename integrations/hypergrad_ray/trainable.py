@@ -61,13 +61,13 @@ def trainable(
 
     With `report_every` and `Reversible`, a trial that is lost with its process or node goes on where it reported last,
     and its loss and gradient are those of an undisturbed trial, to the bit. Ray runs it again under
-    `FailureConfig(max_failures=...)`, and where a run is restored with `resume_errored=True`. So does a trial that a
-    scheduler such as `HyperBandScheduler` has paused. The cost counts each step once. A checkpoint takes at least 8
-    bytes for each weight and for each of the optimizer's numbers, and a byte more for each 8 bits that a decay has
-    spilled (with a momentum of 0.9, every 53 steps). Ray keeps all checkpoints, unless
-    `RunConfig(checkpoint_config=CheckpointConfig(num_to_keep=1))` says that each trial keeps its last one, which is
-    enough. On several nodes `RunConfig(storage_path=...)` must be a storage that all of them reach. With other methods
-    a trial begins again at its first step.
+    `FailureConfig(max_failures=...)`, and where a run is restored with `resume_errored=True`. A trial that a scheduler
+    such as `HyperBandScheduler` has paused goes on likewise. The cost counts each step up to the last report once, and
+    those that were lost after it do not count. A checkpoint takes at least 8 bytes for each weight and for each of the
+    optimizer's numbers, and a byte more for each 8 bits that a decay has spilled (with a momentum of 0.9, every 53
+    steps). Ray keeps all of them, unless `RunConfig(checkpoint_config=CheckpointConfig(num_to_keep=1))` says that each
+    trial keeps its last one, which is enough. On several nodes, `RunConfig(storage_path=...)` must be a storage that
+    all of them reach. With other methods a trial begins again at its first step.
 
     JAX compiles once a process, and Ray starts a process for each trial by default: pass `reuse_actors=True` to
     `tune.run` or `tune.TuneConfig`, and keep compiled programs on disk by setting `JAX_COMPILATION_CACHE_DIR` (and
