@@ -74,9 +74,9 @@ def trainable(
     `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0`) before Ray starts. Eight trials of a small network on two CPU cores
     took 85 s with neither, 58 s with the first, 19 s with the second, 5 s with both.
 
-    Arrays of more than 1000 numbers, in configs and in results, are in Ray's logs in short. Do not use it for arrays of
-    more than about a million: Ray writes every config and result several times into the state of its experiment, which
-    takes 70 MB and about a second for each trial with a million numbers.
+    Arrays of more than 1000 numbers, in configs and in results, are in Ray's logs in short. Under `HypergradSearch` the
+    state of Ray's experiment names them only: each is one file `array-....pkl` in the experiment's folder, 8 MB for a
+    million numbers, which moves with the folder. In a run that was restored they are read when `numpy.asarray` is called.
 
     Args:
         problem: the training run, or `from_function(function)`, which takes no method, key or report_every. It reaches
@@ -124,7 +124,8 @@ def wants_gradient(config: Mapping[str, Any], value: float) -> bool:
     """Return whether `HypergradSearch` would use the gradient of this trial, whose metric came out as `value`.
 
     Call it in trainables that compute gradients themselves, and report them as `"gradient": {name: array}`, the
-    derivatives of the metric itself in natural units, whether it is minimised or maximised. A gradient costs several
+    derivatives of the metric itself in natural units, whether it is minimised or maximised; with more than 1000 numbers
+    as `in_short(gradient)`, since Ray would write all of them several times. A gradient costs several
     times as much as a value, and the gradient of a failed step is worth nothing. The result is always False under
     another searcher.
 
@@ -196,7 +197,7 @@ def _report(hosted: HostedProblem, evaluation: Evaluation) -> None:
     facts = hosted.facts(evaluation)
     result = {"loss": evaluation.value, "gradient_evaluations": facts.pop("cost"), **facts}
     for name in result.keys() & {"gradient", "refined"}:
-        result[name] = {key: in_short(value) for key, value in result[name].items()}
+        result[name] = in_short(result[name])
     if evaluation.checkpoint is None:
         tune.report(result)
         return
