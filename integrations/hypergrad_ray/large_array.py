@@ -115,8 +115,10 @@ def _is_sent() -> bool:
 
 
 def _reduced(array: LargeArray) -> Any:
+    if _is_sent():
+        return _received, (np.asarray(array),)
     folder = None if array.home is None else array.home.folder
-    if folder is None or _is_sent():
+    if folder is None:
         return array.__reduce__()
     content = pickle.dumps(np.asarray(array), protocol=5)
     # Ray copies files with this ending along with the state of a run, in both directions.
@@ -129,7 +131,12 @@ def _reduced(array: LargeArray) -> Any:
 
 
 def _reduced_name(stored: StoredArray) -> Any:
-    return stored.load().__reduce__() if _is_sent() else (StoredArray, (stored.name,))
+    return (_received, (np.asarray(stored),)) if _is_sent() else (StoredArray, (stored.name,))
+
+
+def _received(array: np.ndarray[Any, Any]) -> LargeArray:
+    """Return a copy of an array, which lies in memory that Ray's processes share and that cannot be written to."""
+    return np.array(array).view(LargeArray)
 
 
 # These are for the pickles alone that Ray makes. In others, such as those of a user, an array is whole.

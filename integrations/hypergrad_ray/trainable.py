@@ -76,7 +76,7 @@ def trainable(
 
     Arrays of more than 1000 numbers, in configs and in results, are in Ray's logs in short. Under `HypergradSearch` the
     state of Ray's experiment names them only: each is one file `array-....pkl` in the experiment's folder, 8 MB for a
-    million numbers, which moves with the folder. In a run that was restored they are read when `numpy.asarray` is called.
+    million numbers, which moves with the folder. In a run that was restored, `numpy.asarray` reads them.
 
     Args:
         problem: the training run, or `from_function(function)`, which takes no method, key or report_every. It reaches
