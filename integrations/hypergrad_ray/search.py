@@ -321,9 +321,11 @@ class HypergradSearch(Searcher):
         self.set_state(state_file.read(checkpoint_path))
 
     def _keep_arrays_beside(self, path: str) -> None:
-        """Let the large arrays of this run be files beside its state."""
-        self._home.folder = Path(path).absolute().parent
-        read_from(LocalFileSystem(), str(self._home.folder))
+        """Let the large arrays of this run be files beside its state, if this is the path of a file of Ray's own."""
+        of_ray, _, _ = self.CKPT_FILE_TMPL.partition("{")
+        if of_ray in Path(path).name:
+            self._home.folder = Path(path).absolute().parent
+            read_from(LocalFileSystem(), str(self._home.folder))
 
     def _search_in(self, domains: Domains) -> None:
         """Begin to search a space."""

@@ -27,6 +27,7 @@ from hypergrad_search import (
     adamw,
     ema,
     evaluate,
+    from_function,
     sgd,
 )
 from hypergrad_search.hosting import host
@@ -331,6 +332,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nonsense": ({"snapshot": b"nonsense"}, "must be bytes that Progress.snapshot has returned, got b'nonsense'"),
     "another type": ({"snapshot": "path"}, "must be bytes that Progress.snapshot has returned, got 'path'"),
+    "a function": ({"problem": from_function(lambda h: h["rate"]), "key": None}, "snapshot is for a TrainingProblem"),
     "Unrolled": ({"method": Unrolled()}, "Unrolled cannot go on from a snapshot; leave snapshot out"),
     "Hypernet": ({"method": Hypernet()}, "Hypernet cannot go on from a snapshot; leave snapshot out"),
 }

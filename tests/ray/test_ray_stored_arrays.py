@@ -81,17 +81,21 @@ def test_all_other_pickles_hold_the_array_itself(tmp_path: Path) -> None:
 
 def test_a_searcher_s_own_state_holds_the_arrays_themselves(tmp_path: Path) -> None:
     searcher = HypergradSearch(SPACE, metric="loss", mode="min", seed=0)
-    searcher.save(str(tmp_path / "state"))
     config = searcher.suggest("a")
     assert config is not None
+    searcher.save(str(tmp_path / "mine"))
+    assert config["x"].home.folder is None
+    searcher.save_to_dir(str(tmp_path))
     assert config["x"].home.folder == tmp_path
     result = {"loss": 1.0, "config/x": config["x"], "gradient/x": in_short(np.ones(SIZE))}
     searcher.on_trial_complete("a", result)
     assert result["gradient/x"].home.folder == tmp_path
-    searcher.save(str(tmp_path / "state"))
-    assert b"StoredArray" not in (tmp_path / "state").read_bytes()
+    searcher.save_to_dir(str(tmp_path))
+    (state,) = tmp_path.glob("searcher-state*")
+    assert state.stat().st_size > BYTES
+    assert b"StoredArray" not in state.read_bytes()
     searcher.set_search_properties(None, None, {})  # another run begins
-    assert searcher.suggest("b")["x"].home.folder is None  # type: ignore[index]  # it returns a config
+    assert searcher.suggest("b")["x"].home.folder is None
 
 
 # in a run
