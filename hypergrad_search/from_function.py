@@ -17,6 +17,7 @@ _WHY_REFUSED = {
     "report": "nobody sees the function's steps",
     "report_every": "nobody sees the function's steps",
     "checkpoint": "each call of the function starts anew",
+    "snapshot": "each call of the function starts anew",
 }
 
 

@@ -18,11 +18,12 @@ import numpy as np
 from hypergrad_search.checks import random_key, whole_number
 from hypergrad_search.cost import Cost
 from hypergrad_search.from_function import FunctionProblem, refuse
-from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Status
+from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Progress, Status
 from hypergrad_search.hypergradient.batch import evaluate_batch
 from hypergrad_search.hypergradient.direct import Direct, FunctionError
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
+from hypergrad_search.hypergradient.snapshot import SnapshotError
 from hypergrad_search.hypergradient.unrolled import Unrolled
 from hypergrad_search.lifting import lift_settings
 from hypergrad_search.load_errors import is_of_load
@@ -47,8 +48,8 @@ _OF_VALUES = (ValueError, TypeError, ArithmeticError, LookupError, AssertionErro
 
 _COORDINATE = re.compile(r"(.+)\[(\d+(?:,\d+)*)\]")
 
-#: It is called with the steps done, the validation loss (infinite where it is NaN) and the cost so far.
-OnTheWay = Callable[[int, float, float], None]
+#: It is called with the progress, whose loss is infinite where it is NaN, and the cost so far.
+OnTheWay = Callable[[Progress, float], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,28 +85,32 @@ class HostedProblem:
         *,
         on_the_way: OnTheWay,
         checkpoint: Callable[[], bytes | None],
+        snapshot: Callable[[], bytes | None] = lambda: None,
         key: jax.Array | None = None,
     ) -> Evaluation:
         """Evaluate a trial.
 
-        `checkpoint` returns the checkpoint of the trial's parent. It is called only if the method can go on from one.
+        `checkpoint` returns the checkpoint of the trial's parent, and `snapshot` that of the trial itself, if it was
+        interrupted. Each is called only if the method can go on from one, and `snapshot` only if there are reports.
 
         An error that comes of the trial's values is the result `REFUSED`, so that no search ends for it; a warning
         says so once. An error of a kind that values cause, such as `ValueError`, is taken for one if other values of
         this problem have been evaluated without an error, or can be, at the middle of the space. All other errors are
-        raised, and so are those of `on_the_way` and `checkpoint`.
+        raised, and so are those of `on_the_way`, `checkpoint` and `snapshot`.
         """
         problem = self.problem.at(hyperparameters)
         reports_failed: list[Exception] = []
 
-        def report(step: int, loss: float) -> None:
+        def report(now: Progress) -> None:
             try:
-                on_the_way(step, math.inf if math.isnan(loss) else loss, self.method.cost(problem, step))
+                loss = math.inf if math.isnan(now.loss) else now.loss
+                on_the_way(replace(now, loss=loss), self.method.cost(problem, now.step))
             except Exception as error:
                 reports_failed.append(error)
                 raise
 
         before = checkpoint() if self.method.continues else None
+        interrupted = snapshot() if self.method.resumes and self.report_every is not None else None
         started = time.perf_counter()
         try:
             evaluation = evaluate(
@@ -117,9 +122,10 @@ class HostedProblem:
                 report_every=self.report_every or problem.steps,
                 space=as_given(self.liftable, hyperparameters),
                 checkpoint=before,
+                snapshot=interrupted,
                 **self._training(key),
             )
-        except (InexactReversalError, FunctionError):
+        except (InexactReversalError, FunctionError, SnapshotError):
             raise
         except _OF_VALUES as error:
             if error in reports_failed or is_of_load(error) or not self._works_elsewhere(hyperparameters, wanted):

@@ -11,6 +11,7 @@ from hypergrad_search.hypergradient.algorithms import Algorithm, Global, Joint, 
 from hypergrad_search.hypergradient.base import (
     Evaluation,
     Method,
+    Progress,
     Report,
     Request,
     Status,
@@ -22,6 +23,7 @@ from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.hypernet import Hypernet
 from hypergrad_search.hypergradient.response import Diagonal, Linear, LowRank, OneHidden, Response
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
+from hypergrad_search.hypergradient.snapshot import SnapshotError
 from hypergrad_search.hypergradient.unrolled import Unrolled
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.losses import OuterLosses, fitted_loss, left_out, outer_losses
@@ -42,10 +44,12 @@ __all__ = [
     "Method",
     "OneHidden",
     "OuterLosses",
+    "Progress",
     "Report",
     "Request",
     "Response",
     "Reversible",
+    "SnapshotError",
     "Status",
     "Unrolled",
     "evaluate",

@@ -21,8 +21,23 @@ from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import train_in_floats
 
-#: It is called with (steps done, validation loss) during training, and may raise an error to end the evaluation.
-Report = Callable[[int, float], None]
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation has come.
+
+    - `step`: the number of steps done. `loss`: the validation loss after them, which may be NaN.
+    - `snapshot`: returns bytes, from which `evaluate(snapshot=...)` goes on in any process. They are made when it is
+      called, and that must be before `report` returns. It is None where the method cannot go on.
+    """
+
+    step: int
+    loss: float
+    snapshot: Callable[[], bytes] | None = None
+
+
+#: It is called during training, and may raise an error to end the evaluation.
+Report = Callable[[Progress], None]
 
 
 class Status(StrEnum):
@@ -139,6 +154,7 @@ class Request:
     report_every: int = 1
     space: Space | None = None
     checkpoint: bytes | None = None
+    snapshot: bytes | None = None
 
     def wants_gradient(self, judged: Evaluation) -> bool:
         """Return whether the gradient is wanted of what `judge` returned: its status is `OK`, and its value low."""
@@ -150,12 +166,14 @@ class Method(abc.ABC):
 
     A subclass needs `evaluate` alone. It may build on `outer_losses`, `fitted_loss` and `judge`: `judge` returns an
     evaluation, to which the subclass adds its gradient, where `Request.wants_gradient`, and its cost with
-    `dataclasses.replace`. `continues` tells that an evaluation leaves a checkpoint, from which another may go on, and
-    `reports` that it calls `report` on its way.
+    `dataclasses.replace`. `continues` tells that an evaluation leaves a checkpoint, from which another may go on,
+    `reports` that it calls `report` on its way, and `resumes` that what it reports has snapshots, from which the same
+    evaluation goes on after an interruption.
     """
 
     continues: bool = False
     reports: bool = True
+    resumes: bool = False
 
     @abc.abstractmethod
     def evaluate(

@@ -30,12 +30,13 @@ def evaluate(
     report_every: int = 1,
     space: Space | None = None,
     checkpoint: bytes | None = None,
+    snapshot: bytes | None = None,
 ) -> Evaluation:
     """Train at `hyperparameters`; return the validation loss and its gradient with respect to them.
 
     Args:
         problem: the training run, whose functions compile at the first evaluation; or a training function of your own,
-            as `from_function(function)`, which takes no method, key, report or checkpoint.
+            as `from_function(function)`, which takes no method, key, report, checkpoint or snapshot.
         hyperparameters: a dict from names to values, in natural units. The `space` says what each is: a `Float` is
             traced by JAX and has a derivative, an `Int` or a `Categorical` is a plain value, for which the problem
             compiles anew. Without a space every number is taken for a float, also where it is written 1.
@@ -47,23 +48,29 @@ def evaluate(
         fold: a part of the validation set that the gradient leaves out; where the loss on the part that judges, by
             default the same, does not come out below `fold.below`, the status is "overfitted", and no gradient is
             computed. Nothing is held back where the validation loss is a scalar. All folds share one compiled program.
-        report: a function that is called with (steps done, validation loss) every `report_every` steps before the last.
-            An error that it raises ends the evaluation, as Optuna's pruning does. `Unrolled` never calls it.
+        report: a function that is called with a `Progress` (the step, the validation loss, and what takes a snapshot)
+            every `report_every` steps before the last. An error that it raises ends the evaluation, as Optuna's pruning
+            does. `Unrolled` never calls it.
         report_every: the number of steps between two reports.
         space: what each hyperparameter is, and the box that methods which move them (`Hypernet`) stay in.
         checkpoint: the `checkpoint` of an earlier evaluation, from whose end this one goes on (`Hypernet`).
+        snapshot: what `Progress.snapshot` returned in an evaluation with the same arguments that was interrupted; this
+            one goes on from there, and has the same value and gradient to the bit (`Reversible`). Other
+            hyperparameters, keys, shapes, optimizers and resolutions are refused, but other losses and data go
+            unnoticed.
 
     Raises:
         ValueError: an argument does not fit; the message says which and what to do. What goes wrong in training is
             not an error but a `status` of the evaluation.
         InexactReversalError: `method` is a `Reversible` without a fallback, as by default, and the reversal did not end
             at the initial state.
+        SnapshotError: a `ValueError`, where the snapshot belongs to another evaluation.
         RuntimeError: `method` is a `Reversible`, the device is a GPU, and XLA_FLAGS do not have
             `--xla_gpu_deterministic_ops=true`.
         Exception: what the `load` of a `HostBatches` raises, as it is.
     """
     if isinstance(problem, FunctionProblem):
-        refuse("evaluate", method=method, key=key, report=report, checkpoint=checkpoint)
+        refuse("evaluate", method=method, key=key, report=report, checkpoint=checkpoint, snapshot=snapshot)
     elif not isinstance(problem, TrainingProblem):
         raise ValueError(f"evaluate: problem must be a TrainingProblem, or from_function(function), got {problem!r}")
     method = Reversible() if method is None else method
@@ -75,9 +82,9 @@ def evaluate(
     if fold is not None and not isinstance(fold, Fold):
         raise ValueError(f"evaluate: fold must be a Fold such as Fold(0, of=4) or None, got {fold!r}")
     if report is not None and not callable(report):
-        raise ValueError(f"evaluate: report must be a function of (steps done, loss) or None, got {report!r}")
+        raise ValueError(f"evaluate: report must be a function of a Progress or None, got {report!r}")
     every = whole_number("evaluate: report_every", report_every, 1)
-    request = Request(below, fold, report, every, space, checkpoint)
+    request = Request(below, fold, report, every, space, checkpoint, snapshot)
     if isinstance(problem, FunctionProblem):
         split_of_space(hyperparameters, space)
         with noting_counts(hyperparameters, space):
@@ -85,6 +92,8 @@ def evaluate(
     checked_key = random_key("evaluate: key", key)
     if checkpoint is not None and not method.continues:
         raise ValueError(f"evaluate: {type(method).__name__} has no checkpoints to go on from; leave checkpoint out")
+    if snapshot is not None and not method.resumes:
+        raise ValueError(f"evaluate: {type(method).__name__} cannot go on from a snapshot; leave snapshot out")
     problem, _, _ = checked_split(problem, hyperparameters, space)
     evaluation = method.evaluate(problem, hyperparameters, checked_key, request)
     if not isinstance(evaluation, Evaluation):

@@ -21,7 +21,7 @@ from hypergrad_search.cost import TRAINING_STEP, Cost
 from hypergrad_search.hypergradient import checkpoint as checkpoints
 from hypergrad_search.hypergradient import stretch
 from hypergrad_search.hypergradient.algorithms import VALIDATION_STEP, Algorithm, Joint
-from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Request, Status, judge
+from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Progress, Request, Status, judge
 from hypergrad_search.hypergradient.response import LowRank, Response
 from hypergrad_search.hypergradient.stretch import Setup
 from hypergrad_search.hyperparameters import split
@@ -55,6 +55,9 @@ class Hypernet(Method):
     - `steps`: the length of a stretch; by default the problem's `steps`.
     - `finetune`: so many steps of `optimizer` train the weights alone at the end of a stretch, at the refined
       hyperparameters, before the value is taken. The network does not learn from them.
+
+    What it reports on its way has no snapshots: a stretch that was lost begins again, and its `checkpoint` is for the
+    next stretch.
 
     The algorithm determines the cost of a step. Where the problem has statistics, such as the running means of batch
     normalisation, they count as those that settle for weights and hyperparameters, which takes one gradient more
@@ -111,7 +114,7 @@ class Hypernet(Method):
         for stop in [*range(every, steps, every), steps]:
             state = stretch.advance(setup, state, fixed, key, without, first + steps, first + stop)
             if request.report is not None and stop < steps:
-                request.report(stop, float(stretch.finish(setup, 0, state, fixed, key).value))
+                request.report(Progress(stop, float(stretch.finish(setup, 0, state, fixed, key).value)))
         judged = judge(stretch.finish(setup, self.finetune, state, fixed, key), request.fold)
         end = np.asarray(state.moving.point, np.float64)
         if judged.status is Status.OK and not np.isfinite(end).all():

@@ -16,17 +16,20 @@ import numpy as np
 from hypergrad_search.checks import whole_number
 from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP, Cost
 from hypergrad_search.determinism import check_device
+from hypergrad_search.hypergradient import snapshot as snapshots
 from hypergrad_search.hypergradient.base import (
     MESSAGES,
     MOST_GROWTH,
     Evaluation,
     Method,
+    Progress,
     Report,
     Request,
     Status,
     finite_or_none,
     judge,
 )
+from hypergrad_search.hypergradient.snapshot import Facts, Snapshot, Stop
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
 from hypergrad_search.optimizers import AdditiveOptimizer
@@ -70,6 +73,12 @@ class Reversible(Method):
       its range ends training with the status "overflow", and one for which the resolution is too coarse with the status
       "underflow"; the message names the setting. What underflows is evaluated by the fallback where there is one.
 
+    Its reports have snapshots, from which an evaluation goes on with the same bits in value and gradient, in another
+    process too. The cost counts each step once, those before the snapshot included. A snapshot has the weights and
+    slots, and the bits that decays have spilled so far; the problem's functions and data must be those that it was
+    taken with. The next process may have another kind of processor, which rounds differently. Then the reversal is
+    inexact, and the evaluation is repeated from the first step. Nothing is gone on with where the fallback evaluates.
+
     Training cannot be run backwards with decays below 1/256 or above 1, with parameters other than float32, with an
     optimizer that is not an `AdditiveOptimizer`, and with losses that are not deterministic functions of their
     arguments: use `Unrolled` there. On a GPU, XLA_FLAGS must have `--xla_gpu_deterministic_ops=true`; an evaluation
@@ -80,6 +89,7 @@ class Reversible(Method):
     fallback: Method | None = None
     last: int | None = None
     fraction_bits: Mapping[str, int] | tuple[tuple[str, int], ...] = ()
+    resumes = True
 
     def __post_init__(self) -> None:
         if self.fallback is not None and not isinstance(self.fallback, Method):
@@ -120,14 +130,20 @@ class Reversible(Method):
     def _reverse(
         self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, request: Request
     ) -> Evaluation:
-        started = time.perf_counter()
+        taken = None if request.snapshot is None else snapshots.read(request.snapshot)
+        started = time.perf_counter() - (taken.seconds if taken else 0.0)
         dynamic, static = split(hyperparameters, request.space)
+        if taken and taken.isolated:
+            ISOLATED.add(problem)
         isolated = problem in ISOLATED
         program = exact.bind(problem, static, dynamic, dict(self.fraction_bits), isolated=isolated)
         first = 0 if self.last is None else max(problem.steps - self.last, 0)
-        reports = _Reports(request.report, request.report_every) if request.report else None
+        after = taken.step if taken else 0
+        reports = _Reports(request.report, request.report_every, after, started) if request.report else None
         kept_from = first if request.gradient_below > -math.inf else problem.steps
-        trained = _train(program, dynamic, key, kept_from, reports)
+        # A program that is not isolated may have rounded differently, so what it began is begun again.
+        begun = taken if taken and taken.isolated == isolated else None
+        trained = _train(program, dynamic, key, kept_from, reports, begun)
         inputs, done = trained.inputs, int(trained.state.step)
 
         def cost(reversed_steps: int = 0) -> Cost:
@@ -140,7 +156,7 @@ class Reversible(Method):
                 return Evaluation(
                     math.inf, None, Status.UNDERFLOW, cost(), why, diagnostics={"steps": done, "exact": None}
                 )
-            rest = replace(request, report=_reports_after(request.report, done))
+            rest = replace(request, report=_reports_after(request.report, done), snapshot=None)
             return _fall_back(self.fallback, problem, hyperparameters, key, rest, cost(), why)
         if trained.state.outside:
             diagnosis = _diagnose(program, inputs, trained.initial, trained.state)
@@ -153,9 +169,10 @@ class Reversible(Method):
         is_exact, adjoint = _run_back(program, trained, first, left_out(request.fold))
         spent = cost(problem.steps - first)
         if not is_exact:
-            rest = replace(request, gradient_below=math.inf, report=_reports_after(request.report, done))
-            if not isolated:
+            rest = replace(request, gradient_below=math.inf, report=_reports_after(request.report, done), snapshot=None)
+            if begun is None and not isolated:
                 ISOLATED.add(problem)
+            if begun is not None or not isolated:
                 return charged(self.evaluate(problem, hyperparameters, key, rest), spent)
             if self.fallback is None:
                 raise InexactReversalError(f"{_INEXACT}; make it deterministic, or use Reversible(fallback=Unrolled())")
@@ -244,15 +261,26 @@ def charged(evaluation: Evaluation, spent: Cost) -> Evaluation:
 
 
 def _reports_after(report: Report | None, done: int) -> Report | None:
-    """Return a function that passes on the reports of later steps; the others have been made."""
+    """Return a function that passes on the reports of later steps; the others have been made.
+
+    What is reported has no snapshot, since this method could not go on from those of its fallback.
+    """
     if report is None:
         return None
-    return lambda step, loss: report(step, loss) if step > done else None
+    return lambda now: report(replace(now, snapshot=None)) if now.step > done else None
 
 
 class _Reports(NamedTuple):
+    """Whom to tell of the way, and every how many steps; `after` so many, and `started` at this time."""
+
     call: Report
     every: int
+    after: int
+    started: float
+
+    def steps(self, most: int) -> set[int]:
+        """Return the steps to report of, among the first `most`, of which the last is none."""
+        return {step for step in range(self.every, most, self.every) if step > self.after}
 
 
 class _Trained(NamedTuple):
@@ -274,18 +302,28 @@ class _Trained(NamedTuple):
 
 
 def _train(
-    program: Program, dynamic: dict[str, Any], key: jax.Array, kept_from: int, reports: _Reports | None
+    program: Program,
+    dynamic: dict[str, Any],
+    key: jax.Array,
+    kept_from: int,
+    reports: _Reports | None,
+    begun: Snapshot | None = None,
 ) -> _Trained:
-    """Train, and keep all that the way back to the step `kept_from` needs."""
+    """Train, or go on from where training had begun, and keep all that the way back to the step `kept_from` needs."""
     steps = program.problem.steps
     inputs, initial, state, largest, extremes = _begin(program, dynamic, key)
     check_decays(extremes)
     spills = {name: np.asarray(plan.spill) for name, plan in inputs.schedule.plans.items()}
     due = {name: set(np.flatnonzero(spill.any(axis=1)).tolist()) for name, spill in spills.items()}
-    reported = set(range(reports.every, steps, reports.every)) if reports else set()
+    reported = reports.steps(steps) if reports else set()
+    facts = snapshots.facts_of(program, inputs, key, initial, steps - kept_from) if reported or begun else {}
     planes: dict[int, Planes] = {}
     origin, lost, last_probed = None, None, 0
-    for stop in sorted(reported.union({1, kept_from, steps} - {0}, *due.values())):
+    if begun:
+        like = _like(state, largest, due, kept_from, begun.step, steps)
+        state, largest, planes, origin, last_probed = snapshots.stop_of(begun, facts, like)
+    done = begun.step if begun else 0
+    for stop in sorted(reported.union({1, kept_from, steps}, *due.values()).difference(range(done + 1))):
         probed = stop in (1, steps) or stop >= last_probed + _PROBE_EVERY
         shifted = _shifted(spills, stop)
         state, filled, largest, doubtful = _forward(program, inputs, state, largest, stop, shifted, probed)
@@ -302,8 +340,24 @@ def _train(
         if 0 < stop == kept_from < steps:
             origin = jax.tree.map(jnp.copy, state.numbers)
         if reports and stop in reported and not state.outside:
-            reports.call(stop, float(losses_of(program, inputs, state).value))
+            here = Stop(state, largest, planes, origin, last_probed)
+            loss = float(losses_of(program, inputs, state).value)
+            reports.call(Progress(stop, loss, functools.partial(_snapshot, program, here, facts, reports.started)))
     return _Trained(inputs, initial, state, spills, planes, origin, lost)
+
+
+def _like(state: State, largest: Params, due: dict[str, set[int]], kept_from: int, step: int, steps: int) -> Stop:
+    """Return a stop after `step` steps with the structure, shapes and types that it must have."""
+    spilled = jax.eval_shape(lambda: [{name: x[name][0].astype(jnp.uint8) for name in due} for x in state.numbers])
+    plane = {name: [x[name] for x in spilled] for name in due}
+    stops = sorted(stop for stop in set().union(*due.values()) if kept_from < stop <= step)
+    planes: dict[int, Any] = {stop: {name: plane[name] for name in due if stop in due[name]} for stop in stops}
+    return Stop(state, largest, planes, state.numbers if 0 < kept_from <= step < steps else None, 0)
+
+
+def _snapshot(program: Program, stop: Stop, facts: Facts, started: float) -> bytes:
+    seconds = time.perf_counter() - started
+    return snapshots.write(stop, facts, isolated=program.isolated, seconds=seconds)
 
 
 def _run_back(program: Program, trained: _Trained, first: int, without: LeftOut) -> tuple[bool, Adjoint]:

@@ -32,9 +32,10 @@ class Unrolled(Method):
 
     It works for any optimizer, those of optax and a momentum of 0 included, and parameters of any floating-point type.
     Memory grows with sqrt(steps): where that is too much, use `Reversible`, or limit it by `checkpoints`. Training is
-    one program, so `report` is never called. Where `gradient_below` or `fold.below` is finite, the value is computed
-    first, at the cost of one training run; a gradient that is then needed costs four more. The status is `EXPLODED`
-    only where the gradient is not finite: growth on the way back is not measured.
+    one program, so `report` is never called, and an evaluation that was interrupted begins again. Where
+    `gradient_below` or `fold.below` is finite, the value is computed first, at the cost of one training run; a gradient
+    that is then needed costs four more. The status is `EXPLODED` only where the gradient is not finite: growth on the
+    way back is not measured.
 
     - `checkpoints`: the number of states that a gradient keeps in memory, whatever the number of steps (binomial
       checkpointing, Griewank and Walther 2000; it needs equinox). The fewer, the more often steps are computed again:

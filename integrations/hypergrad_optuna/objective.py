@@ -19,6 +19,7 @@ from hypergrad_search import Categorical, Evaluation, Float, Int, Method, Space,
 from hypergrad_search.checks import boolean
 from hypergrad_search.from_function import FunctionProblem, refuse
 from hypergrad_search.hosting import host, is_coordinate
+from hypergrad_search.hypergradient import Progress
 from hypergrad_search.search.ask_tell import same_model
 from hypergrad_search.space import as_given, floats, lifted
 
@@ -107,11 +108,11 @@ class Objective:
             space = as_given(self.hosted.liftable, ended)
             return self.hosted.method.value(self.hosted.problem, ended, key=self.key_of(trial), space=space, left=left)
 
-        def on_the_way(step: int, valid_loss: float, cost: float) -> None:
-            trial.report(valid_loss, step)
+        def on_the_way(now: Progress, cost: float) -> None:
+            trial.report(now.loss, now.step)
             if trial.should_prune():
                 trial.set_user_attr(attributes.COST, cost)
-                raise optuna.TrialPruned(f"pruned after {step} steps")
+                raise optuna.TrialPruned(f"pruned after {now.step} steps")
 
         def checkpoint() -> bytes | None:
             parent = attributes.parent(trial)

@@ -14,10 +14,11 @@ except ModuleNotFoundError as error:
     raise ImportError("hypergrad_ray needs ray; pip install 'hypergrad-search[ray]'") from error
 
 from hypergrad_ray.best import best_hyperparameters
+from hypergrad_ray.large_array import in_short
 from hypergrad_ray.param_space import param_space
 from hypergrad_ray.search import HypergradSearch
 from hypergrad_ray.trainable import trainable, wants_gradient
 
-__all__ = ["HypergradSearch", "best_hyperparameters", "param_space", "trainable", "wants_gradient"]
+__all__ = ["HypergradSearch", "best_hyperparameters", "in_short", "param_space", "trainable", "wants_gradient"]
 
 SEARCH_ALG_IMPORT["hypergrad"] = lambda: HypergradSearch

@@ -6,6 +6,7 @@ from typing import Any
 from ray.tune import ExperimentAnalysis, ResultGrid
 from ray.tune.experiment import Trial
 
+from hypergrad_ray.large_array import read_from
 from hypergrad_ray.param_space import check_names, join
 from hypergrad_search import Space
 from hypergrad_search.checks import shown
@@ -34,6 +35,8 @@ def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Space)
             f"best_hyperparameters: results must be what Tuner.fit or tune.run returned, got {shown(results)}"
         )
     best = _best_trial(analysis)
+    if best.storage is not None:
+        read_from(best.storage.storage_filesystem, best.storage.experiment_fs_path)
     return join(space, {**best.config, **best.last_result.get("refined", {})})
 
 

@@ -7,8 +7,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any, NoReturn
 
+from pyarrow.fs import LocalFileSystem
 from ray.tune.result import DEFAULT_METRIC
 from ray.tune.search import Searcher
 
@@ -17,6 +19,7 @@ from hypergrad_ray.arguments import check_goal, check_result, check_state, check
 from hypergrad_ray.domains import Domains
 from hypergrad_ray.explorer import Explorer
 from hypergrad_ray.finished import Finished, digest
+from hypergrad_ray.large_array import Home, read_from
 from hypergrad_ray.param_space import RESERVED, join
 from hypergrad_ray.race import Race
 from hypergrad_ray.results import RUNNING, Reader, config_of, has_gradient, iteration
@@ -113,6 +116,7 @@ class HypergradSearch(Searcher):
         self._race = Race()  # among the unfinished trials
         self._adopted: set[str] = set()  # trials that took the place of others, of which the explorer does not know
         self._checkpoints: dict[str, str] = {}  # of trials that have one, as a path in the experiment's folder
+        self._home = Home()  # of the run's large arrays
         if space is not None:
             domains = Domains.of(space)
             check_space(domains.space)
@@ -130,6 +134,7 @@ class HypergradSearch(Searcher):
             self._metric = self._metric or DEFAULT_METRIC  # as Ray calls a number that a function returns
         for trial in list(self._running):  # a new run begins, so that they will never end
             self._leave(trial)
+        self._home = Home()
         domains = Domains.of(config).only()
         if not domains.space:
             return False
@@ -172,11 +177,14 @@ class HypergradSearch(Searcher):
             )
         )
         wanted = replace(wanted, checkpoint=self._checkpoints.get(str(wanted.parent)))
-        return {**self._domains.config(hyperparameters), RESERVED: wanted.to_json()}
+        config = {**self._domains.config(hyperparameters), RESERVED: wanted.to_json()}
+        self._home.take(config)
+        return config
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the result of a running trial, and tell the explorer of its own trials."""
         check_result(result)
+        self._home.take(result)
         trial = self._begun(trial_id, result)
         if trial is None:
             _warn(f"a result of trial {trial_id!r}, which is not running, was ignored")
@@ -190,6 +198,7 @@ class HypergradSearch(Searcher):
         """Learn from a trial that completed, was stopped early (perhaps without a result) or failed."""
         result = {} if result is None else result
         check_result(result)
+        self._home.take(result)
         known = self._observations.get(trial_id)
         if known is not None and (math.isinf(known.value) if error else trial_id in self._adopted):
             return  # it says nothing new
@@ -303,11 +312,20 @@ class HypergradSearch(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Write `get_state` to a file, in binary."""
+        self._keep_arrays_beside(checkpoint_path)
         state_file.write(checkpoint_path, self.get_state())
 
     def restore(self, checkpoint_path: str) -> None:
         """Read the file that `save` wrote. Restore only files that you trust: they are read by pickle."""
+        self._keep_arrays_beside(checkpoint_path)
         self.set_state(state_file.read(checkpoint_path))
+
+    def _keep_arrays_beside(self, path: str) -> None:
+        """Let the large arrays of this run be files beside its state, if this is the path of a file of Ray's own."""
+        of_ray, _, _ = self.CKPT_FILE_TMPL.partition("{")
+        if of_ray in Path(path).name:
+            self._home.folder = Path(path).absolute().parent
+            read_from(LocalFileSystem(), str(self._home.folder))
 
     def _search_in(self, domains: Domains) -> None:
         """Begin to search a space."""

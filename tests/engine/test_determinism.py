@@ -95,7 +95,7 @@ CALLS: dict[str, Callable[[Method], Any]] = {
     "a value alone": lambda method: evaluate(PROBLEM, H, key=KEY, method=method, gradient_below=-jnp.inf),
     "params": lambda method: method.params(PROBLEM, H, key=KEY),
     "in a host": lambda method: host("Objective", PROBLEM, {"rate": Float(0.1, 1.0)}, method, KEY, None).evaluate(
-        H, Wanted(), on_the_way=lambda step, loss, spent: None, checkpoint=lambda: None
+        H, Wanted(), on_the_way=lambda now, spent: None, checkpoint=lambda: None
     ),
 }
 

@@ -45,11 +45,15 @@ one, many, floats = (
     evaluate(problem(sharded), h, key=key, method=method)
     for sharded, method in ((False, Reversible()), (True, Reversible()), (True, Unrolled()))
 )
-run = problem(True)
+run, taken = problem(True), []
+evaluate(run, h, key=key, report=lambda now: taken.append(now.snapshot()), report_every=10)
+resumed = evaluate(run, h, key=key, snapshot=taken[1])
 text = jax.jit(lambda h: train(run, h, key)).lower(h).compile().as_text()
 print(json.dumps({
     "devices": len(devices),
     "collective": "all-reduce" in text or "all-gather" in text,
+    "resumed": resumed.value == many.value and resumed.gradient == many.gradient,
+    "resumed_cost": resumed.cost.gradient_evaluations,
     "exact": many.diagnostics["exact"],
     "values": [e.value for e in (one, many, floats)],
     "gradients": [{n: float(g) for n, g in e.gradient.items()} for e in (one, many, floats)],
@@ -68,6 +72,8 @@ def test_training_over_eight_devices_is_exact() -> None:
     assert found["devices"] == 8
     assert found["collective"]  # the work was really shared out
     assert found["exact"] is True
+    assert found["resumed"] is True
+    assert found["resumed_cost"] == 4 * 30  # it went on with the same bits, so that nothing was repeated
     one, many, floats = found["values"]
     assert many == pytest.approx(one, rel=1e-5)
     assert floats == pytest.approx(one, rel=1e-4)

@@ -168,7 +168,7 @@ def test_training_reverses_to_the_bit_with_any_decay(rule: str, decay: float) ->
 def test_all_see_the_average(recwarn: pytest.WarningsRecorder) -> None:
     """What is returned, what is reported on the way, and what is judged."""
     run, seen = problem(ema(RULES["adamw"][0], "average")), []
-    result = evaluate(run, H, key=KEY, report=lambda step, loss: seen.append((step, loss)), report_every=10)
+    result = evaluate(run, H, key=KEY, report=lambda now: seen.append((now.step, now.loss)), report_every=10)
     shorter = [problem(ema(RULES["adamw"][0], "average"), steps) for steps in (10, 20, 30)]
     expected = [evaluate(p, H, key=KEY, gradient_below=-math.inf).value for p in shorter]
     np.testing.assert_allclose([loss for _, loss in seen], expected, rtol=1e-6)

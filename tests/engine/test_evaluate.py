@@ -26,6 +26,7 @@ from hypergrad_search import (
     sgd,
     train,
 )
+from hypergrad_search.hypergradient import Progress
 
 KEY = jax.random.key(0)
 
@@ -251,14 +252,14 @@ def test_a_gradient_that_is_compiled_differently_is_compiled_by_itself() -> None
 
 def test_reports_come_in_between_and_may_end_the_evaluation() -> None:
     seen: list[int] = []
-    with_reports = evaluate(PLAIN, H, key=KEY, report=lambda step, loss: seen.append(step), report_every=8)
+    with_reports = evaluate(PLAIN, H, key=KEY, report=lambda now: seen.append(now.step), report_every=8)
     assert seen == [8, 16, 24]
     assert with_reports.gradient == evaluate(PLAIN, H, key=KEY).gradient
 
     class Enough(Exception):
         pass
 
-    def stop(step: int, loss: float) -> None:
+    def stop(now: Progress) -> None:
         raise Enough
 
     with pytest.raises(Enough):

@@ -26,7 +26,7 @@ from hypergrad_search import (
     evaluate,
     sgd,
 )
-from hypergrad_search.hypergradient import reversible
+from hypergrad_search.hypergradient import Progress, reversible
 from hypergrad_search.hypergradient.base import Request
 
 KEY = jax.random.key(0)
@@ -132,7 +132,7 @@ class Recording(Method):
 SPACE = {"rate": Float(0.01, 1.0), "decay": Float(0.0, 1.0), "shrink": Float(0.0, 1.0)}
 
 
-def report(step: int, loss: float) -> None:
+def report(now: Progress) -> None:
     pass
 
 
@@ -165,7 +165,7 @@ def test_a_repeated_evaluation_keeps_what_was_asked_for_and_reports_once(monkeyp
         method=Reversible(fallback=recording),
         gradient_below=100.0,
         fold=Fold(1, of=2),
-        report=lambda step, loss: reported.append(step),
+        report=lambda now: reported.append(now.step),
         report_every=5,
         space=SPACE,
     )
@@ -174,7 +174,7 @@ def test_a_repeated_evaluation_keeps_what_was_asked_for_and_reports_once(monkeyp
     assert replace(asked, report=None) == Request(fold=Fold(1, of=2), report_every=5, space=SPACE)
     assert asked.report is not None
     for step in (10, STEPS + 1):  # reports that were made are not made again
-        asked.report(step, 0.0)
+        asked.report(Progress(step, 0.0))
     assert reported == [5, 10, STEPS + 1]
     assert found.gradient is not None
     # A run there and back, another with one more gradient for each step back, and the fallback's.

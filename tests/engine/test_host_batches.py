@@ -482,7 +482,7 @@ def test_after_an_error_all_goes_on() -> None:
 def test_an_error_of_load_ends_a_study(error: type[Exception]) -> None:
     """Other errors of these kinds are failed trials where other values have worked."""
     broken: list[int] = []
-    method, on_the_way = Unrolled(), lambda step, loss, cost: None
+    method, on_the_way = Unrolled(), lambda now, cost: None
 
     def failing(step: int) -> Any:
         if step in broken:

@@ -291,7 +291,7 @@ def test_fine_tuning_is_for_the_value_alone(ridge: Ridge) -> None:
 
 def test_reports_come_on_the_way_and_change_nothing(ridge: Ridge) -> None:
     seen: list[tuple[int, float]] = []
-    watched = stretch(ridge, SMALL, report=lambda step, loss: seen.append((step, loss)), report_every=8)
+    watched = stretch(ridge, SMALL, report=lambda now: seen.append((now.step, now.loss)), report_every=8)
     assert [step for step, _ in seen] == [8, 16]
     assert all(math.isfinite(loss) for _, loss in seen)
     assert watched.checkpoint == stretch(ridge, SMALL).checkpoint

@@ -314,7 +314,7 @@ def test_everything_else_works_with_statistics() -> None:
     run = problem(MODELS["equinox ema"], test_loss=PROBLEMS["equinox ema"].valid_loss)
     seen: list[float] = []
     found = evaluate(
-        run, H, key=KEY, fold=Fold(1, 3), report=lambda step, loss: seen.append(loss), report_every=STEPS // 2
+        run, H, key=KEY, fold=Fold(1, 3), report=lambda now: seen.append(now.loss), report_every=STEPS // 2
     )
     assert found.test_loss == found.value
     assert found.held_back is not None

@@ -65,7 +65,8 @@ def problem(**changes: Any) -> TrainingProblem:
 def results(monkeypatch: pytest.MonkeyPatch) -> Results:
     """Return what a trainable that is called in this process reports."""
     reported: Results = []
-    monkeypatch.setattr("ray.tune.report", reported.append)
+    monkeypatch.setattr("ray.tune.report", lambda result, checkpoint=None: reported.append(result))
+    monkeypatch.setattr("ray.tune.get_checkpoint", lambda: None)
     return reported
 
 

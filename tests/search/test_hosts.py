@@ -35,7 +35,7 @@ from hypergrad_search import (
     sgd,
     train,
 )
-from hypergrad_search.hypergradient import OuterLosses, Request, finite_or_none, judge, outer_losses
+from hypergrad_search.hypergradient import OuterLosses, Progress, Request, finite_or_none, judge, outer_losses
 from hypergrad_search.search import (
     Attempt,
     ExploreDescend,
@@ -93,7 +93,7 @@ class Scripted(Method):
         if number % 11 == 5:
             value = math.inf
         if request.report is not None:
-            request.report(2, math.nan if number % 9 == 4 else value)
+            request.report(Progress(2, math.nan if number % 9 == 4 else value))
         ours = Evaluation(value, None, Status.OK, Cost(10.0, 0.0))
         if request.fold is not None:
             held_back = tuple(value + 0.1 * part + 0.02 * (number % 5) for part in range(request.fold.of))

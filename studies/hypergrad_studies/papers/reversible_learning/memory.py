@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from hypergrad_search import TrainingProblem, evaluate, sgd
+from hypergrad_search.hypergradient import Progress
 from hypergrad_studies import json_lines
 from hypergrad_studies.networks import cross_entropy, network
 from hypergrad_studies.papers import figures
@@ -96,8 +97,8 @@ def measure(problem: TrainingProblem, sizes: tuple[int, ...], decay: float, seed
     steps: list[int] = []
     live: list[int] = []
 
-    def report(step: int, loss: float) -> None:
-        steps.append(step)
+    def report(now: Progress) -> None:
+        steps.append(now.step)
         live.append(sum(array.nbytes for array in live_arrays()))
 
     started = time.perf_counter()

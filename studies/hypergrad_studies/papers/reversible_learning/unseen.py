@@ -75,7 +75,7 @@ def curve(problem: TrainingProblem, hyperparameters: Mapping[str, Any], every: i
         hyperparameters,
         key=unseen_key(0),
         gradient_below=-math.inf,
-        report=lambda step, loss: losses.append(loss),
+        report=lambda now: losses.append(now.loss),
         report_every=every,
     )
     return [*losses, last.value]
