@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from pyarrow import fs
 from ray import cloudpickle
@@ -82,8 +83,8 @@ class StoredArray:
 def in_short(value: Any) -> Any:
     """Return a value, in which arrays of more than 1000 numbers are short in Ray's logs and in the state of a run.
 
-    Use it for what a trainable of your own reports: `tune.report({"loss": loss, "gradient": in_short(gradient)})`. Such
-    an array is an ndarray in every respect. In a dict, each value is treated; all others stay as they are.
+    Use it for what a trainable of your own reports: `tune.report({"loss": loss, "gradient": in_short(gradient)})`. A
+    large array, of NumPy or JAX, becomes an ndarray. In a dict, each value is treated; all others stay as they are.
 
     Example:
         >>> import numpy as np
@@ -92,8 +93,8 @@ def in_short(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {name: in_short(each) for name, each in value.items()}
-    if isinstance(value, np.ndarray) and value.size > LARGE:
-        return value.view(LargeArray)
+    if isinstance(value, np.ndarray | jax.Array) and value.size > LARGE:
+        return np.asarray(value).view(LargeArray)
     return value
 
 

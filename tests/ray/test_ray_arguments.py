@@ -257,6 +257,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: wants_gradient({"hypergrad": WANTED, "__trial_index__": 1}, 1.0), "cannot be used inside ray.tune.se"),
         (lambda: wants_gradient({"hypergrad": {}}, 1.0), "config has 'hypergrad' = {}; leave this key"),
     ],
+    "in_short": [],  # it takes any value
     "best_hyperparameters": [
         (lambda: best_hyperparameters(None, SPACE), "results must be what Tuner.fit or tune.run returned, got None"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: best_hyperparameters({"loss": 1.0}, SPACE), "results must be what Tuner.fit or tune.run returned"),  # type: ignore[arg-type]  # wrong on purpose
