@@ -22,6 +22,7 @@ from hypergrad_studies.jobs import compute_on_one_core
 from hypergrad_studies.loading import load
 from hypergrad_studies.options import checked, names_of, numbers_of
 from hypergrad_studies.overhead import measure as measure_overhead
+from hypergrad_studies.overhead_ray import measure as measure_overhead_in_ray
 from hypergrad_studies.papers import STUDIES, page, results
 from hypergrad_studies.parallel import MOST
 from hypergrad_studies.parallel import measure as measure_parallel
@@ -362,15 +363,19 @@ def bench(
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Pairs of studies beside TPE."
 )
-def overhead(trials: int, repeats: int) -> None:
+@click.option("--engine", type=click.Choice(["optuna", "ray"]), default="optuna", show_default=True)
+def overhead(trials: int, repeats: int, engine: str) -> None:
     """Measure the time that HypergradSampler itself takes for a trial.
 
     It is measured beside TPE, in a study of ten times as many trials, in memory and in SQLite, and with an array of
-    100,000 numbers.
+    100,000 numbers. With --engine ray it is what a trial of Ray Tune takes, with few numbers and with a million.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console()
     console.width = max(console.width, 100)
+    if engine == "ray":
+        console.print(measure_overhead_in_ray(trials))
+        return
     console.print(measure_overhead(trials, repeats))
 
 

@@ -215,3 +215,11 @@ def test_overhead_of_the_sampler_is_a_table(inside: Callable[..., Outcome]) -> N
     for part in ("2 after 0", "2 after 100", "2 after 200"):
         assert done.stdout.count(part) == 6, "three samplers in two storages"
     assert "100,000, one array" in done.stdout
+
+
+@pytest.mark.slow
+def test_overhead_in_ray_is_a_table(inside: Callable[..., Outcome]) -> None:
+    done = inside("overhead", "--engine", "ray", "--trials", 10)
+    rows = [line.replace("│", " ").split() for line in done.stdout.splitlines()]
+    few, many = (float(row[2]) for row in rows if row[:1] in (["10"], ["1,000,000"]) and len(row) == 3)
+    assert few < 1 < many < 40  # an array is 8 MB, and a gradient as much
