@@ -9,6 +9,7 @@ from hypergrad_search.host_batches import HostBatches
 from hypergrad_search.hypergradient import (
     Evaluation,
     Hypernet,
+    Implicit,
     InexactReversalError,
     Method,
     Reversible,
@@ -34,6 +35,7 @@ __all__ = [
     "Fold",
     "HostBatches",
     "Hypernet",
+    "Implicit",
     "InexactReversalError",
     "Int",
     "Method",

@@ -2,7 +2,8 @@
 
 A new method is a subclass of `Method` in a file of its own. It takes a problem, hyperparameters, a key and a `Request`,
 and returns an `Evaluation`. The methods here are made of `split`, `outer_losses`, `fitted_loss` with `left_out`,
-`judge` and `finite_or_none`.
+`judge` and `finite_or_none`. Those that train in floats use `after_training` or `in_one_program` for all but the
+gradient, `trained`, `step_loss`, and, to refuse what they cannot see, `read_by_losses` and `refuse_unseen`.
 """
 
 from hypergrad_search.cost import Cost
@@ -16,42 +17,62 @@ from hypergrad_search.hypergradient.base import (
     Status,
     finite_or_none,
     judge,
+    with_gradient,
 )
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.hypernet import Hypernet
+from hypergrad_search.hypergradient.implicit import Implicit
+from hypergrad_search.hypergradient.in_floats import Derived, after_training, in_one_program, trained
 from hypergrad_search.hypergradient.response import Diagonal, Linear, LowRank, OneHidden, Response
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
+from hypergrad_search.hypergradient.solvers import ConjugateGradients, Identity, Neumann, Solution, Solver
 from hypergrad_search.hypergradient.unrolled import Unrolled
+from hypergrad_search.hypergradient.unseen import read_by_losses, refuse_unseen, tuned
 from hypergrad_search.hyperparameters import split
-from hypergrad_search.losses import OuterLosses, fitted_loss, left_out, outer_losses
+from hypergrad_search.losses import OuterLosses, fitted_loss, left_out, outer_losses, step_loss
 
 __all__ = [
     "Algorithm",
+    "ConjugateGradients",
     "Cost",
+    "Derived",
     "Diagonal",
     "Evaluation",
     "Fold",
     "Global",
     "Hypernet",
+    "Identity",
+    "Implicit",
     "InexactReversalError",
     "Joint",
     "Linear",
     "Local",
     "LowRank",
     "Method",
+    "Neumann",
     "OneHidden",
     "OuterLosses",
     "Report",
     "Request",
     "Response",
     "Reversible",
+    "Solution",
+    "Solver",
     "Status",
     "Unrolled",
+    "after_training",
     "evaluate",
     "finite_or_none",
     "fitted_loss",
+    "in_one_program",
     "judge",
     "left_out",
     "outer_losses",
+    "read_by_losses",
+    "refuse_unseen",
     "split",
+    "step_loss",
+    "trained",
+    "tuned",
+    "with_gradient",
 ]

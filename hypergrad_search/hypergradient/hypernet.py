@@ -11,10 +11,8 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.interpreters import partial_eval
 
 from hypergrad_search.checks import whole_number
 from hypergrad_search.cost import TRAINING_STEP, Cost
@@ -24,11 +22,12 @@ from hypergrad_search.hypergradient.algorithms import VALIDATION_STEP, Algorithm
 from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Request, Status, judge
 from hypergrad_search.hypergradient.response import LowRank, Response
 from hypergrad_search.hypergradient.stretch import Setup
+from hypergrad_search.hypergradient.unseen import OF_TRAINING_RUNS, read_by_losses, refuse_unseen, tuned
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.load_errors import with_errors_of_load
-from hypergrad_search.losses import LeftOut, descends_minibatches, fitted_loss, left_out, step_loss
+from hypergrad_search.losses import LeftOut, descends_minibatches, left_out
 from hypergrad_search.parameters import as_returned, initial
-from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
+from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.repeatable import check_repeatable
 from hypergrad_search.space import Hyperparameters, Space, floats, from_unit, to_unit
 
@@ -133,7 +132,8 @@ class Hypernet(Method):
         unit = to_unit(space, hyperparameters)
         if not ((unit >= -ROUNDING) & (unit <= 1 + ROUNDING)).all():
             raise ValueError("Hypernet: a hyperparameter lies outside of its bounds in space; start within them")
-        _refuse_what_it_cannot_tune(*self._set_up(problem, space, hyperparameters))
+        seen = read_by_losses(problem, hyperparameters, space)
+        refuse_unseen("Hypernet", tuned(hyperparameters, space), seen, f"{OF_TRAINING_RUNS}, or use Reversible()")
 
     def cost(self, problem: TrainingProblem, steps: int) -> float:
         """See `Method`."""
@@ -203,29 +203,3 @@ def _check_minibatches(setup: Setup, point: jax.Array, fixed: dict[str, jax.Arra
         plain = dict(setup.static)
         dynamic = {name: value for name, value in values.items() if name not in plain}
         check_repeatable(setup.problem, dynamic, setup.static, ("valid_batch_loss",))
-
-
-def _refuse_what_it_cannot_tune(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array]) -> None:
-    """Raise `ValueError` for hyperparameters on which neither training loss nor validation loss depends directly."""
-    key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
-    values = setup.hyperparameters(point, fixed)
-    model = jax.eval_shape(lambda: initial(setup.problem, values, key))
-    moving = {name: values[name] for name, _ in setup.parameters}
-
-    def loss(moving: dict[str, jax.Array], params: Params, statistics: Statistics) -> list[jax.Array]:
-        now = {**values, **moving}
-        return [
-            step_loss(setup.problem, params, statistics, now, key, step)[0],
-            fitted_loss(setup.problem, as_returned(setup.problem, params, statistics), now, left_out(None)),
-        ]
-
-    jaxpr = jax.make_jaxpr(loss)(moving, *model).jaxpr
-    _, used = partial_eval.dce_jaxpr(jaxpr, [True, True])
-    matters = dict(zip(sorted(moving), used, strict=False))  # JAX sorts a dict, and puts the parameters after it
-    idle = [name for name in moving if not matters[name]]
-    if idle:
-        raise ValueError(
-            f"Hypernet cannot tune {', '.join(idle)}: neither the training loss nor the validation loss depends on it, "
-            "and hyperparameters of the optimizer or of init have no meaning without training runs; give constants "
-            "there, or use Reversible()"
-        )

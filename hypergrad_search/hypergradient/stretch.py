@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.scipy.sparse.linalg import bicgstab
 
 from hypergrad_search.hypergradient.algorithms import LARGEST_SCALE, Algorithm, Moving, drawn_around
 from hypergrad_search.hypergradient.response import Response, Weights
+from hypergrad_search.hypergradient.settled import settled
 from hypergrad_search.hyperparameters import Static
 from hypergrad_search.losses import LeftOut, OuterLosses, descended_loss, outer_losses, step_loss
-from hypergrad_search.parameters import as_returned, initial, split_statistics
+from hypergrad_search.parameters import as_returned, initial
 from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled
 from hypergrad_search.space import Float, scaled, unscaled
@@ -152,24 +152,6 @@ def advance(
         (base, network), slots = _optax_step(setup.optimizer, gradient, state.network_slots, trained)
         return state._replace(base=base, network=network, network_slots=slots, statistics=statistics)
 
-    def settled(state: State, weights: jax.Array, point: jax.Array) -> Statistics:
-        """Return the statistics, with the slope of those where they settle for such weights and hyperparameters.
-
-        There an update changes nothing, so the slope is that of the implicit function theorem.
-        """
-        floats, put = split_statistics(state.statistics)
-
-        def update(floats: list[jax.Array]) -> list[jax.Array]:
-            _, new = train_loss(weights, point, state._replace(statistics=put(floats)))
-            return split_statistics(new)[0]
-
-        after, push = jax.linearize(update, floats)
-        first = [x - jax.lax.stop_gradient(x) for x in after]  # 0, with the slope of a single update
-        change, _ = bicgstab(  # type: ignore[no-untyped-call]  # JAX has no types here
-            lambda x: jax.tree.map(jnp.subtract, x, push(x)), first
-        )
-        return put(jax.tree.map(jnp.add, floats, change))
-
     def move(state: State) -> State:
         def loss(moved: dict[str, jax.Array]) -> jax.Array:
             point, bonus = moved["point"], jnp.zeros((), jnp.float32)
@@ -177,7 +159,11 @@ def advance(
                 point = drawn_around(point, moved["log_scales"], noise_key(state, 2))
                 bonus = algorithm.entropy * jnp.sum(moved["log_scales"])
             weights = state.base + _change(setup, state.network, point - state.centre)
-            statistics = settled(state, weights, point) if setup.problem.has_statistics else None
+            statistics = state.statistics
+            if setup.problem.has_statistics:
+                statistics = settled(
+                    lambda before: train_loss(weights, point, state._replace(statistics=before))[1], statistics
+                )
             model = as_returned(setup.problem, unravel(weights), statistics)
             descended = descended_loss(setup.problem, model, setup.hyperparameters(point, fixed), state.step, without)
             return descended.astype(jnp.float32) - bonus

@@ -1,23 +1,14 @@
 """`Unrolled`: hypergradients by differentiating the training loop in floats; the reference for all other methods."""
 
-import math
-import time
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
 
 from hypergrad_search.checks import whole_number
-from hypergrad_search.cost import TRAINING_STEP, VALUE_AND_GRADIENT, Cost
-from hypergrad_search.hypergradient.base import (
-    MESSAGES,
-    Evaluation,
-    Method,
-    Request,
-    Status,
-    finite_or_none,
-    judge,
-)
+from hypergrad_search.cost import VALUE_AND_GRADIENT
+from hypergrad_search.hypergradient.base import Evaluation, Method, Request
+from hypergrad_search.hypergradient.in_floats import in_one_program, trained
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
 from hypergrad_search.problem import TrainingProblem
@@ -60,38 +51,14 @@ class Unrolled(Method):
         request: Request,
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`."""
-        started = time.perf_counter()
         dynamic, static = split(hyperparameters, request.space)
-        needs_value_first = request.gradient_below < math.inf or (
-            request.fold is not None and request.fold.below < math.inf
+        return in_one_program(
+            problem,
+            request,
+            lambda: trained(problem, static, dynamic, key)[1],
+            lambda: _value_and_gradient(problem, static, self.checkpoints, dynamic, key, left_out(request.fold)),
+            VALUE_AND_GRADIENT * problem.steps,
         )
-        spent, gradient = 0, None
-        if needs_value_first:
-            judged = judge(_value(problem, static, dynamic, key), request.fold)
-            spent += TRAINING_STEP * problem.steps
-        if not needs_value_first or request.wants_gradient(judged):
-            losses, gradient = _value_and_gradient(
-                problem, static, self.checkpoints, dynamic, key, left_out(request.fold)
-            )
-            judged = judge(losses, request.fold)
-            spent += VALUE_AND_GRADIENT * problem.steps
-        judged = replace(
-            judged,
-            cost=Cost(spent, time.perf_counter() - started),
-            diagnostics={"steps": problem.steps, "exact": None},
-        )
-        if gradient is None or judged.status is not Status.OK:
-            return judged
-        gradient = finite_or_none(gradient)
-        if gradient is None:
-            return replace(judged, status=Status.EXPLODED, message=MESSAGES[Status.EXPLODED])
-        return replace(judged, gradient=gradient)
-
-
-@compiled(static=2)
-def _value(problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array) -> OuterLosses:
-    hyperparameters = {**dynamic, **dict(static)}
-    return outer_losses(problem, train_in_floats(problem, hyperparameters, key), hyperparameters)
 
 
 @compiled(static=3)
@@ -105,9 +72,9 @@ def _value_and_gradient(
 ) -> tuple[OuterLosses, dict[str, jax.Array]]:
     def fitted(dynamic: dict[str, Any]) -> tuple[jax.Array, OuterLosses]:
         hyperparameters = {**dynamic, **dict(static)}
-        trained = train_in_floats(problem, hyperparameters, key, checkpoints)
-        losses = outer_losses(problem, trained, hyperparameters)
-        return fitted_loss(problem, trained, hyperparameters, without), losses
+        model = train_in_floats(problem, hyperparameters, key, checkpoints)
+        losses = outer_losses(problem, model, hyperparameters)
+        return fitted_loss(problem, model, hyperparameters, without), losses
 
     gradient, losses = jax.grad(fitted, has_aux=True)(dynamic)
     return losses, gradient

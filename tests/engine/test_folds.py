@@ -16,6 +16,7 @@ from hypergrad_search import (
     Float,
     Fold,
     Hypernet,
+    Implicit,
     Method,
     Reversible,
     Status,
@@ -41,7 +42,12 @@ H: dict[str, Any] = {**PENALTY, "mask": np.ones(EXAMPLES), "size": 2.0}
 SPACE = {"penalty": Float(1e-3, 10.0, log=True, shape=(3,))}
 
 HYPERNET = Hypernet(network=Linear(), steps=STEPS)
-METHODS: dict[str, Method] = {"Reversible": Reversible(), "Unrolled": Unrolled(), "Hypernet": HYPERNET}
+METHODS: dict[str, Method] = {
+    "Reversible": Reversible(),
+    "Unrolled": Unrolled(),
+    "Hypernet": HYPERNET,
+    "Implicit": Implicit(),
+}
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -161,8 +167,8 @@ def test_all_folds_share_one_compiled_program(method: Method) -> None:
         before = Work(work.traced, list(work.compiled))
         results = [run(problem, method, fold=fold) for fold in (Fold(3, of=4), Fold(1, of=2), Fold(2, of=5, below=1e8))]
         assert work.compiled == before.compiled
-        # `Hypernet` traces the losses at each evaluation, without compiling, to see what they depend on
-        assert work.traced - before.traced == (len(results) if isinstance(method, Hypernet) else 0)
+        # some trace the losses at each evaluation, without compiling, to see what they depend on
+        assert work.traced - before.traced == (len(results) if isinstance(method, Hypernet | Implicit) else 0)
     assert len({followed(result)["penalty"].tobytes() for result in results}) == 3
 
 

@@ -27,6 +27,7 @@ from hypergrad_search import (
     Float,
     HostBatches,
     Hypernet,
+    Implicit,
     Method,
     Reversible,
     TrainingProblem,
@@ -47,7 +48,7 @@ LABELS = np.random.default_rng(1).normal(size=90)
 SIZE, STEPS = 10, 23
 H = {"rate": 0.1, "l2": 1e-3}
 SPACE = {"l2": Float(1e-5, 1.0, log=True)}
-METHODS = [Reversible(), Unrolled(), Hypernet()]
+METHODS = [Reversible(), Unrolled(), Hypernet(), Implicit()]
 
 
 def rows(step: int) -> Any:
@@ -86,7 +87,7 @@ def problem(batches: Any, **changes: Any) -> TrainingProblem:
 
 
 def run(batches: Any, method: Method = Reversible(), **changes: Any) -> Evaluation:  # noqa: B008 (frozen and empty)
-    if not isinstance(method, Hypernet):
+    if not isinstance(method, Hypernet | Implicit):
         return evaluate(problem(batches, **changes), H, key=KEY, method=method)
     made = problem(batches, **{"optimizer": sgd(0.1, 0.9), **changes})
     return evaluate(made, {"l2": 1e-3}, key=KEY, method=method, space=SPACE)

@@ -19,6 +19,7 @@ from hypergrad_search import (
     AdditiveOptimizer,
     Float,
     Hypernet,
+    Implicit,
     Method,
     Optimizer,
     Reversible,
@@ -34,7 +35,7 @@ from hypergrad_search import (
     rmsprop,
     sgd,
 )
-from hypergrad_search.hypergradient import Linear, Local
+from hypergrad_search.hypergradient import ConjugateGradients, Linear, Local
 
 Array = np.ndarray[Any, Any]
 
@@ -49,7 +50,11 @@ METHODS: dict[str, Method] = {
     "Reversible": Reversible(),
     "Unrolled": Unrolled(),
     "Hypernet": Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000),
+    "Implicit": Implicit(solver=ConjugateGradients(tolerance=1e-7)),
 }
+#: Those that differentiate training runs exactly, and those that look at their end alone.
+EXACT = ("Reversible", "Unrolled")
+OF_THE_END = ("Hypernet", "Implicit")
 
 ADAM = {"rate": 0.05, "decay": 0.8, "b2": 0.95, "eps": 1e-2, "root": 1e-3}
 # Each optimizer with its settings as hyperparameters, and their values.
@@ -199,7 +204,7 @@ each_optimizer = pytest.mark.parametrize("optimizer", CASES)
 
 @each_problem
 @each_optimizer
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"Hypernet"}))
+@pytest.mark.parametrize("method", EXACT)
 def test_gradients_of_training_runs(
     method: str, optimizer: str, problem: str, references: dict[tuple[str, str], Any]
 ) -> None:
@@ -227,12 +232,13 @@ def test_gradients_of_training_runs(
 
 @each_problem
 @each_optimizer
-def test_hypernet_refuses_what_needs_training_runs(optimizer: str, problem: str) -> None:
+@pytest.mark.parametrize("method", OF_THE_END)
+def test_what_needs_training_runs_is_refused(method: str, optimizer: str, problem: str) -> None:
     rule, settings = CASES[optimizer]
     h = {**PROBLEMS[problem].hyperparameters, **settings}
     space = {name: Float(0.0, 100.0, shape=np.shape(value)) for name, value in settings.items()}
-    with pytest.raises(ValueError, match=f"Hypernet cannot tune {', '.join(settings)}: .* use Reversible"):
-        evaluate(PROBLEMS[problem].problem(rule), h, key=KEY, method=METHODS["Hypernet"], space=space)
+    with pytest.raises(ValueError, match=f"{method} cannot tune {', '.join(settings)}: .* use Reversible"):
+        evaluate(PROBLEMS[problem].problem(rule), h, key=KEY, method=METHODS[method], space=space)
 
 
 def test_hypernet_on_a_penalty() -> None:

@@ -18,6 +18,7 @@ from hypergrad_search import (
     Fold,
     HostBatches,
     Hypernet,
+    Implicit,
     Int,
     Method,
     Optimizer,
@@ -44,7 +45,17 @@ from hypergrad_search import (
     warmup_cosine,
 )
 from hypergrad_search.cost import Cost
-from hypergrad_search.hypergradient import Diagonal, Global, Joint, Linear, Local, LowRank, OneHidden
+from hypergrad_search.hypergradient import (
+    ConjugateGradients,
+    Diagonal,
+    Global,
+    Joint,
+    Linear,
+    Local,
+    LowRank,
+    Neumann,
+    OneHidden,
+)
 
 Call = Callable[[], Any]
 KEY = jax.random.key(0)
@@ -323,6 +334,16 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: Reversible(fraction_bits=3), "fraction_bits must be a dict"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Reversible(fraction_bits={"weights": 85}), "fraction_bits: weights must be a whole number"),
         (lambda: run(method=Reversible(fraction_bits={"typo": 30})), "fraction_bits: 'typo' is not among"),
+    ],
+    "Implicit": [
+        (lambda: Implicit(solver="cg"), "Implicit: solver must be a Solver such as"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Implicit(batches=0), "Implicit: batches must be a whole number from 1, got 0"),
+        (lambda: ConjugateGradients(tolerance=-1), "ConjugateGradients: tolerance must be a number from 0 to 1"),
+        (lambda: ConjugateGradients(iterations=0.5), "ConjugateGradients: iterations must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: ConjugateGradients(damping=math.inf), "ConjugateGradients: damping must be finite, got inf"),
+        (lambda: Neumann(terms=-1), "Neumann: terms must be a whole number from 0"),
+        (lambda: Neumann(rate=0), "Neumann: rate must be above 0"),
+        (lambda: run(method=Implicit()), "Implicit cannot tune rate: neither the training loss nor"),
     ],
     "Hypernet": [
         (lambda: Hypernet(network=Linear), "Hypernet: network must be a Response"),  # type: ignore[arg-type]  # wrong on purpose
