@@ -8,6 +8,7 @@ from hypergrad_search.from_function import from_function
 from hypergrad_search.host_batches import HostBatches
 from hypergrad_search.hypergradient import (
     Evaluation,
+    Forward,
     Hypernet,
     Implicit,
     InexactReversalError,
@@ -33,6 +34,7 @@ __all__ = [
     "Evaluation",
     "Float",
     "Fold",
+    "Forward",
     "HostBatches",
     "Hypernet",
     "Implicit",

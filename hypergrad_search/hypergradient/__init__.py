@@ -2,8 +2,8 @@
 
 A new method is a subclass of `Method` in a file of its own. It takes a problem, hyperparameters, a key and a `Request`,
 and returns an `Evaluation`. The methods here are made of `split`, `outer_losses`, `fitted_loss` with `left_out`,
-`judge` and `finite_or_none`. Those that train in floats use `after_training` or `in_one_program` for all but the
-gradient, `trained`, `step_loss`, and, to refuse what they cannot see, `read_by_losses` and `refuse_unseen`.
+`judge` and `finite_or_none`. Those that train in floats first use `after_training` for all but the gradient, `trained`
+and `step_loss`, and, to refuse what they cannot see, `read_by_losses` and `refuse_unseen`.
 """
 
 from hypergrad_search.cost import Cost
@@ -20,9 +20,10 @@ from hypergrad_search.hypergradient.base import (
     with_gradient,
 )
 from hypergrad_search.hypergradient.evaluate import evaluate
+from hypergrad_search.hypergradient.forward import Forward
 from hypergrad_search.hypergradient.hypernet import Hypernet
 from hypergrad_search.hypergradient.implicit import Implicit
-from hypergrad_search.hypergradient.in_floats import Derived, after_training, in_one_program, trained
+from hypergrad_search.hypergradient.in_floats import Derived, after_training, trained
 from hypergrad_search.hypergradient.response import Diagonal, Linear, LowRank, OneHidden, Response
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
 from hypergrad_search.hypergradient.solvers import ConjugateGradients, Identity, Neumann, Solution, Solver
@@ -39,6 +40,7 @@ __all__ = [
     "Diagonal",
     "Evaluation",
     "Fold",
+    "Forward",
     "Global",
     "Hypernet",
     "Identity",
@@ -64,7 +66,6 @@ __all__ = [
     "evaluate",
     "finite_or_none",
     "fitted_loss",
-    "in_one_program",
     "judge",
     "left_out",
     "outer_losses",

@@ -23,7 +23,7 @@ from hypergrad_search.hypergradient.unseen import (
     tuned,
 )
 from hypergrad_search.hyperparameters import Static, split
-from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, step_loss
+from hypergrad_search.losses import LeftOut, fitted_loss, left_out, step_loss
 from hypergrad_search.parameters import as_returned
 from hypergrad_search.problem import Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled
@@ -76,17 +76,11 @@ class Implicit(Method):
         """See `hypergrad_search.evaluate`."""
         seen = _seen(problem, hyperparameters, request.space)
         dynamic, static = split(hyperparameters, request.space)
-        models: list[Trained] = []
 
-        def train() -> OuterLosses:
-            model, losses = trained(problem, static, dynamic, key)
-            models.append(model)
-            return losses
-
-        def differentiate() -> Derived:
+        def differentiate(model: Trained) -> Derived:
             varies = reads_the_step(problem, hyperparameters, request.space)
             batches = min(self.batches, problem.steps) if varies else 1
-            known, at = (problem, static, batches), (dynamic, *models, key)
+            known, at = (problem, static, batches), (dynamic, model, key)
             right, direct = _validation_gradient(*known, *at, left_out(request.fold))
             products = 0
 
@@ -107,7 +101,7 @@ class Implicit(Method):
             }
             return Derived(gradient, cost, diagnostics, solution.useless)
 
-        return after_training(problem, request, train, differentiate)
+        return after_training(problem, request, lambda: trained(problem, static, dynamic, key), differentiate)
 
     def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
         """See `Method`."""

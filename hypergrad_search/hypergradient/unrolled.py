@@ -1,14 +1,16 @@
 """`Unrolled`: hypergradients by differentiating the training loop in floats; the reference for all other methods."""
 
-from dataclasses import KW_ONLY, dataclass
+import math
+import time
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import jax
 
 from hypergrad_search.checks import whole_number
-from hypergrad_search.cost import VALUE_AND_GRADIENT
-from hypergrad_search.hypergradient.base import Evaluation, Method, Request
-from hypergrad_search.hypergradient.in_floats import in_one_program, trained
+from hypergrad_search.cost import TRAINING_STEP, VALUE_AND_GRADIENT, Cost
+from hypergrad_search.hypergradient.base import Evaluation, Method, Request, Status, judge, with_gradient
+from hypergrad_search.hypergradient.in_floats import trained
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
 from hypergrad_search.problem import TrainingProblem
@@ -51,13 +53,27 @@ class Unrolled(Method):
         request: Request,
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`."""
+        started = time.perf_counter()
         dynamic, static = split(hyperparameters, request.space)
-        return in_one_program(
-            problem,
-            request,
-            lambda: trained(problem, static, dynamic, key)[1],
-            lambda: _value_and_gradient(problem, static, self.checkpoints, dynamic, key, left_out(request.fold)),
-            VALUE_AND_GRADIENT * problem.steps,
+        needs_value_first = request.gradient_below < math.inf or (
+            request.fold is not None and request.fold.below < math.inf
+        )
+        spent, gradient = 0, None
+        if needs_value_first:
+            judged = judge(trained(problem, static, dynamic, key)[1], request.fold)
+            spent += TRAINING_STEP * problem.steps
+        if not needs_value_first or request.wants_gradient(judged):
+            losses, gradient = _value_and_gradient(
+                problem, static, self.checkpoints, dynamic, key, left_out(request.fold)
+            )
+            judged = judge(losses, request.fold)
+            spent += VALUE_AND_GRADIENT * problem.steps
+        if gradient is not None and judged.status is Status.OK:
+            judged = with_gradient(judged, gradient)
+        return replace(
+            judged,
+            cost=Cost(spent, time.perf_counter() - started),
+            diagnostics={"steps": problem.steps, "exact": None},
         )
 
 

@@ -15,6 +15,7 @@ from hypergrad_search import (
     Evaluation,
     Float,
     Fold,
+    Forward,
     Hypernet,
     Implicit,
     Method,
@@ -45,6 +46,7 @@ HYPERNET = Hypernet(network=Linear(), steps=STEPS)
 METHODS: dict[str, Method] = {
     "Reversible": Reversible(),
     "Unrolled": Unrolled(),
+    "Forward": Forward(),
     "Hypernet": HYPERNET,
     "Implicit": Implicit(),
 }

@@ -25,6 +25,7 @@ import pytest
 from hypergrad_search import (
     Evaluation,
     Float,
+    Forward,
     HostBatches,
     Hypernet,
     Implicit,
@@ -48,7 +49,7 @@ LABELS = np.random.default_rng(1).normal(size=90)
 SIZE, STEPS = 10, 23
 H = {"rate": 0.1, "l2": 1e-3}
 SPACE = {"l2": Float(1e-5, 1.0, log=True)}
-METHODS = [Reversible(), Unrolled(), Hypernet(), Implicit()]
+METHODS = [Reversible(), Unrolled(), Forward(), Hypernet(), Implicit()]
 
 
 def rows(step: int) -> Any:

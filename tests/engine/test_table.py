@@ -18,6 +18,7 @@ import hypergrad_search
 from hypergrad_search import (
     AdditiveOptimizer,
     Float,
+    Forward,
     Hypernet,
     Implicit,
     Method,
@@ -49,11 +50,12 @@ X_VALID, Y_VALID = RNG.normal(size=(9, FEATURES)), RNG.normal(size=9)
 METHODS: dict[str, Method] = {
     "Reversible": Reversible(),
     "Unrolled": Unrolled(),
+    "Forward": Forward(),
     "Hypernet": Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000),
     "Implicit": Implicit(solver=ConjugateGradients(tolerance=1e-7)),
 }
 #: Those that differentiate training runs exactly, and those that look at their end alone.
-EXACT = ("Reversible", "Unrolled")
+EXACT = ("Reversible", "Unrolled", "Forward")
 OF_THE_END = ("Hypernet", "Implicit")
 
 ADAM = {"rate": 0.05, "decay": 0.8, "b2": 0.95, "eps": 1e-2, "root": 1e-3}

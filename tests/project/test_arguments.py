@@ -16,6 +16,7 @@ from hypergrad_search import (
     Evaluation,
     Float,
     Fold,
+    Forward,
     HostBatches,
     Hypernet,
     Implicit,
@@ -335,6 +336,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: Reversible(fraction_bits={"weights": 85}), "fraction_bits: weights must be a whole number"),
         (lambda: run(method=Reversible(fraction_bits={"typo": 30})), "fraction_bits: 'typo' is not among"),
     ],
+    "Forward": [(lambda: Forward(at_once=0), "Forward: at_once must be a whole number from 1, got 0")],
     "Implicit": [
         (lambda: Implicit(solver="cg"), "Implicit: solver must be a Solver such as"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Implicit(batches=0), "Implicit: batches must be a whole number from 1, got 0"),
