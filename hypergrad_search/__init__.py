@@ -7,6 +7,7 @@ from hypergrad_search.fold import Fold
 from hypergrad_search.from_function import from_function
 from hypergrad_search.host_batches import HostBatches
 from hypergrad_search.hypergradient import (
+    DrMAD,
     Evaluation,
     Forward,
     Hypernet,
@@ -31,6 +32,7 @@ __all__ = [
     "AdditiveOptimizer",
     "Categorical",
     "Cost",
+    "DrMAD",
     "Evaluation",
     "Float",
     "Fold",

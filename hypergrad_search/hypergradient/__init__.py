@@ -19,6 +19,7 @@ from hypergrad_search.hypergradient.base import (
     judge,
     with_gradient,
 )
+from hypergrad_search.hypergradient.drmad import DrMAD
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.forward import Forward
 from hypergrad_search.hypergradient.hypernet import Hypernet
@@ -38,6 +39,7 @@ __all__ = [
     "Cost",
     "Derived",
     "Diagonal",
+    "DrMAD",
     "Evaluation",
     "Fold",
     "Forward",

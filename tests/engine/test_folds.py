@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hypergrad_search import (
+    DrMAD,
     Evaluation,
     Float,
     Fold,
@@ -46,6 +47,7 @@ HYPERNET = Hypernet(network=Linear(), steps=STEPS)
 METHODS: dict[str, Method] = {
     "Reversible": Reversible(),
     "Unrolled": Unrolled(),
+    "DrMAD": DrMAD(),
     "Forward": Forward(),
     "Hypernet": HYPERNET,
     "Implicit": Implicit(),

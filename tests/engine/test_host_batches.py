@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from hypergrad_search import (
+    DrMAD,
     Evaluation,
     Float,
     Forward,
@@ -49,7 +50,7 @@ LABELS = np.random.default_rng(1).normal(size=90)
 SIZE, STEPS = 10, 23
 H = {"rate": 0.1, "l2": 1e-3}
 SPACE = {"l2": Float(1e-5, 1.0, log=True)}
-METHODS = [Reversible(), Unrolled(), Forward(), Hypernet(), Implicit()]
+METHODS = [Reversible(), Unrolled(), DrMAD(), Forward(), Hypernet(), Implicit()]
 
 
 def rows(step: int) -> Any:

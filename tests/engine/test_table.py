@@ -17,6 +17,7 @@ import pytest
 import hypergrad_search
 from hypergrad_search import (
     AdditiveOptimizer,
+    DrMAD,
     Float,
     Forward,
     Hypernet,
@@ -50,12 +51,14 @@ X_VALID, Y_VALID = RNG.normal(size=(9, FEATURES)), RNG.normal(size=9)
 METHODS: dict[str, Method] = {
     "Reversible": Reversible(),
     "Unrolled": Unrolled(),
+    "DrMAD": DrMAD(),
     "Forward": Forward(),
     "Hypernet": Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000),
     "Implicit": Implicit(solver=ConjugateGradients(tolerance=1e-7)),
 }
-#: Those that differentiate training runs exactly, and those that look at their end alone.
+#: Those that differentiate training runs exactly, those that approximate that, and those that look at their end alone.
 EXACT = ("Reversible", "Unrolled", "Forward")
+APPROXIMATE = ("DrMAD",)
 OF_THE_END = ("Hypernet", "Implicit")
 
 ADAM = {"rate": 0.05, "decay": 0.8, "b2": 0.95, "eps": 1e-2, "root": 1e-3}
@@ -230,6 +233,22 @@ def test_gradients_of_training_runs(
         distance, size = np.linalg.norm(result.gradient[name] - slope), np.linalg.norm(slope)
         # The largest is 2.8e-5, of float32 itself: both methods have it. Some settings are for matrices alone.
         assert distance <= 5e-5 * size, (name, distance / size)
+
+
+@each_problem
+@each_optimizer
+@pytest.mark.parametrize("method", APPROXIMATE)
+def test_approximate_methods_train_and_see_all(method: str, optimizer: str, problem: str) -> None:
+    rule, settings = CASES[optimizer]
+    h = {**PROBLEMS[problem].hyperparameters, **settings}
+    space = {name: Float(0.0, 100.0, shape=np.shape(value)) for name, value in h.items()}
+    training = PROBLEMS[problem].problem(rule)
+    result = evaluate(training, h, key=KEY, method=METHODS[method], space=space)
+    assert result.status == Status.OK
+    assert result.value == evaluate(training, h, key=KEY, method=Unrolled(), gradient_below=-math.inf).value
+    assert result.gradient is not None
+    assert {name: np.shape(slope) for name, slope in result.gradient.items()} == {n: np.shape(x) for n, x in h.items()}
+    assert any(np.any(result.gradient[name]) for name in settings)
 
 
 @each_problem
