@@ -86,7 +86,7 @@ def test_penalties_of_a_network_are_roughly_right(
 ) -> None:
     found = errors(make_problem(100), hyperparameters)
     assert 0.05 < found["l2"] < 0.5
-    assert found["rate"] < 0.7
+    assert found["rate"] > 0.1
 
 
 def test_cost_and_laziness(closed_form: Any) -> None:
