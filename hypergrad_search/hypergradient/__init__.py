@@ -25,6 +25,7 @@ from hypergrad_search.hypergradient.forward import Forward
 from hypergrad_search.hypergradient.hypernet import Hypernet
 from hypergrad_search.hypergradient.implicit import Implicit
 from hypergrad_search.hypergradient.in_floats import Derived, after_training, trained
+from hypergrad_search.hypergradient.one_pass import OnePass
 from hypergrad_search.hypergradient.response import Diagonal, Linear, LowRank, OneHidden, Response
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
 from hypergrad_search.hypergradient.solvers import ConjugateGradients, Identity, Neumann, Solution, Solver
@@ -55,6 +56,7 @@ __all__ = [
     "Method",
     "Neumann",
     "OneHidden",
+    "OnePass",
     "OuterLosses",
     "Report",
     "Request",

@@ -178,7 +178,8 @@ class Hypernet(Method):
 
 def _loaded(setup: Setup, checkpoint: bytes, point: jax.Array, fixed: dict[str, Any], key: jax.Array) -> stretch.State:
     like = jax.eval_shape(functools.partial(stretch.start, setup), point, fixed, key)
-    return checkpoints.load("Hypernet", setup.facts, checkpoint, like)
+    state: stretch.State = checkpoints.load("Hypernet", setup.facts, checkpoint, like)
+    return state
 
 
 def _check_minibatches(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], without: LeftOut | None) -> None:

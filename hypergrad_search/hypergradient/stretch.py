@@ -24,7 +24,8 @@ from hypergrad_search.programs import compiled
 class Setup:
     """All that is known when a stretch is compiled.
 
-    `box` is where the hyperparameters move. `optimizer` trains the network and the weights that it adds to; `hyper_optimizer` moves the hyperparameters.
+    `box` is where the hyperparameters move. `optimizer` trains the network and the weights that it adds to;
+    `hyper_optimizer` moves the hyperparameters.
     """
 
     problem: TrainingProblem

@@ -20,6 +20,7 @@ from hypergrad_search import (
     Hypernet,
     Implicit,
     Method,
+    OnePass,
     Reversible,
     Status,
     TrainingProblem,
@@ -51,6 +52,7 @@ METHODS: dict[str, Method] = {
     "Forward": Forward(),
     "Hypernet": HYPERNET,
     "Implicit": Implicit(),
+    "OnePass": OnePass(),
 }
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
@@ -172,7 +174,7 @@ def test_all_folds_share_one_compiled_program(method: Method) -> None:
         results = [run(problem, method, fold=fold) for fold in (Fold(3, of=4), Fold(1, of=2), Fold(2, of=5, below=1e8))]
         assert work.compiled == before.compiled
         # some trace the losses at each evaluation, without compiling, to see what they depend on
-        assert work.traced - before.traced == (len(results) if isinstance(method, Hypernet | Implicit) else 0)
+        assert work.traced - before.traced == (len(results) if isinstance(method, Hypernet | Implicit | OnePass) else 0)
     assert len({followed(result)["penalty"].tobytes() for result in results}) == 3
 
 
@@ -212,7 +214,7 @@ def test_what_is_fitted_no_better_than_its_bound_is_overfitted(method: Method) -
     assert (at.status, at.value, at.held_back) == (Status.OVERFITTED, free.value, free.held_back)
     assert "fitted no better" in at.message
     assert (at.gradient, at.refined, at.checkpoint) == (None, None, None)
-    if not isinstance(method, Hypernet):
+    if not method.continues:
         assert at.cost.gradient_evaluations == STEPS
     # the bound is for the fold that is held back alone
     other = run(LOSSES, method, fold=Fold(1, of=4, below=math.inf))

@@ -31,6 +31,7 @@ from hypergrad_search import (
     Hypernet,
     Implicit,
     Method,
+    OnePass,
     Reversible,
     TrainingProblem,
     Unrolled,
@@ -50,7 +51,7 @@ LABELS = np.random.default_rng(1).normal(size=90)
 SIZE, STEPS = 10, 23
 H = {"rate": 0.1, "l2": 1e-3}
 SPACE = {"l2": Float(1e-5, 1.0, log=True)}
-METHODS = [Reversible(), Unrolled(), DrMAD(), Forward(), Hypernet(), Implicit()]
+METHODS = [Reversible(), Unrolled(), DrMAD(), Forward(), Hypernet(), Implicit(), OnePass()]
 
 
 def rows(step: int) -> Any:
@@ -89,7 +90,7 @@ def problem(batches: Any, **changes: Any) -> TrainingProblem:
 
 
 def run(batches: Any, method: Method = Reversible(), **changes: Any) -> Evaluation:  # noqa: B008 (frozen and empty)
-    if not isinstance(method, Hypernet | Implicit):
+    if not isinstance(method, Hypernet | Implicit | OnePass):
         return evaluate(problem(batches, **changes), H, key=KEY, method=method)
     made = problem(batches, **{"optimizer": sgd(0.1, 0.9), **changes})
     return evaluate(made, {"l2": 1e-3}, key=KEY, method=method, space=SPACE)
@@ -132,7 +133,7 @@ def test_it_trains_as_an_array_of_jax_does(method: Method) -> None:
     found = run(HostBatches(load), method)
     assert_same(found, wanted(method))
     assert found.diagnostics["exact"] is (True if isinstance(method, Reversible) else None)
-    assert (found.gradient is None) is isinstance(method, Hypernet)
+    assert (found.gradient is None) is method.continues
 
 
 def test_a_file_that_is_mapped_to_memory(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from hypergrad_search import (
     Hypernet,
     Implicit,
     Method,
+    OnePass,
     Optimizer,
     Reversible,
     Status,
@@ -55,11 +56,14 @@ METHODS: dict[str, Method] = {
     "Forward": Forward(),
     "Hypernet": Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000),
     "Implicit": Implicit(solver=ConjugateGradients(tolerance=1e-7)),
+    "OnePass": OnePass(),
 }
-#: Those that differentiate training runs exactly, those that approximate that, and those that look at their end alone.
+#: Those that differentiate training runs exactly, those that approximate that, those that look at their end alone,
+#: and those that refine the settings of the optimizer on the way.
 EXACT = ("Reversible", "Unrolled", "Forward")
 APPROXIMATE = ("DrMAD",)
 OF_THE_END = ("Hypernet", "Implicit")
+ON_THE_WAY = ("OnePass",)
 
 ADAM = {"rate": 0.05, "decay": 0.8, "b2": 0.95, "eps": 1e-2, "root": 1e-3}
 # Each optimizer with its settings as hyperparameters, and their values.
@@ -182,6 +186,7 @@ def public_optimizers() -> set[str]:
 
 def test_the_table_is_complete() -> None:
     assert METHODS.keys() == public_methods()
+    assert sorted(METHODS) == sorted(EXACT + APPROXIMATE + OF_THE_END + ON_THE_WAY)
     assert OPTIMIZERS.keys() == public_optimizers()
     assert all(type(method).__name__ == name for name, method in METHODS.items())
     assert all(optimizer.name.startswith(name) for name, cases in OPTIMIZERS.items() for optimizer, _ in cases.values())
@@ -249,6 +254,32 @@ def test_approximate_methods_train_and_see_all(method: str, optimizer: str, prob
     assert result.gradient is not None
     assert {name: np.shape(slope) for name, slope in result.gradient.items()} == {n: np.shape(x) for n, x in h.items()}
     assert any(np.any(result.gradient[name]) for name in settings)
+
+
+@each_optimizer
+@pytest.mark.parametrize("method", ON_THE_WAY)
+def test_settings_are_refined_on_the_way(method: str, optimizer: str) -> None:
+    rule, settings = CASES[optimizer]
+    h = {**PROBLEMS["network"].hyperparameters, **settings}
+    space = {
+        name: Float(value / 2, (value + 1) / 2 if value < 1 else 2.0, log=True) for name, value in settings.items()
+    }
+    training = PROBLEMS["network"].problem(rule)
+    result = evaluate(training, h, key=KEY, method=METHODS[method], space=space)
+    assert result.status == Status.OK
+    assert result.refined is not None
+    moved = [name for name, value in settings.items() if abs(result.refined[name] - value) > 1e-4 * value]
+    assert sorted(moved) == sorted(settings)
+    assert result.refined["data"] is h["data"]
+    ridge = PROBLEMS["ridge"]
+    with pytest.raises(ValueError, match=f"{method} cannot tune start: .* use Reversible"):
+        evaluate(
+            ridge.problem(rule),
+            {**ridge.hyperparameters, **settings},
+            key=KEY,
+            method=METHODS[method],
+            space={"start": Float(0.0, 1.0)},
+        )
 
 
 @each_problem

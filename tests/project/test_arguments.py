@@ -22,6 +22,7 @@ from hypergrad_search import (
     Implicit,
     Int,
     Method,
+    OnePass,
     Optimizer,
     Reversible,
     Status,
@@ -346,6 +347,17 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: Neumann(terms=-1), "Neumann: terms must be a whole number from 0"),
         (lambda: Neumann(rate=0), "Neumann: rate must be above 0"),
         (lambda: run(method=Implicit()), "Implicit cannot tune rate: neither the training loss nor"),
+    ],
+    "OnePass": [
+        (lambda: OnePass(lookback=-1), "OnePass: lookback must be a whole number from 0"),
+        (lambda: OnePass(every=0), "OnePass: every must be a whole number from 1"),
+        (lambda: OnePass(steps=0), "OnePass: steps must be a whole number from 1"),
+        (lambda: OnePass(optimizer=0.1), "OnePass: optimizer must be a transformation of optax"),
+        (lambda: run(method=OnePass()), "OnePass needs space="),
+        (
+            lambda: run({**H, "x": 0.5}, method=OnePass(), space={"x": Float(0.0, 1.0)}),
+            "OnePass cannot tune x: neither",
+        ),
     ],
     "Hypernet": [
         (lambda: Hypernet(network=Linear), "Hypernet: network must be a Response"),  # type: ignore[arg-type]  # wrong on purpose
