@@ -28,6 +28,7 @@ from hypergrad_search.hypergradient.in_floats import Derived, after_training, tr
 from hypergrad_search.hypergradient.one_pass import OnePass
 from hypergrad_search.hypergradient.response import Diagonal, Linear, LowRank, OneHidden, Response
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
+from hypergrad_search.hypergradient.smoothed import Smoothed
 from hypergrad_search.hypergradient.solvers import ConjugateGradients, Identity, Neumann, Solution, Solver
 from hypergrad_search.hypergradient.unrolled import Unrolled
 from hypergrad_search.hypergradient.unseen import read_by_losses, refuse_unseen, tuned
@@ -62,6 +63,7 @@ __all__ = [
     "Request",
     "Response",
     "Reversible",
+    "Smoothed",
     "Solution",
     "Solver",
     "Status",

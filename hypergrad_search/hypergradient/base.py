@@ -252,7 +252,7 @@ def with_gradient(judged: Evaluation, gradient: dict[str, Any], useless: str = "
     `useless` says why a gradient does not tell where the loss falls; the status is `EXPLODED` then too.
     """
     arrays = finite_or_none(gradient)
-    why = MESSAGES[Status.EXPLODED] if arrays is None else useless
+    why = useless or (MESSAGES[Status.EXPLODED] if arrays is None else "")
     if not why:
         return replace(judged, gradient=arrays)
     return replace(judged, gradient=arrays, status=Status.EXPLODED, message=why)

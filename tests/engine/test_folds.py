@@ -22,6 +22,7 @@ from hypergrad_search import (
     Method,
     OnePass,
     Reversible,
+    Smoothed,
     Status,
     TrainingProblem,
     Unrolled,
@@ -53,6 +54,7 @@ METHODS: dict[str, Method] = {
     "Hypernet": HYPERNET,
     "Implicit": Implicit(),
     "OnePass": OnePass(),
+    "Smoothed": Smoothed(pairs=2),
 }
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 

@@ -26,6 +26,7 @@ from hypergrad_search import (
     OnePass,
     Optimizer,
     Reversible,
+    Smoothed,
     Status,
     TrainingProblem,
     Unrolled,
@@ -57,11 +58,12 @@ METHODS: dict[str, Method] = {
     "Hypernet": Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000),
     "Implicit": Implicit(solver=ConjugateGradients(tolerance=1e-7)),
     "OnePass": OnePass(),
+    "Smoothed": Smoothed(pairs=2),
 }
 #: Those that differentiate training runs exactly, those that approximate that, those that look at their end alone,
 #: and those that refine the settings of the optimizer on the way.
 EXACT = ("Reversible", "Unrolled", "Forward")
-APPROXIMATE = ("DrMAD",)
+APPROXIMATE = ("DrMAD", "Smoothed")
 OF_THE_END = ("Hypernet", "Implicit")
 ON_THE_WAY = ("OnePass",)
 
@@ -246,7 +248,10 @@ def test_gradients_of_training_runs(
 def test_approximate_methods_train_and_see_all(method: str, optimizer: str, problem: str) -> None:
     rule, settings = CASES[optimizer]
     h = {**PROBLEMS[problem].hyperparameters, **settings}
-    space = {name: Float(0.0, 100.0, shape=np.shape(value)) for name, value in h.items()}
+    space = {
+        name: Float(np.min(x) - 0.01 * abs(np.min(x)), np.max(x) + 0.01 * abs(np.max(x)), shape=np.shape(x))
+        for name, x in h.items()
+    }
     training = PROBLEMS[problem].problem(rule)
     result = evaluate(training, h, key=KEY, method=METHODS[method], space=space)
     assert result.status == Status.OK

@@ -25,6 +25,7 @@ from hypergrad_search import (
     OnePass,
     Optimizer,
     Reversible,
+    Smoothed,
     Status,
     TrainingProblem,
     Unrolled,
@@ -358,6 +359,13 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
             lambda: run({**H, "x": 0.5}, method=OnePass(), space={"x": Float(0.0, 1.0)}),
             "OnePass cannot tune x: neither",
         ),
+    ],
+    "Smoothed": [
+        (lambda: Smoothed(sigma=0), "Smoothed: sigma must be a number from 1e-06 to 1"),
+        (lambda: Smoothed(pairs=0), "Smoothed: pairs must be a whole number from 1"),
+        (lambda: Smoothed(seed=-1), "Smoothed: seed must be a whole number from 0"),
+        (lambda: Smoothed(at_once=0), "Smoothed: at_once must be a whole number from 1"),
+        (lambda: run(method=Smoothed()), "Smoothed needs space="),
     ],
     "Hypernet": [
         (lambda: Hypernet(network=Linear), "Hypernet: network must be a Response"),  # type: ignore[arg-type]  # wrong on purpose
