@@ -11,6 +11,7 @@ from hypergrad_search.hypergradient.base import Evaluation, Method, Request
 from hypergrad_search.hypergradient.in_floats import Derived, after_training
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
+from hypergrad_search.optimizers import finest
 from hypergrad_search.parameters import split_statistics
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.programs import compiled
@@ -102,13 +103,14 @@ def _gradient(
 
 
 def _between(first: FloatState, last: FloatState, step: jax.Array, steps: int) -> FloatState:
-    """Return the state before a step; what counts steps is a whole number, and what is no number stays as it was."""
+    """Return the state before a step; whole numbers that count steps do so, and all others stay as they were."""
 
     def between(x: jax.Array, y: jax.Array) -> jax.Array:
         if jnp.issubdtype(x.dtype, jnp.floating):
-            return x + (step.astype(x.dtype) / steps) * (y - x)
+            share = step.astype(finest(x.dtype)) / steps
+            return x + share.astype(x.dtype) * (y - x)
         if jnp.issubdtype(x.dtype, jnp.signedinteger):
-            return x + (y - x) * step.astype(x.dtype) // steps
+            return x + (y - x) // steps * step.astype(x.dtype)
         return x
 
     state: FloatState = jax.tree.map(between, first, last)

@@ -48,10 +48,12 @@ def evaluate(
             default the same, does not come out below `fold.below`, the status is "overfitted", and no gradient is
             computed. Nothing is held back where the validation loss is a scalar. All folds share one compiled program.
         report: a function that is called with (steps done, validation loss) every `report_every` steps before the last.
-            An error that it raises ends the evaluation, as Optuna's pruning does. `Unrolled` never calls it.
+            An error that it raises ends the evaluation, as Optuna's pruning does. Only `Reversible`, `Hypernet` and
+            `OnePass` call it: with the others training is one program.
         report_every: the number of steps between two reports.
-        space: what each hyperparameter is, and the box that methods which move them (`Hypernet`) stay in.
-        checkpoint: the `checkpoint` of an earlier evaluation, from whose end this one goes on (`Hypernet`).
+        space: what each hyperparameter is, and the box that methods which move them (`Hypernet`, `OnePass`) stay in.
+            Methods that do not see all hyperparameters refuse those of the space that they do not see.
+        checkpoint: the `checkpoint` of an earlier evaluation, from whose end this one goes on (`Hypernet`, `OnePass`).
 
     Raises:
         ValueError: an argument does not fit; the message says which and what to do. What goes wrong in training is

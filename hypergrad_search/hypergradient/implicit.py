@@ -1,5 +1,6 @@
 """`Implicit`: hypergradients by the implicit function theorem, from the end of training alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -96,8 +97,8 @@ class Implicit(Method):
             cost = VALIDATION_STEP + of_statistics + HESSIAN_VECTOR_PRODUCT * batches * (products + 1)
             diagnostics = {
                 "products": products,
-                "residual": solution.residual,
-                "training_gradient": float(slope) if jnp.isfinite(slope) else None,
+                "residual": _finite_or_none(solution.residual),
+                "training_gradient": _finite_or_none(float(slope)),
             }
             return Derived(gradient, cost, diagnostics, solution.useless)
 
@@ -106,6 +107,10 @@ class Implicit(Method):
     def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
         """See `Method`."""
         _seen(problem, hyperparameters, space)
+
+
+def _finite_or_none(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _seen(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None) -> list[str]:

@@ -77,8 +77,10 @@ class ConjugateGradients(Solver):
 
         def checked(vector: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             result = multiply(vector)
+            if not np.isfinite(result).all():
+                raise _UselessError(_NOT_FINITE)
             if vector.any() and not vector @ result > 0:
-                raise _NoMinimumError
+                raise _UselessError(_NO_MINIMUM)
             return result
 
         def note(vector: np.ndarray[Any, Any]) -> None:
@@ -89,17 +91,20 @@ class ConjugateGradients(Solver):
             try:
                 operator = LinearOperator((found.size, found.size), matvec=checked, dtype=np.float64)
                 cg(operator, wanted, rtol=self.tolerance, maxiter=self.iterations, callback=note)
-            except _NoMinimumError:
-                useless = _NO_MINIMUM
+            except _UselessError as error:
+                useless = str(error)
             size = np.linalg.norm(wanted)
             residual = float(np.linalg.norm(wanted - multiply(found)) / size) if size else 0.0
         return Solution(jnp.asarray(found, right.dtype), residual, useless)
 
 
-class _NoMinimumError(ArithmeticError):
-    """A product has shown that the Hessian has a direction of curvature that is not positive."""
+class _UselessError(ArithmeticError):
+    """A product has shown that there is nothing to solve."""
 
 
+_NOT_FINITE = (
+    "the value is sound, but its gradient is useless: a product with the training loss's Hessian is not finite"
+)
 _NO_MINIMUM = (
     "the value is sound, but its gradient is useless: the training loss has no minimum at the weights, since its "
     "curvature is not positive in all directions; train longer, raise ConjugateGradients(damping=...), or use "
@@ -144,7 +149,7 @@ class Neumann(Solver):
         # Norms of the powers of a symmetric matrix grow from some term on, or never.
         grows = len(sizes) > 1 and not sizes[-1] <= sizes[-2]
         residual = sizes[-1] / sizes[0] if sizes[0] else 0.0
-        return Solution(rate * total, residual if math.isfinite(residual) else None, _DIVERGES if grows else "")
+        return Solution(rate * total, residual, _DIVERGES if grows else "")
 
 
 _DIVERGES = (

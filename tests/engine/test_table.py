@@ -17,16 +17,19 @@ import pytest
 import hypergrad_search
 from hypergrad_search import (
     AdditiveOptimizer,
+    Categorical,
     DrMAD,
     Float,
     Forward,
     Hypernet,
     Implicit,
+    Int,
     Method,
     OnePass,
     Optimizer,
     Reversible,
     Smoothed,
+    Space,
     Status,
     TrainingProblem,
     Unrolled,
@@ -259,6 +262,43 @@ def test_approximate_methods_train_and_see_all(method: str, optimizer: str, prob
     assert result.gradient is not None
     assert {name: np.shape(slope) for name, slope in result.gradient.items()} == {n: np.shape(x) for n, x in h.items()}
     assert any(np.any(result.gradient[name]) for name in settings)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_plain_values_are_part_of_the_program(method: str) -> None:
+    """A number of steps, a width and a choice: by name, as Python has them."""
+    seen: set[tuple[int, str]] = set()
+
+    def init(key: jax.Array, h: Any) -> jax.Array:
+        seen.add((h["width"], h["kind"]))
+        return jnp.full(h["width"], h["start"])
+
+    problem = TrainingProblem(
+        init,
+        lambda p, h, batch, key: jnp.mean((p - 1) ** 2) + h["penalty"] * jnp.mean(jnp.abs(p) if h["kind"] else p**2),
+        lambda p, h: (p - 0.5) ** 2,
+        lambda step: None,
+        sgd(0.3, 0.5),
+        "steps",
+    )
+    values = {"start": 0.3, "penalty": 0.1}
+    space: Space = {
+        "penalty": Float(0.01, 1.0),
+        "steps": Int(10, 20),
+        "width": Int(1, 9),
+        "kind": Categorical(["", "absolute"]),
+    }
+    results = [
+        evaluate(problem, {**values, **plain}, key=KEY, method=METHODS[method], space=space)
+        for plain in ({"steps": 10, "width": 3, "kind": ""}, {"steps": 20, "width": 5, "kind": "absolute"})
+    ]
+    assert {(3, ""), (5, "absolute")} <= seen
+    if not isinstance(METHODS[method], Hypernet):
+        assert [result.diagnostics["steps"] for result in results] == [10, 20]
+    for result in results:
+        slope = result.refined if METHODS[method].continues else result.gradient
+        assert slope is not None
+        assert np.isfinite(slope["penalty"])
 
 
 @each_optimizer
