@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hypergrad_search.cost import HESSIAN_VECTOR_PRODUCT
-from hypergrad_search.hypergradient.base import Evaluation, Method, Request
+from hypergrad_search.hypergradient.base import MOST_GROWTH, Evaluation, Method, Request
 from hypergrad_search.hypergradient.in_floats import Derived, after_training
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
@@ -35,8 +35,9 @@ class DrMAD(Method):
     penalties, whose derivatives change little along the path. It sees all hyperparameters, but do not trust it for
     those of the optimizer: a derivative by a rate or momentum is that of the update itself, which is far from even. In
     100 steps on digits penalties came out within 40 %, rates at 55 to 75 %, and a momentum at 20 times its derivative.
-    Where `Reversible` works, that is exact, for a third more time and some bits a weight and step. Training is one
-    program, so `report` is never called.
+    The status is "exploded" where the gradient by the weights grows by more than a factor of 1,000 on the way back: on
+    the line, steps may be unstable that were stable on the path. Where `Reversible` works, that is exact, for a third
+    more time and some bits a weight and step. Training is one program, so `report` is never called.
     """
 
     reports = False
@@ -48,10 +49,17 @@ class DrMAD(Method):
         dynamic, static = split(hyperparameters, request.space)
 
         def differentiate(last: FloatState) -> Derived:
-            gradient = _gradient(problem, static, dynamic, last, key, left_out(request.fold))
-            return Derived(gradient, HESSIAN_VECTOR_PRODUCT * problem.steps, {})
+            gradient, growth = _gradient(problem, static, dynamic, last, key, left_out(request.fold))
+            useless = "" if growth <= MOST_GROWTH else _EXPLODED  # NaN is no growth that can be trusted
+            return Derived(gradient, HESSIAN_VECTOR_PRODUCT * problem.steps, {}, useless)
 
         return after_training(problem, request, lambda: _train(problem, static, dynamic, key), differentiate)
+
+
+_EXPLODED = (
+    "the value is sound, but its gradient is useless: it grew by more than a factor of 1,000 on its way back along the "
+    "straight line; lower the learning rate or the number of steps, or use Reversible()"
+)
 
 
 @compiled(static=2)
@@ -71,8 +79,11 @@ def _gradient(
     last: FloatState,
     key: jax.Array,
     without: LeftOut,
-) -> dict[str, Any]:
-    """Return the gradient of the loss that is fitted; `last` is the state where training ends."""
+) -> tuple[dict[str, Any], jax.Array]:
+    """Return the gradient of the loss that is fitted, and the largest growth of that of the weights on the way back.
+
+    `last` is the state where training ends.
+    """
     floats, put_last = split_statistics(last)
 
     def fitted(floats: list[jax.Array], dynamic: dict[str, Any]) -> jax.Array:
@@ -83,7 +94,12 @@ def _gradient(
         _, first, (steps, settings) = float_training(problem, {**dynamic, **dict(static)}, key)
         return (split_statistics(first)[0], settings), (first, steps)
 
-    def back(adjoint: Any, scanned: tuple[jax.Array, dict[str, jax.Array]]) -> tuple[Any, dict[str, jax.Array]]:
+    weights = len(jax.tree.leaves(last.params))
+
+    def norm(of_state: list[jax.Array]) -> jax.Array:
+        return jnp.sqrt(sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in of_state[:weights]))
+
+    def back(adjoint: Any, scanned: tuple[jax.Array, dict[str, jax.Array]]) -> tuple[Any, Any]:
         (of_state, of_dynamic), (step, now) = adjoint, scanned
         floats, put = split_statistics(_between(first, last, step, problem.steps))
 
@@ -93,13 +109,14 @@ def _gradient(
 
         _, pull_back = jax.vjp(one_step, floats, dynamic, now)
         of_state, of_this_step, of_now = pull_back(of_state)
-        return (of_state, jax.tree.map(jnp.add, of_dynamic, of_this_step)), of_now
+        return (of_state, jax.tree.map(jnp.add, of_dynamic, of_this_step)), (of_now, norm(of_state))
 
     (_, settings), pull_back, (first, steps) = jax.vjp(begin, dynamic, has_aux=True)
     start = jax.grad(fitted, argnums=(0, 1))(floats, dynamic)
-    (of_first, of_dynamic), of_settings = jax.lax.scan(back, start, (steps, settings), reverse=True)
+    (of_first, of_dynamic), (of_settings, norms) = jax.lax.scan(back, start, (steps, settings), reverse=True)
     gradient: dict[str, Any] = jax.tree.map(jnp.add, of_dynamic, pull_back((of_first, of_settings))[0])
-    return gradient
+    at_end = norm(start[0])
+    return gradient, jnp.where(at_end > 0, jnp.max(norms) / at_end, 0.0)
 
 
 def _between(first: FloatState, last: FloatState, step: jax.Array, steps: int) -> FloatState:

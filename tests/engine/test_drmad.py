@@ -100,6 +100,23 @@ def test_cost_and_laziness(closed_form: Any) -> None:
     assert (diverged.value, diverged.gradient) == (math.inf, None)
 
 
+def test_a_gradient_that_grows_on_the_line_is_told() -> None:
+    """The path jumps over a hill in one step; on the line, all steps go over it, where curvature is negative."""
+    problem = TrainingProblem(
+        init=lambda key, h: jnp.full(3, -1.0),
+        train_loss=lambda p, h, b, k: jnp.sum(h["height"] * jnp.exp(-(p**2))),
+        valid_loss=lambda p, h: jnp.sum(p),
+        batches=lambda step: None,
+        optimizer=sgd(lambda h, step: jnp.where(step == 0, -5.0, 0.1), 0.0),
+        steps=2000,
+    )
+    result = evaluate(problem, {"height": 1.0}, key=KEY, method=DrMAD())
+    assert result.status == Status.EXPLODED
+    assert "along the straight line" in result.message
+    assert math.isfinite(result.value)
+    assert evaluate(problem, {"height": 1.0}, key=KEY, method=Unrolled()).status == Status.OK
+
+
 def test_what_optax_counts_is_counted_on_the_way_back() -> None:
     """A straight line with a schedule that optax computes from a whole number."""
     problem = TrainingProblem(
