@@ -216,6 +216,23 @@ def gradient_to_unit(space: Space, hyperparameters: Hyperparameters, gradient: H
     return _concatenate(parts)
 
 
+def gradient_from_unit(
+    space: Space, hyperparameters: Hyperparameters, unit: np.ndarray[Any, Any]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Return a gradient in the unit box carried to natural units, the inverse of `gradient_to_unit`.
+
+    It is 0 where a box has no width.
+    """
+    gradient, start = {}, 0
+    for name, p in floats(space).items():
+        values = _array(name, p, hyperparameters)
+        slope = values * math.log(p.high / p.low) if p.log else np.full(p.shape, p.high - p.low)
+        part = unit[start : start + p.size].reshape(p.shape)
+        gradient[name] = np.divide(part, slope, out=np.zeros(p.shape), where=slope != 0)
+        start += p.size
+    return gradient
+
+
 def _array(name: str, parameter: Float, values: Hyperparameters) -> np.ndarray[Any, Any]:
     if name not in values:
         raise ValueError(f"hyperparameter {name!r} is missing; got {sorted(values)}")

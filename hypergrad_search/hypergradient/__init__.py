@@ -2,7 +2,8 @@
 
 A new method is a subclass of `Method` in a file of its own. It takes a problem, hyperparameters, a key and a `Request`,
 and returns an `Evaluation`. The methods here are made of `split`, `outer_losses`, `fitted_loss` with `left_out`,
-`judge` and `finite_or_none`.
+`judge` and `finite_or_none`. Those that train in floats first use `after_training` for all but the gradient, `trained`
+and `step_loss`, and, to refuse what they cannot see, `read_by_losses` and `refuse_unseen`.
 """
 
 from hypergrad_search.cost import Cost
@@ -17,41 +18,62 @@ from hypergrad_search.hypergradient.base import (
     Status,
     finite_or_none,
     judge,
+    with_gradient,
 )
 from hypergrad_search.hypergradient.batch import evaluate_batch
+from hypergrad_search.hypergradient.drmad import DrMAD
 from hypergrad_search.hypergradient.evaluate import evaluate
+from hypergrad_search.hypergradient.forward import Forward
 from hypergrad_search.hypergradient.hypernet import Hypernet
+from hypergrad_search.hypergradient.implicit import Implicit
+from hypergrad_search.hypergradient.in_floats import Derived, after_training, trained
+from hypergrad_search.hypergradient.one_pass import OnePass
 from hypergrad_search.hypergradient.response import Diagonal, Linear, LowRank, OneHidden, Response
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
+from hypergrad_search.hypergradient.smoothed import Smoothed
 from hypergrad_search.hypergradient.snapshot import SnapshotError
+from hypergrad_search.hypergradient.solvers import ConjugateGradients, Identity, Neumann, Solution, Solver
 from hypergrad_search.hypergradient.unrolled import Unrolled
+from hypergrad_search.hypergradient.unseen import read_by_losses, refuse_unseen, tuned
 from hypergrad_search.hyperparameters import split
-from hypergrad_search.losses import OuterLosses, fitted_loss, left_out, outer_losses
+from hypergrad_search.losses import OuterLosses, fitted_loss, left_out, outer_losses, step_loss
 
 __all__ = [
     "Algorithm",
+    "ConjugateGradients",
     "Cost",
+    "Derived",
     "Diagonal",
+    "DrMAD",
     "Evaluation",
     "Fold",
+    "Forward",
     "Global",
     "Hypernet",
+    "Identity",
+    "Implicit",
     "InexactReversalError",
     "Joint",
     "Linear",
     "Local",
     "LowRank",
     "Method",
+    "Neumann",
     "OneHidden",
+    "OnePass",
     "OuterLosses",
     "Progress",
     "Report",
     "Request",
     "Response",
     "Reversible",
+    "Smoothed",
     "SnapshotError",
+    "Solution",
+    "Solver",
     "Status",
     "Unrolled",
+    "after_training",
     "evaluate",
     "evaluate_batch",
     "finite_or_none",
@@ -59,5 +81,11 @@ __all__ = [
     "judge",
     "left_out",
     "outer_losses",
+    "read_by_losses",
+    "refuse_unseen",
     "split",
+    "step_loss",
+    "trained",
+    "tuned",
+    "with_gradient",
 ]

@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -185,6 +185,11 @@ class Method(abc.ABC):
     ) -> Evaluation:
         """See `hypergrad_search.evaluate`, which has checked the arguments."""
 
+    def check(  # noqa: B027 (most methods can tune all)
+        self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space
+    ) -> None:
+        """Raise `ValueError` where the method cannot tune a hyperparameter of `space`; this default never does."""
+
     def cost(self, problem: TrainingProblem, steps: int) -> float:
         """Return the cost of the first `steps` steps, which is charged when `report` ends an evaluation early."""
         return steps
@@ -257,6 +262,18 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
         blocks=blocks,
         cross_validated=fold.cross_validate(value, held_back) if fold and held_back and status is Status.OK else None,
     )
+
+
+def with_gradient(judged: Evaluation, gradient: dict[str, Any], useless: str = "") -> Evaluation:
+    """Return what `judge` returned with its gradient; its status is `EXPLODED` where the gradient is not finite.
+
+    `useless` says why a gradient does not tell where the loss falls; the status is `EXPLODED` then too.
+    """
+    arrays = finite_or_none(gradient)
+    why = useless or (MESSAGES[Status.EXPLODED] if arrays is None else "")
+    if not why:
+        return replace(judged, gradient=arrays)
+    return replace(judged, gradient=arrays, status=Status.EXPLODED, message=why)
 
 
 def finite_or_none(gradient: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,42 +1,41 @@
-"""The checkpoints of `Hypernet`: an npz file as bytes, with the arrays of a stretch and a fingerprint of what fits."""
+"""The checkpoints of methods that continue: an npz file as bytes, with arrays and a fingerprint of what fits them."""
 
 import io
 import zipfile
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypergrad_search.hypergradient.stretch import Setup, State
+State = TypeVar("State")
 
 
-def save(setup: Setup, state: State) -> bytes:
-    """Return a state as the bytes of an npz file."""
+def save(facts: tuple[Any, ...], state: Any) -> bytes:
+    """Return a pytree of arrays as the bytes of an npz file; `facts` are what must be the same where it is read."""
     file = io.BytesIO()
     arrays = map(np.asarray, jax.tree.leaves(state))
-    np.savez(file, *arrays, fingerprint=np.array(_fingerprint(setup, state)))
+    np.savez(file, *arrays, fingerprint=np.array(_fingerprint(facts, state)))
     return file.getvalue()
 
 
-def load(setup: Setup, checkpoint: bytes, like: State) -> State:
-    """Return the state that `save` was given; `like` has its structure and shapes.
+def load(owner: str, facts: tuple[Any, ...], checkpoint: bytes, like: State) -> State:
+    """Return the state that `save` was given; `like` has its structure and shapes, and errors name `owner`.
 
     Raises `ValueError` where the bytes are not a checkpoint, or belong to another problem, space or method.
     """
     try:
         with np.load(io.BytesIO(checkpoint)) as file:
-            same = str(file["fingerprint"]) == _fingerprint(setup, like)
+            same = str(file["fingerprint"]) == _fingerprint(facts, like)
             saved = [jnp.asarray(file[name]) for name in file.files if name != "fingerprint"]
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError("evaluate: checkpoint must be bytes that Hypernet has written; start without one") from error
+        raise ValueError(f"evaluate: checkpoint must be bytes that {owner} has written; start without one") from error
     if not same:
-        raise ValueError("evaluate: checkpoint is of another problem, space or Hypernet; start without one")
+        raise ValueError(f"evaluate: checkpoint is of another problem, space or {owner}; start without one")
     state: State = jax.tree.unflatten(jax.tree.structure(like), saved)
     return state
 
 
-def _fingerprint(setup: Setup, state: State) -> str:
-    """Return all that must be the same where a checkpoint is written and where it is read."""
-    box = [(name, p.low, p.high, p.log, p.shape) for name, p in setup.parameters]
+def _fingerprint(facts: tuple[Any, ...], state: Any) -> str:
     arrays = [(x.shape, str(x.dtype)) for x in jax.tree.leaves(state)]
-    return repr((box, type(setup.network).__name__, setup.algorithm.centred, arrays))
+    return repr((*facts, arrays))

@@ -11,10 +11,8 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.interpreters import partial_eval
 
 from hypergrad_search.checks import whole_number
 from hypergrad_search.cost import TRAINING_STEP, Cost
@@ -22,18 +20,18 @@ from hypergrad_search.hypergradient import checkpoint as checkpoints
 from hypergrad_search.hypergradient import stretch
 from hypergrad_search.hypergradient.algorithms import VALIDATION_STEP, Algorithm, Joint
 from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Progress, Request, Status, judge
+from hypergrad_search.hypergradient.box import box_of, check_start
 from hypergrad_search.hypergradient.response import LowRank, Response
 from hypergrad_search.hypergradient.stretch import Setup
-from hypergrad_search.hyperparameters import split
+from hypergrad_search.hypergradient.unseen import OF_TRAINING_RUNS, read_by_losses, refuse_unseen, tuned
 from hypergrad_search.load_errors import with_errors_of_load
-from hypergrad_search.losses import LeftOut, descends_minibatches, fitted_loss, left_out, step_loss
+from hypergrad_search.losses import LeftOut, descends_minibatches, left_out
 from hypergrad_search.parameters import as_returned, initial
-from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
+from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.repeatable import check_repeatable
-from hypergrad_search.space import Hyperparameters, Space, floats, from_unit, to_unit
+from hypergrad_search.space import Hyperparameters, Space, from_unit
 
 DEFAULT_OPTIMIZER = optax.adam(3e-3)
-ROUNDING = 1e-4  # in units of the box; a point may lie this far outside of it, since float32 rounds logarithms
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class Hypernet(Method):
         setup, point, fixed = self._set_up(problem, request.space, hyperparameters)
         state = stretch.start(setup, point, fixed, key)
         if request.checkpoint is not None:
-            state = stretch.resume(setup, checkpoints.load(setup, request.checkpoint, state), point)
+            state = stretch.resume(setup, checkpoints.load("Hypernet", setup.facts, request.checkpoint, state), point)
         first, steps = int(state.step), self.steps or problem.steps
         every = request.report_every if request.report is not None else steps
         without = None if request.fold is None else left_out(request.fold)
@@ -124,19 +122,16 @@ class Hypernet(Method):
             judged,
             cost=Cost(self.cost(problem, steps) + self.finetune, time.perf_counter() - started),
             refined={**hyperparameters, **from_unit(request.space, end)} if usable else None,
-            checkpoint=checkpoints.save(setup, state) if usable else None,
+            checkpoint=checkpoints.save(setup.facts, state) if usable else None,
             diagnostics={"steps": steps, "exact": None},
         )
 
     def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
         """Raise `ValueError` where the arguments do not fit, or a hyperparameter of `space` needs training runs."""
-        if not floats(space):
-            raise ValueError("Hypernet: the space has no Float, and nothing else has a gradient")
         self.algorithm.check(self.steps or problem.steps)
-        unit = to_unit(space, hyperparameters)
-        if not ((unit >= -ROUNDING) & (unit <= 1 + ROUNDING)).all():
-            raise ValueError("Hypernet: a hyperparameter lies outside of its bounds in space; start within them")
-        _refuse_what_it_cannot_tune(*self._set_up(problem, space, hyperparameters))
+        check_start("Hypernet", space, hyperparameters)
+        seen = read_by_losses(problem, hyperparameters, space)
+        refuse_unseen("Hypernet", tuned(hyperparameters, space), seen, f"{OF_TRAINING_RUNS}, or use Reversible()")
 
     def cost(self, problem: TrainingProblem, steps: int) -> float:
         """See `Method`."""
@@ -179,56 +174,22 @@ class Hypernet(Method):
         self, problem: TrainingProblem, space: Space, hyperparameters: Hyperparameters
     ) -> tuple[Setup, jax.Array, dict[str, Any]]:
         """Return the setup, the point in the unit box, and the floating-point hyperparameters that do not move."""
-        moving = floats(space)
-        fixed, static = split({n: value for n, value in hyperparameters.items() if n not in moving}, space)
-        setup = Setup(
-            problem,
-            self.network,
-            self.algorithm,
-            self.optimizer or DEFAULT_OPTIMIZER,
-            self.hyper_optimizer or DEFAULT_OPTIMIZER,
-            tuple(moving.items()),
-            static,
-        )
-        return setup, setup.point(hyperparameters), fixed
+        box, point, fixed = box_of(space, hyperparameters)
+        optimizers = self.optimizer or DEFAULT_OPTIMIZER, self.hyper_optimizer or DEFAULT_OPTIMIZER
+        return Setup(problem, self.network, self.algorithm, *optimizers, box), point, fixed
 
 
 def _loaded(setup: Setup, checkpoint: bytes, point: jax.Array, fixed: dict[str, Any], key: jax.Array) -> stretch.State:
     like = jax.eval_shape(functools.partial(stretch.start, setup), point, fixed, key)
-    return checkpoints.load(setup, checkpoint, like)
+    state: stretch.State = checkpoints.load("Hypernet", setup.facts, checkpoint, like)
+    return state
 
 
 def _check_minibatches(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], without: LeftOut | None) -> None:
     """Raise `ValueError` where hyperparameters would descend minibatches that tracing freezes."""
-    values = setup.hyperparameters(point, fixed)
+    values = setup.box.hyperparameters(point, fixed)
     model = jax.eval_shape(lambda: as_returned(setup.problem, *initial(setup.problem, values, jax.random.key(0))))
     if descends_minibatches(setup.problem, model, values, without):
-        plain = dict(setup.static)
+        plain = dict(setup.box.static)
         dynamic = {name: value for name, value in values.items() if name not in plain}
-        check_repeatable(setup.problem, dynamic, setup.static, ("valid_batch_loss",))
-
-
-def _refuse_what_it_cannot_tune(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array]) -> None:
-    """Raise `ValueError` for hyperparameters on which neither training loss nor validation loss depends directly."""
-    key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
-    values = setup.hyperparameters(point, fixed)
-    model = jax.eval_shape(lambda: initial(setup.problem, values, key))
-    moving = {name: values[name] for name, _ in setup.parameters}
-
-    def loss(moving: dict[str, jax.Array], params: Params, statistics: Statistics) -> list[jax.Array]:
-        now = {**values, **moving}
-        return [
-            step_loss(setup.problem, params, statistics, now, key, step)[0],
-            fitted_loss(setup.problem, as_returned(setup.problem, params, statistics), now, left_out(None)),
-        ]
-
-    jaxpr = jax.make_jaxpr(loss)(moving, *model).jaxpr
-    _, used = partial_eval.dce_jaxpr(jaxpr, [True, True])
-    matters = dict(zip(sorted(moving), used, strict=False))  # JAX sorts a dict, and puts the parameters after it
-    idle = [name for name in moving if not matters[name]]
-    if idle:
-        raise ValueError(
-            f"Hypernet cannot tune {', '.join(idle)}: neither the training loss nor the validation loss depends on it, "
-            "and hyperparameters of the optimizer or of init have no meaning without training runs; give constants "
-            "there, or use Reversible()"
-        )
+        check_repeatable(setup.problem, dynamic, setup.box.static, ("valid_batch_loss",))

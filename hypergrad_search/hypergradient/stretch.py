@@ -1,7 +1,7 @@
 """A stretch of joint optimisation: the program of `Hypernet`, step by step."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,24 +9,23 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.scipy.sparse.linalg import bicgstab
 
 from hypergrad_search.hypergradient.algorithms import LARGEST_SCALE, Algorithm, Moving, drawn_around
+from hypergrad_search.hypergradient.box import Box
 from hypergrad_search.hypergradient.response import Response, Weights
-from hypergrad_search.hyperparameters import Static
+from hypergrad_search.hypergradient.settled import settled
 from hypergrad_search.losses import LeftOut, OuterLosses, descended_loss, outer_losses, step_loss
-from hypergrad_search.parameters import as_returned, initial, split_statistics
+from hypergrad_search.parameters import as_returned, initial
 from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled
-from hypergrad_search.space import Float, scaled, unscaled
 
 
 @dataclass(frozen=True)
 class Setup:
     """All that is known when a stretch is compiled.
 
-    `parameters` are the names and boxes of the hyperparameters that move, and `static` are those that are plain values.
-    `optimizer` trains the network and the weights that it adds to; `hyper_optimizer` moves the hyperparameters.
+    `box` is where the hyperparameters move. `optimizer` trains the network and the weights that it adds to;
+    `hyper_optimizer` moves the hyperparameters.
     """
 
     problem: TrainingProblem
@@ -34,22 +33,12 @@ class Setup:
     algorithm: Algorithm
     optimizer: optax.GradientTransformation
     hyper_optimizer: optax.GradientTransformation
-    parameters: tuple[tuple[str, Float], ...]
-    static: Static
+    box: Box
 
-    def hyperparameters(self, point: jax.Array, fixed: Mapping[str, jax.Array]) -> dict[str, Any]:
-        """Return the hyperparameters at a point of the unit box, in natural units, with those that do not move."""
-        values, start = {}, 0
-        for name, p in self.parameters:
-            unit = jnp.clip(point[start : start + p.size], 0.0, 1.0).reshape(p.shape)
-            values[name] = unscaled(p, unit, jnp)
-            start += p.size
-        return {**values, **fixed, **dict(self.static)}
-
-    def point(self, hyperparameters: Mapping[str, Any]) -> jax.Array:
-        """Return the point of the unit box where hyperparameters are; JAX may trace these."""
-        values = [(p, jnp.asarray(hyperparameters[name], jnp.float32)) for name, p in self.parameters]
-        return jnp.concatenate([scaled(p, value, jnp) for p, value in values])
+    @property
+    def facts(self) -> tuple[Any, ...]:
+        """All that must be the same where a checkpoint is written and where it is read."""
+        return self.box.facts, type(self.network).__name__, self.algorithm.centred
 
 
 class State(NamedTuple):
@@ -115,7 +104,7 @@ def advance(
     _, _, unravel = _flat(setup, state.moving.point, fixed, init_key)
 
     def train_loss(weights: jax.Array, point: jax.Array, state: State) -> tuple[jax.Array, Statistics]:
-        hyperparameters = setup.hyperparameters(point, fixed)
+        hyperparameters = setup.box.hyperparameters(point, fixed)
         return step_loss(setup.problem, unravel(weights), state.statistics, hyperparameters, step_key, state.step)
 
     def noise_key(state: State, purpose: int) -> jax.Array:
@@ -152,24 +141,6 @@ def advance(
         (base, network), slots = _optax_step(setup.optimizer, gradient, state.network_slots, trained)
         return state._replace(base=base, network=network, network_slots=slots, statistics=statistics)
 
-    def settled(state: State, weights: jax.Array, point: jax.Array) -> Statistics:
-        """Return the statistics, with the slope of those where they settle for such weights and hyperparameters.
-
-        There an update changes nothing, so the slope is that of the implicit function theorem.
-        """
-        floats, put = split_statistics(state.statistics)
-
-        def update(floats: list[jax.Array]) -> list[jax.Array]:
-            _, new = train_loss(weights, point, state._replace(statistics=put(floats)))
-            return split_statistics(new)[0]
-
-        after, push = jax.linearize(update, floats)
-        first = [x - jax.lax.stop_gradient(x) for x in after]  # 0, with the slope of a single update
-        change, _ = bicgstab(  # type: ignore[no-untyped-call]  # JAX has no types here
-            lambda x: jax.tree.map(jnp.subtract, x, push(x)), first
-        )
-        return put(jax.tree.map(jnp.add, floats, change))
-
     def move(state: State) -> State:
         def loss(moved: dict[str, jax.Array]) -> jax.Array:
             point, bonus = moved["point"], jnp.zeros((), jnp.float32)
@@ -177,9 +148,15 @@ def advance(
                 point = drawn_around(point, moved["log_scales"], noise_key(state, 2))
                 bonus = algorithm.entropy * jnp.sum(moved["log_scales"])
             weights = state.base + _change(setup, state.network, point - state.centre)
-            statistics = settled(state, weights, point) if setup.problem.has_statistics else None
+            statistics = state.statistics
+            if setup.problem.has_statistics:
+                statistics = settled(
+                    lambda before: train_loss(weights, point, state._replace(statistics=before))[1], statistics
+                )
             model = as_returned(setup.problem, unravel(weights), statistics)
-            descended = descended_loss(setup.problem, model, setup.hyperparameters(point, fixed), state.step, without)
+            descended = descended_loss(
+                setup.problem, model, setup.box.hyperparameters(point, fixed), state.step, without
+            )
             return descended.astype(jnp.float32) - bonus
 
         moved = _moved(setup, state.moving)
@@ -203,7 +180,7 @@ def trained(setup: Setup, finetune: int, state: State, fixed: dict[str, jax.Arra
     """Return the model for the present point, after `finetune` steps on this point alone."""
     init_key, _, step_key = jax.random.split(key, 3)
     point = state.moving.point
-    hyperparameters = setup.hyperparameters(point, fixed)
+    hyperparameters = setup.box.hyperparameters(point, fixed)
     _, _, unravel = _flat(setup, point, fixed, init_key)
     weights = state.base + _change(setup, state.network, point - state.centre)
 
@@ -225,7 +202,7 @@ def trained(setup: Setup, finetune: int, state: State, fixed: dict[str, jax.Arra
 def finish(setup: Setup, finetune: int, state: State, fixed: dict[str, jax.Array], key: jax.Array) -> OuterLosses:
     """Return the losses of the model that `trained` returns."""
     model = trained(setup, finetune, state, fixed, key)
-    return outer_losses(setup.problem, model, setup.hyperparameters(state.moving.point, fixed))
+    return outer_losses(setup.problem, model, setup.box.hyperparameters(state.moving.point, fixed))
 
 
 def _flat(
@@ -235,7 +212,7 @@ def _flat(
 
     This way is a function from a vector to parameters of the right structure and types.
     """
-    params, statistics = initial(setup.problem, setup.hyperparameters(point, fixed), key)
+    params, statistics = initial(setup.problem, setup.box.hyperparameters(point, fixed), key)
     flat, unravel = ravel_pytree(params)
     return flat.astype(jnp.float32), statistics, lambda weights: unravel(weights.astype(flat.dtype))
 

@@ -9,15 +9,8 @@ import jax
 
 from hypergrad_search.checks import whole_number
 from hypergrad_search.cost import TRAINING_STEP, VALUE_AND_GRADIENT, Cost
-from hypergrad_search.hypergradient.base import (
-    MESSAGES,
-    Evaluation,
-    Method,
-    Request,
-    Status,
-    finite_or_none,
-    judge,
-)
+from hypergrad_search.hypergradient.base import Evaluation, Method, Request, Status, judge, with_gradient
+from hypergrad_search.hypergradient.in_floats import trained
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
 from hypergrad_search.problem import TrainingProblem
@@ -68,7 +61,7 @@ class Unrolled(Method):
         )
         spent, gradient = 0, None
         if needs_value_first:
-            judged = judge(_value(problem, static, dynamic, key), request.fold)
+            judged = judge(trained(problem, static, dynamic, key)[1], request.fold)
             spent += TRAINING_STEP * problem.steps
         if not needs_value_first or request.wants_gradient(judged):
             losses, gradient = _value_and_gradient(
@@ -76,23 +69,13 @@ class Unrolled(Method):
             )
             judged = judge(losses, request.fold)
             spent += VALUE_AND_GRADIENT * problem.steps
-        judged = replace(
+        if gradient is not None and judged.status is Status.OK:
+            judged = with_gradient(judged, gradient)
+        return replace(
             judged,
             cost=Cost(spent, time.perf_counter() - started),
             diagnostics={"steps": problem.steps, "exact": None},
         )
-        if gradient is None or judged.status is not Status.OK:
-            return judged
-        gradient = finite_or_none(gradient)
-        if gradient is None:
-            return replace(judged, status=Status.EXPLODED, message=MESSAGES[Status.EXPLODED])
-        return replace(judged, gradient=gradient)
-
-
-@compiled(static=2)
-def _value(problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array) -> OuterLosses:
-    hyperparameters = {**dynamic, **dict(static)}
-    return outer_losses(problem, train_in_floats(problem, hyperparameters, key), hyperparameters)
 
 
 @compiled(static=3)
@@ -106,9 +89,9 @@ def _value_and_gradient(
 ) -> tuple[OuterLosses, dict[str, jax.Array]]:
     def fitted(dynamic: dict[str, Any]) -> tuple[jax.Array, OuterLosses]:
         hyperparameters = {**dynamic, **dict(static)}
-        trained = train_in_floats(problem, hyperparameters, key, checkpoints)
-        losses = outer_losses(problem, trained, hyperparameters)
-        return fitted_loss(problem, trained, hyperparameters, without), losses
+        model = train_in_floats(problem, hyperparameters, key, checkpoints)
+        losses = outer_losses(problem, model, hyperparameters)
+        return fitted_loss(problem, model, hyperparameters, without), losses
 
     gradient, losses = jax.grad(fitted, has_aux=True)(dynamic)
     return losses, gradient

@@ -113,14 +113,14 @@ def _step(
     return rounded
 
 
-def _judged_params(problem: TrainingProblem, state: FloatState) -> Params:
-    """Return what outer losses see: the optimizer's average of the parameters, or else the parameters."""
+def judged_model(problem: TrainingProblem, state: FloatState) -> Trained:
+    """Return what outer losses see: the parameters, or the optimizer's average of them, and statistics if there are."""
     average = problem.optimizer.average if isinstance(problem.optimizer, Optimizer) else None
     if average is None:
-        return state.params
+        return as_returned(problem, state.params, state.statistics)
     leaves, treedef = jax.tree.flatten(state.params)
     averages = [slots[average].astype(w.dtype) for w, slots in zip(leaves, state.kept, strict=True)]
-    return jax.tree.unflatten(treedef, averages)
+    return as_returned(problem, jax.tree.unflatten(treedef, averages), state.statistics)
 
 
 def train_in_floats(
@@ -137,10 +137,16 @@ def train_in_floats(
     `checkpoints`, no more states than these are kept, by equinox's binomial checkpointing.
     """
     problem = problem.at(hyperparameters)
+    return judged_model(problem, last_state(problem, hyperparameters, key, checkpoints))
+
+
+def last_state(
+    problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, checkpoints: int | None = None
+) -> FloatState:
+    """Return the state at which `train_in_floats` ends; the number of steps is known."""
     one_step, state, scanned = float_training(problem, hyperparameters, key)
     if checkpoints is not None:
-        state, _ = binomial_scan(one_step, state, scanned, checkpoints)
-        return as_returned(problem, _judged_params(problem, state), state.statistics)
+        return binomial_scan(one_step, state, scanned, checkpoints)[0]
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def segment(state: FloatState, scanned: Scanned) -> tuple[FloatState, None]:
@@ -152,7 +158,7 @@ def train_in_floats(
     state, _ = jax.lax.scan(segment, state, segments)
     if whole < problem.steps:
         state, _ = segment(state, jax.tree.map(lambda x: x[whole:], scanned))
-    return as_returned(problem, _judged_params(problem, state), state.statistics)
+    return state
 
 
 def binomial_scan(body: Body, state: FloatState, scanned: Scanned, checkpoints: int) -> tuple[FloatState, None]:

@@ -30,7 +30,7 @@ from hypergrad_studies.posing import backend_of, named
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.readme_sections import has_section, rewritten
 from hypergrad_studies.report import table, verdicts, write_report
-from hypergrad_studies.rivals import BACKENDS, RIVALS, TRIED, Rival, of_factory
+from hypergrad_studies.rivals import BACKENDS, BY_METHOD, KNOWN, RIVALS, TRIED, Rival, of_factory
 from hypergrad_studies.spending import Budget, NoCost
 from hypergrad_studies.sweep.command import sweep
 from hypergrad_studies.sweep.driver import WorkerFailed
@@ -97,7 +97,8 @@ cli.add_command(sweep)
     "--methods",
     type=names_of,
     metavar="NAME,...",
-    help=f"By default all that the backend has and that can run on the problem, but for {', '.join(TRIED)}. "
+    help="By default all that the backend has and that can run on the problem, but for "
+    f"{', '.join(BY_METHOD | TRIED)}. "
     + "; ".join(f"{b}: {', '.join(n for n, rival in RIVALS.items() if rival.runs_in(b))}" for b in BACKENDS)
     + ".",
 )
@@ -204,7 +205,7 @@ def _task(name: str, direction: str, metric: str) -> Task:
 
 def _chosen(methods: list[str] | None, host: str) -> list[Rival]:
     """Return the rivals that were named; none where all shall run."""
-    known = {name: rival for name, rival in (RIVALS | TRIED).items() if rival.runs_in(host)}
+    known = {name: rival for name, rival in KNOWN.items() if rival.runs_in(host)}
     _known(methods or (), known, f"--methods (with --backend {host})")
     return [known[name] for name in dict.fromkeys(methods or ())]
 
@@ -213,7 +214,7 @@ def _own(text: str) -> Rival:
     name, equals, reference = text.partition("=")
     if not equals or not name:
         raise click.BadParameter(f"must be NAME=MODULE:FACTORY, got {text!r}", param_hint="--method")
-    if name in RIVALS | TRIED:
+    if name in KNOWN:
         raise click.BadParameter(f"there is a method {name!r} already; choose another name", param_hint="--method")
     try:
         return of_factory(name, load(reference))

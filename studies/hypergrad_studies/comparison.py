@@ -21,7 +21,7 @@ from hypergrad_studies.obstacles import obstacle
 from hypergrad_studies.posing import backend_of, pose
 from hypergrad_studies.records import Plan, Record, Run, Study
 from hypergrad_studies.report import table, verdicts, write_report
-from hypergrad_studies.rivals import BACKENDS, RIVALS, TRIED, Rival
+from hypergrad_studies.rivals import BACKENDS, KNOWN, RIVALS, Rival
 from hypergrad_studies.spending import Budget
 from hypergrad_studies.tasks import Task, goal
 from hypergrad_studies.verdict import Verdict
@@ -246,10 +246,9 @@ def _jobs(rivals: Mapping[Task, Sequence[Rival]], seeds: Sequence[int], backend:
 
 
 def _named(name: str) -> Rival:
-    known = RIVALS | TRIED
-    if name not in known:
+    if name not in KNOWN:
         raise ValueError(f"methods: {name!r} is not one of {', '.join(RIVALS)}; make a Rival of your own by of_factory")
-    return known[name]
+    return KNOWN[name]
 
 
 def _maximises(direction: str) -> bool:

@@ -2,8 +2,8 @@
 
 import importlib.util
 
-from hypergrad_search import Hypernet
 from hypergrad_search.from_function import FunctionProblem
+from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.space import dimension, floats
 from hypergrad_studies.problems import middle
 from hypergrad_studies.rivals import EXTRAS, Rival
@@ -47,14 +47,13 @@ def _of_training(rival: Rival, task: TrainingTask, backend: str) -> str | None:
     if dimension(rival.searched(space)) < rival.least:
         return f"{rival.name} needs at least {rival.least} numbers, and {task.name} has fewer; leave out one of them"
     if isinstance(problem, FunctionProblem):
-        if rival.report_every or rival.optimizer or isinstance(rival.how, Hypernet):
+        if rival.report_every or rival.optimizer or rival.how is not DEFAULT_METHOD:
             return f"{rival.name} needs a TrainingProblem, and {task.name} is a function; leave out one of them"
         return None
     if rival.optimizer is not None and problem.steps == 1:
         return f"{rival.name} needs more than one training step, and {task.name} has no more; leave out one of them"
-    if isinstance(rival.how, Hypernet):
-        try:
-            rival.how.check(problem, middle(space), space=space)
-        except ValueError as refusal:
-            return f"on {task.name}, {refusal}"
+    try:
+        rival.how.check(problem, middle(space), space=space)
+    except ValueError as refusal:
+        return f"on {task.name}, {refusal}"
     return None

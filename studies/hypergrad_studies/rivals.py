@@ -1,7 +1,7 @@
 """The rivals of a comparison: what searches, for Optuna, for Ray Tune or for both.
 
 All get the same budget unless one says otherwise. A new rival, or a search by hypergradients with another `Strategy` or
-`Method`, is one entry in `RIVALS`; a user's own is made by `of_factory`.
+`Method`, is one entry in `RIVALS` or `BY_METHOD`; a user's own is made by `of_factory`.
 """
 
 import functools
@@ -20,9 +20,21 @@ from ray.tune.search.optuna import OptunaSearch
 
 from hypergrad_optuna import HypergradSampler
 from hypergrad_ray import HypergradSearch
-from hypergrad_search import Hypernet, Method, Space, TrainingProblem, Unrolled
+from hypergrad_search import (
+    DrMAD,
+    Forward,
+    Hypernet,
+    Implicit,
+    Method,
+    OnePass,
+    Smoothed,
+    Space,
+    TrainingProblem,
+    Unrolled,
+)
 from hypergrad_search.checks import shown
 from hypergrad_search.hosting import DEFAULT_METHOD
+from hypergrad_search.hypergradient import ConjugateGradients, Identity, Neumann
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.search import ExploreDescend, Strategy
 from hypergrad_search.search.ask_tell import levels
@@ -355,6 +367,21 @@ RIVALS = _by_name(
     )
 )
 
+#: our default search with another way to the gradient; they run where they are named, and not by default
+BY_METHOD = _by_name(
+    (
+        # Networks have negative curvature where training ends, and a solver needs damping there.
+        by_gradients("hypergrad:implicit", how=Implicit(solver=ConjugateGradients(damping=0.1)), lifts=True),
+        by_gradients("hypergrad:neumann", how=Implicit(solver=Neumann(rate=0.5)), lifts=True),
+        by_gradients("hypergrad:identity", how=Implicit(solver=Identity()), lifts=True),
+        by_gradients("hypergrad:unrolled", how=Unrolled(), lifts=True),
+        by_gradients("hypergrad:drmad", how=DrMAD(), lifts=True),
+        by_gradients("hypergrad:forward", how=Forward()),
+        by_gradients("hypergrad:smoothed", how=Smoothed()),
+        by_gradients("hypergrad:one-pass", how=OnePass()),
+    )
+)
+
 #: ideas that `docs/tried.md` judges; they run where they are named, and not by default
 TRIED = _by_name(
     (
@@ -376,3 +403,6 @@ TRIED = _by_name(
         replace(by_gradients("tried-last-half", how=LastHalf(), lifts=False), searcher=None),
     )
 )
+
+#: all that can be named
+KNOWN = RIVALS | BY_METHOD | TRIED

@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 
 from hypergrad_search import (
+    DrMAD,
     Evaluation,
     Float,
     Fold,
+    Forward,
     Hypernet,
+    Implicit,
     Method,
+    OnePass,
     Reversible,
+    Smoothed,
     Status,
     TrainingProblem,
     Unrolled,
@@ -41,7 +46,16 @@ H: dict[str, Any] = {**PENALTY, "mask": np.ones(EXAMPLES), "size": 2.0}
 SPACE = {"penalty": Float(1e-3, 10.0, log=True, shape=(3,))}
 
 HYPERNET = Hypernet(network=Linear(), steps=STEPS)
-METHODS: dict[str, Method] = {"Reversible": Reversible(), "Unrolled": Unrolled(), "Hypernet": HYPERNET}
+METHODS: dict[str, Method] = {
+    "Reversible": Reversible(),
+    "Unrolled": Unrolled(),
+    "DrMAD": DrMAD(),
+    "Forward": Forward(),
+    "Hypernet": HYPERNET,
+    "Implicit": Implicit(),
+    "OnePass": OnePass(),
+    "Smoothed": Smoothed(pairs=2),
+}
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -161,8 +175,8 @@ def test_all_folds_share_one_compiled_program(method: Method) -> None:
         before = Work(work.traced, list(work.compiled))
         results = [run(problem, method, fold=fold) for fold in (Fold(3, of=4), Fold(1, of=2), Fold(2, of=5, below=1e8))]
         assert work.compiled == before.compiled
-        # `Hypernet` traces the losses at each evaluation, without compiling, to see what they depend on
-        assert work.traced - before.traced == (len(results) if isinstance(method, Hypernet) else 0)
+        # some trace the losses at each evaluation, without compiling, to see what they depend on
+        assert work.traced - before.traced == (len(results) if isinstance(method, Hypernet | Implicit | OnePass) else 0)
     assert len({followed(result)["penalty"].tobytes() for result in results}) == 3
 
 
@@ -202,7 +216,7 @@ def test_what_is_fitted_no_better_than_its_bound_is_overfitted(method: Method) -
     assert (at.status, at.value, at.held_back) == (Status.OVERFITTED, free.value, free.held_back)
     assert "fitted no better" in at.message
     assert (at.gradient, at.refined, at.checkpoint) == (None, None, None)
-    if not isinstance(method, Hypernet):
+    if not method.continues:
         assert at.cost.gradient_evaluations == STEPS
     # the bound is for the fold that is held back alone
     other = run(LOSSES, method, fold=Fold(1, of=4, below=math.inf))

@@ -23,12 +23,17 @@ import numpy as np
 import pytest
 
 from hypergrad_search import (
+    DrMAD,
     Evaluation,
     Float,
+    Forward,
     HostBatches,
     Hypernet,
+    Implicit,
     Method,
+    OnePass,
     Reversible,
+    Smoothed,
     TrainingProblem,
     Unrolled,
     adamw,
@@ -47,7 +52,7 @@ LABELS = np.random.default_rng(1).normal(size=90)
 SIZE, STEPS = 10, 23
 H = {"rate": 0.1, "l2": 1e-3}
 SPACE = {"l2": Float(1e-5, 1.0, log=True)}
-METHODS = [Reversible(), Unrolled(), Hypernet()]
+METHODS = [Reversible(), Unrolled(), DrMAD(), Forward(), Hypernet(), Implicit(), OnePass(), Smoothed(pairs=2)]
 
 
 def rows(step: int) -> Any:
@@ -86,7 +91,7 @@ def problem(batches: Any, **changes: Any) -> TrainingProblem:
 
 
 def run(batches: Any, method: Method = Reversible(), **changes: Any) -> Evaluation:  # noqa: B008 (frozen and empty)
-    if not isinstance(method, Hypernet):
+    if not isinstance(method, Hypernet | Implicit | OnePass | Smoothed):
         return evaluate(problem(batches, **changes), H, key=KEY, method=method)
     made = problem(batches, **{"optimizer": sgd(0.1, 0.9), **changes})
     return evaluate(made, {"l2": 1e-3}, key=KEY, method=method, space=SPACE)
@@ -129,7 +134,7 @@ def test_it_trains_as_an_array_of_jax_does(method: Method) -> None:
     found = run(HostBatches(load), method)
     assert_same(found, wanted(method))
     assert found.diagnostics["exact"] is (True if isinstance(method, Reversible) else None)
-    assert (found.gradient is None) is isinstance(method, Hypernet)
+    assert (found.gradient is None) is method.continues
 
 
 def test_a_file_that_is_mapped_to_memory(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypergrad_search import (
     Evaluation,
     Float,
     Fold,
+    Implicit,
     Method,
     Reversible,
     Space,
@@ -24,7 +25,23 @@ from hypergrad_search import (
     sgd,
     train,
 )
-from hypergrad_search.hypergradient import Request, finite_or_none, fitted_loss, judge, left_out, outer_losses, split
+from hypergrad_search.hypergradient import (
+    Derived,
+    Identity,
+    Request,
+    after_training,
+    finite_or_none,
+    fitted_loss,
+    judge,
+    left_out,
+    outer_losses,
+    read_by_losses,
+    refuse_unseen,
+    split,
+    step_loss,
+    trained,
+    tuned,
+)
 
 KEY = jax.random.key(0)
 STEPS = 10
@@ -111,6 +128,47 @@ def test_what_it_inherits() -> None:
     assert method.value(PROBLEM, H, key=KEY, space=space, left=b"") == pytest.approx(value, rel=1e-5)
     with pytest.raises(ValueError, match="FiniteDifferences has no checkpoints to go on from; leave checkpoint out"):
         evaluate(PROBLEM, H, key=KEY, method=method, checkpoint=b"")
+
+
+@dataclass(frozen=True)
+class Descent(Method):
+    """The slope of the validation loss along the last training gradient, which is T1-T2 of a user's own."""
+
+    def evaluate(self, problem: TrainingProblem, hyperparameters: Any, key: jax.Array, request: Request) -> Evaluation:
+        dynamic, static = split(hyperparameters, request.space)
+        seen = read_by_losses(problem, hyperparameters, request.space)
+        refuse_unseen("Descent", tuned(hyperparameters, request.space), seen, "use Reversible()")
+
+        def fitted(params: Any, h: dict[str, Any]) -> jax.Array:
+            return fitted_loss(problem, params, {**h, **dict(static)}, left_out(request.fold))
+
+        def slope(params: Any, h: dict[str, Any]) -> Any:
+            _, step_key = jax.random.split(key)
+            whole, step = {**h, **dict(static)}, jnp.int32(problem.steps - 1)
+            return jax.grad(lambda params: step_loss(problem, params, None, whole, step_key, step)[0])(params)
+
+        def differentiate(params: Any) -> Derived:
+            along, direct = jax.grad(fitted, argnums=(0, 1))(params, dynamic)
+            (mixed,) = jax.vjp(lambda h: slope(params, h), dynamic)[1](along)
+            return Derived({name: direct[name] - mixed[name] for name in seen}, 3.0, {"mine": True})
+
+        return after_training(problem, request, lambda: trained(problem, static, dynamic, key), differentiate)
+
+
+def test_a_method_that_looks_at_the_end_of_training() -> None:
+    space: Space = {"target": Float(-1.0, 1.0, shape=(3,)), "outer": Float(0.0, 1.0)}
+    own, package = Descent(), Implicit(solver=Identity())
+    found, expected = (evaluate(PROBLEM, H, key=KEY, method=method, space=space) for method in (own, package))
+    assert (found.value, found.status, found.test_loss) == (expected.value, expected.status, expected.test_loss)
+    assert found.gradient is not None
+    assert expected.gradient is not None
+    assert found.gradient.keys() == expected.gradient.keys() == space.keys()
+    for name, slope in expected.gradient.items():
+        np.testing.assert_allclose(found.gradient[name], slope, rtol=1e-5)
+    assert found.cost.gradient_evaluations == STEPS + 3
+    assert found.diagnostics == {"steps": STEPS, "exact": None, "mine": True}
+    with pytest.raises(ValueError, match=r"Descent cannot tune scale, rate: use Reversible\(\)"):
+        evaluate(PROBLEM, H, key=KEY, method=own)
 
 
 def test_it_takes_over_where_a_reversal_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:

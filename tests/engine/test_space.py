@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from hypergrad_search import Categorical, Float, Int
-from hypergrad_search.hypergradient import Joint, Linear
-from hypergrad_search.hypergradient.hypernet import DEFAULT_OPTIMIZER
-from hypergrad_search.hypergradient.stretch import Setup
+from hypergrad_search.hypergradient.box import Box
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.space import (
     Space,
@@ -105,21 +103,13 @@ def test_numpy_and_jax_have_one_map_of_the_unit_box(p: Float) -> None:
 
 
 def test_a_program_sees_the_unit_box_as_the_search_does() -> None:
-    setup = Setup(
-        problem=None,  # type: ignore[arg-type]  # it is never read
-        network=Linear(),
-        algorithm=Joint(),
-        optimizer=DEFAULT_OPTIMIZER,
-        hyper_optimizer=DEFAULT_OPTIMIZER,
-        parameters=tuple((name, p) for name, p in SPACE.items() if isinstance(p, Float)),
-        static=split({"width": 3}, SPACE)[1],
-    )
+    box = Box(tuple((name, p) for name, p in SPACE.items() if isinstance(p, Float)), split({"width": 3}, SPACE)[1])
     vector = np.random.default_rng(3).uniform(size=8)
-    seen, known = setup.hyperparameters(jnp.float32(vector), {}), from_unit(SPACE, vector)
+    seen, known = box.hyperparameters(jnp.float32(vector), {}), from_unit(SPACE, vector)
     assert seen.keys() == known.keys() | {"width"}
     for name, value in known.items():
         np.testing.assert_allclose(seen[name], value, rtol=1e-5)
-    np.testing.assert_allclose(setup.point(known), to_unit(SPACE, known), atol=1e-6)
+    np.testing.assert_allclose(box.point(known), to_unit(SPACE, known), atol=1e-6)
 
 
 @pytest.mark.parametrize(

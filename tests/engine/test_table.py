@@ -17,11 +17,19 @@ import pytest
 import hypergrad_search
 from hypergrad_search import (
     AdditiveOptimizer,
+    Categorical,
+    DrMAD,
     Float,
+    Forward,
     Hypernet,
+    Implicit,
+    Int,
     Method,
+    OnePass,
     Optimizer,
     Reversible,
+    Smoothed,
+    Space,
     Status,
     TrainingProblem,
     Unrolled,
@@ -34,7 +42,7 @@ from hypergrad_search import (
     rmsprop,
     sgd,
 )
-from hypergrad_search.hypergradient import Linear, Local
+from hypergrad_search.hypergradient import ConjugateGradients, Linear, Local
 
 Array = np.ndarray[Any, Any]
 
@@ -48,8 +56,19 @@ X_VALID, Y_VALID = RNG.normal(size=(9, FEATURES)), RNG.normal(size=9)
 METHODS: dict[str, Method] = {
     "Reversible": Reversible(),
     "Unrolled": Unrolled(),
+    "DrMAD": DrMAD(),
+    "Forward": Forward(),
     "Hypernet": Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000),
+    "Implicit": Implicit(solver=ConjugateGradients(tolerance=1e-7)),
+    "OnePass": OnePass(),
+    "Smoothed": Smoothed(pairs=2),
 }
+#: Those that differentiate training runs exactly, those that approximate that, those that look at their end alone,
+#: and those that refine the settings of the optimizer on the way.
+EXACT = ("Reversible", "Unrolled", "Forward")
+APPROXIMATE = ("DrMAD", "Smoothed")
+OF_THE_END = ("Hypernet", "Implicit")
+ON_THE_WAY = ("OnePass",)
 
 ADAM = {"rate": 0.05, "decay": 0.8, "b2": 0.95, "eps": 1e-2, "root": 1e-3}
 # Each optimizer with its settings as hyperparameters, and their values.
@@ -172,6 +191,7 @@ def public_optimizers() -> set[str]:
 
 def test_the_table_is_complete() -> None:
     assert METHODS.keys() == public_methods()
+    assert sorted(METHODS) == sorted(EXACT + APPROXIMATE + OF_THE_END + ON_THE_WAY)
     assert OPTIMIZERS.keys() == public_optimizers()
     assert all(type(method).__name__ == name for name, method in METHODS.items())
     assert all(optimizer.name.startswith(name) for name, cases in OPTIMIZERS.items() for optimizer, _ in cases.values())
@@ -199,7 +219,7 @@ each_optimizer = pytest.mark.parametrize("optimizer", CASES)
 
 @each_problem
 @each_optimizer
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"Hypernet"}))
+@pytest.mark.parametrize("method", EXACT)
 def test_gradients_of_training_runs(
     method: str, optimizer: str, problem: str, references: dict[tuple[str, str], Any]
 ) -> None:
@@ -227,12 +247,95 @@ def test_gradients_of_training_runs(
 
 @each_problem
 @each_optimizer
-def test_hypernet_refuses_what_needs_training_runs(optimizer: str, problem: str) -> None:
+@pytest.mark.parametrize("method", APPROXIMATE)
+def test_approximate_methods_train_and_see_all(method: str, optimizer: str, problem: str) -> None:
+    rule, settings = CASES[optimizer]
+    h = {**PROBLEMS[problem].hyperparameters, **settings}
+    space = {
+        name: Float(np.min(x) - 0.01 * abs(np.min(x)), np.max(x) + 0.01 * abs(np.max(x)), shape=np.shape(x))
+        for name, x in h.items()
+    }
+    training = PROBLEMS[problem].problem(rule)
+    result = evaluate(training, h, key=KEY, method=METHODS[method], space=space)
+    assert result.status == Status.OK
+    assert result.value == evaluate(training, h, key=KEY, method=Unrolled(), gradient_below=-math.inf).value
+    assert result.gradient is not None
+    assert {name: np.shape(slope) for name, slope in result.gradient.items()} == {n: np.shape(x) for n, x in h.items()}
+    assert any(np.any(result.gradient[name]) for name in settings)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_plain_values_are_part_of_the_program(method: str) -> None:
+    """A number of steps, a width and a choice: by name, as Python has them."""
+    seen: set[tuple[int, str]] = set()
+
+    def init(key: jax.Array, h: Any) -> jax.Array:
+        seen.add((h["width"], h["kind"]))
+        return jnp.full(h["width"], h["start"])
+
+    problem = TrainingProblem(
+        init,
+        lambda p, h, batch, key: jnp.mean((p - 1) ** 2) + h["penalty"] * jnp.mean(jnp.abs(p) if h["kind"] else p**2),
+        lambda p, h: (p - 0.5) ** 2,
+        lambda step: None,
+        sgd(0.3, 0.5),
+        "steps",
+    )
+    values = {"start": 0.3, "penalty": 0.1}
+    space: Space = {
+        "penalty": Float(0.01, 1.0),
+        "steps": Int(10, 20),
+        "width": Int(1, 9),
+        "kind": Categorical(["", "absolute"]),
+    }
+    results = [
+        evaluate(problem, {**values, **plain}, key=KEY, method=METHODS[method], space=space)
+        for plain in ({"steps": 10, "width": 3, "kind": ""}, {"steps": 20, "width": 5, "kind": "absolute"})
+    ]
+    assert {(3, ""), (5, "absolute")} <= seen
+    if not isinstance(METHODS[method], Hypernet):
+        assert [result.diagnostics["steps"] for result in results] == [10, 20]
+    for result in results:
+        slope = result.refined if METHODS[method].continues else result.gradient
+        assert slope is not None
+        assert np.isfinite(slope["penalty"])
+
+
+@each_optimizer
+@pytest.mark.parametrize("method", ON_THE_WAY)
+def test_settings_are_refined_on_the_way(method: str, optimizer: str) -> None:
+    rule, settings = CASES[optimizer]
+    h = {**PROBLEMS["network"].hyperparameters, **settings}
+    space = {
+        name: Float(value / 2, (value + 1) / 2 if value < 1 else 2.0, log=True) for name, value in settings.items()
+    }
+    training = PROBLEMS["network"].problem(rule)
+    result = evaluate(training, h, key=KEY, method=METHODS[method], space=space)
+    assert result.status == Status.OK
+    assert result.refined is not None
+    moved = [name for name, value in settings.items() if abs(result.refined[name] - value) > 1e-4 * value]
+    assert sorted(moved) == sorted(settings)
+    assert result.refined["data"] is h["data"]
+    ridge = PROBLEMS["ridge"]
+    with pytest.raises(ValueError, match=f"{method} cannot tune start: .* use Reversible"):
+        evaluate(
+            ridge.problem(rule),
+            {**ridge.hyperparameters, **settings},
+            key=KEY,
+            method=METHODS[method],
+            space={"start": Float(0.0, 1.0)},
+        )
+
+
+@each_problem
+@each_optimizer
+@pytest.mark.parametrize("method", OF_THE_END)
+def test_what_needs_training_runs_is_refused(method: str, optimizer: str, problem: str) -> None:
     rule, settings = CASES[optimizer]
     h = {**PROBLEMS[problem].hyperparameters, **settings}
     space = {name: Float(0.0, 100.0, shape=np.shape(value)) for name, value in settings.items()}
-    with pytest.raises(ValueError, match=f"Hypernet cannot tune {', '.join(settings)}: .* use Reversible"):
-        evaluate(PROBLEMS[problem].problem(rule), h, key=KEY, method=METHODS["Hypernet"], space=space)
+    with pytest.raises(ValueError, match=f"{method} cannot tune {', '.join(settings)}: .* use Reversible"):
+        evaluate(PROBLEMS[problem].problem(rule), h, key=KEY, method=METHODS[method], space=space)
 
 
 def test_hypernet_on_a_penalty() -> None:

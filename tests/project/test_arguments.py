@@ -16,12 +16,16 @@ from hypergrad_search import (
     Evaluation,
     Float,
     Fold,
+    Forward,
     HostBatches,
     Hypernet,
+    Implicit,
     Int,
     Method,
+    OnePass,
     Optimizer,
     Reversible,
+    Smoothed,
     Status,
     TrainingProblem,
     Unrolled,
@@ -45,7 +49,17 @@ from hypergrad_search import (
     warmup_cosine,
 )
 from hypergrad_search.cost import Cost
-from hypergrad_search.hypergradient import Diagonal, Global, Joint, Linear, Local, LowRank, OneHidden
+from hypergrad_search.hypergradient import (
+    ConjugateGradients,
+    Diagonal,
+    Global,
+    Joint,
+    Linear,
+    Local,
+    LowRank,
+    Neumann,
+    OneHidden,
+)
 
 Call = Callable[[], Any]
 KEY = jax.random.key(0)
@@ -338,6 +352,35 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: Reversible(fraction_bits={"weights": 85}), "fraction_bits: weights must be a whole number"),
         (lambda: run(method=Reversible(fraction_bits={"typo": 30})), "fraction_bits: 'typo' is not among"),
     ],
+    "Forward": [(lambda: Forward(at_once=0), "Forward: at_once must be a whole number from 1, got 0")],
+    "Implicit": [
+        (lambda: Implicit(solver="cg"), "Implicit: solver must be a Solver such as"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: Implicit(batches=0), "Implicit: batches must be a whole number from 1, got 0"),
+        (lambda: ConjugateGradients(tolerance=-1), "ConjugateGradients: tolerance must be a number from 0 to 1"),
+        (lambda: ConjugateGradients(iterations=0.5), "ConjugateGradients: iterations must be a whole number"),  # type: ignore[arg-type]  # wrong on purpose
+        (lambda: ConjugateGradients(damping=math.inf), "ConjugateGradients: damping must be finite, got inf"),
+        (lambda: Neumann(terms=-1), "Neumann: terms must be a whole number from 0"),
+        (lambda: Neumann(rate=0), "Neumann: rate must be above 0"),
+        (lambda: run(method=Implicit()), "Implicit cannot tune rate: neither the training loss nor"),
+    ],
+    "OnePass": [
+        (lambda: OnePass(lookback=-1), "OnePass: lookback must be a whole number from 0"),
+        (lambda: OnePass(every=0), "OnePass: every must be a whole number from 1"),
+        (lambda: OnePass(steps=0), "OnePass: steps must be a whole number from 1"),
+        (lambda: OnePass(optimizer=0.1), "OnePass: optimizer must be a transformation of optax"),
+        (lambda: run(method=OnePass()), "OnePass needs space="),
+        (
+            lambda: run({**H, "x": 0.5}, method=OnePass(), space={"x": Float(0.0, 1.0)}),
+            "OnePass cannot tune x: neither",
+        ),
+    ],
+    "Smoothed": [
+        (lambda: Smoothed(sigma=0), "Smoothed: sigma must be a number from 1e-06 to 1"),
+        (lambda: Smoothed(pairs=0), "Smoothed: pairs must be a whole number from 1"),
+        (lambda: Smoothed(seed=-1), "Smoothed: seed must be a whole number from 0"),
+        (lambda: Smoothed(at_once=0), "Smoothed: at_once must be a whole number from 1"),
+        (lambda: run(method=Smoothed()), "Smoothed needs space="),
+    ],
     "Hypernet": [
         (lambda: Hypernet(network=Linear), "Hypernet: network must be a Response"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Hypernet(algorithm="joint"), "Hypernet: algorithm must be Joint"),  # type: ignore[arg-type]  # wrong on purpose
@@ -373,8 +416,8 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
     ],
 }
 
-#: Names of the package that are not called with anything: abstract classes, types and errors.
-NOT_CALLED = {"AdditiveOptimizer", "InexactReversalError", "Optimizer", "ScheduleSummary", "Space", "Status"}
+#: Names of the package that are not called with anything: abstract classes, types, errors, what takes no arguments.
+NOT_CALLED = {"AdditiveOptimizer", "DrMAD", "InexactReversalError", "Optimizer", "ScheduleSummary", "Space", "Status"}
 
 
 def test_the_table_has_every_public_name() -> None:

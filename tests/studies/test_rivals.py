@@ -26,13 +26,13 @@ from hypergrad_studies import cli as command
 from hypergrad_studies import comparison, jobs, obstacles, optuna_backend
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.records import PRUNED, Record
-from hypergrad_studies.rivals import EXTRAS, RIVALS, TRIED, Rival, Setting, by_gradients
+from hypergrad_studies.rivals import BY_METHOD, EXTRAS, KNOWN, RIVALS, TRIED, Rival, Setting, by_gradients
 from hypergrad_studies.spending import Budget
 from hypergrad_studies.tasks import Task
 
 BUDGET = Budget(5000)
 SETTING = Setting(seed=0, dimensions=10, steps=100, budget=BUDGET)
-OPTUNA = {name: rival for name, rival in (RIVALS | TRIED).items() if rival.sampler}
+OPTUNA = {name: rival for name, rival in KNOWN.items() if rival.sampler}
 
 
 def run(
@@ -44,7 +44,7 @@ def run(
 
 
 def obstacle(rival: str | Rival, problem: str, backend: str = "optuna") -> str | None:
-    which = RIVALS[rival] if isinstance(rival, str) else rival
+    which = KNOWN[rival] if isinstance(rival, str) else rival
     return obstacles.obstacle(which, PROBLEMS[problem](), backend, BUDGET)
 
 
@@ -94,8 +94,8 @@ def refusal(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_budgets_and_lifts() -> None:
-    assert {name for name, rival in (RIVALS | TRIED).items() if rival.lifts} == {"hypergrad"}
-    for name, rival in (RIVALS | TRIED).items():
+    assert {name for name, rival in KNOWN.items() if rival.lifts and name not in BY_METHOD} == {"hypergrad"}
+    for name, rival in KNOWN.items():
         assert rival.name == name
         assert rival.budget_factor == (2 if name.endswith("-2x") else 1)
         assert rival.gradients == (name.startswith(("hypergrad", "hypernet")) or name in TRIED)
@@ -145,6 +145,14 @@ def test_rivals_are_what_they_are_called() -> None:
             ["--problem", "cancer-mlp", "--methods", "random,hypernet"],
             "on cancer-mlp, Hypernet cannot tune learning_rate_1, learning_rate_2, init_scale_1, init_scale_2,",
         ),
+        (
+            ["--problem", "digits-mlp", "--methods", "hypergrad:implicit"],
+            "on digits-mlp, Implicit cannot tune learning_rate_1,",
+        ),
+        (
+            ["--problem", "digits-mlp", "--methods", "hypergrad:one-pass"],
+            "on digits-mlp, OnePass cannot tune init_scale_1,",
+        ),
     ],
 )
 @pytest.mark.usefixtures("no_extras", "compared")
@@ -159,9 +167,11 @@ def test_by_default_what_cannot_run_is_left_out(no_extras: None, compared: list[
     assert done.exit_code == 0, done.output
     (rivals,) = compared
     assert rivals["digits-mlp"] == [
-        name for name in OPTUNA if name not in NEEDY | TIED | TRIED.keys() and "hypernet" not in name
+        name for name in OPTUNA if name not in NEEDY | TIED | BY_METHOD.keys() | TRIED.keys() and "hypernet" not in name
     ]
-    assert rivals["digits-l2"] == [name for name in OPTUNA if name not in NEEDY | TRIED.keys() | {"hypergrad-unlifted"}]
+    assert rivals["digits-l2"] == [
+        name for name in OPTUNA if name not in NEEDY | BY_METHOD.keys() | TRIED.keys() | {"hypergrad-unlifted"}
+    ]
     assert "left out: gp needs torch: pip install 'hypergrad-search[gp]'" in done.output
     assert done.output.count("left out: on digits-mlp, Hypernet cannot tune") == 1
     assert "left out: hypergrad-unlifted finds nothing to leave unlifted in digits-l2" in done.output
@@ -267,7 +277,9 @@ def test_other_settings_of_the_strategy_are_one_rival() -> None:
     assert min(r.value for r in seen[1:4]) < seen[0].value
 
 
-@pytest.mark.parametrize("name", [n for n in OPTUNA if n not in NEEDY | TIED | UNTUNED and "hypernet" not in n])
+@pytest.mark.parametrize(
+    "name", [n for n in OPTUNA if n not in NEEDY | TIED | UNTUNED | BY_METHOD.keys() and "hypernet" not in n]
+)
 def test_every_method_searches_a_synthetic_problem(name: str) -> None:
     problem = "synthetic-quadratic"  # it has no lifts, but only the command line refuses that
     seen: list[Record] = []
@@ -301,6 +313,23 @@ def test_what_was_found_is_trained_with_keys_that_no_trial_had(name: str, budget
     assert fresh == tuple(evaluation.test_loss for evaluation in wanted)
     assert len(set(fresh)) == 5
     assert best.test_value not in fresh
+
+
+#: A problem for each way to the gradient that can tune all of it.
+TUNED = dict.fromkeys(BY_METHOD, "digits-l2") | {
+    "hypergrad:forward": "cancer-mlp",
+    "hypergrad:one-pass": "digits-rates",
+    "hypergrad:smoothed": "cancer-mlp",
+}
+
+
+@pytest.mark.parametrize("name", BY_METHOD)
+def test_our_search_runs_by_each_way_to_the_gradient(name: str) -> None:
+    assert obstacle(name, TUNED[name]) is None
+    seen: list[Record] = []
+    run(TUNED[name], name, 0, 6000, seen.append)
+    assert {record.status for record in seen} <= {"ok", "overfitted"}
+    assert min(record.value for record in seen) < 0.97 * seen[0].value
 
 
 def test_a_hypernet_has_no_losses_of_fresh_keys() -> None:

@@ -13,7 +13,7 @@ from hypergrad_search.space import dimension
 from hypergrad_studies.loading import load
 from hypergrad_studies.obstacles import obstacle
 from hypergrad_studies.posing import named
-from hypergrad_studies.rivals import RIVALS, Rival, Setting, of_factory
+from hypergrad_studies.rivals import BY_METHOD, RIVALS, Rival, Setting, of_factory
 from hypergrad_studies.spending import GRADIENT_EVALUATIONS, Budget
 from hypergrad_studies.sweep.storages import open_storage
 from hypergrad_studies.tasks import ObjectiveTask, Task, TrainingTask
@@ -74,12 +74,12 @@ class Plan:
 
     def rival(self) -> Rival:
         """Return what searches, a rival of the registry or a user's own. Raises `ValueError` where it is neither."""
-        if ":" in self.method:
-            return of_factory(self.method, load(self.method))
-        if self.method not in RIVALS:
+        if self.method in RIVALS | BY_METHOD:
+            return (RIVALS | BY_METHOD)[self.method]
+        if ":" not in self.method:
             known = ", ".join(name for name, rival in RIVALS.items() if rival.runs_in(self.engine))
             raise ValueError(f"{self.method!r} is not one of {known}; name one of your own by module:factory")
-        return RIVALS[self.method]
+        return of_factory(self.method, load(self.method))
 
     def check(self) -> None:
         """Raise `ValueError` where the method cannot search the problem, in one line that says what to do."""
