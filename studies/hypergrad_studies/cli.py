@@ -16,6 +16,7 @@ from hypergrad_studies import bench as measuring
 from hypergrad_studies import bench_convolutions, bench_report, data, json_lines, records
 from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import doctor as examination
+from hypergrad_studies import methods as ways_to_gradients
 from hypergrad_studies.comparison import CannotRun, check_workers, who_can_run
 from hypergrad_studies.comparison import run as run_comparison
 from hypergrad_studies.jobs import compute_on_one_core
@@ -418,6 +419,32 @@ def parallel(problem: str | None, workers: int, batch: int, trials: int, repeats
         raise click.UsageError(str(error)) from None
     except WorkerFailed as error:
         raise click.ClickException(str(error)) from None
+
+
+@cli.command()
+@click.option(
+    "--steps",
+    type=click.IntRange(min=100),
+    default=1000,
+    show_default=True,
+    help="No case has more training steps; up to 4,000 are worth while.",
+)
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="How often times are taken.")
+@click.option(
+    "--method",
+    "only",
+    multiple=True,
+    type=click.Choice(list(ways_to_gradients.METHODS)),
+    help="A method to measure, again and again; by default all.",
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out", "methods"))
+def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path) -> None:
+    """Hold the ways to the gradient against float64: error, time and cost as training grows."""
+    console = Console()
+    found = ways_to_gradients.measure(steps, repeats, console, only)
+    ways_to_gradients.write(found, out)
+    console.width = max(console.width, 100)
+    console.print(*ways_to_gradients.tables(found))
 
 
 @cli.command()

@@ -48,6 +48,7 @@ def test_the_gradient_is_that_of_the_whole_batch(method: Any) -> None:
         np.testing.assert_allclose(found.gradient[name], slope, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_statistics_go_from_part_to_part() -> None:
     def counting(params: Any, count: jax.Array, h: Any, rows: jax.Array, key: jax.Array) -> Any:
         return train_loss(params, h, rows, key), count + 1

@@ -100,7 +100,10 @@ OPTIMIZERS: dict[str, tuple[Optimizer, dict[str, float]]] = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "adam" else n for n in OPTIMIZERS],  # adamw has all of it
+)
 def test_a_batch_is_its_members(name: str) -> None:
     optimizer, settings = OPTIMIZERS[name]
     problem, points = made(optimizer), several(3, {**POINT, **settings})
@@ -169,6 +172,7 @@ def test_an_optimizer_that_cannot_be_reversed_is_not_batched() -> None:
     assert [ours.diagnostics["exact"] for ours in found] == [False, False]
 
 
+@pytest.mark.slow
 def test_whole_numbers_and_choices_run_with_their_like() -> None:
     space: Space = {
         "rate": Float(0.01, 0.2),

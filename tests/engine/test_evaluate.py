@@ -218,6 +218,7 @@ def test_a_mismatch_raises_or_falls_back(monkeypatch: pytest.MonkeyPatch) -> Non
     assert result.diagnostics["exact"] is False
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_compiled_differently_is_compiled_by_itself() -> None:
     """XLA rounds a layer normalisation's gradient differently in the two directions, beside Adam's step."""
     rng = np.random.default_rng(1)

@@ -160,6 +160,7 @@ def test_what_a_schedule_or_another_function_reads_stays_a_number(optimizer: Opt
     assert lifts(optimizer, {"rate": RATE, "momentum": MOMENTUM})["rate"] is None
 
 
+@pytest.mark.slow
 def test_what_makes_a_number_is_lifted() -> None:
     """A function that computes a setting gets the numbers of one leaf and step after the other."""
     plain, whole = sgd("rate", "momentum"), sgd("rate", lambda h, step: 1 - h["rest"])
@@ -176,6 +177,7 @@ def test_what_makes_a_number_is_lifted() -> None:
         np.testing.assert_array_equal(by_function.gradient["rest"], -np.asarray(by_name.gradient["momentum"]))
 
 
+@pytest.mark.slow
 def test_the_leaves_are_those_that_the_function_is_for() -> None:
     optimizer = adamw(
         "rate", weight_decay={"a": lambda h, step: 2 * h["half"], "b": 0.0, "c": lambda h, step: h["half"]}

@@ -176,6 +176,7 @@ def test_nothing_breaks_silently_in_a_longer_search(problem: TrainingProblem, h:
     examine(problem, h)
 
 
+@pytest.mark.slow
 def test_coarse_numbers_break_nothing() -> None:
     problem = problem_of("vector", "network", "adamw", 100)
     h = {"rate": 0.01, "decay": 0.9, "decay2": 0.99, "eps": 1e-6, "weight_decay": 0.1, "scale": 0.3, "target": 0.5}

@@ -191,7 +191,14 @@ def check_healthy(kinds: list[str], optimizer: Optimizer) -> None:
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(train(problem, {}, KEY)))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "a rate that falls to 0", "adabelief", "rmsprop", "ema"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        "adamw",
+        "a rate that falls to 0",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("adabelief", "rmsprop", "ema")),
+    ],
+)
 def test_what_is_well_is_left_alone(optimizer: str) -> None:
     check_healthy(list(HEALTHY), SETTINGS[optimizer])
 

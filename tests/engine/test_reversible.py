@@ -83,7 +83,10 @@ def test_reversal_is_exact(
     assert evaluation.gradient is not None
 
 
-@each_optimizer
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "adam" else n for n in OPTIMIZERS],  # adamw has all of it
+)
 @pytest.mark.parametrize("steps", [60, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_reversal_is_exact_under_jit_and_vmap(
     make_problem: Make, hyperparameters: dict[str, Any], name: str, steps: int
@@ -200,7 +203,10 @@ def test_reversal_is_exact_for_schedules(make_problem: Make, hyperparameters: di
     assert evaluation.gradient["rate"].shape == (steps,)
 
 
-@each_optimizer
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "adam" else n for n in OPTIMIZERS],  # adamw has all of it
+)
 def test_gradients_are_as_good_as_those_of_float32(
     make_problem: Make, hyperparameters: dict[str, Any], name: str
 ) -> None:

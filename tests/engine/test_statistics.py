@@ -225,7 +225,9 @@ def assert_close(found: Evaluation, value: float, gradient: dict[str, Any], tole
 
 
 @pytest.mark.parametrize("method", [Reversible(), Unrolled(), Unrolled(checkpoints=5)], ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("equinox") else n for n in MODELS]
+)
 def test_batch_normalisation_has_the_gradient_of_float64(name: str, method: Method) -> None:
     found = evaluate(PROBLEMS[name], H, key=KEY, method=method)
     assert found.diagnostics["exact"] in (None, True)
@@ -310,6 +312,7 @@ def test_a_truncated_gradient_leaves_out_earlier_statistics() -> None:
     assert 0 < abs(float(last["target"])) < abs(float(whole["target"]))
 
 
+@pytest.mark.slow
 def test_everything_else_works_with_statistics() -> None:
     run = problem(MODELS["equinox ema"], test_loss=PROBLEMS["equinox ema"].valid_loss)
     seen: list[float] = []

@@ -132,7 +132,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         ),
     ],
 }
-ELSEWHERE = {"check_gradient"}
+ELSEWHERE = {"check_gradient", "optimize_batched"}
 ROWS = [pytest.param(*row, id=f"{name} {i}") for name, rows in WRONG.items() for i, row in enumerate(rows)]
 
 

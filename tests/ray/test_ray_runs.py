@@ -462,7 +462,10 @@ def healing(folder: Path) -> Callable[[dict[str, Any]], None]:
 
 @pytest.mark.parametrize(
     ("how", "limit"),
-    [({"restart_errored": True}, 2), pytest.param({"resume_errored": True}, None, marks=pytest.mark.slow)],
+    [
+        pytest.param({"restart_errored": True}, 2, marks=pytest.mark.slow),
+        pytest.param({"resume_errored": True}, None, marks=pytest.mark.slow),
+    ],
 )
 def test_failed_trials_that_are_run_again_count(how: dict[str, Any], limit: int | None, tmp_path: Path) -> None:
     tuner = tune.Tuner(

@@ -282,7 +282,9 @@ class Analysis(ExperimentAnalysis):
     def __init__(self, *trials: tuple[dict[str, Any], dict[str, Any]], mode: str | None = "min") -> None:
         self.default_metric, self.default_mode = "loss", mode
         self.trials: list[Any] = [
-            SimpleNamespace(config=config, last_result=last, metric_analysis={n: {"last": x} for n, x in last.items()})
+            SimpleNamespace(
+                storage=None, config=config, last_result=last, metric_analysis={n: {"last": x} for n, x in last.items()}
+            )
             for config, last in trials
         ]
 

@@ -245,6 +245,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path / "mine.py"
 
 
+@pytest.mark.slow
 def test_a_problem_in_a_file_is_compared_by_two_processes(own: Path, tmp_path: Path) -> None:
     name = f"{own}:make"
     shared = ["compare", "--problem", name, "--budget", "12", "--seeds", "2", "--methods", "random,hypergrad"]

@@ -48,7 +48,7 @@ DIMENSIONS = {
 }
 """How many numbers each problem has as it is, and how many when it is lifted."""
 
-LONG = ("text-mlp", "digits-adamw", "digits-schedules")
+LONG = ("text-mlp", "digits-adamw", "digits-schedules", "digits-mixed")
 """Problems whose programs take long to compile."""
 
 CHANCE = {"cancer-mlp": math.log(2), "diabetes-mlp": 1.0, "text-mlp": math.log(36)}
