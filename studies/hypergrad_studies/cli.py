@@ -435,11 +435,14 @@ def parallel(problem: str | None, workers: int, batch: int, trials: int, repeats
     "only",
     multiple=True,
     type=click.Choice(list(ways_to_gradients.METHODS)),
-    help="A method to measure, again and again; by default all.",
+    help="A method to measure; it may be given several times.  [default: all]",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out", "methods"))
 def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path) -> None:
-    """Hold the ways to the gradient against float64: error, time and cost as training grows."""
+    """Hold the ways to the gradient against float64: error, time and cost as training grows.
+
+    It takes some minutes for each hundred steps, most of them to compile. The records go to methods.jsonl in --out.
+    """
     console = Console()
     found = ways_to_gradients.measure(steps, repeats, console, only)
     ways_to_gradients.write(found, out)
