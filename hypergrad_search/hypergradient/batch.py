@@ -151,8 +151,9 @@ def _members(
 
 def _keys(key: jax.Array, n: int) -> list[jax.Array]:
     """Return `n` keys, given one for all of them, or an array of them."""
-    is_array = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 1
-    if not is_array:
+    is_raw = isinstance(key, jax.Array) and key.dtype == jnp.uint32  # as jax.random.PRNGKey returns it, shape (2,)
+    is_key = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not (is_raw or is_key) or key.ndim != (2 if is_raw else 1):
         return [random_key("evaluate_batch: key", key)] * n
     if len(key) != n:
         raise ValueError(f"evaluate_batch: key must be one key, or an array of {n}, got an array of {len(key)}")

@@ -321,7 +321,11 @@ def _train(
     origin, lost, last_probed = None, None, 0
     if begun:
         like = _like(state, largest, due, kept_from, begun.step, steps)
-        state, largest, planes, origin, last_probed = snapshots.stop_of(begun, facts, like)
+        if begun.spilled == sorted(like.planes):
+            state, largest, planes, origin, last_probed = snapshots.stop_of(begun, facts, like)
+        else:  # another processor rounds decays to other plans, so training begins again
+            snapshots.check(begun, facts)
+            begun = None
     done = begun.step if begun else 0
     for stop in sorted(reported.union({1, kept_from, steps}, *due.values()).difference(range(done + 1))):
         probed = stop in (1, steps) or stop >= last_probed + _PROBE_EVERY

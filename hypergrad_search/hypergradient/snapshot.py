@@ -43,7 +43,8 @@ class Stop(NamedTuple):
 class Snapshot(NamedTuple):
     """What is in the bytes of a snapshot: the arrays of a `Stop`, and all that is not an array.
 
-    `isolated` is that of the program, and `seconds` is the time that the evaluation has taken so far.
+    `isolated` is that of the program, `seconds` is the time that the evaluation has taken so far, and `spilled` are the
+    steps at which bits were shifted out that are in the snapshot.
     """
 
     arrays: Mapping[str, np.ndarray[Any, Any]]
@@ -52,6 +53,7 @@ class Snapshot(NamedTuple):
     last_probed: int
     isolated: bool
     seconds: float
+    spilled: list[int]
 
 
 def facts_of(program: Program, inputs: Inputs, key: jax.Array, initial: list[jax.Array], reversed_steps: int) -> Facts:
@@ -90,6 +92,7 @@ def write(stop: Stop, facts: Facts, *, isolated: bool, seconds: float) -> bytes:
         "last_probed": stop.last_probed,
         "isolated": isolated,
         "seconds": seconds,
+        "spilled": sorted(stop.planes),
     }
     # The file is read with no need of the problem's own types: each array has the name of its place.
     arrays = {name: np.asarray(_raw(x)) for name, x in _by_place(_tree(stop, step)).items()}
@@ -117,8 +120,7 @@ def stop_of(snapshot: Snapshot, facts: Facts, like: Stop) -> Stop:
 
     Raises `SnapshotError` where the facts are not the same, or an array is missing.
     """
-    for name, now in facts.items():
-        _check(name, snapshot.facts.get(name), now)
+    check(snapshot, facts)
     structure = jax.tree.structure(_tree(like, snapshot.step))
     places = _by_place(_tree(like, snapshot.step))
     found = snapshot.arrays
@@ -130,6 +132,12 @@ def stop_of(snapshot: Snapshot, facts: Facts, like: Stop) -> Stop:
     )
     record = [x.at[: snapshot.step].set(past) for x, past in zip(like.state.record, state.record, strict=True)]
     return Stop(state._replace(record=record), largest, planes, origin, snapshot.last_probed)
+
+
+def check(snapshot: Snapshot, facts: Facts) -> None:
+    """Raise `SnapshotError` where the facts of a snapshot are not these."""
+    for name, now in facts.items():
+        _check(name, snapshot.facts.get(name), now)
 
 
 def _tree(stop: Stop, step: int) -> tuple[State, Params, dict[int, Planes], list[Numbers] | None]:

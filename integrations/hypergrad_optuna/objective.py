@@ -29,7 +29,7 @@ class Objective:
 
     A finished trial, as in `objective(study.best_trial)`, gives its value again, to the bit, and stays as it is; so do
     the hyperparameters of a trial, as in `objective(optuna.trial.FixedTrial(best_hyperparameters(study)))`, but for
-    `Hypernet`, which starts anew there.
+    `Hypernet`, which starts anew there. Trials of `optimize_batched` were rounded differently.
 
     It works with every sampler: under any but `HypergradSampler` no gradient is computed. A training run that fails has
     the value infinity, and the trial's user attributes say why (`hypergrad:status`, `hypergrad:message`). They hold

@@ -3,6 +3,7 @@
 import contextlib
 import time
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import optuna
@@ -28,8 +29,8 @@ def optimize_batched(
     A device that one small model leaves idle trains several in little more time. With `HypergradSampler` the trials of
     a batch are what as many workers would try: other steps from the head of a chain, other chains, explored points. So
     they are not as good as one after the other, and a batch pays where it takes less time than its trials would alone.
-    A trial's value differs from that of `study.optimize` by the rounding of float32 at most, and
-    `objective(study.best_trial)` is what one training run gives.
+    A trial's value differs from that of `study.optimize` by rounding in float32, which long or chaotic training makes
+    grow; `objective(study.best_trial)` is what one training run gives.
 
     Do not use it for models that fill the device by themselves, or with pruners. What is trained at once must share its
     whole numbers and choices; trials with others are trained after one another.
@@ -60,10 +61,22 @@ def optimize_batched(
     left = None if n_trials is None else whole_number("optimize_batched: n_trials", n_trials, 1)
     limit = None if timeout is None else number("optimize_batched: timeout", timeout, 0)
     started = time.monotonic()
-    while left != 0 and (limit is None or time.monotonic() - started < limit):
-        now = size if left is None else min(size, left)
-        left = None if left is None else left - now
-        _run(study, objective, now)
+    with _in_optimize_loop(study):
+        while left != 0 and (limit is None or time.monotonic() - started < limit) and not study._stop_flag:
+            now = size if left is None else min(size, left)
+            left = None if left is None else left - now
+            _run(study, objective, now)
+
+
+@contextlib.contextmanager
+def _in_optimize_loop(study: optuna.Study) -> Iterator[None]:
+    """Allow samplers to call `study.stop()`, as in `study.optimize`."""
+    study._stop_flag = False
+    study._thread_local.in_optimize_loop = True
+    try:
+        yield
+    finally:
+        study._thread_local.in_optimize_loop = False
 
 
 def _run(study: optuna.Study, objective: Objective, size: int) -> None:
@@ -82,11 +95,21 @@ def _run(study: optuna.Study, objective: Objective, size: int) -> None:
                 hyperparameters.append(objective.suggest(trials[-1]))
             values = objective.evaluate_batch(trials, hyperparameters)
         except (Exception, KeyboardInterrupt):  # as `study.optimize` does it
-            for trial in trials:
-                study.tell(trial, state=TrialState.FAIL)
+            _tell(study, trials, [None] * len(trials))
             raise
+    _tell(study, trials, values)
+
+
+def _tell(study: optuna.Study, trials: Sequence[optuna.Trial], values: Sequence[float | None]) -> None:
+    """Tell the value of each trial, or that it has failed; an error of one is raised after the others are told."""
+    errors: list[Exception] = []
     for trial, value in zip(trials, values, strict=True):
-        study.tell(trial, value)
+        try:
+            study.tell(trial, value, TrialState.FAIL if value is None else None, skip_if_finished=True)
+        except Exception as error:  # it is raised when all are told
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _ask(study: optuna.Study) -> optuna.Trial:

@@ -55,27 +55,35 @@ class LargeArray(np.ndarray):
 
 
 @dataclass(frozen=True)
-class StoredArray:
-    """A large array in a run that was restored; `numpy.asarray` reads its numbers.
+class StoredArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """A large array in a run that was restored, or in a function that Ray sends to a worker.
 
-    Ray's workers are sent the array itself. Raises `FileNotFoundError` where the folder of its run is not known.
+    `numpy.asarray`, arithmetic and numpy's functions read its numbers from the folder of its run, wherever that is now,
+    or else from `folder`, where it was. Where it is an argument, Ray's workers are sent the array itself. Raises
+    `FileNotFoundError` where no folder has it.
     """
 
     name: str
+    folder: str = ""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         return np.array(self.load(), dtype=dtype)
 
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **settings: Any) -> Any:
+        read = [np.asarray(x) if isinstance(x, StoredArray) else x for x in inputs]
+        return getattr(function, method)(*read, **settings)
+
     def load(self) -> LargeArray:
         """Return the array."""
-        for filesystem, folder in reversed(_places):
+        places = [*reversed(_places), (fs.LocalFileSystem(), self.folder)]
+        for filesystem, folder in places:
             path = f"{folder}/{self.name}"
             if filesystem.get_file_info(path).type == fs.FileType.File:
                 with filesystem.open_input_stream(path) as file:
                     array: np.ndarray[Any, Any] = pickle.loads(file.readall())
                 return array.view(LargeArray)
         raise FileNotFoundError(
-            f"the array {self.name} is in none of the folders {[folder for _, folder in _places]}; restore its run by "
+            f"the array {self.name} is in none of the folders {[folder for _, folder in places]}; restore its run by "
             "tune.Tuner.restore, or give the run's results to best_hyperparameters"
         )
 
@@ -119,7 +127,7 @@ def _reduced(array: LargeArray) -> Any:
     if _is_sent():
         return _received, (np.asarray(array),)
     folder = None if array.home is None else array.home.folder
-    if folder is None:
+    if folder is None or not folder.exists():
         return array.__reduce__()
     content = pickle.dumps(np.asarray(array), protocol=5)
     # Ray copies files with this ending along with the state of a run, in both directions.
@@ -128,11 +136,11 @@ def _reduced(array: LargeArray) -> Any:
         unfinished = folder / f".{uuid.uuid4()}-tmp"
         unfinished.write_bytes(content)
         os.replace(unfinished, folder / name)
-    return StoredArray, (name,)
+    return StoredArray, (name, str(folder))
 
 
 def _reduced_name(stored: StoredArray) -> Any:
-    return (_received, (np.asarray(stored),)) if _is_sent() else (StoredArray, (stored.name,))
+    return (_received, (np.asarray(stored),)) if _is_sent() else (StoredArray, (stored.name, stored.folder))
 
 
 def _received(array: np.ndarray[Any, Any]) -> LargeArray:
@@ -140,6 +148,6 @@ def _received(array: np.ndarray[Any, Any]) -> LargeArray:
     return np.array(array).view(LargeArray)
 
 
-# These are for the pickles alone that Ray makes. In others, such as those of a user, an array is whole.
+# These are for the pickles that Ray's cloudpickle makes. In others, such as those of Python, an array is whole.
 cloudpickle.CloudPickler.dispatch[LargeArray] = _reduced
 cloudpickle.CloudPickler.dispatch[StoredArray] = _reduced_name

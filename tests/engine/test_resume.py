@@ -282,6 +282,22 @@ def test_bits_of_another_processor_are_noticed(monkeypatch: pytest.MonkeyPatch) 
     assert run not in reversible.ISOLATED
 
 
+def test_other_plans_of_another_processor_begin_training_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = problem()
+    undisturbed, taken = watched(run, Reversible())
+    arrays = dict(np.load(io.BytesIO(taken[28])))
+    header = json.loads(str(arrays["header"]))
+    header["spilled"] = [step + 1 for step in header["spilled"]] or [1]
+    arrays["header"] = np.array(json.dumps(header))
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    steps = Steps(monkeypatch)
+    assert_same(evaluate(run, H, key=KEY, snapshot=file.getvalue()), undisturbed)
+    assert steps.trained == list(range(STEPS))
+    with pytest.raises(SnapshotError, match="hyperparameters differ"):
+        evaluate(run, {**H, "rate": 0.3}, key=KEY, snapshot=file.getvalue())
+
+
 def test_where_the_fallback_evaluates_it_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while a number is too coarse, as one may be that becomes small on the way."""
     forward, unresolved = reversible._forward, reversible._unresolved

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optuna
 import pytest
-from optuna.samplers import RandomSampler
+from optuna.samplers import GridSampler, RandomSampler
 from optuna.trial import TrialState
 
 from hypergrad_optuna import HypergradSampler, Objective, attributes, best_trial, optimize_batched
@@ -130,6 +130,38 @@ def test_trials_of_a_batch_give_signs_of_life(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(storage, "record_heartbeat", noted)
     optimize_batched(found, Objective(PROBLEM, SPACE), batch_size=2, n_trials=4)
     assert alive == {trial._trial_id for trial in found.trials}
+
+
+def test_a_sampler_that_stops_the_study_ends_it_and_loses_no_trial() -> None:
+    grid = GridSampler({"rate": [0.01, 0.1, 0.2], "momentum": [0.7, 0.8]}, seed=0)
+    found = optuna.create_study(sampler=grid)
+    space: Space = {name: SPACE[name] for name in ("rate", "momentum")}
+    problem = make(train_loss=lambda p, h, batch, key: jnp.sum(p**2))
+    optimize_batched(found, Objective(problem, space), batch_size=4, n_trials=100)
+    assert len(found.trials) == 8  # of six points, in batches of four
+    assert {trial.state for trial in found.trials} == {TrialState.COMPLETE}
+
+
+def test_a_trial_that_cannot_be_told_leaves_the_others_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, tell = study(), optuna.Study.tell
+
+    def stumbles(self: optuna.Study, trial: optuna.Trial, *args: Any, **kwargs: Any) -> Any:
+        if trial.number == 1:
+            raise OSError("the database is away")
+        return tell(self, trial, *args, **kwargs)
+
+    monkeypatch.setattr(optuna.Study, "tell", stumbles)
+    with pytest.raises(OSError, match="the database is away"):
+        optimize_batched(found, Objective(PROBLEM, SPACE), batch_size=4, n_trials=4)
+    states = [trial.state for trial in found.trials]
+    assert states == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.COMPLETE, TrialState.COMPLETE]
+
+
+def test_a_key_of_the_old_kind_is_batched_too() -> None:
+    found = study()
+    optimize_batched(found, Objective(PROBLEM, SPACE, key=jax.random.PRNGKey(0)), batch_size=2, n_trials=2)
+    # A batch that fails as such warns, which is an error here.
+    assert [trial.user_attrs["hypergrad:status"] for trial in found.trials] == ["ok", "ok"]
 
 
 def test_a_time_limit_ends_before_the_next_batch() -> None:

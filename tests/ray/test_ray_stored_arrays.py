@@ -46,16 +46,22 @@ def _no_places(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ray_s_pickles_for_files_name_an_array_that_has_a_home(tmp_path: Path) -> None:
-    array = at_home(tmp_path)
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    array = at_home(first)
     pickles = [cloudpickle.dumps(value) for value in (array, array.copy(), {"x": array})]
     assert all(len(each) < 500 for each in pickles)
-    (file,) = tmp_path.iterdir()
+    (file,) = first.iterdir()
     assert BYTES < file.stat().st_size < BYTES + 500
     read = cloudpickle.loads(pickles[0])
     assert type(read) is StoredArray
-    with pytest.raises(FileNotFoundError, match=r"is in none of the folders \[\]; restore its run by"):
+    assert np.asarray(read).tobytes() == array.tobytes()
+    assert (2 * read - 1).tobytes() == (2 * np.asarray(array) - 1).tobytes()
+    first.rename(second)
+    with pytest.raises(FileNotFoundError, match=r"is in none of the folders \['.*first'\]; restore its run by"):
         np.asarray(read)
-    large_array.read_from(LocalFileSystem(), str(tmp_path))
+    assert np.asarray(cloudpickle.loads(cloudpickle.dumps(array))).tobytes() == array.tobytes()  # whole, without a home
+    large_array.read_from(LocalFileSystem(), str(second))
     assert np.asarray(read).tobytes() == array.tobytes()
     assert np.asarray(read, np.float32).dtype == np.float32
     assert cloudpickle.loads(cloudpickle.dumps(read)) == read

@@ -238,6 +238,13 @@ def test_what_cannot_be_batched_is_refused(
         plan.check()
 
 
+def test_batches_do_not_count_seconds(problem: Callable[[str], str], tmp_path: Path) -> None:
+    limits, storage = Limits(budget=Budget.parse("10s")), f"sqlite:///{tmp_path / 'study.db'}"
+    plan = Plan(problem("training"), storage, "mine", "hypergrad", "minimize", limits, batch=4)
+    with pytest.raises(ValueError, match="--batch needs a --budget in gradient evaluations"):
+        plan.check()
+
+
 def test_a_process_stops_when_it_is_told_to(problem: Callable[[str], str], tmp_path: Path) -> None:
     plan = Plan(problem("quick"), f"journal:{tmp_path / 'journal'}", "mine", "tpe", "minimize", Limits())
     asked = iter([False, False, False, True])

@@ -94,6 +94,8 @@ class Plan:
         if self.batch > 1:
             if self.engine != "optuna" or not isinstance(task, TrainingTask):
                 raise ValueError("--batch needs --engine optuna and a training problem; leave it out")
+            if self.limits.budget is not None and not self.limits.counts:
+                raise ValueError("--batch needs a --budget in gradient evaluations, since its trials share their time")
             self.objective().hosted.check_batches("--batch")
 
     def join(self, sampler: BaseSampler | None = None) -> optuna.Study:
