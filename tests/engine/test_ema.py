@@ -202,6 +202,7 @@ def test_the_gradient_goes_through_a_transformation() -> None:
     assert results[0].gradient["clip"] == pytest.approx(float(results[1].gradient["clip"]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_jax_transforms_training_with_an_average() -> None:
     run = problem(ema(RULES["adamw"][0], "average"))
 

@@ -76,6 +76,7 @@ def test_final_weights_are_those_of_optax(shapes: str) -> None:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, wanted)
 
 
+@pytest.mark.slow
 @each_of(SHAPES)
 def test_it_reverses_to_the_bit_and_has_the_gradients_of_float64(shapes: str) -> None:
     rule = muon("rate", 5, "beta", "eps", "shrink", adam_b1="b1", adam_b2="b2", adam_learning_rate="rate2")

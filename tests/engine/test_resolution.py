@@ -73,7 +73,13 @@ def close(found: Any, expected: Any) -> bool:
     return float(np.linalg.norm(slopes[0] - slopes[1])) < 0.01 * float(np.linalg.norm(slopes[1]))
 
 
-@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS.keys() - {"adam, b2 near 1"}))
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("ema", "adabelief", "rmsprop") else n
+        for n in sorted(OPTIMIZERS.keys() - {"adam, b2 near 1"})
+    ],
+)
 def test_numbers_are_fine_enough_or_the_status_says_so(optimizer: str) -> None:
     statuses = []
     for unit in (1.0, 1e-4, 1e-6, 1e-8):

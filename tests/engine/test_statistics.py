@@ -226,7 +226,7 @@ def assert_close(found: Evaluation, value: float, gradient: dict[str, Any], tole
 
 @pytest.mark.parametrize("method", [Reversible(), Unrolled(), Unrolled(checkpoints=5)], ids=str)
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith("equinox") else n for n in MODELS]
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith(("equinox", "nnx")) else n for n in MODELS]
 )
 def test_batch_normalisation_has_the_gradient_of_float64(name: str, method: Method) -> None:
     found = evaluate(PROBLEMS[name], H, key=KEY, method=method)

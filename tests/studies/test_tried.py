@@ -185,6 +185,7 @@ def test_a_stopped_trial_goes_on_once_it_is_among_the_best_third() -> None:
     assert halving.to_resume([first, stopped, *worse, gone_on]) is None
 
 
+@pytest.mark.slow
 def test_half_a_horizon_has_the_whole_value_and_half_of_the_gradient() -> None:
     problem, space = PROBLEMS["digits-mlp"]().posed()
     key, point = jax.random.key(0), middle(space)
