@@ -105,7 +105,7 @@ class HostedProblem:
             try:
                 loss = math.inf if math.isnan(now.loss) else now.loss
                 on_the_way(replace(now, loss=loss), self.method.cost(problem, now.step))
-            except Exception as error:
+            except Exception as error:  # whatever it is, it is raised as it is
                 reports_failed.append(error)
                 raise
 
@@ -199,7 +199,7 @@ class HostedProblem:
         middle = centre(space)
         of_floats = {name: middle[name] for name in floats(space)}
         for values in ({**hyperparameters, **of_floats}, {**hyperparameters, **middle}):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # that these values fail is an answer too
                 evaluate(
                     self.problem,
                     values,

@@ -303,7 +303,7 @@ def _train(program: Program, batch: _Batch) -> _TrainedBatch:
         losses = outer_losses(program.problem, trained, {**dynamic, **dict(program.static)})
         return _TrainedBatch(losses, residuals, reversible.range_of_decays(program.optimizer, settings))
 
-    return jax.vmap(one, out_axes=_TrainedBatch(0, _AXES, 0))(*batch)  # type: ignore[arg-type]  # axes
+    return jax.vmap(one, out_axes=_TrainedBatch(0, _AXES, 0))(*batch)  # type: ignore[arg-type]  # axes in place of arrays
 
 
 @compiled(static=1)

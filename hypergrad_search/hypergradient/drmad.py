@@ -33,9 +33,8 @@ class DrMAD(Method):
     It is exact where the path is a straight line that is gone along evenly, and where derivatives do not depend on
     where the weights are. Else it is biased, as training curves: it is meant for hyperparameters of losses, such as
     penalties, whose derivatives change little along the path. It sees all hyperparameters, but do not trust it for
-    those of the optimizer: a derivative by a rate or momentum is that of the update itself, which is far from even. In
-    100 steps on digits penalties came out within 40 %, rates at 55 to 75 %, and a momentum at 20 times its derivative;
-    with AdamW, derivatives by its betas and by an initial scale had the wrong sign. Their status is "ok" all the same.
+    those of the optimizer: a derivative by a rate or momentum is that of the update itself, which is far from even. On
+    networks it may be many times too large, and with AdamW have the wrong sign; the status is "ok" all the same.
     The status is "exploded" where the gradient by the weights grows by more than a factor of 1,000 on the way back: on
     the line, steps may be unstable that were stable on the path. Where `Reversible` works, that is exact, for a third
     more time and some bits a weight and step. Training is one program, so `report` is never called.

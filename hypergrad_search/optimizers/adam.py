@@ -25,7 +25,7 @@ class _Adam(AdditiveOptimizer):
     decay_of_weights: Setting | None
     transform: OptaxOptimizer | None
 
-    decays = {"mu": "b1", "nu": "b2"}  # noqa: RUF012
+    decays = {"mu": "b1", "nu": "b2"}  # noqa: RUF012 (nobody changes it)
     divisors = ("nu",)
 
     @property
@@ -74,10 +74,10 @@ class _AdaBelief(AdditiveOptimizer):
     transform: OptaxOptimizer | None
 
     name = "adabelief"
-    decays = {"mu": "b1", "nu": "b2"}  # noqa: RUF012
+    decays = {"mu": "b1", "nu": "b2"}  # noqa: RUF012 (nobody changes it)
     divisors = ("nu",)
-    fraction_bits = {"weights": 48, "mu": 46, "nu": 78}  # noqa: RUF012
-    smallest_decays = {"mu": 0.5, "nu": 0.9}  # noqa: RUF012
+    fraction_bits = {"weights": 48, "mu": 46, "nu": 78}  # noqa: RUF012 (nobody changes it)
+    smallest_decays = {"mu": 0.5, "nu": 0.9}  # noqa: RUF012 (nobody changes it)
 
     @property
     def settings(self) -> dict[str, Setting]:

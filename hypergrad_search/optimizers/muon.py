@@ -45,10 +45,10 @@ class _Muon(AdditiveOptimizer):
     name = "muon"
     whole_leaves = True
     # Matrices do not use nu, which stays 0 there.
-    decays = {"mu": _FIRST, "nu": "adam_b2"}  # noqa: RUF012
+    decays = {"mu": _FIRST, "nu": "adam_b2"}  # noqa: RUF012 (nobody changes it)
     divisors = ("nu",)
-    fraction_bits = {"weights": 46, "mu": 46, "nu": 78}  # noqa: RUF012
-    smallest_decays = {"mu": 0.5, "nu": 0.9, "weights": 0.99}  # noqa: RUF012
+    fraction_bits = {"weights": 46, "mu": 46, "nu": 78}  # noqa: RUF012 (nobody changes it)
+    smallest_decays = {"mu": 0.5, "nu": 0.9, "weights": 0.99}  # noqa: RUF012 (nobody changes it)
 
     @property
     def settings(self) -> dict[str, Setting]:

@@ -21,10 +21,10 @@ class _RmsProp(AdditiveOptimizer):
     transform: OptaxOptimizer | None
 
     name = "rmsprop"
-    decays = {"nu": "decay", "trace": "momentum"}  # noqa: RUF012
+    decays = {"nu": "decay", "trace": "momentum"}  # noqa: RUF012 (nobody changes it)
     divisors = ("nu",)
-    fraction_bits = {"weights": 48, "nu": 78, "trace": 46}  # noqa: RUF012
-    smallest_decays = {"nu": 0.5, "trace": 0.5}  # noqa: RUF012
+    fraction_bits = {"weights": 48, "nu": 78, "trace": 46}  # noqa: RUF012 (nobody changes it)
+    smallest_decays = {"nu": 0.5, "trace": 0.5}  # noqa: RUF012 (nobody changes it)
 
     @property
     def settings(self) -> dict[str, Setting]:

@@ -21,10 +21,10 @@ class _Sgd(AdditiveOptimizer):
     transform: OptaxOptimizer | None
 
     name = "sgd"
-    decays = {"velocity": "momentum"}  # noqa: RUF012
+    decays = {"velocity": "momentum"}  # noqa: RUF012 (nobody changes it)
     divisors = ()
-    fraction_bits = {"weights": 48, "velocity": 44}  # noqa: RUF012
-    smallest_decays = {"velocity": 0.5}  # noqa: RUF012
+    fraction_bits = {"weights": 48, "velocity": 44}  # noqa: RUF012 (nobody changes it)
+    smallest_decays = {"velocity": 0.5}  # noqa: RUF012 (nobody changes it)
 
     @property
     def settings(self) -> dict[str, Setting]:
