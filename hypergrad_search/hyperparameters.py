@@ -73,7 +73,7 @@ def noting_counts(hyperparameters: Hyperparameters, space: Space | None) -> Iter
     """Note on errors which whole numbers `split` takes for floats only because no space says what they are."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever it is, it is raised again with a note
         unknown = {name: value for name, value in hyperparameters.items() if name not in (space or {})}
         counts = [n for n, value in unknown.items() if _is_number(value) and isinstance(value, int | np.integer)]
         if counts:

@@ -437,7 +437,7 @@ class HypergradSearch(Searcher):
     def _first_attempt(self, trial_id: str, result: Mapping[str, Any]) -> Observation | None:
         """Return the trial that failed or did not end, and that a result of an unknown trial stands for."""
         point = None
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # of a config from another space, which stands for no trial here
             point = self._domains.hyperparameters(config_of(result))
         if trial_id in self._observations:
             again = self._observations.has_failed(trial_id) or trial_id in self._adopted

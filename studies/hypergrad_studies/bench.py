@@ -347,7 +347,7 @@ def _measure(case: Case, repeats: int, limit: float) -> Iterator[list[Record]]:
         yield []
         try:
             _add_times(records, in_a_process(partial(together, case, fit, repeats)))
-        except Exception as error:
+        except Exception as error:  # a way that fails is a record that says so
             for way in fit:
                 records[way] = dataclasses.replace(records[way], status="failed", reason=_one_line(error))
     yield list(records.values())
