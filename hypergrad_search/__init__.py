@@ -23,6 +23,7 @@ from hypergrad_search.hypergradient import (
     evaluate_batch,
 )
 from hypergrad_search.lifting import lift_settings
+from hypergrad_search.measure_trust import measure_trust
 from hypergrad_search.optax_optimizers import gradient_noise
 from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, adabelief, adam, adamw, ema, muon, rmsprop, sgd
 from hypergrad_search.problem import TrainingProblem
@@ -67,6 +68,7 @@ __all__ = [
     "from_function",
     "gradient_noise",
     "lift_settings",
+    "measure_trust",
     "muon",
     "rmsprop",
     "sgd",

@@ -241,6 +241,7 @@ class HostedProblem:
             "held_back": None if held_back is None else [number_to_json(loss) for loss in held_back],
             "blocks": None if evaluation.blocks is None else [list(map(number_to_json, x)) for x in evaluation.blocks],
             "cross_validated": evaluation.cross_validated,
+            "trust": dict(evaluation.trust) if usable is not None and evaluation.trust else None,
             "gradient": None if usable is None else _plain({n: usable[n] for n in differentiable if n in usable}),
             "refined": None if refined is None else {**refined, **_plain({n: refined[n] for n in differentiable})},
         }

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -77,6 +77,8 @@ MESSAGES = {
 #: end of training. In studies the hypergradient agrees with finite differences up to a growth of about 100, and no
 #: longer from about 1,000 on.
 MOST_GROWTH = 1e3
+#: Up to this growth a gradient is believed.
+HARMLESS_GROWTH = 1e2
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ class Evaluation:
       None where `held_back` is.
     - `cross_validated`: the loss that counts each example where its fold was held back (`Fold.cross_validate`); None
       where `held_back` is, or the status is not `OK`.
+    - `trust`: for hyperparameters by name, a number from 0 to 1: how far the method believes the derivative, by what
+      it could measure on its way; a search goes this share of its step. A name that is missing, or None for all of
+      them, is believed. The docstring of each method says what it measures, and `measure_trust` measures more.
     - `diagnostics`: facts that JSON can hold, and that no computation reads. The methods of this package give `steps`
       (how many were trained) and `exact` (whether the reversal gave back the initial state bit for bit: False where a
       fallback had to take over, None where nothing was reversed). `Reversible` adds `adjoint_norms`: before each step
@@ -109,7 +114,8 @@ class Evaluation:
       change as they do), and last the norm of the gradient with respect to the final weights; and `fallback` where its
       fallback evaluated: a sentence that says why.
 
-    Raises `ValueError` where `value` is NaN, `status` or `cost` is of another kind, or the gradient is not finite.
+    Raises `ValueError` where `value` is NaN, `status` or `cost` is of another kind, the gradient is not finite, or a
+    trust is not from 0 to 1.
     """
 
     value: float
@@ -126,10 +132,13 @@ class Evaluation:
     held_back_errors: tuple[float | None, ...] | None = None
     blocks: tuple[tuple[float, ...], ...] | None = None
     cross_validated: float | None = None
+    trust: Mapping[str, float] | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", number("Evaluation: value", self.value))
+        for name, trust in (self.trust or {}).items():
+            number(f"Evaluation: trust[{name!r}]", trust, 0, 1)
         if self.status not in list(Status):
             raise ValueError(f"Evaluation: status must be one of {list(map(str, Status))}, got {self.status!r}")
         object.__setattr__(self, "status", Status(self.status))
@@ -274,6 +283,15 @@ def with_gradient(judged: Evaluation, gradient: dict[str, Any], useless: str = "
     if not why:
         return replace(judged, gradient=arrays)
     return replace(judged, gradient=arrays, status=Status.EXPLODED, message=why)
+
+
+def trust_after(growth: float, names: Iterable[str]) -> dict[str, float]:
+    """Return how far derivatives are believed whose adjoint grew by a factor: from 1 at `HARMLESS_GROWTH`, falling with
+    its logarithm, to 0 at `MOST_GROWTH`."""
+    if not growth < MOST_GROWTH:  # NaN is no growth that can be trusted
+        return dict.fromkeys(names, 0.0)
+    share = math.log(MOST_GROWTH / max(growth, HARMLESS_GROWTH)) / math.log(MOST_GROWTH / HARMLESS_GROWTH)
+    return dict.fromkeys(names, share)
 
 
 def finite_or_none(gradient: dict[str, Any]) -> dict[str, Any] | None:

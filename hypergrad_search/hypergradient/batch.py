@@ -16,7 +16,7 @@ from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP, Cost
 from hypergrad_search.determinism import check_device
 from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient import reversible
-from hypergrad_search.hypergradient.base import Evaluation, Request, Status, finite_or_none, judge
+from hypergrad_search.hypergradient.base import Evaluation, Request, Status, finite_or_none, judge, trust_after
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.reversible import Reversible
 from hypergrad_search.hyperparameters import Static
@@ -277,6 +277,7 @@ def _with_gradient(member: _Member, judged: Evaluation | None, reversed_: _Rever
         gradient=gradient,
         status=Status.EXPLODED if why else judged.status,
         message=why or judged.message,
+        trust=None if gradient is None else trust_after(reversible.growth_of(norms), gradient),
         diagnostics={"steps": member.problem.steps, "exact": True, "adjoint_norms": norms},
     )
 

@@ -1,13 +1,13 @@
 """`DrMAD`: hypergradients by going back along the straight line between the first weights and the last."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from hypergrad_search.cost import HESSIAN_VECTOR_PRODUCT
-from hypergrad_search.hypergradient.base import MOST_GROWTH, Evaluation, Method, Request
+from hypergrad_search.hypergradient.base import MOST_GROWTH, Evaluation, Method, Request, trust_after
 from hypergrad_search.hypergradient.in_floats import Derived, after_training
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
@@ -35,6 +35,8 @@ class DrMAD(Method):
     penalties, whose derivatives change little along the path. It sees all hyperparameters, but do not trust it for
     those of the optimizer: a derivative by a rate or momentum is that of the update itself, which is far from even. On
     networks it may be many times too large, and with AdamW have the wrong sign; the status is "ok" all the same.
+    `trust` is how well the steps that training takes from points of the line keep to it (`straightness` in
+    `diagnostics`): 1 where all of them go along it, each one's share of the way.
     The status is "exploded" where the gradient by the weights grows by more than a factor of 1,000 on the way back: on
     the line, steps may be unstable that were stable on the path. Where `Reversible` works, that is exact, for a third
     more time and some bits a weight and step. Training is one program, so `report` is never called.
@@ -49,9 +51,13 @@ class DrMAD(Method):
         dynamic, static = split(hyperparameters, request.space)
 
         def differentiate(last: FloatState) -> Derived:
-            gradient, growth = _gradient(problem, static, dynamic, last, key, left_out(request.fold))
-            useless = "" if growth <= MOST_GROWTH else _EXPLODED  # NaN is no growth that can be trusted
-            return Derived(gradient, HESSIAN_VECTOR_PRODUCT * problem.steps, {}, useless)
+            back = _gradient(problem, static, dynamic, last, key, left_out(request.fold))
+            useless = "" if back.growth <= MOST_GROWTH else _EXPLODED  # NaN is no growth that can be trusted
+            straightness = float(jnp.nan_to_num(back.straightness))
+            grown = trust_after(float(back.growth), back.gradient)
+            trust = {name: straightness * share for name, share in grown.items()}
+            diagnostics = {"straightness": straightness}
+            return Derived(back.gradient, HESSIAN_VECTOR_PRODUCT * problem.steps, diagnostics, useless, trust)
 
         return after_training(problem, request, lambda: _train(problem, static, dynamic, key), differentiate)
 
@@ -60,6 +66,18 @@ _EXPLODED = (
     "the value is sound, but its gradient is useless: it grew by more than a factor of 1,000 on its way back along the "
     "straight line; lower the learning rate or the number of steps, or use Reversible()"
 )
+
+
+class _Back(NamedTuple):
+    """What going back along the line gives.
+
+    - `growth`: the largest growth of the gradient of the weights.
+    - `straightness`: how well the steps that training takes from points of the line keep to it, from 0 to 1.
+    """
+
+    gradient: dict[str, Any]
+    growth: jax.Array
+    straightness: jax.Array
 
 
 @compiled(static=2)
@@ -79,11 +97,8 @@ def _gradient(
     last: FloatState,
     key: jax.Array,
     without: LeftOut,
-) -> tuple[dict[str, Any], jax.Array]:
-    """Return the gradient of the loss that is fitted, and the largest growth of that of the weights on the way back.
-
-    `last` is the state where training ends.
-    """
+) -> _Back:
+    """Return the gradient of the loss that is fitted; `last` is the state where training ends."""
     floats, put_last = split_statistics(last)
 
     def fitted(floats: list[jax.Array], dynamic: dict[str, Any]) -> jax.Array:
@@ -107,16 +122,31 @@ def _gradient(
             body, _, _ = float_training(problem, {**dynamic, **dict(static)}, key)
             return split_statistics(body(put(floats), (step, now))[0])[0]
 
-        _, pull_back = jax.vjp(one_step, floats, dynamic, now)
+        after, pull_back = jax.vjp(one_step, floats, dynamic, now)
         of_state, of_this_step, of_now = pull_back(of_state)
-        return (of_state, jax.tree.map(jnp.add, of_dynamic, of_this_step)), (of_now, norm(of_state))
+        taken = [x - y for x, y in zip(after[:weights], floats[:weights], strict=True)]
+        of_dynamic = jax.tree.map(jnp.add, of_dynamic, of_this_step)
+        return (of_state, of_dynamic), (of_now, norm(of_state), _likeness(taken, line))
 
     (_, settings), pull_back, (first, steps) = jax.vjp(begin, dynamic, has_aux=True)
+    ends = [split_statistics(state)[0][:weights] for state in (first, last)]
+    line = [(y - x) / problem.steps for x, y in zip(*ends, strict=True)]
     start = jax.grad(fitted, argnums=(0, 1))(floats, dynamic)
-    (of_first, of_dynamic), (of_settings, norms) = jax.lax.scan(back, start, (steps, settings), reverse=True)
+    (of_first, of_dynamic), (of_settings, norms, likeness) = jax.lax.scan(back, start, (steps, settings), reverse=True)
     gradient: dict[str, Any] = jax.tree.map(jnp.add, of_dynamic, pull_back((of_first, of_settings))[0])
     at_end = norm(start[0])
-    return gradient, jnp.where(at_end > 0, jnp.max(norms) / at_end, 0.0)
+    growth = jnp.where(at_end > 0, jnp.max(norms) / at_end, 0.0)
+    return _Back(gradient, growth, jnp.clip(jnp.mean(likeness), 0.0, 1.0))
+
+
+def _likeness(some: list[jax.Array], others: list[jax.Array]) -> jax.Array:
+    """Return 1 where two moves are the same, less where they differ in direction or length, and at least 0."""
+
+    def product(xs: list[jax.Array], ys: list[jax.Array]) -> jax.Array:
+        return sum((jnp.sum(x.astype(jnp.float32) * y) for x, y in zip(xs, ys, strict=True)), jnp.float32(0.0))
+
+    longest = jnp.maximum(product(some, some), product(others, others))
+    return jnp.where(longest > 0, jnp.maximum(product(some, others), 0.0) / longest, 1.0)
 
 
 def _between(first: FloatState, last: FloatState, step: jax.Array, steps: int) -> FloatState:

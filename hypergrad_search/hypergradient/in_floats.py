@@ -21,13 +21,14 @@ End = TypeVar("End")
 class Derived(NamedTuple):
     """A gradient after training: what it cost, in gradient evaluations, and what diagnostics it leaves.
 
-    `useless` says why the gradient does not tell where the loss falls; "" where it does.
+    `useless` says why the gradient does not tell where the loss falls; "" where it does. `trust` is `Evaluation`'s.
     """
 
     gradient: dict[str, Any]
     cost: float
     diagnostics: Mapping[str, Any]
     useless: str = ""
+    trust: Mapping[str, float] | None = None
 
 
 def after_training(
@@ -47,7 +48,7 @@ def after_training(
     spent, diagnostics = float(TRAINING_STEP * problem.steps), {"steps": problem.steps, "exact": None}
     if request.wants_gradient(judged):
         derived = differentiate(end)
-        judged = with_gradient(judged, derived.gradient, derived.useless)
+        judged = replace(with_gradient(judged, derived.gradient, derived.useless), trust=derived.trust)
         spent, diagnostics = spent + derived.cost, {**diagnostics, **derived.diagnostics}
     return replace(judged, cost=Cost(spent, time.perf_counter() - started), diagnostics=diagnostics)
 

@@ -28,6 +28,7 @@ from hypergrad_search.hypergradient.base import (
     Status,
     finite_or_none,
     judge,
+    trust_after,
 )
 from hypergrad_search.hypergradient.snapshot import Facts, Snapshot, Stop
 from hypergrad_search.hyperparameters import split
@@ -72,6 +73,9 @@ class Reversible(Method):
       "trace"; "ema"), from 16 to 84 bits behind the binary point; one bit more halves the range. A number that leaves
       its range ends training with the status "overflow", and one for which the resolution is too coarse with the status
       "underflow"; the message names the setting. What underflows is evaluated by the fallback where there is one.
+
+    `trust` is the same for all hyperparameters: 1 where the adjoint grew by a factor of at most 100 on its way back,
+    and less the more it grew, to 0 at 1,000, where the status is "exploded".
 
     Its reports have snapshots, from which an evaluation goes on with the same bits in value and gradient, in another
     process too. The cost counts each step once, those before the snapshot included. A snapshot has the weights and
@@ -185,6 +189,7 @@ class Reversible(Method):
             gradient=gradient,
             status=Status.EXPLODED if why else judged.status,
             message=why or judged.message,
+            trust=None if gradient is None else trust_after(growth_of(norms), gradient),
             cost=replace(spent, seconds=time.perf_counter() - started),
             diagnostics={"steps": done, "exact": True, "adjoint_norms": norms},
         )
@@ -384,13 +389,18 @@ def _shifted(spills: dict[str, np.ndarray[Any, Any]], stop: int) -> dict[str, np
     return {name: spill[stop] if stop < len(spill) else np.zeros_like(spill[0]) for name, spill in spills.items()}
 
 
+def growth_of(norms: list[float]) -> float:
+    """Return by what factor the adjoint grew at most on its way back, given its norms."""
+    return max(norms) / norms[-1] if norms[-1] else 0.0
+
+
 def why_useless(gradient: dict[str, Any] | None, norms: list[float]) -> str:
     """Return what is wrong with a gradient, given the adjoint's norms on its way back; "" if it is useful."""
     if gradient is None:
         return MESSAGES[Status.EXPLODED]
     if math.isinf(norms[-1]):
         return "the value is sound, but its gradient is useless: that of the final weights is beyond float32's range"
-    growth = max(norms) / norms[-1] if norms[-1] else 0.0
+    growth = growth_of(norms)
     if growth <= MOST_GROWTH:
         return ""
     how = "beyond float32's range" if math.isinf(growth) else f"by a factor of {growth:.0e}"

@@ -17,7 +17,7 @@ from hypergrad_search.hyperparameters import split
 from hypergrad_search.losses import LeftOut, fitted_loss, left_out
 from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.programs import compiled
-from hypergrad_search.space import Hyperparameters, gradient_from_unit
+from hypergrad_search.space import Hyperparameters, Space, floats, gradient_from_unit
 from hypergrad_search.training.floats import train_in_floats
 
 
@@ -42,9 +42,11 @@ class Smoothed(Method):
     It is unbiased for the smoothed loss, whose slope differs from that of the loss the more the loss bends within
     sigma. Its standard error falls with `1 / sqrt(pairs)` and grows with the square root of the numbers that are
     searched, so it is for few: with more numbers than pairs most of the gradient is noise. `diagnostics` have `slope`
-    and `slope_error`, the norms of the gradient in the unit box and of its standard error (None for one pair). It sees
-    all hyperparameters of the space, and needs the space. Where a run around the point has no finite loss, the status
-    is "exploded". Do not use it where `Reversible` works, which is exact at the cost of four training runs.
+    and `slope_error`, the norms of the gradient in the unit box and of its standard error (None for one pair). `trust`
+    is the share of a hyperparameter's squared slope that is more than noise: `1 - error^2 / slope^2`, or 0.
+
+    It sees all hyperparameters of the space, and needs the space. Where a run around the point has no finite loss, the
+    status is "exploded". Do not use it where `Reversible` works, which is exact at the cost of four training runs.
     Training is one program, so `report` is never called. Raises `ValueError` where a setting does not fit.
     """
 
@@ -86,14 +88,27 @@ class Smoothed(Method):
             useless = f"{_FAILED} {failed} of {self.pairs} pairs; lower Smoothed(sigma=...)" if failed else ""
             mean = slopes.mean(axis=0)
             error = slopes.std(axis=0, ddof=1) / np.sqrt(self.pairs) if self.pairs > 1 and not failed else None
+            trust = None if error is None else _trust(mean, error, space)
             diagnostics = {
                 "slope": None if failed else float(np.linalg.norm(mean)),
                 "slope_error": None if error is None else float(np.linalg.norm(error)),
             }
             cost = 2 * self.pairs * TRAINING_STEP * problem.steps
-            return Derived(gradient_from_unit(space, hyperparameters, mean), cost, diagnostics, useless)
+            gradient = gradient_from_unit(space, hyperparameters, mean)
+            return Derived(gradient, cost, diagnostics, useless, trust)
 
         return after_training(problem, request, lambda: trained(problem, static, dynamic, key), differentiate)
+
+
+def _trust(mean: np.ndarray[Any, Any], error: np.ndarray[Any, Any], space: Space) -> dict[str, float]:
+    """Return the share of the squared slope by each hyperparameter that is not noise, as its standard error tells."""
+    trust, start = {}, 0
+    for name, parameter in floats(space).items():
+        own = slice(start, start + parameter.size)
+        size, noise = float(np.sum(mean[own] ** 2)), float(np.sum(error[own] ** 2))
+        trust[name] = max(1.0 - noise / size, 0.0) if size else 0.0
+        start = own.stop
+    return trust
 
 
 _FAILED = "the value is sound, but its gradient is useless: the loss around the hyperparameters is not finite in"

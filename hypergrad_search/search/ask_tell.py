@@ -129,6 +129,7 @@ class Outcome:
     refined: Mapping[str, Any] | None = None
     status: Any = None
     deterministic: Any = None
+    trust: Any = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ class AskTell:
             cross_validated=_number(outcome.cross_validated),
             refined=self._refined(outcome.refined),
             deterministic=outcome.deterministic is True,
+            trust=_shares(outcome.trust, floats(self.space)),
         )
 
     def tell(self, observation: Observation) -> Self:
@@ -317,6 +319,14 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _shares(values: Any, names: Collection[str]) -> dict[str, float] | None:
+    """Return the numbers from 0 to 1 that `values` has for some of the names; None where it has none."""
+    if not isinstance(values, Mapping):
+        return None
+    numbers = {name: _number(values.get(name)) for name in names}
+    return {name: x for name, x in numbers.items() if x is not None and 0 <= x <= 1} or None
 
 
 def _losses(values: Any) -> tuple[float, ...] | None:

@@ -45,7 +45,7 @@ from hypergrad_search.search.sign_steps import SignSteps
 from hypergrad_search.search.strategy import Proposal, Strategy
 from hypergrad_search.search.trust_region import LocalStep, TrustRegion
 from hypergrad_search.search.variants import Slope
-from hypergrad_search.space import Space, dimension, gradient_to_unit, to_unit
+from hypergrad_search.space import Space, dimension, floats, gradient_to_unit, to_unit
 
 #: How many heads that better steps have replaced are remembered: steps from older ones seldom are still under way.
 PASSED = 16
@@ -172,6 +172,7 @@ class ExploreDescend(Strategy[State]):
             gradient = gradient_to_unit(state.space, observation.hyperparameters, observation.gradient)
             gradient = gradient if np.isfinite(gradient).all() else None  # it may overflow on its way into the box
         held_back, left_out = observation.held_back, observation.left_out
+        trust = _trust(state.space, observation)
         chains, passed, noisy = dict(state.chains), dict(state.passed), state.noisy
         if noisy is None and observation.deterministic:
             noisy = False
@@ -184,10 +185,10 @@ class ExploreDescend(Strategy[State]):
             chains[str(observation.parent)] = region.fail()
         elif region is None and observation.parent in passed:
             if gradient is not None and not observation.again:
-                self._arrive_late(chains, passed, observation, point, gradient)
+                self._arrive_late(state.space, chains, passed, observation, point, gradient)
         elif region is None and gradient is not None:
             around = self.step.around(point, value, gradient)
-            chains[observation.trial] = replace(around, **_on_folds(observation))
+            chains[observation.trial] = replace(around, trust=trust, **_on_folds(observation))
         elif region is not None and observation.parent is not None:
             if observation.again and value < math.inf:
                 noisy = noisy or value != region.value
@@ -195,13 +196,13 @@ class ExploreDescend(Strategy[State]):
                 if gradient is not None and left_out != region.left_out:
                     forgives = not noisy and region.held_back is not None  # so that the gradient is another one
                     forgiven = looked.resize(1 / looked.rejection) if forgives else looked
-                    looked = replace(forgiven, gradient=gradient, left_out=left_out, failed=())
+                    looked = replace(forgiven, gradient=gradient, trust=trust, left_out=left_out, failed=())
                 chains[observation.parent] = replace(looked, rejections=0)
             elif gradient is not None and value < region.value:
                 passed[observation.parent] = Passed(region, observation.trial)
                 if self._pays(region, observation):
                     followed = region.follow(point, value, gradient, observation.variant)
-                    chains[observation.trial] = replace(followed, **_on_folds(observation))
+                    chains[observation.trial] = replace(followed, trust=trust, **_on_folds(observation))
             elif observation.variant:
                 chains[observation.parent] = region.fail(observation.variant)
             else:
@@ -266,6 +267,7 @@ class ExploreDescend(Strategy[State]):
 
     def _arrive_late(
         self,
+        space: Space,
         chains: dict[str, TrustRegion | Continuation],
         passed: dict[str, Passed],
         observation: Observation,
@@ -290,7 +292,9 @@ class ExploreDescend(Strategy[State]):
         passed[head] = Passed(reached, observation.trial)
         followed = region.follow(point, observation.value, gradient, observation.variant)
         chains[observation.trial] = replace(
-            followed.pass_by(Slope(reached.point, reached.gradient)), **_on_folds(observation)
+            followed.pass_by(Slope(reached.point, reached.gradient)),
+            trust=_trust(space, observation),
+            **_on_folds(observation),
         )
 
     @property
@@ -390,6 +394,13 @@ def _last(passed: Mapping[str, Passed], space: Space) -> dict[str, Passed]:
     """Return the heads that are remembered, from the oldest on."""
     most = max(min(PASSED, PASSED_NUMBERS // max(dimension(space), 1)), 1)
     return dict(list(passed.items())[-most:])
+
+
+def _trust(space: Space, observation: Observation) -> np.ndarray:
+    """Return how far each derivative is believed, shape `(n,)` as in the unit box."""
+    trust = observation.trust or {}
+    parts = [np.full(parameter.size, trust.get(name, 1.0)) for name, parameter in floats(space).items()]
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def _on_folds(observation: Observation) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Observation:
     - `hyperparameters`: all hyperparameters of the trial, in natural units. A strategy reads those of its space alone.
     - `value`: the loss to be minimised; infinite where the trial failed or was pruned.
     - `gradient`: the finite derivatives of the value, one for each float of the space, in natural units; or None.
+    - `trust`: for some of the floats, how far their derivatives can be believed, from 0 to 1.
     - `cost`: the cost of the trial, in any unit that is the same for all trials.
     - `held_back`: the loss on each fold of the validation set, where one was held back; else None.
     - `blocks`: the losses on the blocks of each fold, where one was held back; else None.
@@ -61,6 +62,7 @@ class Observation:
     deterministic: bool = False
     centre: bool = False
     variant: int = 0
+    trust: Mapping[str, float] | None = None
 
     @property
     def attempt(self) -> Attempt:

@@ -73,7 +73,7 @@ class SignRegion(TrustRegion):
     def radii_allowed(self) -> Radii:
         return self.how.radii
 
-    def step(self) -> np.ndarray:
+    def full_step(self) -> np.ndarray:
         point: np.ndarray = np.clip(self.point - self.radii * np.sign(self.gradient) * self._shares, 0.0, 1.0)
         return point
 
@@ -82,7 +82,7 @@ class SignRegion(TrustRegion):
         return float(self.gradient @ (self.point - self.step()))
 
     def length(self, point: np.ndarray) -> float:
-        return float((np.abs(point - self.point) / self.radii).max() / (self._shares.max() or 1.0))
+        return float((np.abs(point - self.point) / self.radii).max() / ((self.trust * self._shares).max() or 1.0))
 
     @property
     def _shares(self) -> np.ndarray:

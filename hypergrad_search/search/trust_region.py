@@ -57,6 +57,7 @@ class TrustRegion(abc.ABC):
 
     `trail` holds points that the search passed on its way here, with their gradients, the latest one last. `found_by`
     is the variant of the step that led here, and `failed` has the variants but the first that have failed from here.
+    `trust` says how far each derivative is believed, from 0 to 1: a coordinate goes this share of its step.
     """
 
     point: np.ndarray
@@ -71,6 +72,7 @@ class TrustRegion(abc.ABC):
     trail: tuple[Slope, ...] = ()
     found_by: int = 0
     failed: tuple[int, ...] = ()
+    trust: np.ndarray | float = 1.0
 
     @property
     @abc.abstractmethod
@@ -88,8 +90,12 @@ class TrustRegion(abc.ABC):
         """The allowed radii of the region."""
 
     @abc.abstractmethod
+    def full_step(self) -> np.ndarray:
+        """Return the next point to try, in the unit box, if all derivatives are believed."""
+
     def step(self) -> np.ndarray:
         """Return the next point to try, in the unit box."""
+        return self._as_trusted(self.full_step())
 
     @property
     @abc.abstractmethod
@@ -135,14 +141,16 @@ class TrustRegion(abc.ABC):
 
     def variant(self, variant: int) -> np.ndarray:
         """Return the point that a variant of the next step leads to, in the unit box; that of 0 is `step`."""
-        step = self.step()
-        if not variant:
-            return step
-        move = move_of(
-            variant, Slope(self.point, self.gradient), self.downhill, self.trail, step - self.point, self.reach
-        )
-        point: np.ndarray = np.clip(self.point + move, 0.0, 1.0)
-        return point
+        point = self.full_step()
+        if variant:
+            head = Slope(self.point, self.gradient)
+            move = move_of(variant, head, self.downhill, self.trail, point - self.point, self.reach)
+            point = np.clip(self.point + move, 0.0, 1.0)
+        return self._as_trusted(point)
+
+    def _as_trusted(self, point: np.ndarray) -> np.ndarray:
+        """Return the point to which the trust leads on the way to another."""
+        return np.where(np.asarray(self.trust) == 1, point, self.point + self.trust * (point - self.point))
 
     def fail(self, variant: int) -> Self:
         """Return the region after a variant other than the first has failed, which says nothing of the first."""
@@ -189,9 +197,9 @@ class TrustRegion(abc.ABC):
 
     @property
     def downhill(self) -> np.ndarray:
-        """The gradient where the box leaves room to follow it, and 0 elsewhere."""
+        """The gradient where it is believed and the box leaves room to follow it, and 0 elsewhere."""
         stuck = ((self.point <= 0) & (self.gradient > 0)) | ((self.point >= 1) & (self.gradient < 0))
-        return np.where(stuck, 0.0, self.gradient)
+        return np.where(stuck | (np.asarray(self.trust) == 0), 0.0, self.gradient)
 
     @property
     def untried(self) -> bool:

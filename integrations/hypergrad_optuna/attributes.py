@@ -22,10 +22,10 @@ FACTS = (
     "cross_validated",
     "refined",
     "checkpoint",
+    "trust",
 )
-COST, STATUS, MESSAGE, TEST_LOSS, EXACT, DETERMINISTIC, HELD_BACK, BLOCKS, CROSS_VALIDATED, REFINED, CHECKPOINT = (
-    PREFIX + name for name in FACTS
-)
+COST, STATUS, MESSAGE, TEST_LOSS, EXACT, DETERMINISTIC = (PREFIX + name for name in FACTS[:6])
+HELD_BACK, BLOCKS, CROSS_VALIDATED, REFINED, CHECKPOINT, TRUST = (PREFIX + name for name in FACTS[6:])
 GRADIENT = PREFIX + "gradient"
 REPORTED = (*(PREFIX + name for name in FACTS), GRADIENT)
 WANTED = PREFIX + "wanted"  # a system attribute: what the sampler wants of the trial, and the trial's own number

@@ -184,6 +184,7 @@ def observe(mind: AskTell, trial: FrozenTrial, trials: Sequence[FrozenTrial], st
             refined=arrays.decode_all(reported.get(attributes.REFINED) or {}, store),
             status=reported.get(attributes.STATUS),
             deterministic=reported.get(attributes.DETERMINISTIC),
+            trust=reported.get(attributes.TRUST),
         )
     except (arrays.StoreMissing, ArtifactNotFound):
         raise Unusable("have arrays that artifact_store does not hold") from None

@@ -35,6 +35,7 @@ class Reader:
             refined={name: result.get(f"refined/{name}") for name in floats(domains.space)},
             status=result.get("status"),
             deterministic=result.get("deterministic"),
+            trust={name: result.get(f"trust/{name}") for name in floats(domains.space)},
         )
 
     def value(self, result: Mapping[str, Any], metric: str) -> Any:

@@ -52,6 +52,8 @@ def trainable(
     - `held_back`: the loss on each fold of the validation set, where one was held back; `blocks`: those on each fold's
       blocks; `cross_validated`: the loss that counts each example where its fold was held back.
     - `exact`: whether the reversal was exact, where there was one.
+    - `trust`: for some floats of the space, how far the method believes their derivatives, from 0 to 1, where there is
+      a gradient.
     - `refined`: with a method such as `Hypernet`, the hyperparameters where the trial's stretch of joint optimisation
       ended; `loss` is the loss at them. The trial's checkpoint (a file called `checkpoint`) holds all that the method
       needs to go on from there, as later trials of the same chain do.

@@ -231,3 +231,21 @@ def test_coordinates_are_joined_where_all_are_there(values: dict[str, Any], expe
     found = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in joined(values).items()}
     assert found == expected
     assert list(found) == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("trust", "read"),
+    [
+        (None, None),
+        ({}, None),
+        ("much", None),
+        ({"rate": 0.25, "array": None, "layers": 0.5}, {"rate": 0.25}),
+        ({"rate": 1.5, "array": math.nan}, None),
+        ({"rate": "0.5", "array": -0.1}, {"rate": 0.5}),
+    ],
+)
+def test_trust_is_read_where_it_is_a_share(trust: Any, read: dict[str, float] | None) -> None:
+    seen = AskTell.begin(SPACE).read(BEGUN, Outcome(1.0, {"rate": 2.0, "array": [1.0, 1.0]}, trust=trust))
+    assert seen.trust == read
+    assert seen.gradient is not None
+    assert seen.gradient["rate"] == 2.0  # as it was reported

@@ -112,7 +112,8 @@ class Scripted(Method):
         gradient = {n: np.float32(g) if np.shape(g) else float(g) for n, g in slopes.items()}
         if number % 7 == 3:
             return replace(ours, gradient=gradient, status=Status.EXPLODED, cost=Cost(40.0, 0.0))
-        return replace(ours, gradient=gradient, cost=Cost(40.0, 0.0))
+        trust = {"array": 0.5, "rate": 0.25 if number % 3 else 1.0}
+        return replace(ours, gradient=gradient, cost=Cost(40.0, 0.0), trust=trust)
 
 
 def chosen(space: Space, number: int) -> dict[str, Any]:

@@ -530,3 +530,23 @@ def test_once_all_chains_have_ended_the_best_of_a_few_founds_one() -> None:
     founded = fold(state, Observation("101", None, point, 4.0, slope(point), 4.0))
     assert (set(founded.chains), founded.unfollowed) == ({"101"}, ())
     assert STRATEGY.explore(founded).gradient_below == 1.0
+
+
+def test_a_derivative_of_little_trust_moves_little() -> None:
+    """The search multiplies each derivative by its trust; one of none does not move."""
+    h = {"x": 0.0, "rate": 1e-1, "array": np.full(3, 0.8)}
+    told = Observation("0", None, h, loss(h), {**slope(h), "array": np.ones(3)}, centre=True)
+    moves = {}
+    for trust in (None, {"array": 0.25}, {"array": 0.0, "x": 1.0}):
+        region = region_of(fold(State(SPACE), replace(told, trust=trust)), "0")
+        moves[str(trust)] = np.abs(region.step() - region.point)
+    sure, doubted, unbelieved = moves.values()
+    assert doubted == pytest.approx(np.array([1.0, 1.0, 0.25, 0.25, 0.25]) * sure)
+    assert np.all(unbelieved[2:] == 0)
+    assert np.all(unbelieved[:2] > 0)
+
+
+def test_trust_survives_json() -> None:
+    told = Observation("0", None, {"x": 0.0}, 1.0, {"x": 2.0}, trust={"x": 0.5})
+    again = Observation.from_json(json.loads(json.dumps(told.to_json())))
+    assert again.trust == {"x": 0.5}
