@@ -133,7 +133,7 @@ def ema(optimizer: Optimizer, decay: Setting) -> Optimizer:
         raise ValueError(f"ema: optimizer must not have an average already, got {optimizer.name}; leave one out")
     if isinstance(optimizer, ProximalOptimizer):
         raise ValueError(
-            f"ema: optimizer must not be proximal, since an average loses the zeros, got {optimizer.name}; leave ema out"
+            f"ema: optimizer must not be proximal, since an average has no zeros, got {optimizer.name}; leave ema out"
         )
     rest = (decay, optimizer.transform, optimizer.whole_leaves)
     if isinstance(optimizer, AdditiveOptimizer):
