@@ -79,10 +79,10 @@ def of_weights(name: str) -> dict[str, Any]:
 NET = problem(proximal_sgd(0.3, of_weights("l1"), of_weights("l2"), momentum=0.8))
 GROUPS = problem(proximal_sgd(0.3, of_weights("l1"), of_weights("l2"), of_weights("group"), momentum=0.8), tasks=TASKS)
 
-LASSO = {"l1": 0.1, "l2": 0.0}
-ELASTIC_NET = {"l1": 0.08, "l2": 0.05}
+LASSO = {"l1": 0.06, "l2": 0.0}
+ELASTIC_NET = {"l1": 0.05, "l2": 0.05}
 GROUP_LASSO = {"l1": 0.0, "l2": 0.0, "group": 0.15}
-SPARSE_GROUPS = {"l1": 0.05, "l2": 0.02, "group": 0.1}
+SPARSE_GROUPS = {"l1": 0.1, "l2": 0.02, "group": 0.04}
 
 
 def doubles(h: dict[str, float]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def evaluated(problem: TrainingProblem, h: dict[str, Any], method: Method = EXAC
 def slopes(result: Evaluation) -> dict[str, Any]:
     assert result.status == Status.OK, result.message
     assert result.gradient is not None
-    return dict(result.gradient)
+    return {name: slope.item() if slope.ndim == 0 else slope for name, slope in result.gradient.items()}
 
 
 def scikit_learn(l1: float, l2: float) -> ElasticNet:
@@ -124,7 +124,7 @@ def differences(value: Callable[..., float], h: dict[str, float], step: float = 
     }
 
 
-@pytest.mark.parametrize(("h", "zeros"), [(LASSO, 21), (ELASTIC_NET, 17)])
+@pytest.mark.parametrize(("h", "zeros"), [(LASSO, 28), (ELASTIC_NET, 27)])
 def test_weights_and_zeros_are_those_of_scikit_learn(h: dict[str, float], zeros: int) -> None:
     found, expected = trained(NET, h), scikit_learn(**h)
     assert np.sum(found["w"] == 0) == zeros
