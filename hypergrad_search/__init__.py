@@ -25,7 +25,18 @@ from hypergrad_search.hypergradient import (
 from hypergrad_search.lifting import lift_settings
 from hypergrad_search.measure_trust import measure_trust
 from hypergrad_search.optax_optimizers import gradient_noise
-from hypergrad_search.optimizers import AdditiveOptimizer, Optimizer, adabelief, adam, adamw, ema, muon, rmsprop, sgd
+from hypergrad_search.optimizers import (
+    AdditiveOptimizer,
+    Optimizer,
+    adabelief,
+    adam,
+    adamw,
+    ema,
+    muon,
+    proximal_sgd,
+    rmsprop,
+    sgd,
+)
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.schedule_summary import ScheduleSummary, summarize_schedules
 from hypergrad_search.schedules import fit_warmup_cosine, warmup_cosine
@@ -70,6 +81,7 @@ __all__ = [
     "lift_settings",
     "measure_trust",
     "muon",
+    "proximal_sgd",
     "rmsprop",
     "sgd",
     "summarize_schedules",

@@ -12,7 +12,14 @@ from hypergrad_search import optax_optimizers
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import examples
 from hypergrad_search.optax_optimizers import OptaxOptimizer
-from hypergrad_search.optimizers import Optimizer, gives_a_number, is_elementwise, leaves_of, takes_hyperparameters
+from hypergrad_search.optimizers import (
+    Optimizer,
+    ProximalOptimizer,
+    gives_a_number,
+    is_elementwise,
+    leaves_of,
+    takes_hyperparameters,
+)
 from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.repeatable import example_arguments, reads
 from hypergrad_search.space import Categorical, Float, Int, Space, centre, floats, unlifted
@@ -23,7 +30,8 @@ MOST = 100_000
 #: The fewest validation examples with which anything is lifted: a part of them must say whether a step has helped.
 FEWEST_EXAMPLES = 8
 
-#: Settings whose names have these words in them are lifted for each leaf alone, all others for each step too.
+#: Settings whose names have these words in them, and penalties of proximal steps, are lifted for each leaf alone, all
+#: others for each step too.
 _FOR_LEAVES_ALONE = ("weight_decay", "eps")
 
 _FUNCTIONS = ("init", "train_loss", "valid_loss", "test_loss", "valid_batch_loss")
@@ -35,9 +43,10 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
     A setting names its hyperparameter, or computes one number from it, as in `lambda h, step: 1 - h["one_minus_b2"]`.
 
     The lift has the shape `(leaves, steps)`: a learning rate, a momentum, or a beta of Adam becomes a schedule for each
-    leaf of the parameters. A weight decay gets `(leaves, 1)`, one number for each leaf. `leaves` counts those that the
-    setting is for, in the order of `jax.tree.leaves`. Where that makes more than 100,000 numbers in all, the shape is
-    `(1, steps)`, and else `(leaves, 1)`; so it is `(leaves, 1)` where `steps` is a hyperparameter.
+    leaf of the parameters. A weight decay or a penalty of `proximal_sgd` gets `(leaves, 1)`, one number for each leaf.
+    `leaves` counts those that the setting is for, in the order of `jax.tree.leaves`. Where that makes more than 100,000
+    numbers in all, the shape is `(1, steps)`, and else `(leaves, 1)`; so it is `(leaves, 1)` where `steps` is a
+    hyperparameter.
 
     `hypergrad_optuna.Objective` lifts by itself. With Ray, call this for the space that both `HypergradSearch` and
     `trainable` get, since a searcher never sees the problem.
@@ -74,10 +83,11 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
     *model, _ = arguments["valid_loss"]
     used = functools.partial(used_by, dynamic=dynamic, static=static)
     rates = {name for setting, leaf in optimizer.leaves() if "learning_rate" in setting for name in used(leaf)}
+    penalties = optimizer.penalties if isinstance(optimizer, ProximalOptimizer) else ()
     with_steps = {
         name
         for setting, leaf in optimizer.leaves()
-        if not any(word in setting for word in _FOR_LEAVES_ALONE)
+        if setting not in penalties and not any(word in setting for word in _FOR_LEAVES_ALONE)
         for name in used(leaf)
     }
     leaves = leaves_of(optimizer, model[0], used)

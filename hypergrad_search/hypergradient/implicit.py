@@ -19,12 +19,14 @@ from hypergrad_search.hypergradient.solvers import ConjugateGradients, Solver
 from hypergrad_search.hypergradient.unseen import (
     OF_TRAINING_RUNS,
     read_by_losses,
+    read_by_penalty,
     reads_the_step,
     refuse_unseen,
     tuned,
 )
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import LeftOut, fitted_loss, left_out, step_loss
+from hypergrad_search.optimizers import held_at_zero, penalty_of
 from hypergrad_search.parameters import as_returned
 from hypergrad_search.problem import Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled
@@ -56,8 +58,13 @@ class Implicit(Method):
     the way of training too, only the former counts. Statistics count as those that settle for the weights, as with
     `Hypernet`, and as constants in f.
 
-    It cannot see hyperparameters of the optimizer or of `init`: they do not change where the minimum is. An error
-    names them; use `Reversible`, or `OnePass` for those of the optimizer. Do not use it for short training, or
+    With proximal steps (`proximal_sgd`), f is the training loss and the penalties. Weights that these hold at 0 stay
+    there, and the system is solved for all others (Feng and Simon 2017). So penalties have gradients too; a schedule of
+    one counts as it is at the last steps, those whose losses f is the mean of. The gradient is that of the present
+    zeros: where others are about to appear, the loss has a kink.
+
+    It cannot see other hyperparameters of the optimizer, or those of `init`: they do not change where the minimum is.
+    An error names them; use `Reversible`, or `OnePass` for those of the optimizer. Do not use it for short training, or
     where early stopping is what regularises. Raises `ValueError` where a setting does not fit.
     """
 
@@ -82,23 +89,24 @@ class Implicit(Method):
             varies = reads_the_step(problem, hyperparameters, request.space)
             batches = min(self.batches, problem.steps) if varies else 1
             known, at = (problem, static, batches), (dynamic, model, key)
+            held = _held(problem, static, dynamic, model)
             right, direct = _validation_gradient(*known, *at, left_out(request.fold))
             products = 0
 
             def product(vector: jax.Array) -> jax.Array:
                 nonlocal products
                 products += 1
-                return _hessian_product(*known, *at, vector)
+                return jnp.where(held, vector, _hessian_product(*known, *at, jnp.where(held, 0, vector)))
 
-            solution = self.solver.solve(product, right)
-            through_weights, slope = _mixed_product(*known, *at, solution.vector)
+            solution = self.solver.solve(product, jnp.where(held, 0, right))
+            through_weights, slope = _mixed_product(*known, *at, jnp.where(held, 0, solution.vector))
             gradient = {name: jax.tree.map(jnp.subtract, direct[name], through_weights[name]) for name in seen}
             of_statistics = TRAINING_STEP * batches if problem.has_statistics else 0
             cost = VALIDATION_STEP + of_statistics + HESSIAN_VECTOR_PRODUCT * batches * (products + 1)
             diagnostics = {
                 "products": products,
                 "residual": _finite_or_none(solution.residual),
-                "training_gradient": _finite_or_none(float(slope)),
+                "training_gradient": _finite_or_none(float(jnp.linalg.norm(jnp.where(held, 0, slope)))),
             }
             return Derived(gradient, cost, diagnostics, solution.useless)
 
@@ -115,7 +123,7 @@ def _finite_or_none(number: float | None) -> float | None:
 
 def _seen(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None) -> list[str]:
     """Return the hyperparameters that have a gradient; raise `ValueError` where one is asked for that has none."""
-    seen = read_by_losses(problem, hyperparameters, space)
+    seen = read_by_losses(problem, hyperparameters, space) | read_by_penalty(problem, hyperparameters, space)
     instead = "or use Reversible(), or OnePass() for those of the optimizer"
     refuse_unseen("Implicit", tuned(hyperparameters, space), seen, f"{OF_TRAINING_RUNS}, {instead}")
     return [name for name in split(hyperparameters, space)[0] if name in seen]
@@ -124,8 +132,8 @@ def _seen(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Spa
 class _Training(NamedTuple):
     """Training at its end: the weights as a vector, and two functions.
 
-    `step(flat, statistics, dynamic, step)` returns the training loss of a step, and the new statistics. `model(flat,
-    statistics)` returns a model like the trained one.
+    `step(flat, statistics, dynamic, step)` returns the training loss of a step, with the penalty of the optimizer where
+    it has one, and the new statistics. `model(flat, statistics)` returns a model like the trained one.
     """
 
     flat: jax.Array
@@ -142,9 +150,21 @@ def _at_its_end(problem: TrainingProblem, static: Static, model: Trained, key: j
     def step(
         flat: jax.Array, statistics: Statistics, dynamic: dict[str, Any], step: jax.Array
     ) -> tuple[jax.Array, Statistics]:
-        return step_loss(problem, unravel(flat), statistics, {**dynamic, **dict(static)}, step_key, step)
+        params, hyperparameters = unravel(flat), {**dynamic, **dict(static)}
+        loss, statistics = step_loss(problem, params, statistics, hyperparameters, step_key, step)
+        penalty = penalty_of(problem.optimizer, hyperparameters, params, problem.steps, step)
+        return loss + penalty.astype(loss.dtype), statistics
 
     return _Training(flat, statistics, step, lambda flat, now: as_returned(problem, unravel(flat), now))
+
+
+@compiled(static=2)
+def _held(problem: TrainingProblem, static: Static, dynamic: dict[str, Any], model: Trained) -> jax.Array:
+    """Return for each weight whether a penalty holds it at 0, as a vector."""
+    params = model[0] if problem.has_statistics else model
+    held: jax.Array
+    held, _ = ravel_pytree(held_at_zero(problem.optimizer, {**dynamic, **dict(static)}, params, problem.steps))
+    return held
 
 
 def _last_steps(problem: TrainingProblem, batches: int) -> jax.Array:
@@ -212,7 +232,7 @@ def _mixed_product(
 ) -> tuple[dict[str, Any], jax.Array]:
     """Return the product of a vector with the derivative of the training loss's gradient by the hyperparameters.
 
-    Return the norm of this gradient too.
+    Return this gradient too.
     """
     training = _at_its_end(problem, static, model, key)
 
@@ -227,4 +247,4 @@ def _mixed_product(
 
     start = jax.tree.map(jnp.zeros_like, (dynamic, vector))
     (product, gradient), _ = jax.lax.scan(of_step, start, _last_steps(problem, batches))
-    return jax.tree.map(lambda x: x / batches, product), jnp.linalg.norm(gradient / batches)
+    return jax.tree.map(lambda x: x / batches, product), gradient / batches

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import fitted_loss, left_out, step_loss
+from hypergrad_search.optimizers import penalty_of
 from hypergrad_search.parameters import as_returned, initial
 from hypergrad_search.problem import Params, Statistics, TrainingProblem
 from hypergrad_search.repeatable import reads
@@ -36,6 +37,18 @@ def read_by_losses(problem: TrainingProblem, hyperparameters: Hyperparameters, s
 
     dynamic, static = split(hyperparameters, space)
     return reads(losses, (dynamic, *_model(problem, dynamic, static)), dynamic, static)
+
+
+def read_by_penalty(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None) -> set[str]:
+    """Return the hyperparameters that the penalty of the optimizer's proximal steps depends on, if they are such."""
+    problem = problem.at(hyperparameters)
+    dynamic, static = split(hyperparameters, space)
+    params, _ = _model(problem, dynamic, static)
+
+    def penalty(h: dict[str, Any], params: Params, step: jax.Array) -> jax.Array:
+        return penalty_of(problem.optimizer, h, params, problem.steps, step)
+
+    return reads(penalty, (dynamic, params, jnp.int32(0)), dynamic, static)
 
 
 def reads_the_step(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None) -> bool:

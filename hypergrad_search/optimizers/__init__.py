@@ -4,6 +4,7 @@ from hypergrad_search.optimizers.adam import adabelief, adam, adamw, adaptive_st
 from hypergrad_search.optimizers.base import AdditiveOptimizer, Optimizer, rounded
 from hypergrad_search.optimizers.ema import ema
 from hypergrad_search.optimizers.muon import muon
+from hypergrad_search.optimizers.proximal import ProximalOptimizer, held_at_zero, penalty_of, proximal_sgd
 from hypergrad_search.optimizers.rmsprop import rmsprop
 from hypergrad_search.optimizers.settings import (
     finest,
@@ -19,6 +20,7 @@ from hypergrad_search.optimizers.sgd import sgd
 __all__ = [
     "AdditiveOptimizer",
     "Optimizer",
+    "ProximalOptimizer",
     "adabelief",
     "adam",
     "adamw",
@@ -27,10 +29,13 @@ __all__ = [
     "finest",
     "gives_a_number",
     "gives_arrays",
+    "held_at_zero",
     "is_elementwise",
     "leaves_of",
     "muon",
     "one_minus_power",
+    "penalty_of",
+    "proximal_sgd",
     "resolve",
     "rmsprop",
     "rounded",

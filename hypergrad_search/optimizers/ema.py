@@ -9,6 +9,7 @@ import jax
 from hypergrad_search.checks import shown
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers.base import AdditiveOptimizer, Arrays, Optimizer, Scalars, Setting, moved_average
+from hypergrad_search.optimizers.proximal import ProximalOptimizer
 from hypergrad_search.optimizers.settings import checked_optimizer
 
 _AVERAGE = "ema"
@@ -113,13 +114,14 @@ def ema(optimizer: Optimizer, decay: Setting) -> Optimizer:
     step. The arithmetic of "ema" has 40 fraction bits, and a range of +-512 or more.
 
     Args:
-        optimizer: what trains the weights, such as `adamw(...)`; any optimizer of this package, or one of your own. For
-            an average beside an optimizer of optax there is nothing here.
+        optimizer: what trains the weights, such as `adamw(...)`; any optimizer of this package but `proximal_sgd`, or
+            one of your own. For an average beside an optimizer of optax there is nothing here.
         decay: a setting, as `sgd` describes it: a number, a schedule, the name of a hyperparameter or a function, and
             different ones for different leaves. It has a gradient. `Reversible` needs it from 1/256 to 1.
 
     Raises:
-        ValueError: `optimizer` is not an `Optimizer` or has an average already, or `decay` is of the wrong kind.
+        ValueError: `optimizer` is not an `Optimizer`, has an average already or is proximal, or `decay` is of the wrong
+            kind.
 
     Example:
         >>> from hypergrad_search import adamw, ema
@@ -129,6 +131,10 @@ def ema(optimizer: Optimizer, decay: Setting) -> Optimizer:
         raise ValueError(f"ema: optimizer must be an Optimizer, as adamw(...) returns it, got {shown(optimizer)}")
     if optimizer.average is not None or _AVERAGE in optimizer.slots or _DECAY in optimizer.settings:
         raise ValueError(f"ema: optimizer must not have an average already, got {optimizer.name}; leave one out")
+    if isinstance(optimizer, ProximalOptimizer):
+        raise ValueError(
+            f"ema: optimizer must not be proximal, since an average has no zeros, got {optimizer.name}; leave ema out"
+        )
     rest = (decay, optimizer.transform, optimizer.whole_leaves)
     if isinstance(optimizer, AdditiveOptimizer):
         return checked_optimizer(_AdditiveEma(optimizer, *rest))

@@ -24,6 +24,7 @@ from hypergrad_search import (
     adam,
     adamw,
     evaluate,
+    proximal_sgd,
     sgd,
 )
 from hypergrad_search.hypergradient import Progress, reversible
@@ -100,6 +101,7 @@ def test_a_beta_of_1_divides_by_0_as_in_optax(problem: TrainingProblem, name: st
     ("problem", "reason"),
     [
         (problem_of(sgd("rate", "decay", nesterov=True)), r"sgd\(nesterov=True\) loses bits"),
+        (problem_of(proximal_sgd("rate", momentum="decay")), "proximal_sgd loses bits"),
         (problem_of(sgd("rate", "decay"), jnp.bfloat16), r"params\['w'\] must be float32 .* got bfloat16"),
     ],
 )

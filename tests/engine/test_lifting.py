@@ -23,6 +23,7 @@ from hypergrad_search import (
     lift_settings,
     lifting,
     muon,
+    proximal_sgd,
     sgd,
     train,
 )
@@ -108,6 +109,11 @@ def test_a_function_returns_one_number_for_each_leaf() -> None:
         (adamw("rate", weight_decay="momentum"), {"rate": (3, STEPS), "momentum": (3, 1)}),
         (adamw("rate", eps="momentum"), {"rate": (3, STEPS), "momentum": (3, 1)}),
         (ema(adamw("rate"), "momentum"), {"rate": (3, STEPS), "momentum": (3, STEPS)}),
+        (proximal_sgd("rate", momentum="momentum"), {"rate": (3, STEPS), "momentum": (3, STEPS)}),
+        *(
+            (proximal_sgd("rate", **{penalty: "momentum"}), {"rate": (3, STEPS), "momentum": (3, 1)})
+            for penalty in ("l1", "l2", "group")
+        ),
         (muon("rate", beta="momentum"), {"rate": (3, STEPS), "momentum": (3, STEPS)}),
         (lambda h: optax.sgd(h["rate"], h["momentum"]), {"rate": None, "momentum": None}),
     ],

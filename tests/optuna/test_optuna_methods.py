@@ -2,14 +2,29 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optuna
 import pytest
+from sklearn.linear_model import ElasticNet
 
 from hypergrad_optuna import HypergradSampler, Objective, attributes, best_hyperparameters
-from hypergrad_search import DrMAD, Float, Forward, Implicit, Method, OnePass, Smoothed, Space, TrainingProblem, sgd
+from hypergrad_search import (
+    DrMAD,
+    Float,
+    Forward,
+    Implicit,
+    Method,
+    OnePass,
+    Smoothed,
+    Space,
+    TrainingProblem,
+    proximal_sgd,
+    sgd,
+)
 from hypergrad_search.hypergradient import Identity, Neumann
+from hypergrad_search.training import train_in_floats
 
 RNG = np.random.default_rng(0)
 X, X_VALID = np.float32(RNG.normal(size=(20, 5))), np.float32(RNG.normal(size=(30, 5)))
@@ -53,3 +68,26 @@ def test_it_searches_by_each_method(method: Method, space: Space) -> None:
     assert steps  # along a gradient, or from what a trial refined
     assert min(trial.value or np.inf for trial in steps) == study.best_value < (trials[0].value or 0.0)
     assert best_hyperparameters(study).keys() == space.keys()
+
+
+def test_it_tunes_an_elastic_net() -> None:
+    net = TrainingProblem(
+        init=lambda key, h: jnp.zeros(5),
+        train_loss=lambda p, h, b, k: 0.5 * jnp.mean((X @ p - Y) ** 2),
+        valid_loss=lambda p, h: (X_VALID @ p - Y_VALID) ** 2,
+        batches=lambda step: None,
+        optimizer=proximal_sgd(0.2, "l1", "l2", momentum=0.5),
+        steps=200,
+    )
+    space: Space = {"l1": Float(1e-3, 1.0, log=True), "l2": Float(1e-3, 1.0, log=True)}
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(Objective(net, space, method=Implicit()), n_trials=10)
+    trials = study.get_trials()
+    steps = [trial for trial in trials if attributes.wanted(trial).parent]
+    assert {trial.user_attrs[attributes.STATUS] for trial in trials} <= {"ok", "overfitted"}
+    assert min(trial.value or np.inf for trial in steps) == study.best_value < (trials[0].value or 0.0)
+    best = best_hyperparameters(study)
+    found = train_in_floats(net, best, jax.random.key(0))
+    strength = best["l1"] + best["l2"]
+    expected = ElasticNet(alpha=strength, l1_ratio=best["l1"] / strength, fit_intercept=False)
+    np.testing.assert_allclose(found, expected.fit(np.float64(X), np.float64(Y)).coef_, atol=1e-3)

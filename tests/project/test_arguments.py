@@ -42,6 +42,7 @@ from hypergrad_search import (
     gradient_noise,
     lift_settings,
     muon,
+    proximal_sgd,
     rmsprop,
     sgd,
     summarize_schedules,
@@ -212,6 +213,17 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: trained_with(adabelief(0.1, b1=0.0)), "b1 must be from .* to train reversibly, got 0.0"),
         (lambda: adabelief(0.1, transform=3), "adabelief: transform must be a function"),  # type: ignore[arg-type]  # wrong on purpose
     ],
+    "proximal_sgd": [
+        (lambda: proximal_sgd(None), "proximal_sgd: learning_rate must be numbers, names"),
+        (lambda: proximal_sgd(0.1, l1=None), "proximal_sgd: l1 must be numbers, names"),
+        (lambda: proximal_sgd(0.1, group=[]), "proximal_sgd: group must be numbers, names"),
+        (lambda: proximal_sgd(0.1, momentum=True), "proximal_sgd: momentum must be numbers, names"),
+        (
+            lambda: evaluate(problem(optimizer=proximal_sgd(0.1, l2="typo")), H, key=KEY, method=Unrolled()),
+            "optimizer: l2 names the hyperparameter 'typo'",
+        ),
+        (lambda: trained_with(proximal_sgd(0.1, 0.1)), r"proximal_sgd loses bits .*; use method=Unrolled\(\)"),
+    ],
     "rmsprop": [
         (lambda: rmsprop(0.1, momentum=None), "rmsprop: momentum must be numbers, names"),
         (lambda: rmsprop(0.1, b"x", momentum=0.9), "rmsprop: decay must be numbers, names"),
@@ -233,6 +245,10 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: ema("adam", 0.9), "ema: optimizer must be an Optimizer, as adamw.* got 'adam'"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: ema(lambda h: optax.adam(0.1), 0.9), "ema: optimizer must be an Optimizer"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: ema(ema(sgd(0.1, 0.9), 0.9), 0.9), r"ema: optimizer must not have an average already, got ema\(sgd\)"),
+        (
+            lambda: ema(proximal_sgd(0.1), 0.9),
+            "ema: optimizer must not be proximal, .*, got proximal_sgd; leave",
+        ),
         (lambda: ema(sgd(0.1, 0.9), None), r"ema\(sgd\): ema_decay must be numbers, names"),
         (lambda: trained_with(ema(sgd(0.1, 0.9), "typo")), "optimizer: ema_decay names the hyperparameter 'typo'"),
         (lambda: trained_with(ema(sgd(0.1, 0.9), 0.0)), "ema_decay must be from .* to train reversibly, got 0.0"),
