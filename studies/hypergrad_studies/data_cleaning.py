@@ -72,9 +72,7 @@ class Record:
 
 RULES: dict[str, Callable[[Sequence[Record]], Record]] = {
     "planted errors found best": lambda trials: max(trials, key=lambda trial: trial.planted_f1 or 0.0),  # the first
-    "lowest validation loss": lambda trials: min(
-        trials, key=lambda trial: math.inf if trial.loss is None else trial.loss
-    ),
+    "lowest validation loss": lambda trials: max(trials, key=lambda trial: -(trial.loss or 0.0)),
     "last trial": lambda trials: trials[-1],
 }
 """The ways to choose a trial of a study; the first one is that of the tables."""
