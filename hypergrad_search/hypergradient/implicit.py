@@ -51,12 +51,14 @@ class Implicit(Method):
 
     It is exact where training has converged and the solver is exact. Its bias is about as large, relative to the
     gradient, as what training has left: `diagnostics` have `training_gradient`, the norm of the gradient of f at the
-    weights, `residual`, the share of the right side that the solver left, and `products`. HOAG lowers the tolerance
-    from one step of a search to the next. A method keeps nothing from one evaluation to the next, so the tolerance
-    here is what the last step of a search needs. Weights do not minimise f with `adamw`, whose weight decay is no part
-    of it, nor with a `transform` that changes where the gradient is 0. Where a hyperparameter acts on the loss and on
-    the way of training too, only the former counts. Statistics count as those that settle for the weights, as with
-    `Hypernet`, and as constants in f.
+    weights, `residual`, the share of the right side that the solver left, and `products`. `trust` is `L / (L + d)`, the
+    same for all, where d is how much L would change, to first order, if training went on to its minimum.
+
+    HOAG lowers the tolerance from one step of a search to the next. A method keeps nothing from one evaluation to the
+    next, so the tolerance here is what the last step of a search needs. Weights do not minimise f with `adamw`, whose
+    weight decay is no part of it, nor with a `transform` that changes where the gradient is 0. Where a hyperparameter
+    acts on the loss and on the way of training too, only the former counts. Statistics count as those that settle for
+    the weights, as with `Hypernet`, and as constants in f.
 
     With proximal steps (`proximal_sgd`), f is the training loss and the penalties. Weights that these hold at 0 stay
     there, and the system is solved for all others (Feng and Simon 2017). So penalties have gradients too; a schedule of
@@ -90,7 +92,7 @@ class Implicit(Method):
             batches = min(self.batches, problem.steps) if varies else 1
             known, at = (problem, static, batches), (dynamic, model, key)
             held = _held(problem, static, dynamic, model)
-            right, direct = _validation_gradient(*known, *at, left_out(request.fold))
+            loss, (right, direct) = _validation_loss(*known, *at, left_out(request.fold))
             products = 0
 
             def product(vector: jax.Array) -> jax.Array:
@@ -99,7 +101,8 @@ class Implicit(Method):
                 return jnp.where(held, vector, _hessian_product(*known, *at, jnp.where(held, 0, vector)))
 
             solution = self.solver.solve(product, jnp.where(held, 0, right))
-            through_weights, slope = _mixed_product(*known, *at, jnp.where(held, 0, solution.vector))
+            vector = jnp.where(held, 0, solution.vector)
+            through_weights, slope = _mixed_product(*known, *at, vector)
             gradient = {name: jax.tree.map(jnp.subtract, direct[name], through_weights[name]) for name in seen}
             of_statistics = TRAINING_STEP * batches if problem.has_statistics else 0
             cost = VALIDATION_STEP + of_statistics + HESSIAN_VECTOR_PRODUCT * batches * (products + 1)
@@ -108,13 +111,20 @@ class Implicit(Method):
                 "residual": _finite_or_none(solution.residual),
                 "training_gradient": _finite_or_none(float(jnp.linalg.norm(jnp.where(held, 0, slope)))),
             }
-            return Derived(gradient, cost, diagnostics, solution.useless)
+            trust = _trust(float(loss), float(vector @ slope))
+            return Derived(gradient, cost, diagnostics, solution.useless, dict.fromkeys(seen, trust))
 
         return after_training(problem, request, lambda: trained(problem, static, dynamic, key), differentiate)
 
     def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
         """See `Method`."""
         _seen(problem, hyperparameters, space)
+
+
+def _trust(loss: float, to_come: float) -> float:
+    """Return how far a gradient is believed whose loss would change by about `to_come` if training went on."""
+    both = abs(loss) + abs(to_come)
+    return abs(loss) / both if both and math.isfinite(both) else 0.0
 
 
 def _finite_or_none(number: float | None) -> float | None:
@@ -172,7 +182,7 @@ def _last_steps(problem: TrainingProblem, batches: int) -> jax.Array:
 
 
 @compiled(static=3)
-def _validation_gradient(
+def _validation_loss(
     problem: TrainingProblem,
     static: Static,
     batches: int,
@@ -180,8 +190,8 @@ def _validation_gradient(
     model: Trained,
     key: jax.Array,
     without: LeftOut,
-) -> tuple[jax.Array, dict[str, Any]]:
-    """Return the gradient of the validation loss by the weights, as a vector, and directly by the hyperparameters."""
+) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
+    """Return the validation loss and its gradients: by the weights, as a vector, and directly by hyperparameters."""
     training = _at_its_end(problem, static, model, key)
 
     def fitted(flat: jax.Array, dynamic: dict[str, Any]) -> jax.Array:
@@ -194,8 +204,9 @@ def _validation_gradient(
         now = settled(update, training.statistics) if problem.has_statistics else None
         return fitted_loss(problem, training.model(flat, now), {**dynamic, **dict(static)}, without)
 
-    gradients: tuple[jax.Array, dict[str, Any]] = jax.grad(fitted, argnums=(0, 1))(training.flat, dynamic)
-    return gradients
+    found: tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]
+    found = jax.value_and_grad(fitted, argnums=(0, 1))(training.flat, dynamic)
+    return found
 
 
 @compiled(static=3)

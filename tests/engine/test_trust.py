@@ -11,6 +11,7 @@ from hypergrad_search import (
     DrMAD,
     Evaluation,
     Float,
+    Implicit,
     Reversible,
     Smoothed,
     Space,
@@ -99,6 +100,25 @@ def test_drmad_believes_straight_paths_alone() -> None:
         likeness = float(np.mean(1 / (1 + (curve * beside) ** 2)))
         assert result.trust == pytest.approx({"rate": likeness, "slope": likeness}, rel=1e-4)
         assert result.diagnostics["straightness"] == pytest.approx(likeness, rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 200])
+def test_implicit_believes_what_training_has_settled(steps: int) -> None:
+    """A parabola around `x`, which a step of gradient descent comes nearer to by a fifth."""
+    problem = TrainingProblem(
+        init=lambda key, h: jnp.zeros(1),
+        train_loss=lambda w, h, batch, key: jnp.sum((w - h["x"]) ** 2),
+        valid_loss=lambda w, h: 1.0 + jnp.sum(w**2),
+        batches=lambda step: None,
+        optimizer=sgd(0.1, 0.0),
+        steps=steps,
+    )
+    result = evaluate(problem, {"x": 2.0}, key=KEY, method=Implicit())
+    weight = 2.0 * (1 - 0.8**steps)
+    loss, to_come = 1 + weight**2, 2 * weight * (2.0 - weight)
+    assert result.trust == pytest.approx({"x": loss / (loss + to_come)}, rel=1e-4)
+    if steps == 200:
+        assert result.trust == pytest.approx({"x": 1.0}, rel=1e-4)
 
 
 def test_smoothed_believes_what_is_more_than_noise() -> None:
