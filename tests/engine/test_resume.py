@@ -162,7 +162,10 @@ class Steps:
         monkeypatch.setattr(reversible, "_forward", noting)
 
 
-@pytest.mark.parametrize(("make", "method"), PROBLEMS.values(), ids=PROBLEMS)
+@pytest.mark.parametrize(
+    ("make", "method"),
+    [pytest.param(*x, id=name, marks=pytest.mark.slow if name == "adamw" else ()) for name, x in PROBLEMS.items()],
+)
 def test_from_every_stop_it_ends_with_the_same_bits(
     make: Callable[[], TrainingProblem], method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,6 +190,7 @@ def public_optimizers() -> set[str]:
 
 
 def test_the_table_is_complete() -> None:
+    assert {kind for kind, cases in OPTIMIZERS.items() if any(o in cases for o, _ in FAST)} == OPTIMIZERS.keys()
     assert METHODS.keys() == public_methods()
     assert sorted(METHODS) == sorted(EXACT + APPROXIMATE + OF_THE_END + ON_THE_WAY)
     assert OPTIMIZERS.keys() == public_optimizers()
@@ -213,12 +214,27 @@ def reference(found: dict[tuple[str, str], Any], problem: str, optimizer: str, h
     return found[problem, optimizer]
 
 
+# Each kind of optimizer on one of the problems, and the simplest on both. Muon is one of its own for matrices alone.
+FAST = {
+    ("sgd", "ridge"),
+    ("sgd", "network"),
+    ("sgd, nesterov", "ridge"),
+    ("adam", "ridge"),
+    ("adamw", "ridge"),
+    ("adabelief", "ridge"),
+    ("rmsprop", "ridge"),
+    ("muon", "network"),
+    ("ema of sgd", "ridge"),
+}
 each_problem = pytest.mark.parametrize("problem", PROBLEMS)
 each_optimizer = pytest.mark.parametrize("optimizer", CASES)
+each_training = pytest.mark.parametrize(
+    ("optimizer", "problem"),
+    [pytest.param(o, p, marks=() if (o, p) in FAST else pytest.mark.slow) for o in CASES for p in PROBLEMS],
+)
 
 
-@each_problem
-@each_optimizer
+@each_training
 @pytest.mark.parametrize("method", EXACT)
 def test_gradients_of_training_runs(
     method: str, optimizer: str, problem: str, references: dict[tuple[str, str], Any]
@@ -245,8 +261,7 @@ def test_gradients_of_training_runs(
         assert distance <= 5e-5 * size, (name, distance / size)
 
 
-@each_problem
-@each_optimizer
+@each_training
 @pytest.mark.parametrize("method", APPROXIMATE)
 def test_approximate_methods_train_and_see_all(method: str, optimizer: str, problem: str) -> None:
     rule, settings = CASES[optimizer]
@@ -301,7 +316,9 @@ def test_plain_values_are_part_of_the_program(method: str) -> None:
         assert np.isfinite(slope["penalty"])
 
 
-@each_optimizer
+@pytest.mark.parametrize(
+    "optimizer", [o if o in {o for o, _ in FAST} else pytest.param(o, marks=pytest.mark.slow) for o in CASES]
+)
 @pytest.mark.parametrize("method", ON_THE_WAY)
 def test_settings_are_refined_on_the_way(method: str, optimizer: str) -> None:
     rule, settings = CASES[optimizer]

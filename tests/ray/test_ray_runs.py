@@ -379,7 +379,7 @@ class PowerCut(tune.Callback):
             raise SystemExit("power cut")
 
 
-@pytest.mark.parametrize("of_ray", [False, True])
+@pytest.mark.parametrize("of_ray", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_restored_run_is_the_run_that_was_not_interrupted(
     of_ray: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
