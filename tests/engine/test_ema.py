@@ -116,7 +116,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["number", "schedule", "function", pytest.param("by leaf", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_the_decay_has_the_gradient_of_float64(rule: str, kind: str) -> None:
     decay, chosen = KINDS[kind]

@@ -91,7 +91,10 @@ OPTAX = {
 }
 
 
-@pytest.mark.parametrize("name", OPTAX)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in ("adamw, strong", "rmsprop, schedule") else n for n in OPTAX],
+)
 def test_final_weights_are_those_of_optax(name: str) -> None:
     ours, theirs = OPTAX[name]
     problem = quadratic(ours)
@@ -155,10 +158,14 @@ NAMED: dict[str, Optimizer] = {
 }
 
 
+# Each of them with a schedule, and two with one for each leaf.
+FAST = [*((name, "schedule") for name in NAMED), ("sgd", "both"), ("adam", "both")]
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        pytest.param(name, kind, marks=() if kind == "schedule" or name in ("sgd", "adam") else pytest.mark.slow)
+        pytest.param(name, kind, marks=() if (name, kind) in FAST else pytest.mark.slow)
         for name in NAMED
         for kind in ("schedule", "by leaf", "both")  # `test_table.py` has numbers for all leaves
     ],

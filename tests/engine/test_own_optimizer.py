@@ -81,8 +81,10 @@ def plain_loop(h: dict[str, float]) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize(
     "optimizer",
-    [Adopt("rate"), pytest.param(ema(Adopt("rate"), 0.9), marks=pytest.mark.slow)],
-    ids=["alone", "averaged"],
+    [
+        pytest.param(Adopt("rate"), id="alone"),
+        pytest.param(ema(Adopt("rate"), 0.9), id="with an average", marks=pytest.mark.slow),
+    ],
 )
 def test_slots_that_read_one_another_reverse_to_the_bit(optimizer: AdditiveOptimizer) -> None:
     found = evaluate(problem(optimizer), H, key=KEY)
