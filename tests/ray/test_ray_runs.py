@@ -363,8 +363,8 @@ def test_tuner_that_contradicts_the_searcher_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "scheduler",
     [
-        PopulationBasedTraining(hyperparam_mutations={"x": tune.uniform(-1.0, 1.0)}),
-        PB2(hyperparam_bounds={"x": [-1.0, 1.0]}),
+        PopulationBasedTraining(hyperparam_mutations={"rate": tune.loguniform(1e-2, 0.3)}),
+        PB2(hyperparam_bounds={"rate": [1e-2, 0.3]}),
     ],
     ids=lambda scheduler: type(scheduler).__name__,
 )
