@@ -3,6 +3,7 @@
 What is missing from the table fails the test. A combination that does not work must be refused by name.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -177,6 +178,11 @@ PROBLEMS = {
 }
 
 
+@functools.cache  # so that all methods share what is compiled
+def training_of(problem: str, optimizer: str) -> TrainingProblem:
+    return PROBLEMS[problem].problem(CASES[optimizer][0])
+
+
 def public_methods() -> set[str]:
     names = {name: getattr(hypergrad_search, name) for name in hypergrad_search.__all__}
     return {name for name, x in names.items() if inspect.isclass(x) and issubclass(x, Method) and x is not Method}
@@ -209,8 +215,7 @@ def reference(found: dict[tuple[str, str], Any], problem: str, optimizer: str, h
         with jax.enable_x64(True):
             # what reaches the methods are float32 numbers
             doubles = {name: jnp.asarray(np.asarray(x, np.float32), jnp.float64) for name, x in h.items()}
-            training = PROBLEMS[problem].problem(CASES[optimizer][0])
-            found[problem, optimizer] = evaluate(training, doubles, key=KEY, method=Unrolled())
+            found[problem, optimizer] = evaluate(training_of(problem, optimizer), doubles, key=KEY, method=Unrolled())
     return found[problem, optimizer]
 
 
@@ -241,7 +246,7 @@ def test_gradients_of_training_runs(
 ) -> None:
     rule, settings = CASES[optimizer]
     h = {**PROBLEMS[problem].hyperparameters, **settings}
-    training = PROBLEMS[problem].problem(rule)
+    training = training_of(problem, optimizer)
     if method == "Reversible" and not isinstance(rule, AdditiveOptimizer):
         with pytest.raises(ValueError, match=r"nesterov=True\)+ loses bits .*; use method=Unrolled\(\)"):
             evaluate(training, h, key=KEY, method=METHODS[method])
@@ -264,13 +269,13 @@ def test_gradients_of_training_runs(
 @each_training
 @pytest.mark.parametrize("method", APPROXIMATE)
 def test_approximate_methods_train_and_see_all(method: str, optimizer: str, problem: str) -> None:
-    rule, settings = CASES[optimizer]
+    _, settings = CASES[optimizer]
     h = {**PROBLEMS[problem].hyperparameters, **settings}
     space = {
         name: Float(np.min(x) - 0.01 * abs(np.min(x)), np.max(x) + 0.01 * abs(np.max(x)), shape=np.shape(x))
         for name, x in h.items()
     }
-    training = PROBLEMS[problem].problem(rule)
+    training = training_of(problem, optimizer)
     result = evaluate(training, h, key=KEY, method=METHODS[method], space=space)
     assert result.status == Status.OK
     assert result.value == evaluate(training, h, key=KEY, method=Unrolled(), gradient_below=-math.inf).value
