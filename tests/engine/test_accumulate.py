@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypergrad_search import Reversible, TrainingProblem, Unrolled, accumulate_gradients, adamw, evaluate
+from hypergrad_search import Reversible, TrainingProblem, Unrolled, accumulate_gradients, evaluate, sgd
 
 KEY = jax.random.key(0)
 DRAW = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def problem(loss: Any, **changes: Any) -> TrainingProblem:
         "train_loss": loss,
         "valid_loss": lambda params, h: train_loss(params, {"l2": 0.0}, jnp.arange(48, 64), KEY),
         "batches": lambda step: (jnp.arange(24, dtype=jnp.int32) + 24 * step) % 48,
-        "optimizer": adamw("rate"),
+        "optimizer": sgd("rate", 0.8),
         "steps": 20,
     }
     return TrainingProblem(**{**parts, **changes})

@@ -100,7 +100,13 @@ def test_they_are_told_from_those_of_jax(rule: str) -> None:
     assert has_custom_derivatives({**RULES, **OF_JAX}[rule], jnp.ones((3, 4))) == (rule in RULES)
 
 
-@pytest.mark.parametrize("rule", [name for name in RULES if "branch" not in name])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *("custom_vjp", "custom_vjp that calls itself", "custom_jvp"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("defjvps", "in a loop")),
+    ],
+)
 def test_the_hypergradient_is_that_of_unrolling(rule: str) -> None:
     run = problem(RULES[rule])
     ours, wanted = (evaluate(run, H, key=jax.random.key(0), method=m) for m in (Reversible(), Unrolled()))

@@ -54,7 +54,10 @@ def as_usual(method: Method, steps: int) -> Evaluation:
     return evaluate(problem(steps), POINT, key=KEY, method=method, space=SPACE)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, id=n, marks=pytest.mark.slow if n.startswith("Hypernet ") else ()) for n, m in METHODS.items()],
+)
 @pytest.mark.parametrize("switch", SWITCHES.values(), ids=SWITCHES)
 def test_a_switch_changes_nothing(switch: Callable[[], AbstractContextManager[Any]], method: Method) -> None:
     # The first is a square, so that all checkpointed segments have one length.

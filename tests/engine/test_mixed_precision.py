@@ -86,7 +86,9 @@ def in_optax(dtypes: Dtypes, transform: optax.GradientTransformation) -> Params:
 
 
 @pytest.mark.parametrize("dtypes", TYPES, ids="-".join)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("nesterov", "adamw") else n for n in OPTIMIZERS]
+)
 def test_weights_are_those_of_optax(name: str, dtypes: Dtypes) -> None:
     ours, transform = OPTIMIZERS[name]
     found = jax.jit(lambda: train_in_floats(problem_of(dtypes, ours), {"rate": jnp.float32(0.05)}, KEY))()
@@ -98,7 +100,7 @@ def test_weights_are_those_of_optax(name: str, dtypes: Dtypes) -> None:
         assert off.max() < 8 * coarsest, leaf  # each of the steps rounds
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 def test_hypergradients_in_half_precision_are_close_to_those_in_float32(name: str) -> None:
     h = {"rate": 0.05}
     wide, narrow = (

@@ -102,7 +102,7 @@ def test_leaves_may_have_settings_of_their_own() -> None:
             train_loss=lambda p, h, batch, key: jnp.sum((p["w"] @ p["b"] - 1.5) ** 2),
             valid_loss=lambda p, h: jnp.sum(p["w"]) + jnp.sum(p["b"]),
             batches=lambda step: None,
-            optimizer=muon(rate, beta=beta, weight_decay=shrink, adam_weight_decay=shrink),
+            optimizer=muon(rate, 1, beta=beta, weight_decay=shrink, adam_weight_decay=shrink),
             steps=5,
         )
         return train(run, {"fast": 0.1, "slow": 0.01}, KEY)

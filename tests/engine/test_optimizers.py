@@ -51,9 +51,10 @@ def quadratic(optimizer: Optimizer, steps: int = STEPS) -> TrainingProblem:
 def train_with_optax(transform: optax.GradientTransformation, problem: TrainingProblem, dtype: Any) -> Any:
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), problem.init(KEY, {}))
     state = transform.init(params)
+    gradient = jax.jit(jax.grad(problem.train_loss))
     for step in range(problem.steps):
-        gradient = jax.grad(problem.train_loss)(params, {}, problem.batches(jnp.int32(step)), KEY)
-        updates, state = transform.update(gradient, state, params)
+        slope = gradient(params, {}, problem.batches(jnp.int32(step)), KEY)
+        updates, state = transform.update(slope, state, params)
         params = optax.apply_updates(params, updates)
     return params
 
@@ -90,7 +91,10 @@ OPTAX = {
 }
 
 
-@pytest.mark.parametrize("name", OPTAX)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in ("adamw, strong", "rmsprop, schedule") else n for n in OPTAX],
+)
 def test_final_weights_are_those_of_optax(name: str) -> None:
     ours, theirs = OPTAX[name]
     problem = quadratic(ours)
@@ -154,8 +158,18 @@ NAMED: dict[str, Optimizer] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["schedule", "by leaf", "both"])  # `test_table.py` has numbers for all leaves
-@pytest.mark.parametrize("name", NAMED)
+# Each of them with a schedule, and two with one for each leaf.
+FAST = [*((name, "schedule") for name in NAMED), ("sgd", "both"), ("adam", "both")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=() if (name, kind) in FAST else pytest.mark.slow)
+        for name in NAMED
+        for kind in ("schedule", "by leaf", "both")  # `test_table.py` has numbers for all leaves
+    ],
+)
 def test_every_setting_has_the_gradient_of_float64(name: str, kind: str) -> None:
     names = {k: str(v) for k, v in NAMED[name].settings.items()}
     leaf: Any = np.linspace(1.0, 1.02, STEPS) if kind in ("schedule", "both") else 1.0

@@ -79,7 +79,13 @@ def plain_loop(h: dict[str, float]) -> np.ndarray[Any, Any]:
     return weights
 
 
-@pytest.mark.parametrize("optimizer", [Adopt("rate"), ema(Adopt("rate"), 0.9)], ids=["alone", "with an average"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(Adopt("rate"), id="alone"),
+        pytest.param(ema(Adopt("rate"), 0.9), id="with an average", marks=pytest.mark.slow),
+    ],
+)
 def test_slots_that_read_one_another_reverse_to_the_bit(optimizer: AdditiveOptimizer) -> None:
     found = evaluate(problem(optimizer), H, key=KEY)
     with jax.enable_x64(True):

@@ -76,7 +76,7 @@ def close(found: Any, expected: Any) -> bool:
 @pytest.mark.parametrize(
     "optimizer",
     [
-        pytest.param(n, marks=pytest.mark.slow) if n in ("ema", "adabelief", "rmsprop") else n
+        pytest.param(n, marks=pytest.mark.slow) if n in ("adamw", "ema", "adabelief", "rmsprop") else n
         for n in sorted(OPTIMIZERS.keys() - {"adam, b2 near 1"})
     ],
 )
@@ -200,9 +200,8 @@ def check_healthy(kinds: list[str], optimizer: Optimizer) -> None:
 @pytest.mark.parametrize(
     "optimizer",
     [
-        "adamw",
         "a rate that falls to 0",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("adabelief", "rmsprop", "ema")),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("adamw", "adabelief", "rmsprop", "ema")),
     ],
 )
 def test_what_is_well_is_left_alone(optimizer: str) -> None:

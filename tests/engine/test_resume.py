@@ -105,14 +105,17 @@ def with_statistics(**changes: Any) -> TrainingProblem:
     return problem(init=start, train_loss=loss, valid_loss=judge, **changes)
 
 
+PLAIN = problem()
+"""One for all the tests that leave it as it is, which so share what is compiled."""
+
 PROBLEMS: dict[str, tuple[Callable[[], TrainingProblem], Method]] = {
-    "sgd": (problem, Reversible()),
+    "sgd": (lambda: PLAIN, Reversible()),
     "adamw": (lambda: problem(optimizer=adamw("rate", "decay", 0.95, 1e-3, weight_decay=0.02)), Reversible()),
     "ema": (lambda: problem(optimizer=ema(SGD, 0.9)), Reversible()),
     "statistics": (with_statistics, Reversible()),
     "batches of the host": (lambda: problem(batches=HostBatches(load)), Reversible()),
-    "last steps alone": (problem, Reversible(last=20)),
-    "fine weights": (problem, Reversible(fraction_bits={"weights": 60})),
+    "last steps alone": (lambda: PLAIN, Reversible(last=20)),
+    "fine weights": (lambda: PLAIN, Reversible(fraction_bits={"weights": 60})),
 }
 
 
@@ -162,7 +165,10 @@ class Steps:
         monkeypatch.setattr(reversible, "_forward", noting)
 
 
-@pytest.mark.parametrize(("make", "method"), PROBLEMS.values(), ids=PROBLEMS)
+@pytest.mark.parametrize(
+    ("make", "method"),
+    [pytest.param(*x, id=name, marks=pytest.mark.slow if name == "adamw" else ()) for name, x in PROBLEMS.items()],
+)
 def test_from_every_stop_it_ends_with_the_same_bits(
     make: Callable[[], TrainingProblem], method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +189,7 @@ def test_from_every_stop_it_ends_with_the_same_bits(
 
 def test_bits_are_spilled_before_and_after_the_stops() -> None:
     """The test above means little without."""
-    _, taken = watched(problem(), Reversible())
+    _, taken = watched(PLAIN, Reversible())
     spilled = [
         {name.split("]")[1] for name in np.load(io.BytesIO(snapshot)).files if name.startswith("[2]")}
         for snapshot in taken.values()
@@ -193,7 +199,7 @@ def test_bits_are_spilled_before_and_after_the_stops() -> None:
 
 
 def test_interruptions_may_follow_one_another() -> None:
-    run = problem()
+    run = PLAIN
     undisturbed = evaluate(run, H, key=KEY)
     snapshot = None
     for step in (7, 14, 28, 49):
@@ -206,7 +212,7 @@ def test_interruptions_may_follow_one_another() -> None:
 def test_the_time_before_the_interruption_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    run, taken = problem(), []
+    run, taken = PLAIN, []
 
     def report(progress: Progress) -> None:
         now[0] += 100.0
@@ -219,7 +225,7 @@ def test_the_time_before_the_interruption_counts(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_a_gradient_nothing_is_kept_for_the_way_back() -> None:
-    run = problem()
+    run = PLAIN
     _, taken = watched(run, Reversible(), gradient_below=-math.inf)
     found = evaluate(run, H, key=KEY, gradient_below=-math.inf, snapshot=taken[42])
     assert found.value == evaluate(run, H, key=KEY).value
@@ -267,7 +273,7 @@ def test_a_snapshot_of_an_isolated_program_isolates_the_problem_elsewhere(monkey
 
 
 def test_bits_of_another_processor_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = problem()
+    run = PLAIN
     undisturbed, taken = watched(run, Reversible())
     arrays = dict(np.load(io.BytesIO(taken[28])))
     (name,) = (name for name in arrays if "numbers[0]['weights'][1]" in name)
@@ -283,7 +289,7 @@ def test_bits_of_another_processor_are_noticed(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_other_plans_of_another_processor_begin_training_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = problem()
+    run = PLAIN
     undisturbed, taken = watched(run, Reversible())
     arrays = dict(np.load(io.BytesIO(taken[28])))
     header = json.loads(str(arrays["header"]))
@@ -356,12 +362,12 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(scope="module")
 def snapshot() -> bytes:
-    return watched(problem(), Reversible())[1][28]
+    return watched(PLAIN, Reversible())[1][28]
 
 
 @pytest.mark.parametrize(("others", "words"), OTHERS.values(), ids=OTHERS)
 def test_what_does_not_belong_to_it_is_refused_by_name(others: dict[str, Any], words: str, snapshot: bytes) -> None:
-    arguments = {"problem": problem(), "hyperparameters": H, "key": KEY, "snapshot": snapshot, **others}
+    arguments = {"problem": PLAIN, "hyperparameters": H, "key": KEY, "snapshot": snapshot, **others}
     with pytest.raises(ValueError, match=words):
         evaluate(arguments.pop("problem"), arguments.pop("hyperparameters"), **arguments)
 
@@ -382,7 +388,7 @@ def test_a_damaged_snapshot_is_refused(change: str, snapshot: bytes) -> None:
     np.savez(file, **arrays)
     damaged = snapshot[: len(snapshot) // 2] if change == "is cut off" else file.getvalue()
     with pytest.raises(SnapshotError, match=r"evaluate: snapshot .*; start without a snapshot"):
-        evaluate(problem(), H, key=KEY, snapshot=damaged)
+        evaluate(PLAIN, H, key=KEY, snapshot=damaged)
 
 
 def test_a_snapshot_is_an_npz_file_without_pickles_whose_header_is_json(snapshot: bytes) -> None:
@@ -395,14 +401,14 @@ def test_a_snapshot_is_an_npz_file_without_pickles_whose_header_is_json(snapshot
 
 def test_a_snapshot_must_be_taken_before_training_goes_on() -> None:
     late: list[Any] = []
-    evaluate(problem(), H, key=KEY, report=lambda now: late.append(now.snapshot), report_every=30)
+    evaluate(PLAIN, H, key=KEY, report=lambda now: late.append(now.snapshot), report_every=30)
     with pytest.raises(RuntimeError, match="training has gone on since; call it before report returns"):
         late[0]()
 
 
 def test_in_a_host_a_foreign_snapshot_is_no_fault_of_the_trial_s_values(snapshot: bytes) -> None:
     space = {name: Float(value / 2, value * 2) for name, value in H.items()}
-    hosted = host("trainable", problem(), space, Reversible(), KEY, 20)
+    hosted = host("trainable", PLAIN, space, Reversible(), KEY, 20)
     how: Any = {"on_the_way": lambda now, cost: None, "checkpoint": lambda: None}
     found = hosted.evaluate(H, Wanted(), **how, snapshot=lambda: snapshot)
     assert found.status == Status.OK

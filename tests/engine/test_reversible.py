@@ -64,13 +64,22 @@ OPTIMIZERS: dict[str, tuple[Optimizer, dict[str, float]]] = {
         {"rate": 3e-3, "b2": 0.99, "decay": 0.1},
     ),
 }
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+each_optimizer = pytest.mark.parametrize(
+    "name", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "adamw"))]
+)
 
 
-@each_optimizer
+FAST = [("sgd", 1), ("sgd", 100), ("sgd", 1024), ("adam", 1024)]
+
+
 @pytest.mark.parametrize("momentum", [0.5, 0.9, 0.999])
 @pytest.mark.parametrize(
-    "steps", [1, 100, 1024, pytest.param(4000, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.slow)]
+    ("steps", "name"),
+    [
+        pytest.param(steps, name, marks=() if (name, steps) in FAST else pytest.mark.slow)
+        for steps in (1, 100, 1024, 4000, 10_000)
+        for name in OPTIMIZERS
+    ],
 )
 def test_reversal_is_exact(
     make_problem: Make, hyperparameters: dict[str, Any], name: str, momentum: float, steps: int
@@ -83,10 +92,7 @@ def test_reversal_is_exact(
     assert evaluation.gradient is not None
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n == "adam" else n for n in OPTIMIZERS],  # adamw has all of it
-)
+@each_optimizer
 @pytest.mark.parametrize("steps", [60, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_reversal_is_exact_under_jit_and_vmap(
     make_problem: Make, hyperparameters: dict[str, Any], name: str, steps: int
@@ -105,7 +111,7 @@ def test_reversal_is_exact_under_jit_and_vmap(
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize("last", [1, 7, 40, 60, 1000])
+@pytest.mark.parametrize("last", [1, pytest.param(7, marks=pytest.mark.slow), 40, 60, 1000])
 @each_optimizer
 def test_a_truncated_gradient_is_that_of_the_last_steps(
     make_problem: Make, hyperparameters: dict[str, Any], name: str, last: int
@@ -128,10 +134,7 @@ def test_a_truncated_gradient_is_that_of_the_last_steps(
     assert len(truncated.diagnostics["adjoint_norms"]) == min(last, steps) + 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n == "adam" else n for n in OPTIMIZERS],  # adamw has all of it
-)
+@each_optimizer
 def test_fraction_bits_are_the_users_choice(make_problem: Make, hyperparameters: dict[str, Any], name: str) -> None:
     """Coarser numbers give coarser weights, and reverse as exactly."""
     optimizer, others = OPTIMIZERS[name]
@@ -164,7 +167,7 @@ def test_a_method_with_fraction_bits_is_a_value() -> None:
         ("sgd", 0.9, Reversible()),
         ("sgd", 0.9, Reversible(fraction_bits={"weights": 30})),
         ("adam", np.linspace(0.5, 0.99, 100), Reversible()),
-        ("adamw", 0.6, Reversible()),
+        pytest.param("adamw", 0.6, Reversible(), marks=pytest.mark.slow),
     ],
 )
 def test_params_are_those_of_the_evaluation(
@@ -203,10 +206,7 @@ def test_reversal_is_exact_for_schedules(make_problem: Make, hyperparameters: di
     assert evaluation.gradient["rate"].shape == (steps,)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n == "adam" else n for n in OPTIMIZERS],  # adamw has all of it
-)
+@each_optimizer
 def test_gradients_are_as_good_as_those_of_float32(
     make_problem: Make, hyperparameters: dict[str, Any], name: str
 ) -> None:

@@ -27,7 +27,6 @@ from hypergrad_search import (
     Status,
     TrainingProblem,
     Unrolled,
-    adamw,
     evaluate,
     sgd,
     train,
@@ -225,9 +224,7 @@ def assert_close(found: Evaluation, value: float, gradient: dict[str, Any], tole
 
 
 @pytest.mark.parametrize("method", [Reversible(), Unrolled(), Unrolled(checkpoints=5)], ids=str)
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n.startswith(("equinox", "nnx")) else n for n in MODELS]
-)
+@pytest.mark.parametrize("name", [n if n == "plain" else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
 def test_batch_normalisation_has_the_gradient_of_float64(name: str, method: Method) -> None:
     found = evaluate(PROBLEMS[name], H, key=KEY, method=method)
     assert found.diagnostics["exact"] in (None, True)
@@ -244,15 +241,15 @@ def test_the_way_back_keeps_no_more_statistics_than_it_reads(name: str) -> None:
 def test_train_returns_statistics_and_its_gradient_is_that_of_evaluate(name: str) -> None:
     run = PROBLEMS[name]
 
-    def loss(h: dict[str, Any]) -> jax.Array:
+    def loss(h: dict[str, Any]) -> tuple[jax.Array, Any]:
         params, statistics = train(run, h, KEY)
-        return jnp.mean(run.valid_loss(params, statistics, h))
+        return jnp.mean(run.valid_loss(params, statistics, h)), (params, statistics)
 
-    value, gradient = jax.jit(jax.value_and_grad(loss))(H)
+    (value, ours), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(H)
     found = evaluate(run, H, key=KEY)
     assert found.value == pytest.approx(float(value), rel=1e-6)
     assert_close(found, float(value), gradient, 1e-4)
-    ours, plain_floats = train(run, H, KEY), train_in_floats(run, H, KEY)
+    plain_floats = train_in_floats(run, H, KEY)
     jax.tree.map(np.testing.assert_array_equal, *(jax.tree.map(np.shape, x) for x in (ours, plain_floats)))
     for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(plain_floats), strict=True):
         np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5)
@@ -347,7 +344,7 @@ def test_a_gradient_compiled_by_itself_has_the_same_statistics() -> None:
 
 @pytest.mark.parametrize("rate", [1e3, math.nan])
 def test_failed_training_has_a_status(rate: float) -> None:
-    found = evaluate(PROBLEMS["equinox ema"], {**H, "rate": rate, "l2": 1.0}, key=KEY)
+    found = evaluate(PROBLEMS["plain"], {**H, "rate": rate, "l2": 1.0}, key=KEY)
     assert found.status in (Status.OVERFLOW, Status.NAN)
     assert found.value == math.inf
 
@@ -455,8 +452,7 @@ def test_outer_losses_must_take_statistics_too() -> None:
 # Batches and steps that depend on hyperparameters
 
 
-@pytest.mark.parametrize("method", [Reversible(), Unrolled()], ids=str)
-def test_batches_may_depend_on_hyperparameters(method: Method) -> None:
+def test_batches_may_depend_on_hyperparameters() -> None:
     def batches(step: jax.Array, h: Any) -> tuple[jax.Array, jax.Array]:
         x, y = data()
         noise = jax.random.normal(jax.random.fold_in(KEY, step), (h["size"], 4), jnp.float32)
@@ -468,20 +464,21 @@ def test_batches_may_depend_on_hyperparameters(method: Method) -> None:
         train_loss=lambda w, h, batch, key: jnp.mean((batch[0] @ w - batch[1]) ** 2),
         valid_loss=lambda w, h: (data()[0][48:] @ w - data()[1][48:]) ** 2,
         batches=batches,
-        optimizer=adamw("rate"),
+        optimizer=sgd("rate", 0.8),
         steps=STEPS,
     )
     space: Space = {"rate": Float(1e-3, 1.0), "noise": Float(0.0, 1.0), "size": Int(1, 48)}
+    methods: list[Method] = [Reversible(), Unrolled()]
     values = set()
     for size in (6, 24):
-        h = {"rate": 0.05, "noise": 0.4, "size": size}
-        found = evaluate(run, h, key=KEY, method=method, space=space)
+        h = {"rate": 0.01, "noise": 0.4, "size": size}
         with jax.enable_x64(True):
             wanted = evaluate(run, h, key=KEY, method=Unrolled(), space=space)
         assert wanted.gradient is not None
-        assert_close(found, wanted.value, wanted.gradient)
         assert float(wanted.gradient["noise"]) != 0
-        values.add(found.value)
+        for method in methods:
+            assert_close(evaluate(run, h, key=KEY, method=method, space=space), wanted.value, wanted.gradient)
+        values.add(wanted.value)
     assert len(values) == 2
 
 

@@ -3,6 +3,7 @@
 What is missing from the table fails the test. A combination that does not work must be refused by name.
 """
 
+import functools
 import inspect
 import math
 import re
@@ -186,6 +187,11 @@ PROBLEMS = {
 }
 
 
+@functools.cache  # so that all methods share what is compiled
+def training_of(problem: str, optimizer: str) -> TrainingProblem:
+    return PROBLEMS[problem].problem(CASES[optimizer][0])
+
+
 def public_methods() -> set[str]:
     names = {name: getattr(hypergrad_search, name) for name in hypergrad_search.__all__}
     return {name for name, x in names.items() if inspect.isclass(x) and issubclass(x, Method) and x is not Method}
@@ -199,6 +205,7 @@ def public_optimizers() -> set[str]:
 
 
 def test_the_table_is_complete() -> None:
+    assert {kind for kind, cases in OPTIMIZERS.items() if any(o in cases for o, _ in FAST)} == OPTIMIZERS.keys()
     assert METHODS.keys() == public_methods()
     assert sorted(METHODS) == sorted(EXACT + APPROXIMATE + OF_THE_END + ON_THE_WAY)
     assert OPTIMIZERS.keys() == public_optimizers()
@@ -217,24 +224,38 @@ def reference(found: dict[tuple[str, str], Any], problem: str, optimizer: str, h
         with jax.enable_x64(True):
             # what reaches the methods are float32 numbers
             doubles = {name: jnp.asarray(np.asarray(x, np.float32), jnp.float64) for name, x in h.items()}
-            training = PROBLEMS[problem].problem(CASES[optimizer][0])
-            found[problem, optimizer] = evaluate(training, doubles, key=KEY, method=Unrolled())
+            found[problem, optimizer] = evaluate(training_of(problem, optimizer), doubles, key=KEY, method=Unrolled())
     return found[problem, optimizer]
 
 
+# Each kind of optimizer on one of the problems, and the simplest on both. Muon is one of its own for matrices alone.
+FAST = {
+    ("sgd", "ridge"),
+    ("sgd", "network"),
+    ("sgd, nesterov", "ridge"),
+    ("adam", "ridge"),
+    ("adamw", "ridge"),
+    ("adabelief", "ridge"),
+    ("rmsprop", "ridge"),
+    ("muon", "network"),
+    ("ema of sgd", "ridge"),
+}
 each_problem = pytest.mark.parametrize("problem", PROBLEMS)
 each_optimizer = pytest.mark.parametrize("optimizer", CASES)
+each_training = pytest.mark.parametrize(
+    ("optimizer", "problem"),
+    [pytest.param(o, p, marks=() if (o, p) in FAST else pytest.mark.slow) for o in CASES for p in PROBLEMS],
+)
 
 
-@each_problem
-@each_optimizer
+@each_training
 @pytest.mark.parametrize("method", EXACT)
 def test_gradients_of_training_runs(
     method: str, optimizer: str, problem: str, references: dict[tuple[str, str], Any]
 ) -> None:
     rule, settings = CASES[optimizer]
     h = {**PROBLEMS[problem].hyperparameters, **settings}
-    training = PROBLEMS[problem].problem(rule)
+    training = training_of(problem, optimizer)
     if method == "Reversible" and not isinstance(rule, AdditiveOptimizer):
         with pytest.raises(ValueError, match=rf"{re.escape(rule.name)} loses bits .*; use method=Unrolled\(\)"):
             evaluate(training, h, key=KEY, method=METHODS[method])
@@ -254,17 +275,16 @@ def test_gradients_of_training_runs(
         assert distance <= 5e-5 * size, (name, distance / size)
 
 
-@each_problem
-@each_optimizer
+@each_training
 @pytest.mark.parametrize("method", APPROXIMATE)
 def test_approximate_methods_train_and_see_all(method: str, optimizer: str, problem: str) -> None:
-    rule, settings = CASES[optimizer]
+    _, settings = CASES[optimizer]
     h = {**PROBLEMS[problem].hyperparameters, **settings}
     space = {
         name: Float(np.min(x) - 0.01 * abs(np.min(x)), np.max(x) + 0.01 * abs(np.max(x)), shape=np.shape(x))
         for name, x in h.items()
     }
-    training = PROBLEMS[problem].problem(rule)
+    training = training_of(problem, optimizer)
     result = evaluate(training, h, key=KEY, method=METHODS[method], space=space)
     assert result.status == Status.OK
     assert result.value == evaluate(training, h, key=KEY, method=Unrolled(), gradient_below=-math.inf).value
@@ -310,7 +330,9 @@ def test_plain_values_are_part_of_the_program(method: str) -> None:
         assert np.isfinite(slope["penalty"])
 
 
-@each_optimizer
+@pytest.mark.parametrize(
+    "optimizer", [o if o in {o for o, _ in FAST} else pytest.param(o, marks=pytest.mark.slow) for o in CASES]
+)
 @pytest.mark.parametrize("method", ON_THE_WAY)
 def test_settings_are_refined_on_the_way(method: str, optimizer: str) -> None:
     rule, settings = CASES[optimizer]

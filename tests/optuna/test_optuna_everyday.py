@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from hypergrad_optuna import HypergradSampler, Objective, best_hyperparameters, best_model
-from hypergrad_search import Float, Int, Reversible, Space, TrainingProblem, Unrolled, adamw
+from hypergrad_search import Float, Int, Reversible, Space, TrainingProblem, Unrolled, sgd
 
 DRAW = np.random.default_rng(0)
 X = jnp.asarray(DRAW.normal(1.0, 2.0, (60, 4)), jnp.float32)
@@ -34,7 +34,7 @@ def problem(**changes: Any) -> TrainingProblem:
         "train_loss": train_loss,
         "valid_loss": lambda params, mean, h: (normalised(params, mean, X[48:]) - Y[48:]) ** 2,
         "batches": lambda step: (jnp.arange(12) + 12 * step) % 48,
-        "optimizer": adamw("rate", transform=lambda h: optax.clip_by_global_norm(h["clip"])),
+        "optimizer": sgd("rate", 0.8, transform=lambda h: optax.clip_by_global_norm(h["clip"])),
         "steps": "steps",
     }
     return TrainingProblem(**{**parts, **changes})

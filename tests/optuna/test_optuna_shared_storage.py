@@ -19,13 +19,21 @@ WORKER = Path(__file__).with_name("worker.py")
 PROCESSES, TRIALS = 4, 15
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "journal"])
+@pytest.fixture
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "journal":
         return f"journal:{tmp_path / 'journal'}"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'study.db'}"
     return str(request.getfixturevalue("postgresql_url"))
+
+
+def each_storage(*slow: str) -> pytest.MarkDecorator:
+    """Every storage is in a fast test, and each test is fast with one of them."""
+    names = ("sqlite", "postgresql", "journal")
+    return pytest.mark.parametrize(
+        "storage", [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in names], indirect=True
+    )
 
 
 def opened(storage: str) -> optuna.storages.BaseStorage:
@@ -41,6 +49,7 @@ def ready(storage: str, trials: int, processes: int = 1, **environment: str) -> 
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+@each_storage("sqlite")
 def test_four_processes_share_a_study(storage: str) -> None:
     study = optuna.create_study(study_name="shared", storage=opened(storage))
     workers = ready(storage, TRIALS, PROCESSES)
@@ -62,6 +71,7 @@ def test_four_processes_share_a_study(storage: str) -> None:
     assert study.best_value < 1.0
 
 
+@each_storage("postgresql", "journal")
 def test_a_killed_worker_loses_nothing_but_its_trial(storage: str) -> None:
     study = optuna.create_study(study_name="shared", storage=opened(storage))
     victim, survivor = ready(storage, 10_000), ready(storage, TRIALS)

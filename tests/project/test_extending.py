@@ -86,7 +86,7 @@ class SteepestDescent(Strategy[Best]):
 )
 def test_a_rival_is_all_that_a_comparison_needs(toy: Rival, tmp_path: Path) -> None:
     quiet = Console(quiet=True)
-    compared = compare("synthetic-quadratic", budget=60, methods=[toy, "random"], seeds=1, out=tmp_path, console=quiet)
+    compared = compare("synthetic-quadratic", budget=40, methods=[toy, "random"], seeds=1, out=tmp_path, console=quiet)
     found = compared.study.records
     ours, random = ([r.value for r in found if r.method == name] for name in ("toy", "random"))
     assert {r.status for r in found} == {"ok"}

@@ -19,7 +19,8 @@ import optax
 import pytest
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.schedulers.pb2 import PB2
 from ray.tune.search.optuna import OptunaSearch
 
 from hypergrad_ray import HypergradSearch, best_hyperparameters, param_space, trainable, wants_gradient
@@ -359,6 +360,25 @@ def test_tuner_that_contradicts_the_searcher_is_refused(tmp_path: Path) -> None:
         tuned(bowl, tmp_path, {"mood": "bad"}, search_alg=searcher, metric="gain", mode="max", num_samples=2)
 
 
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        PopulationBasedTraining(hyperparam_mutations={"rate": tune.loguniform(1e-2, 0.3)}),
+        PB2(hyperparam_bounds={"rate": [1e-2, 0.3]}),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_schedulers_that_change_running_trials_are_refused_by_ray_itself(
+    scheduler: TrialScheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # a run that is refused leaves their files open
+    name = type(scheduler).__name__
+    with pytest.raises(Exception, match=f"Search algorithms cannot be used with {name} schedulers. Please remove"):
+        tuned(
+            bowl, tmp_path, OF_RAY, search_alg=HypergradSearch(seed=0), scheduler=scheduler, metric="gain", mode="max"
+        )
+
+
 class PowerCut(tune.Callback):
     """Ends the driver while its last trial is running, once, after a snapshot that knows the trial."""
 
@@ -379,7 +399,7 @@ class PowerCut(tune.Callback):
             raise SystemExit("power cut")
 
 
-@pytest.mark.parametrize("of_ray", [False, True])
+@pytest.mark.parametrize("of_ray", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_restored_run_is_the_run_that_was_not_interrupted(
     of_ray: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

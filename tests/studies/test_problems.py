@@ -51,6 +51,9 @@ DIMENSIONS = {
 LONG = ("text-mlp", "digits-adamw", "digits-schedules", "digits-mixed")
 """Problems whose programs take long to compile."""
 
+TRAINED_BELOW = ("cancer-mlp", "diabetes-mlp", "digits-labels")
+"""Problems that another of the fast tests trains, with a gradient that it compares."""
+
 CHANCE = {"cancer-mlp": math.log(2), "diabetes-mlp": 1.0, "text-mlp": math.log(36)}
 """The loss of guessing; that of digits is log(10)."""
 
@@ -81,7 +84,10 @@ def _needs_mnist() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n.startswith("mnist") or n in LONG else n for n in PROBLEMS],
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n.startswith("mnist") or n in LONG + TRAINED_BELOW else n
+        for n in PROBLEMS
+    ],
 )
 def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
     if name.startswith("mnist"):
@@ -121,7 +127,9 @@ def test_gradients_of_both_exact_methods_agree(name: str) -> None:
         np.testing.assert_allclose(found.gradient[n], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["cancer-mlp", "digits-mixed", pytest.param("digits-adamw", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["cancer-mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("digits-mixed", "digits-adamw"))]
+)
 def test_lifted_problems_train_alike_and_hold_back_a_fold(name: str) -> None:
     problem, space = PROBLEMS[name]().posed(lifts=True)
     point, numbers = middle(lifted(space)), middle(unlifted(space))

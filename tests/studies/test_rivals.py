@@ -387,7 +387,7 @@ def test_the_centre_comes_first(name: str, problem: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", sorted(UNTUNED))
-@pytest.mark.parametrize("problem", ["digits-l2", "digits-mixed"])
+@pytest.mark.parametrize("problem", ["digits-l2", pytest.param("digits-mixed", marks=pytest.mark.slow)])
 def test_untuned_optimizers_train_once(name: str, problem: str) -> None:
     seen: list[Record] = []
     run(problem, name, 0, 1000, seen.append)

@@ -45,6 +45,7 @@ def run(out: Path, workers: int, rivals: dict[Task, list[Rival]]) -> list[Record
     return sorted(timeless, key=lambda record: (record.key, record.trial))
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_records_of_one(tmp_path: Path) -> None:
     assert run(tmp_path / "two", 2, quadratic()) == run(tmp_path / "one", 1, quadratic())
 
