@@ -27,19 +27,20 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import entropy
+from scipy.special import entr
 
 from hypergrad_optuna import attributes
 from hypergrad_studies.first_epoch import first_epoch
 from hypergrad_studies.learning_curves import Array, Curves, Forecast, Places, fit, levelled
 from hypergrad_studies.tried.gradient_gp import log_improvement
 
-STARTUP = 10  # so many configurations are drawn at random
+STARTUP = 10  # so many trials are drawn at random
 BEGUN = 10  # so many of those that have begun are in the basket
 NEW = 3  # so many new ones are
 CANDIDATES = 1000  # random points, among which a new one is looked for
 NEARER = (0.1, 0.05, 0.02, 0.01, 0.005)  # the standard deviations of steps from the best configuration
 STEPS = 100  # of each length, among which a new one is looked for too
+LAST = 1  # so many whole training runs' worth of the budget are for training to the end
 SAMPLES = 1000  # of the losses of the basket, from which an entropy is estimated
 NEXT = np.polynomial.hermite_e.hermegauss(5)  # a next loss, in standard deviations, and its weights
 
@@ -96,7 +97,7 @@ def next_run(runs: Runs, rounded: Callable[[Array], Array], rng: np.random.Gener
     going = np.flatnonzero(~runs.ended)
     going = going[np.argsort(-promise[going], kind="stable")][:BEGUN]
     found = (rounded(_promising(runs, begun[best], means[best], rng)) for _ in range(NEW))
-    points = np.array([*begun, *(point for point in found if not (begun == point).all(axis=1).any())])
+    points = np.array([*begun, *(point for point in found if not np.isclose(begun, point).all(axis=1).any())])
     able = np.array([*going, *range(n, len(points))], np.intp)
     if not able.size:
         return None
@@ -145,7 +146,7 @@ def _expected(means: Array, covariances: Array, along: Array, variance: float, n
     samples = means + noise @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
     places, weights = NEXT
     lowest = [np.argmin(samples + place * along / math.sqrt(variance), axis=1) for place in places]
-    entropies = [entropy(np.bincount(of_place, minlength=len(means))) for of_place in lowest]
+    entropies = [np.sum(entr(np.bincount(of_place, minlength=len(means)) / SAMPLES)) for of_place in lowest]
     return float(np.average(entropies, weights=weights))
 
 
@@ -190,7 +191,7 @@ class FreezeThawSampler(BaseSampler):
         """Return the configuration of the next stretch; nothing before there are enough losses for a forecast."""
         curves = list(_curves(study).values())
         seen = np.array([_loss(trial) for curve in curves for trial in curve])
-        if not search_space or len(curves) < STARTUP or not np.isfinite(seen).any():
+        if not search_space or len(seen) < STARTUP or not np.isfinite(seen).any():
             return {}
         # Optuna's own samplers map parameters of all kinds to the unit box by it.
         box = _SearchSpaceTransform(search_space, transform_0_1=True)
@@ -202,7 +203,7 @@ class FreezeThawSampler(BaseSampler):
         self._logarithms = forecast.logarithms
         runs = Runs(forecast, np.nanmax(times, axis=1), self._steps / stretch(self._steps))
         affordable = (self._budget - sum(_cost(t) for curve in curves for t in curve)) / stretch(self._steps)
-        chosen = to_end(runs, affordable) if affordable <= runs.whole else None
+        chosen = to_end(runs, affordable) if affordable <= LAST * runs.whole else None
         if chosen is None:
             chosen = next_run(runs, lambda point: box.transform(box.untransform(point)), self._rng)
         if isinstance(chosen, int):
@@ -216,10 +217,10 @@ class FreezeThawSampler(BaseSampler):
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Take from the cost of a trial what the stretches before have cost."""
-        paid = sum(map(_cost, _curves(study).get(_point(trial), ())))
-        if paid:
-            study._storage.set_trial_user_attr(trial._trial_id, attributes.COST, _cost(trial) - paid)
+        """Take from the cost of a trial the steps that it did not train, since it went on after them."""
+        before, cost = _curves(study).get(_point(trial)), trial.user_attrs.get(attributes.COST)
+        if before and before[-1].state is TrialState.PRUNED and cost is not None:
+            study._storage.set_trial_user_attr(trial._trial_id, attributes.COST, cost - before[-1].last_step)
 
     def _stretches(self, trial: FrozenTrial) -> float:
         """Return for how long a configuration was trained when a trial ended."""
