@@ -7,9 +7,9 @@ goes on whichever of them, by its next loss, is expected to leave the least entr
 
 It differs from the paper in four points. Losses are forecast after the last step instead of in the limit, since
 training ends there. The constants of the forecast are fitted, see `learning_curves`. The first ten configurations are
-drawn at random. And what is left of the budget when no more than a whole training run can be paid for is spent on
-training to the end what has begun, the best forecasts first, since a configuration that has not been trained to its end
-does not count as found, as under Hyperband.
+drawn at random. And in the last fifth of the budget nothing new begins as long as something can still be trained to the
+end, and the best forecast goes on: as under Hyperband, a configuration counts as found only when it is trained to its
+end.
 
 Source: K. Swersky, J. Snoek, R. P. Adams, *Freeze-Thaw Bayesian Optimization*, 2014 (arXiv:1406.3896).
 """
@@ -40,7 +40,7 @@ NEW = 3  # so many new ones are
 CANDIDATES = 1000  # random points, among which a new one is looked for
 NEARER = (0.1, 0.05, 0.02, 0.01, 0.005)  # the standard deviations of steps from the best configuration
 STEPS = 100  # of each length, among which a new one is looked for too
-LAST = 1  # so many whole training runs' worth of the budget are for training to the end
+LAST = 0.2  # this share of the budget, and at least a whole training run, is for training to the end
 SAMPLES = 1000  # of the losses of the basket, from which an entropy is estimated
 NEXT = np.polynomial.hermite_e.hermegauss(5)  # a next loss, in standard deviations, and its weights
 
@@ -202,8 +202,9 @@ class FreezeThawSampler(BaseSampler):
         forecast = fit(Curves(points, times, losses), self._logarithms)
         self._logarithms = forecast.logarithms
         runs = Runs(forecast, np.nanmax(times, axis=1), self._steps / stretch(self._steps))
-        affordable = (self._budget - sum(_cost(t) for curve in curves for t in curve)) / stretch(self._steps)
-        chosen = to_end(runs, affordable) if affordable <= LAST * runs.whole else None
+        left = self._budget - sum(_cost(trial) for curve in curves for trial in curve)
+        last = left <= max(LAST * self._budget, self._steps)
+        chosen: int | Array | None = to_end(runs, left / stretch(self._steps)) if last else None
         if chosen is None:
             chosen = next_run(runs, lambda point: box.transform(box.untransform(point)), self._rng)
         if isinstance(chosen, int):

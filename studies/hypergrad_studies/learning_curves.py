@@ -39,9 +39,8 @@ OTHERS = {
 }
 WITHIN = 3.0  # so many standard deviations of its prior each constant stays
 ITERATIONS = 20  # of a fit, which starts from the last one
-#: Losses are told apart on the scale of the distance of this quantile from the best loss.
-QUANTILE = 0.25
-FARTHEST = 20.0  # larger losses, in units of this distance, and those that are not finite, count as this one
+NEAR = 0.05  # losses are told apart on the scale of the distance of this quantile from the best
+FARTHEST = 10.0  # losses farther from the best than so many times the median, also infinite ones, count as being there
 
 
 class Constants(NamedTuple):
@@ -208,10 +207,10 @@ def levelled(losses: Array) -> Array:
     It is the logarithm of the distance from the best, so that the large losses of first steps and of bad configurations
     leave room for the small differences between good ones. Losses of training that has diverged are cut.
     """
-    finite = losses[np.isfinite(losses)]
-    lowest = finite.min()
-    scale = max(float(np.quantile(finite, QUANTILE) - lowest), 1e-9 * max(abs(lowest), 1e-9))
-    logarithms = np.log1p(np.minimum((losses - lowest) / scale, FARTHEST))
+    lowest = losses[np.isfinite(losses)].min()
+    tiny = 1e-9 * max(abs(lowest), 1e-9)
+    near, middle = np.maximum(np.quantile(losses[np.isfinite(losses)] - lowest, (NEAR, 0.5)), tiny)
+    logarithms = np.log1p(np.minimum(losses - lowest, FARTHEST * middle) / near)
     standardised: Array = (logarithms - logarithms.mean()) / max(float(logarithms.std()), 1e-12)
     return standardised
 
