@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import attributes
-from hypergrad_search import Categorical, Float, HostBatches, Int, Space, TrainingProblem, evaluate, sgd
+from hypergrad_search import Categorical, Evaluation, Float, HostBatches, Int, Space, TrainingProblem, evaluate, sgd
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.hypergradient import Progress
 from hypergrad_studies import optuna_backend
@@ -31,6 +31,7 @@ from hypergrad_studies.learning_curves import Array, Curves, Forecast
 from hypergrad_studies.obstacles import obstacle
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.records import PRUNED, Record
+from hypergrad_studies.resuming import Resuming
 from hypergrad_studies.rivals import RIVALS
 from hypergrad_studies.spending import Budget
 from hypergrad_studies.tasks import TrainingTask
@@ -140,6 +141,32 @@ def test_what_is_paused_and_resumed_has_the_losses_of_what_is_not_to_the_bit(stu
             record = records[curve[-1].number]
             assert (record.value, record.test_value, record.status) == (found.value, found.test_loss, "ok")
             assert list(paused) == list(range(10, 100, 10))
+
+
+def test_an_evaluation_goes_on_where_the_last_one_at_its_point_was_pruned() -> None:
+    problem, space = small(on_device, SPACE).posed()
+    points = [{"rate": 0.1, "l2": 0.01}, {"rate": 0.2, "l2": 0.01}]
+    method = Resuming(DEFAULT_METHOD)
+    steps: list[int] = []
+
+    def stop(now: Progress) -> None:
+        steps.append(now.step)
+        raise optuna.TrialPruned
+
+    def go_on(point: dict[str, float], report: Callable[[Progress], None]) -> Evaluation:
+        key = jax.random.key(0)
+        return evaluate(problem, point, method=method, key=key, report=report, report_every=10, space=space)
+
+    for point in (*points, *points):
+        with pytest.raises(optuna.TrialPruned):
+            go_on(point, stop)
+    assert steps == [10, 10, 20, 20]
+    found = go_on(points[0], lambda now: steps.append(now.step))
+    assert steps[4:] == [30]
+    whole = evaluate(problem, points[0], method=DEFAULT_METHOD, key=jax.random.key(0), space=space)
+    assert (found.value, found.cost.gradient_evaluations) == (whole.value, whole.cost.gradient_evaluations)
+    go_on(points[0], lambda now: steps.append(now.step))
+    assert steps[5:] == [10, 20, 30]  # it has ended, and is trained anew
 
 
 def test_each_step_is_trained_and_paid_for_once(studies: list[optuna.Study]) -> None:
