@@ -257,7 +257,7 @@ def test_hundreds_of_numbers_are_searched(studies: list[optuna.Study]) -> None:
 def toy_search(seed: int, runs: int) -> tuple[float, int]:
     """Return the best loss after the last step that was found in so many runs' worth, and how many were begun.
 
-    Its curves fall from a height that tells nothing of where they end, and slower where they end low.
+    Its curves fall at the same rate from heights that tell nothing of where they end, nor of the heights nearby.
     """
     steps = 20
     study = optuna.create_study(
@@ -270,7 +270,7 @@ def toy_search(seed: int, runs: int) -> tuple[float, int]:
         end = (x - 0.3) ** 2 + (y - 0.8) ** 2
         start = reached.get((x, y), 0)
         stop = reached[x, y] = start + stretch(steps)
-        loss = end + (1 + math.sin(50 * x)) * math.exp(-(0.1 + end) * stop)
+        loss = end + (1 + 1e4 * x % 1) * math.exp(-0.2 * stop)
         trial.set_user_attr(attributes.COST, stop)  # of all stretches so far
         if stop < steps:
             trial.report(loss, stop)
@@ -287,12 +287,12 @@ def toy_search(seed: int, runs: int) -> tuple[float, int]:
 def at_random(seed: int, runs: int) -> float:
     x, y = np.random.default_rng(seed).random((2, runs))
     end = (x - 0.3) ** 2 + (y - 0.8) ** 2
-    return float((end + (1 + np.sin(50 * x)) * np.exp(-(0.1 + end) * 20)).min())
+    return float((end + (1 + 1e4 * x % 1) * math.exp(-0.2 * 20)).min())
 
 
 def test_it_finds_better_configurations_than_whole_runs_at_random_do() -> None:
     found, begun = zip(*(toy_search(seed, 10) for seed in range(3)), strict=True)
-    assert np.median(found) < 0.5 * np.median([at_random(seed, 10) for seed in range(100)])
+    assert max(found) < np.median([at_random(seed, 10) for seed in range(100)])
     assert min(begun) > 10
 
 
