@@ -39,6 +39,10 @@ def _of_others(rival: Rival, task: ObjectiveTask | TrainableTask, backend: str) 
 def _of_training(rival: Rival, task: TrainingTask, backend: str) -> str | None:
     if backend == "ray" and task.reseed:
         return f"{task.name} needs a new seed each trial; choose --backend optuna"
+    if rival.resumes and task.reseed:
+        return (
+            f"{rival.name} resumes what has a seed, and {task.name} needs a new one each trial; leave out one of them"
+        )
     if rival.lifts is False and not task.can_lift:
         return f"{rival.name} finds nothing to leave unlifted in {task.name}; leave out one of them"
     problem, space = task.posed()

@@ -17,6 +17,7 @@ from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.search.ask_tell import spread
 from hypergrad_search.space import as_given, centre, dimension
 from hypergrad_studies.records import FAILED, PRUNED, Key, Record
+from hypergrad_studies.resuming import Resuming
 from hypergrad_studies.rivals import Rival, Setting
 from hypergrad_studies.spending import IN_OPTUNA, SECONDS, Budget, NoCost, plus
 from hypergrad_studies.statistics import History, chosen
@@ -148,7 +149,7 @@ class _Training(_Trials):
         self._objective = Objective(
             self._problem,
             self._space,
-            method=None if function else rival.how,
+            method=None if function else Resuming(rival.how) if rival.resumes else rival.how,
             key=None if function else key,
             reseed=task.reseed,
             report_every=None if function else rival.reports(self.steps),

@@ -40,6 +40,7 @@ from hypergrad_search.search import ExploreDescend, Strategy
 from hypergrad_search.search.ask_tell import levels
 from hypergrad_studies import untuned
 from hypergrad_studies.first_epoch import FirstEpochPruner, FirstEpochSampler, first_epoch
+from hypergrad_studies.freeze_thaw import FreezeThawSampler, StretchPruner, stretch
 from hypergrad_studies.outside import OutsideSampler
 from hypergrad_studies.spending import GRADIENT_EVALUATIONS, Budget
 from hypergrad_studies.tasks import TrainingTask
@@ -111,6 +112,7 @@ class Rival:
     - `how`: how the problem is trained, and differentiated where a gradient is wanted.
     - `retrains`: whether a trial's value is that of training anew, from the start, at the hyperparameters that the
       trial refined, in Optuna; this is paid for too.
+    - `resumes`: whether a trial goes on where the last one with the same hyperparameters was pruned, in Optuna.
     """
 
     name: str
@@ -132,6 +134,7 @@ class Rival:
     trials: float = math.inf
     how: Method = DEFAULT_METHOD
     retrains: bool = False
+    resumes: bool = False
 
     def runs_in(self, backend: str) -> bool:
         """Return whether there is such a method for a host of `BACKENDS`."""
@@ -323,6 +326,10 @@ def _first_epoch_pruner(setting: Setting) -> BasePruner:
     return FirstEpochPruner(int(setting.budget.amount))
 
 
+def _freeze_thaw(setting: Setting) -> BaseSampler:
+    return FreezeThawSampler(setting.seed, steps=_known(setting.steps), budget=setting.budget.amount)
+
+
 def _by_name(rivals: Iterable[Rival]) -> dict[str, Rival]:
     return {rival.name: rival for rival in rivals}
 
@@ -354,6 +361,14 @@ RIVALS = _by_name(
             pruner=_first_epoch_pruner,
             report_every=first_epoch,
             counts=True,
+        ),
+        Rival(
+            "freeze-thaw",
+            sampler=_freeze_thaw,
+            pruner=lambda setting: StretchPruner(),
+            report_every=stretch,
+            counts=True,
+            resumes=True,
         ),
         _untuned("prodigy", untuned.prodigy),
         _untuned("dog", untuned.dog),

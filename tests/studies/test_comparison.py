@@ -200,7 +200,7 @@ def test_by_default_what_cannot_run_is_left_out_and_said(tmp_path: Path, capsys:
     able = [rival.name for rival in who_can_run(task, [], [], "optuna", Budget(10), Console())]
     said = capsys.readouterr().out
     assert {"random", "tpe", "cmaes", "hypergrad"} <= set(able)
-    assert {"hyperband", "first-epoch", "prodigy", "hypernet", "tpe-tied", "tpe-centre"}.isdisjoint(able)
+    assert {"hyperband", "first-epoch", "freeze-thaw", "prodigy", "hypernet", "tpe-tied", "tpe-centre"}.isdisjoint(able)
     assert "left out: hyperband needs a training problem" in said
     with pytest.raises(CannotRun, match="prodigy needs a training problem"):
         who_can_run(task, [RIVALS["prodigy"]], [], "optuna", Budget(10), QUIET)

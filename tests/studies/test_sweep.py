@@ -172,6 +172,7 @@ def test_progress_counts_each_trial_once() -> None:
         (["digits-mlp", "--method", "asha"], "asha does not run in optuna"),
         (["digits-mlp", "--method", "prodigy"], "prodigy trains once, and searches nothing"),
         (["digits-l2", "--method", "tpe-tied"], "tpe-tied is for comparisons alone"),
+        (["digits-mlp", "--method", "freeze-thaw"], "freeze-thaw is for comparisons alone"),
         (["digits-mlp", "--storage", "here.db"], "a storage must be a URL such as"),
         (["digits-mlp", "--budget", "soon"], "budget must be a whole number of gradient evaluations"),
         (["status"], "name the problem, or the study by --study"),

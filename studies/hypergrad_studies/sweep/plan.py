@@ -87,7 +87,7 @@ class Plan:
         reason = obstacle(rival, task, self.engine, self.limits.budget or Budget(1))
         if reason is None and rival.optimizer is not None:
             reason = f"{rival.name} trains once, and searches nothing; choose another method"
-        if reason is None and rival.tied:
+        if reason is None and (rival.tied or rival.resumes):
             reason = f"{rival.name} is for comparisons alone; choose another method"
         if reason is not None:
             raise ValueError(reason)
