@@ -131,7 +131,8 @@ def problem(images: np.ndarray[Any, Any]) -> TrainingProblem:
     def errors(params: Layers, h: dict[str, Any]) -> jax.Array:
         data = of_tasks(h["query"])
         named = jnp.argmax(jax.vmap(logits)(params, data.images), axis=2)
-        return (named != data.labels).astype(jnp.float32).ravel()
+        wrong: jax.Array = (named != data.labels).astype(jnp.float32).ravel()
+        return wrong
 
     return TrainingProblem(
         init=init,
