@@ -486,7 +486,7 @@ def architecture(runs: int, seeds: int, out: Path) -> None:
     Both spend as many gradient evaluations. The records go to records.jsonl and rankings.jsonl in --out.
     """
     console = Console()
-    console.width = max(console.width, 120)
+    console.width = max(console.width, 140)
     found, rankings = architectures.measure(runs, seeds, console)
     architectures.write(found, rankings, out)
     console.print(*architectures.tables(found, rankings))
