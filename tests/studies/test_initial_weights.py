@@ -85,6 +85,7 @@ def by_hand(data: Characters, h: dict[str, Any], tasks: Tasks) -> jax.Array:
     return jnp.mean(jax.vmap(of_task)(jnp.asarray(tasks.support, int), jnp.asarray(tasks.query, int)))
 
 
+@pytest.mark.slow
 def test_the_hypergradient_is_that_of_float64(data: Characters, training: TrainingProblem) -> None:
     tasks = initial_weights.draw(data.parts["train"], 2, np.random.default_rng(1))
     h = initial_weights._start(data.sizes, 0, 0.3)
