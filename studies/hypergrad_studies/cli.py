@@ -12,11 +12,13 @@ import optuna
 from rich.console import Console
 
 from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP
+from hypergrad_studies import architecture as architectures
 from hypergrad_studies import bench as measuring
 from hypergrad_studies import bench_convolutions, bench_report, data, json_lines, records
 from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import data_cleaning as cleaning
 from hypergrad_studies import doctor as examination
+from hypergrad_studies import initial_weights as learned_weights
 from hypergrad_studies import methods as ways_to_gradients
 from hypergrad_studies.comparison import CannotRun, check_workers, who_can_run
 from hypergrad_studies.comparison import run as run_comparison
@@ -495,6 +497,46 @@ def data_cleaning(models: tuple[str, ...], methods: tuple[str, ...], seeds: int,
     cleaning.write(found, out)
     console.width = max(console.width, 100)
     console.print(*cleaning.tables(found))
+
+
+@cli.command("initial-weights")
+@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Outer steps of MAML.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out", "initial-weights"))
+def initial_weights(steps: int, seeds: int, out: Path) -> None:
+    """Learn initial weights for few-shot tasks of Omniglot: MAML by exact hypergradients, and its rivals.
+
+    All spend as many gradient evaluations. Choices rest on validation tasks, results on test tasks of other alphabets.
+    The records go to records.jsonl and reductions.jsonl in --out.
+    """
+    console = Console()
+    console.width = max(console.width, 120)
+    characters = learned_weights.characters(data.omniglot())
+    found, reductions = learned_weights.measure(characters, steps, seeds, console)
+    learned_weights.write(found, reductions, out)
+    console.print(*learned_weights.tables(found, reductions))
+
+
+@cli.command()
+@click.option(
+    "--runs",
+    type=click.IntRange(min=20),
+    default=40,
+    show_default=True,
+    help="What each search may spend, in training runs.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out", "architecture"))
+def architecture(runs: int, seeds: int, out: Path) -> None:
+    """Choose connections of a small network by the weights that a hypernetwork generates, and by random search.
+
+    Both spend as many gradient evaluations. The records go to records.jsonl and rankings.jsonl in --out.
+    """
+    console = Console()
+    console.width = max(console.width, 140)
+    found, rankings = architectures.measure(runs, seeds, console)
+    architectures.write(found, rankings, out)
+    console.print(*architectures.tables(found, rankings))
 
 
 @cli.command()
