@@ -86,10 +86,15 @@ def _rows(step: jax.Array, size: int, of: int) -> jax.Array:
     return (step * size + jnp.arange(size)) % of
 
 
-def init(sizes: tuple[int, ...], key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
+def initial(model: str, key: jax.Array) -> Layers:
+    """Return one model at its start: the linear one at 0, and the network by He et al. (2015)."""
+    sizes = SIZES[model]
+    return network(key, sizes, [0.0] if len(sizes) == 2 else [(2 / inputs) ** 0.5 for inputs in sizes[:-1]])
+
+
+def init(model: str, key: jax.Array, hyperparameters: dict[str, Any]) -> Layers:
     """Return the two models, with a leading axis; they start alike."""
-    scales = [0.0] if len(sizes) == 2 else [(2 / inputs) ** 0.5 for inputs in sizes[:-1]]
-    both: Layers = jax.tree.map(lambda x: jnp.stack([x] * HALVES), network(key, sizes, scales))
+    both: Layers = jax.tree.map(lambda x: jnp.stack([x] * HALVES), initial(model, key))
     return both
 
 
@@ -133,9 +138,9 @@ def accuracy(params: Layers, split: Split) -> float:
     return float(jnp.mean(jnp.argmax(logits(params, split.images, jax.nn.relu), axis=1) == split.labels))
 
 
-def falling(h: dict[str, Any], step: jax.Array) -> jax.Array:
-    """Return the learning rate of a step, which falls to 0 by a cosine, so that the last images count no more."""
-    return RATE * 0.5 * (1 + jnp.cos(jnp.pi * step / STEPS))
+def falling(step: jax.Array) -> jax.Array:
+    """Return the share of the learning rate at a step; it falls to 0 by a cosine, so that the last images count no more."""
+    return 0.5 * (1 + jnp.cos(jnp.pi * step / STEPS))
 
 
 def problem(model: str = "linear", seed: int = 0, l2: float = L2) -> tuple[TrainingProblem, Space]:
@@ -143,12 +148,12 @@ def problem(model: str = "linear", seed: int = 0, l2: float = L2) -> tuple[Train
     found = data(seed)
     return (
         TrainingProblem(
-            init=functools.partial(init, SIZES[model]),
+            init=functools.partial(init, model),
             train_loss=functools.partial(train_loss, found, l2),
             valid_loss=functools.partial(valid_loss, found),
             test_loss=functools.partial(test_loss, found),
             batches=batches,
-            optimizer=adamw(falling, 0.9, 0.99, eps=1e-4),
+            optimizer=adamw(lambda h, step: RATE * falling(step), 0.9, 0.99, eps=1e-4),
             steps=STEPS,
         ),
         {"weight": Float(0.0, 1.0, shape=(TO_CLEAN + PLANTED,))},
