@@ -17,6 +17,7 @@ from hypergrad_studies import bench as measuring
 from hypergrad_studies import bench_convolutions, bench_report, data, json_lines, records
 from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import data_cleaning as cleaning
+from hypergrad_studies import data_selection as selection
 from hypergrad_studies import doctor as examination
 from hypergrad_studies import initial_weights as learned_weights
 from hypergrad_studies import methods as ways_to_gradients
@@ -478,7 +479,7 @@ def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path) -> None:
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("out/data-cleaning"),
+    default=Path("out", "data-cleaning"),
     show_default=True,
     help="The folder of the records.",
 )
@@ -497,6 +498,32 @@ def data_cleaning(models: tuple[str, ...], methods: tuple[str, ...], seeds: int,
     cleaning.write(found, out)
     console.width = max(console.width, 100)
     console.print(*cleaning.tables(found))
+
+
+@cli.command("data-selection")
+@click.option("--model", type=click.Choice(list(SIZES)), default="linear", show_default=True, help="What is trained.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, from 1 on.")
+@click.option("--gradients", type=click.IntRange(min=1), default=8, show_default=True, help="How many a choice takes.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out", "data-selection"),
+    show_default=True,
+    help="The folder of the records.",
+)
+def data_selection(model: str, seeds: int, gradients: int, out: Path) -> None:
+    """Choose 500 of 5,000 images of MNIST, of which half have wrong labels, by the gradients of their weights.
+
+    With the linear model it takes about a minute. The records go to data_selection.jsonl in --out.
+    """
+    console = Console()
+    try:
+        found = selection.measure(model, seeds, gradients, console)
+    except data.MissingData as error:
+        raise click.ClickException(str(error)) from None
+    selection.write(found, out)
+    console.width = max(console.width, 100)
+    console.print(selection.table(found))
 
 
 @cli.command("initial-weights")

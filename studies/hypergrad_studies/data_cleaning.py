@@ -183,10 +183,10 @@ def tables(records: Sequence[Record]) -> list[Table]:
         for method in dict.fromkeys(record.method for record in of_model):
             chosen = [r for r in of_model if r.method == method and r.accuracy is not None]
             cells = (
-                _median([r.f1 for r in chosen]),
-                _median([r.kept_accuracy for r in chosen], "{:.1%}"),
-                _median([r.accuracy for r in chosen], "{:.1%}"),
-                _median([r.cost for r in chosen], "{:.0f}"),
+                median([r.f1 for r in chosen]),
+                median([r.kept_accuracy for r in chosen], "{:.1%}"),
+                median([r.accuracy for r in chosen], "{:.1%}"),
+                median([r.cost for r in chosen], "{:.0f}"),
             )
             table.add_row(method, *cells)
         found.append(table)
@@ -201,13 +201,13 @@ def _rules(records: Sequence[Record], title: str) -> Table:
         for record in records:
             if record.method == method:
                 studies.setdefault(record.seed, []).append(record)
-        by_rule = [_median([rule(trials).f1 for trials in studies.values()]) for rule in RULES.values()]
-        best = _median([max(trial.f1 or 0.0 for trial in trials) for trials in studies.values()])
+        by_rule = [median([rule(trials).f1 for trials in studies.values()]) for rule in RULES.values()]
+        best = median([max(trial.f1 or 0.0 for trial in trials) for trials in studies.values()])
         table.add_row(method, *by_rule, best)
     return table
 
 
-def _median(numbers: Sequence[float | None], form: str = "{:.3f}") -> str:
+def median(numbers: Sequence[float | None], form: str = "{:.3f}") -> str:
     """Return the median with the least and the largest of some numbers, as text; "" where there are none."""
     known = [number for number in numbers if number is not None]
     if not known:

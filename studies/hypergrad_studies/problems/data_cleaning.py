@@ -139,7 +139,7 @@ def accuracy(params: Layers, split: Split) -> float:
 
 
 def falling(step: jax.Array) -> jax.Array:
-    """Return the share of the learning rate at a step; it falls to 0 by a cosine, so that the last images count no more."""
+    """Return the share of the learning rate at a step, which falls to 0: no image counts more for being last."""
     return 0.5 * (1 + jnp.cos(jnp.pi * step / STEPS))
 
 
