@@ -38,6 +38,7 @@ DIMENSIONS = {
     "digits-schedules": (1608, 1608),
     "digits-labels": (1003, 1801),
     "digits-mixed": (10, 10),  # it also has an integer and a categorical
+    "data-cleaning": (6000, 6000),
     "digits-noisy": (10, 7403),
     "synthetic-quadratic": (10, 10),
     "synthetic-rosenbrock": (8, 8),
@@ -47,6 +48,8 @@ DIMENSIONS = {
     "synthetic-wrong": (10, 10),
 }
 """How many numbers each problem has as it is, and how many when it is lifted."""
+
+OF_MNIST = ("mnist-mlp", "mnist-cnn", "data-cleaning")
 
 LONG = ("text-mlp", "digits-adamw", "digits-schedules", "digits-mixed")
 """Problems whose programs take long to compile."""
@@ -67,7 +70,7 @@ def test_a_problem_has_as_many_numbers_as_the_table_says(name: str) -> None:
     task = PROBLEMS[name]()
     plain, with_lifts = DIMENSIONS[name]
     assert dimension(task.space) == plain
-    if name.startswith("mnist"):
+    if name in OF_MNIST:
         _needs_mnist()  # to see what the losses read
     assert dimension(lifted(task.liftable)) == with_lifts
     assert task.can_lift == (plain < with_lifts)
@@ -84,13 +87,10 @@ def _needs_mnist() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(n, marks=pytest.mark.slow) if n.startswith("mnist") or n in LONG + TRAINED_BELOW else n
-        for n in PROBLEMS
-    ],
+    [pytest.param(n, marks=pytest.mark.slow) if n in OF_MNIST or n in LONG + TRAINED_BELOW else n for n in PROBLEMS],
 )
 def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
-    if name.startswith("mnist"):
+    if name in OF_MNIST:
         _needs_mnist()
     problem, space = PROBLEMS[name]().posed()
     check_problem(problem, space)
@@ -115,7 +115,7 @@ def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
     ],
 )
 def test_gradients_of_both_exact_methods_agree(name: str) -> None:
-    if name.startswith("mnist"):
+    if name in OF_MNIST:
         _needs_mnist()
     problem, space = PROBLEMS[name]().posed()
     methods = (Reversible(), Unrolled())
@@ -165,6 +165,7 @@ EXAMPLES = {
     "text-mlp": (4000, 6195),
     "mnist-mlp": (10_000, 10_000),
     "mnist-cnn": (2000, 2500),
+    "data-cleaning": (4000, 10_000),
 }
 """How many validation and test examples there are; on digits 400 and 397."""
 
@@ -172,13 +173,13 @@ EXAMPLES = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow) if n.startswith("mnist") else n
+        pytest.param(n, marks=pytest.mark.slow) if n in OF_MNIST else n
         for n in PROBLEMS
         if not n.startswith("synthetic")
     ],
 )
 def test_outer_losses_are_those_of_examples(name: str) -> None:
-    if name.startswith("mnist"):
+    if name in OF_MNIST:
         _needs_mnist()
     problem, space = PROBLEMS[name]().posed()
     point = middle(space)

@@ -8,6 +8,7 @@ from hypergrad_search import Categorical, Int, Space, TrainingProblem
 from hypergrad_search.space import centre
 from hypergrad_studies.problems import (
     cancer_mlp,
+    data_cleaning,
     diabetes_mlp,
     digits_adamw,
     digits_l2,
@@ -51,6 +52,7 @@ PROBLEMS: dict[str, Callable[[], TrainingTask]] = {
             "digits-schedules": digits_schedules.problem,
             "digits-labels": digits_labels.problem,
             "digits-mixed": digits_mixed.problem,
+            "data-cleaning": data_cleaning.problem,
         }
     ),
     "digits-noisy": _task("digits-noisy", _digits_mlp, reseed=True),

@@ -103,8 +103,9 @@ def at(split: Split, rows: jax.Array) -> Split:
     return Split(jnp.asarray(split.images)[rows], jnp.asarray(split.labels)[rows])
 
 
-def train_loss(found: Data, l2: float, params: Layers, h: dict[str, Any], batch: Batch, key: jax.Array) -> jax.Array:
+def train_loss(seed: int, l2: float, params: Layers, h: dict[str, Any], batch: Batch, key: jax.Array) -> jax.Array:
     """Return the sum of the models' losses; each is divided by the number of training images, not by their weights."""
+    found = data(seed)
 
     def of_model(params: Layers, half: jax.Array) -> jax.Array:
         weighted = h["weight"][batch.train] * losses(params, at(found.train, batch.train))
@@ -116,16 +117,16 @@ def train_loss(found: Data, l2: float, params: Layers, h: dict[str, Any], batch:
     return jnp.sum(jax.vmap(of_model)(params, jnp.arange(HALVES)))
 
 
-def valid_loss(found: Data, params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
+def valid_loss(seed: int, params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
     """Return the loss of each validation image under the model that has not seen it."""
-    by_model = jax.vmap(lambda one: losses(one, found.valid))(params)
+    by_model = jax.vmap(lambda one: losses(one, data(seed).valid))(params)
     rows = jnp.arange(VALID)
     return by_model[rows % HALVES, rows]
 
 
-def test_loss(found: Data, params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
+def test_loss(seed: int, params: Layers, hyperparameters: dict[str, Any]) -> jax.Array:
     """Return the mean of the models' losses for each test image."""
-    return jnp.mean(jax.vmap(lambda one: losses(one, found.test))(params), axis=0)
+    return jnp.mean(jax.vmap(lambda one: losses(one, data(seed).test))(params), axis=0)
 
 
 def losses(params: Layers, split: Split) -> jax.Array:
@@ -145,13 +146,12 @@ def falling(step: jax.Array) -> jax.Array:
 
 def problem(model: str = "linear", seed: int = 0, l2: float = L2) -> tuple[TrainingProblem, Space]:
     """Return the problem and its space; the model is one of `SIZES`."""
-    found = data(seed)
     return (
         TrainingProblem(
             init=functools.partial(init, model),
-            train_loss=functools.partial(train_loss, found, l2),
-            valid_loss=functools.partial(valid_loss, found),
-            test_loss=functools.partial(test_loss, found),
+            train_loss=functools.partial(train_loss, seed, l2),
+            valid_loss=functools.partial(valid_loss, seed),
+            test_loss=functools.partial(test_loss, seed),
             batches=batches,
             optimizer=adamw(lambda h, step: RATE * falling(step), 0.9, 0.99, eps=1e-4),
             steps=STEPS,
