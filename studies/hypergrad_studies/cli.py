@@ -33,7 +33,7 @@ from hypergrad_studies.parallel import MOST
 from hypergrad_studies.parallel import measure as measure_parallel
 from hypergrad_studies.posing import backend_of, named
 from hypergrad_studies.problems import PROBLEMS
-from hypergrad_studies.problems.data_cleaning import SIZES
+from hypergrad_studies.problems.data_cleaning import L2, SIZES
 from hypergrad_studies.readme_sections import has_section, rewritten
 from hypergrad_studies.report import table, verdicts, write_report
 from hypergrad_studies.rivals import BACKENDS, BY_METHOD, KNOWN, RIVALS, TRIED, Rival, of_factory
@@ -476,6 +476,7 @@ def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path) -> None:
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, from 1 on.")
 @click.option("--trials", type=click.IntRange(min=1), default=8, show_default=True, help="How many in each study.")
+@click.option("--l2", type=click.FloatRange(min=0), default=L2, show_default=True, help="The penalty of training.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -483,7 +484,9 @@ def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path) -> None:
     show_default=True,
     help="The folder of the records.",
 )
-def data_cleaning(models: tuple[str, ...], methods: tuple[str, ...], seeds: int, trials: int, out: Path) -> None:
+def data_cleaning(
+    models: tuple[str, ...], methods: tuple[str, ...], seeds: int, trials: int, l2: float, out: Path
+) -> None:
     """Find the wrong half of the labels of 5,000 images of MNIST by the gradients of 5,000 weights.
 
     A study with the linear model takes about a minute, and one with the network about a quarter of an hour. The records
@@ -492,7 +495,7 @@ def data_cleaning(models: tuple[str, ...], methods: tuple[str, ...], seeds: int,
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console()
     try:
-        found = cleaning.measure(models, methods, seeds, trials, console)
+        found = cleaning.measure(models, methods, seeds, trials, l2, console)
     except data.MissingData as error:
         raise click.ClickException(str(error)) from None
     cleaning.write(found, out)

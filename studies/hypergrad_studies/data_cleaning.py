@@ -28,7 +28,7 @@ from hypergrad_search.hypergradient import ConjugateGradients, Identity
 from hypergrad_studies import json_lines
 from hypergrad_studies.networks import Layers, Split
 from hypergrad_studies.problems import data_cleaning
-from hypergrad_studies.problems.data_cleaning import PLANTED, STEPS, TO_CLEAN
+from hypergrad_studies.problems.data_cleaning import L2, PLANTED, STEPS, TO_CLEAN
 
 EPOCH = (TO_CLEAN + PLANTED) // data_cleaning.BATCH
 FINAL_BATCH = 500
@@ -81,9 +81,9 @@ RULES: dict[str, Callable[[Sequence[Record]], Record]] = {
 """The ways to choose a trial of a study; the first one is that of the tables."""
 
 
-def search(model: str, method: str, seed: int, trials: int) -> Iterator[Record]:
+def search(model: str, method: str, seed: int, trials: int, l2: float = L2) -> Iterator[Record]:
     """Yield a record of each trial of a study, and with the chosen one the accuracy after training on what is kept."""
-    problem, space = data_cleaning.problem(model, seed)
+    problem, space = data_cleaning.problem(model, seed, l2)
     study = optuna.create_study(sampler=HypergradSampler(seed=seed))
     study.optimize(Objective(problem, space, method=METHODS[method]), n_trials=trials)
     weights = [
@@ -161,7 +161,9 @@ def trained(model: str, split: Split) -> Layers:
     return params
 
 
-def measure(models: Sequence[str], methods: Sequence[str], seeds: int, trials: int, console: Console) -> list[Record]:
+def measure(
+    models: Sequence[str], methods: Sequence[str], seeds: int, trials: int, l2: float, console: Console
+) -> list[Record]:
     """Return the records of all studies and baselines, from seed 1 on: seed 0 served to choose the settings."""
     plan = [
         run
@@ -169,7 +171,7 @@ def measure(models: Sequence[str], methods: Sequence[str], seeds: int, trials: i
         for seed in range(1, seeds + 1)
         for run in (
             functools.partial(baselines, model, seed),
-            *(functools.partial(search, model, method, seed, trials) for method in methods),
+            *(functools.partial(search, model, method, seed, trials, l2) for method in methods),
         )
     ]
     return [record for run in track(plan, "studies", console=console) for record in run()]
