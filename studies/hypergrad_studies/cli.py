@@ -17,6 +17,7 @@ from hypergrad_studies import bench as measuring
 from hypergrad_studies import bench_convolutions, bench_report, data, json_lines, records
 from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import data_cleaning as cleaning
+from hypergrad_studies import data_cleaning_cost as cleaning_cost
 from hypergrad_studies import data_selection as selection
 from hypergrad_studies import doctor as examination
 from hypergrad_studies import initial_weights as learned_weights
@@ -501,6 +502,37 @@ def data_cleaning(
     cleaning.write(found, out)
     console.width = max(console.width, 100)
     console.print(*cleaning.tables(found))
+
+
+@cli.command("data-cleaning-cost")
+@click.option(
+    "--model",
+    "models",
+    type=click.Choice(list(SIZES)),
+    multiple=True,
+    default=["linear"],
+    show_default=True,
+    help="A model to clean the data with; may be given several times.",
+)
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="How often times are taken.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out", "data-cleaning"),
+    show_default=True,
+    help="The folder of the records.",
+)
+def data_cleaning_cost(models: tuple[str, ...], repeats: int, out: Path) -> None:
+    """Measure the time and memory of a gradient by the weights of data-cleaning, beside those of training.
+
+    The records go to data_cleaning_cost.jsonl in --out.
+    """
+    try:
+        found = [cleaning_cost.measure(model, repeats) for model in models]
+    except data.MissingData as error:
+        raise click.ClickException(str(error)) from None
+    cleaning_cost.write(found, out)
+    Console().print(cleaning_cost.table(found))
 
 
 @cli.command("data-selection")
