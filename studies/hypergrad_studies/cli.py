@@ -444,16 +444,22 @@ def parallel(problem: str | None, workers: int, batch: int, trials: int, repeats
     help="A method to measure; it may be given several times.  [default: all]",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out", "methods"))
-def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path) -> None:
+@_readme_option("methods")
+def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path, readme: Path | None) -> None:
     """Hold the ways to the gradient against float64: error, time and cost as training grows.
 
     It takes some minutes for each hundred steps, most of them to compile. The records go to methods.jsonl in --out.
     """
+    _check_section(readme, "methods")
     console = Console()
     found = ways_to_gradients.measure(steps, repeats, console, only)
     ways_to_gradients.write(found, out)
     console.width = max(console.width, 100)
     console.print(*ways_to_gradients.tables(found))
+    if readme is not None:
+        chosen = [word for name in only for word in ("--method", name)]
+        command = shlex.join(["hypergrad", "methods", "--steps", str(steps), "--repeats", str(repeats), *chosen])
+        _rewrite(readme, "methods", ways_to_gradients.markdown(found, command))
 
 
 @cli.command("data-cleaning")

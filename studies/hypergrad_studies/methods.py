@@ -274,7 +274,6 @@ def tables(records: Sequence[Record]) -> list[Table]:
     for record in records:
         if record.case not in found:
             found[record.case] = Table(*_COLUMNS, title=record.case)
-        time_of = f"{statistics.median(record.ratios):.1f}" if record.ratios else ""
         found[record.case].add_row(
             record.method,
             record.status,
@@ -282,7 +281,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
             "" if record.cosine is None else f"{record.cosine:.3f}",
             _short(record.optimizer_error),
             "" if record.cost is None else f"{record.cost:.1f}",
-            time_of,
+            _time(record),
         )
     return list(found.values())
 
@@ -292,6 +291,35 @@ _COLUMNS = "method", "status", "error", "cosine", "of rate, momentum", "cost", "
 
 def _short(number: float | None) -> str:
     return "" if number is None else f"{number:.1e}"
+
+
+def markdown(records: Sequence[Record], command: str) -> str:
+    """Return the section of a page that `command` makes: a row for each case, and a column for each method."""
+    sheets = {
+        "Error by the penalties, as a share of the gradient in float64": _error_by_penalties,
+        "Error by the learning rate and the momentum": lambda record: _short(record.optimizer_error),
+        "Time, in training runs for the value alone": _time,
+    }
+    methods = list(dict.fromkeys(record.method for record in records))
+    cells = {(record.case, record.method): record for record in records}
+    parts = [f"`{command}` makes these tables."]
+    for title, cell in sheets.items():
+        rows = [["case", *methods], ["---"] + ["---:"] * len(methods)]
+        for case in dict.fromkeys(record.case for record in records):
+            found = [cells.get((case, method)) for method in methods]
+            rows.append([case, *("" if record is None else cell(record) for record in found)])
+        parts.append(f"{title}:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _error_by_penalties(record: Record) -> str:
+    if record.status in ("ok", "not run"):
+        return _short(record.error) or record.status
+    return f"{_short(record.error)} ({record.status})".strip()
+
+
+def _time(record: Record) -> str:
+    return f"{statistics.median(record.ratios):.1f}" if record.ratios else ""
 
 
 def write(records: Sequence[Record], folder: Path) -> None:

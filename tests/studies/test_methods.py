@@ -94,3 +94,18 @@ def test_records_are_written_and_shown(tmp_path: Path) -> None:
     (table,) = methods.tables(records)
     assert table.title == "a"
     assert [list(column.cells) for column in table.columns][-1] == ["5.0", ""]
+
+
+def test_a_page_has_a_row_for_each_case_and_a_column_for_each_method() -> None:
+    records = [
+        Record("short", "Reversible", "ok", 1.2e-6, 1.0, 3.4e-5, 4.0, [3.0, 3.5, 5.0]),
+        Record("short", "DrMAD", "exploded", 0.5, 0.9, None, 3.0, [2.0]),
+        Record("long", "Reversible", "diverged", cost=1.0, ratios=[1.0]),
+        Record("long", "DrMAD", "not run"),
+    ]
+    page = methods.markdown(records, "hypergrad methods")
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert rows[0] == "| case | Reversible | DrMAD |"
+    assert rows[2:4] == ["| short | 1.2e-06 | 5.0e-01 (exploded) |", "| long | (diverged) | not run |"]
+    assert rows[6:8] == ["| short | 3.4e-05 |  |", "| long |  |  |"]
+    assert rows[10:12] == ["| short | 3.5 | 2.0 |", "| long | 1.0 |  |"]
