@@ -1,5 +1,6 @@
 """`Implicit` held against the closed form of ridge regression, solver by solver, and what it refuses."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from hypergrad_search import Evaluation, Float, Fold, Implicit, Status, TrainingProblem, Unrolled, adamw, evaluate, sgd
-from hypergrad_search.hypergradient import ConjugateGradients, Identity, Neumann, Solution, Solver
+from hypergrad_search.hypergradient import ConjugateGradients, Identity, Neumann, Solution, Solver, implicit, in_floats
+from hypergrad_search.hyperparameters import split
 
 KEY = jax.random.key(0)
 
@@ -213,3 +216,25 @@ def test_it_refuses_what_acts_on_the_way_alone(closed_form: Any, optimizer: Any,
     result = evaluate(problem, h, key=KEY, method=Implicit(), space=space)
     assert result.gradient is not None
     assert set(result.gradient) == {"penalty"}  # no zeros for what it does not see
+
+
+def test_its_memory_does_not_grow_with_the_steps(
+    make_problem: Callable[..., TrainingProblem], hyperparameters: dict[str, Any]
+) -> None:
+    """Beyond training, whose memory does not either: what a product takes, and the derivative by hyperparameters."""
+    dynamic, static = split(hyperparameters)
+
+    def temporary(steps: int) -> list[int]:
+        problem = make_problem(steps, sizes=(64, 1000, 10), batch=10)
+        model, _ = jax.eval_shape(functools.partial(in_floats.trained, problem, static), dynamic, KEY)
+        vector = jax.eval_shape(lambda params: ravel_pytree(params)[0], model)
+        found = []
+        for program in (implicit._hessian_product, implicit._mixed_product):
+            lowered = jax.jit(functools.partial(program, problem, static, 10)).lower(dynamic, model, KEY, vector)
+            analysis = lowered.compile().memory_analysis()
+            assert analysis is not None
+            found.append(int(analysis.temp_size_in_bytes))
+        return found
+
+    for short, long in zip(temporary(200), temporary(2000), strict=True):
+        assert 0 < long < 1.1 * short
