@@ -68,7 +68,7 @@ class Continuing(Method):
         """Return the program that begins at these hyperparameters; JAX may trace them, but for `start`."""
 
     @abc.abstractmethod
-    def cost_between(self, problem: TrainingProblem, first: int, last: int) -> float:
+    def cost_between(self, problem: TrainingProblem, first: int, last: int, space: Space | None) -> float:
         """Return the cost of a stretch that goes on after `first` steps, and ends after `last`."""
 
     def evaluate(
@@ -97,7 +97,7 @@ class Continuing(Method):
         usable = judged.status is Status.OK
         return replace(
             judged,
-            cost=Cost(self.cost_between(problem, first, first + steps), time.perf_counter() - started),
+            cost=Cost(self.cost_between(problem, first, first + steps, space), time.perf_counter() - started),
             refined={**hyperparameters, **from_unit(space, end)} if usable else None,
             checkpoint=checkpoints.save(stretch.facts, state) if usable else None,
             diagnostics={"steps": steps, "exact": None},
@@ -120,7 +120,7 @@ class Continuing(Method):
         if space is None or checkpoint is None:
             owner = type(self).__name__
             raise ValueError(f"{owner}.params: give the space and the checkpoint of an evaluation, got None")
-        stretch = self.stretch(problem, hyperparameters, key, space)
+        stretch = self.stretch(problem.at(hyperparameters), hyperparameters, key, space)
         return stretch.trained(self._loaded(stretch, checkpoint))
 
     @with_errors_of_load
@@ -128,7 +128,7 @@ class Continuing(Method):
         self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: Space, left: bytes
     ) -> float:
         """See `Method`. It has the same bits, since the checkpoint holds the point in the unit box itself."""
-        stretch = self.stretch(problem, hyperparameters, key, space)
+        stretch = self.stretch(problem.at(hyperparameters), hyperparameters, key, space)
         return float(stretch.losses(self._loaded(stretch, left)).value)
 
     def _loaded(self, stretch: Stretch, checkpoint: bytes) -> Any:

@@ -90,13 +90,13 @@ class Hypernet(Continuing):
         seen = read_by_losses(problem, hyperparameters, space)
         refuse_unseen("Hypernet", tuned(hyperparameters, space), seen, f"{OF_TRAINING_RUNS}, or use Reversible()")
 
-    def cost(self, problem: TrainingProblem, steps: int) -> float:
+    def cost(self, problem: TrainingProblem, steps: int, space: Space | None = None) -> float:
         """See `Method`."""
         # The slope of statistics takes another gradient.
         of_move = VALIDATION_STEP + (TRAINING_STEP if problem.has_statistics else 0)
         return self.algorithm.cost(steps, self.steps or problem.steps, of_move)
 
-    def cost_between(self, problem: TrainingProblem, first: int, last: int) -> float:
+    def cost_between(self, problem: TrainingProblem, first: int, last: int, space: Space | None) -> float:
         """See `Continuing`."""
         return self.cost(problem, last - first) + self.finetune
 

@@ -11,19 +11,15 @@ from hypergrad_search.checks import whole_number
 from hypergrad_search.cost import HESSIAN_VECTOR_PRODUCT, TRAINING_STEP
 from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient.algorithms import VALIDATION_STEP
-from hypergrad_search.hypergradient.box import Box, box_of, check_start
+from hypergrad_search.hypergradient.box import Box
 from hypergrad_search.hypergradient.continuing import Continuing, Stretch, checked_optimizer, checked_steps
-from hypergrad_search.hypergradient.unseen import refuse_unseen, tuned
-from hypergrad_search.hyperparameters import split
-from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
+from hypergrad_search.hypergradient.on_the_way import DEFAULT_OPTIMIZER, check_acts, losses_at, moved, start_of, update
+from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out
 from hypergrad_search.parameters import split_statistics
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.programs import compiled
-from hypergrad_search.repeatable import reads
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import FloatState, float_training, judged_model
-
-DEFAULT_OPTIMIZER = optax.adam(0.03)
 
 
 @dataclass(frozen=True)
@@ -69,18 +65,13 @@ class OnePass(Continuing):
 
     def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
         """Raise `ValueError` where the arguments do not fit, or neither an update nor the loss reads a number."""
-        check_start("OnePass", space, hyperparameters)
-        why = "neither an update nor the validation loss depends on it, as where init alone reads it"
-        instead = "give a constant there, or use Reversible()"
-        refuse_unseen(
-            "OnePass", tuned(hyperparameters, space), _seen(problem, hyperparameters, space), f"{why}; {instead}"
-        )
+        check_acts("OnePass", problem, hyperparameters, space)
 
-    def cost(self, problem: TrainingProblem, steps: int) -> float:
+    def cost(self, problem: TrainingProblem, steps: int, space: Space | None = None) -> float:
         """See `Method`."""
-        return self.cost_between(problem, 0, steps)
+        return self.cost_between(problem, 0, steps, space)
 
-    def cost_between(self, problem: TrainingProblem, first: int, last: int) -> float:
+    def cost_between(self, problem: TrainingProblem, first: int, last: int, space: Space | None) -> float:
         """See `Continuing`."""
         moves = last // self.every - first // self.every
         return TRAINING_STEP * (last - first) + self._cost_of_move * moves
@@ -99,14 +90,18 @@ class OnePass(Continuing):
     ) -> Stretch:
         """See `Continuing`."""
         run, point, fixed = self._set_up(problem, space, hyperparameters)
+
+        def losses(state: _State) -> OuterLosses:
+            return losses_at(problem, run.box, state.training, state.point, fixed)
+
         return Stretch(
             facts=run.facts,
             start=lambda: _start(run, point, fixed, key),
             resume=lambda state: state._replace(point=point),
             advance=lambda state, last, stop: _advance(run, state, fixed, key, left_out(fold), stop),
             point=lambda state: state.point,
-            losses_on_the_way=lambda state: _losses(run, state, fixed),
-            losses=lambda state: _losses(run, state, fixed),
+            losses_on_the_way=losses,
+            losses=losses,
             trained=lambda state: judged_model(problem, state.training),
         )
 
@@ -114,7 +109,7 @@ class OnePass(Continuing):
         self, problem: TrainingProblem, space: Space, hyperparameters: Hyperparameters
     ) -> "tuple[_Run, jax.Array, dict[str, Any]]":
         """Return the run, the point in the unit box, and the floating-point hyperparameters that do not move."""
-        box, point, fixed = box_of(space, hyperparameters)
+        box, point, fixed = start_of(space, hyperparameters)
         return _Run(problem, box, self.optimizer or DEFAULT_OPTIMIZER, self.lookback, self.every), point, fixed
 
 
@@ -143,31 +138,9 @@ class _State(NamedTuple):
     step: jax.Array
 
 
-def _seen(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space) -> set[str]:
-    """Return the hyperparameters that a training step or the validation loss reads, whatever the state is."""
-    dynamic, static = split(hyperparameters, space)
-    key, step = jax.random.key(0), jnp.int32(0)
-    training = jax.eval_shape(lambda h: float_training(problem, {**h, **dict(static)}, key)[1], dynamic)
-
-    def step_and_loss(h: dict[str, Any], training: FloatState, step: jax.Array) -> Any:
-        after = _update(problem, h, training, key, step)
-        return after, fitted_loss(problem, judged_model(problem, training), h, left_out(None))
-
-    return reads(step_and_loss, (dynamic, training, step), dynamic, static)
-
-
-def _update(
-    problem: TrainingProblem, hyperparameters: Hyperparameters, training: FloatState, key: jax.Array, step: jax.Array
-) -> FloatState:
-    """Return the state of training after a step, the first of which is 0."""
-    one_step, _, (_, settings) = float_training(problem, hyperparameters, key)
-    at = jnp.minimum(step, problem.steps - 1)
-    return one_step(training, (step, {name: x[at] for name, x in settings.items()}))[0]
-
-
 @compiled(static=1)
 def _start(run: _Run, point: jax.Array, fixed: dict[str, Any], key: jax.Array) -> _State:
-    _, training, _ = float_training(run.problem, run.box.hyperparameters(point, fixed), key)
+    _, training, _ = float_training(run.problem, run.box.within(point, fixed), key)
     return _State(training, point, run.optimizer.init(point), jnp.zeros((), jnp.int32))
 
 
@@ -176,7 +149,7 @@ def _advance(run: _Run, state: _State, fixed: dict[str, Any], key: jax.Array, wi
     """Return the state at the step `stop`; `without` is what the validation loss leaves out."""
 
     def step(state: _State) -> _State:
-        training = _update(run.problem, run.box.hyperparameters(state.point, fixed), state.training, key, state.step)
+        training = update(run.problem, run.box.within(state.point, fixed), state.training, key, state.step)
         moves = (state.step + 1) % run.every == 0
         point, slots = jax.lax.cond(
             moves,
@@ -193,9 +166,7 @@ def _moved(
 ) -> tuple[jax.Array, Any]:
     """Return the point that follows, and the slots, for the update that has led from `state` to `after`."""
     slope = _slope(run, state, after, fixed, key, without)
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
-        updates, slots = run.optimizer.update(slope, state.slots, state.point)
-        return jnp.clip(optax.apply_updates(state.point, updates), 0.0, 1.0), slots
+    return moved(run.optimizer, slope, state.slots, state.point)
 
 
 def _slope(
@@ -205,15 +176,15 @@ def _slope(
     before, put_before = split_statistics(state.training)
     floats, put_after = split_statistics(after)
 
-    def update(before: list[jax.Array], point: jax.Array) -> list[jax.Array]:
-        hyperparameters = run.box.hyperparameters(point, fixed)
-        return split_statistics(_update(run.problem, hyperparameters, put_before(before), key, state.step))[0]
+    def last_update(before: list[jax.Array], point: jax.Array) -> list[jax.Array]:
+        hyperparameters = run.box.within(point, fixed)
+        return split_statistics(update(run.problem, hyperparameters, put_before(before), key, state.step))[0]
 
     def loss(floats: list[jax.Array], point: jax.Array) -> jax.Array:
         model = judged_model(run.problem, put_after(floats))
-        return fitted_loss(run.problem, model, run.box.hyperparameters(point, fixed), without)
+        return fitted_loss(run.problem, model, run.box.within(point, fixed), without)
 
-    _, pull_back = jax.vjp(update, before, state.point)
+    _, pull_back = jax.vjp(last_update, before, state.point)
 
     def look_back(_: jax.Array, carry: tuple[list[jax.Array], jax.Array]) -> tuple[list[jax.Array], jax.Array]:
         adjoint, total = carry
@@ -224,9 +195,3 @@ def _slope(
     total: jax.Array
     _, total = jax.lax.fori_loop(0, run.lookback + 1, look_back, start)
     return total
-
-
-@compiled(static=1)
-def _losses(run: _Run, state: _State, fixed: dict[str, Any]) -> OuterLosses:
-    hyperparameters = run.box.hyperparameters(state.point, fixed)
-    return outer_losses(run.problem, judged_model(run.problem, state.training), hyperparameters)

@@ -27,6 +27,7 @@ from hypergrad_search import (
     Implicit,
     Method,
     OnePass,
+    RealTime,
     Smoothed,
     Space,
     TrainingProblem,
@@ -379,6 +380,7 @@ BY_METHOD = _by_name(
         by_gradients("hypergrad:forward", how=Forward()),
         by_gradients("hypergrad:smoothed", how=Smoothed()),
         by_gradients("hypergrad:one-pass", how=OnePass()),
+        by_gradients("hypergrad:real-time", how=RealTime()),
     )
 )
 

@@ -28,6 +28,7 @@ from hypergrad_search import (
     Method,
     OnePass,
     Optimizer,
+    RealTime,
     Reversible,
     Smoothed,
     Space,
@@ -64,6 +65,7 @@ METHODS: dict[str, Method] = {
     "Hypernet": Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000),
     "Implicit": Implicit(solver=ConjugateGradients(tolerance=1e-7)),
     "OnePass": OnePass(),
+    "RealTime": RealTime(),
     "Smoothed": Smoothed(pairs=2),
 }
 #: Those that differentiate training runs exactly, those that approximate that, those that look at their end alone,
@@ -71,7 +73,7 @@ METHODS: dict[str, Method] = {
 EXACT = ("Reversible", "Unrolled", "Forward")
 APPROXIMATE = ("DrMAD", "Smoothed")
 OF_THE_END = ("Hypernet", "Implicit")
-ON_THE_WAY = ("OnePass",)
+ON_THE_WAY = ("OnePass", "RealTime")
 
 ADAM = {"rate": 0.05, "decay": 0.8, "b2": 0.95, "eps": 1e-2, "root": 1e-3}
 # Each optimizer with its settings as hyperparameters, and their values.

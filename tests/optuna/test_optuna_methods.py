@@ -17,6 +17,7 @@ from hypergrad_search import (
     Implicit,
     Method,
     OnePass,
+    RealTime,
     Smoothed,
     Space,
     TrainingProblem,
@@ -54,9 +55,10 @@ def problem(rate: Any) -> TrainingProblem:
         (Forward(), WITH_RATE),
         (DrMAD(), WITH_RATE),
         (OnePass(), WITH_RATE),
+        (RealTime(), WITH_RATE),
         (Smoothed(), WITH_RATE),
     ],
-    ids=["implicit", "neumann", "identity", "forward", "drmad", "one-pass", "smoothed"],
+    ids=["implicit", "neumann", "identity", "forward", "drmad", "one-pass", "real-time", "smoothed"],
 )
 def test_it_searches_by_each_method(method: Method, space: Space) -> None:
     objective = Objective(problem("rate" if "rate" in space else 0.1), space, method=method)

@@ -24,6 +24,7 @@ from hypergrad_search import (
     Method,
     OnePass,
     Optimizer,
+    RealTime,
     Reversible,
     Smoothed,
     Status,
@@ -388,6 +389,17 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (
             lambda: run({**H, "x": 0.5}, method=OnePass(), space={"x": Float(0.0, 1.0)}),
             "OnePass cannot tune x: neither",
+        ),
+    ],
+    "RealTime": [
+        (lambda: RealTime(every=0), "RealTime: every must be a whole number from 1"),
+        (lambda: RealTime(steps=0), "RealTime: steps must be a whole number from 1"),
+        (lambda: RealTime(optimizer=0.1), "RealTime: optimizer must be a transformation of optax"),
+        (lambda: RealTime().cost(PROBLEM, 10), "RealTime.cost: give the space"),
+        (lambda: run(method=RealTime()), "RealTime needs space="),
+        (
+            lambda: run({**H, "x": 0.5}, method=RealTime(), space={"x": Float(0.0, 1.0)}),
+            "RealTime cannot tune x: neither",
         ),
     ],
     "Smoothed": [
