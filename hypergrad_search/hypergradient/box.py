@@ -1,4 +1,4 @@
-"""The unit box in which methods move hyperparameters that they refine, as `Hypernet`, `OnePass` and `RealTime` do."""
+"""The unit box in which methods move hyperparameters that they refine, as those do that continue."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

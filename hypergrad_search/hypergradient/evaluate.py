@@ -54,9 +54,10 @@ def evaluate(
             program.
         report_every: the number of steps between two reports.
         space: what each hyperparameter is, and the box that methods stay in which move them (`Hypernet`, `OnePass`,
-            `RealTime`). Methods that do not see all hyperparameters refuse those of the space that they do not see.
+            `Persistent`, `RealTime`). Methods that do not see all hyperparameters refuse those of the space that they
+            do not see.
         checkpoint: the `checkpoint` of an earlier evaluation, from whose end this one goes on (`Hypernet`, `OnePass`,
-            `RealTime`).
+            `Persistent`, `RealTime`).
         snapshot: what `Progress.snapshot` returned in an evaluation with the same arguments that was interrupted; this
             one goes on from there, and has the same value and gradient to the bit (`Reversible`). Other
             hyperparameters, keys, shapes, optimizers and resolutions are refused, but other losses and data go

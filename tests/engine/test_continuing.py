@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from hypergrad_search import Float, Hypernet, Int, OnePass, RealTime, Space, TrainingProblem, evaluate, sgd
+from hypergrad_search import Float, Hypernet, Int, OnePass, Persistent, RealTime, Space, TrainingProblem, evaluate, sgd
 from hypergrad_search.hypergradient.continuing import Continuing
 from hypergrad_search.hypergradient.on_the_way import moved
 
@@ -21,7 +21,7 @@ PROBLEM = TrainingProblem(
     optimizer=sgd(0.3, 0.5),
     steps="steps",
 )
-METHODS = [Hypernet(), OnePass(), RealTime()]
+METHODS = [Hypernet(), OnePass(), Persistent(), RealTime()]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)

@@ -21,6 +21,7 @@ from hypergrad_search import (
     Implicit,
     Method,
     OnePass,
+    Persistent,
     RealTime,
     Reversible,
     Smoothed,
@@ -55,6 +56,7 @@ METHODS: dict[str, Method] = {
     "Hypernet": HYPERNET,
     "Implicit": Implicit(),
     "OnePass": OnePass(),
+    "Persistent": Persistent(pairs=2),
     "RealTime": RealTime(),
     "Smoothed": Smoothed(pairs=2),
 }

@@ -32,6 +32,7 @@ from hypergrad_search import (
     Implicit,
     Method,
     OnePass,
+    Persistent,
     RealTime,
     Reversible,
     Smoothed,
@@ -53,7 +54,7 @@ LABELS = np.random.default_rng(1).normal(size=90)
 SIZE, STEPS = 10, 23
 H = {"rate": 0.1, "l2": 1e-3}
 SPACE = {"l2": Float(1e-5, 1.0, log=True)}
-OF_PENALTIES = [Hypernet(), Implicit(), OnePass(), RealTime(), Smoothed(pairs=2)]
+OF_PENALTIES = [Hypernet(), Implicit(), OnePass(), Persistent(pairs=2), RealTime(), Smoothed(pairs=2)]
 METHODS = [Reversible(), Unrolled(), DrMAD(), Forward(), *OF_PENALTIES]
 
 

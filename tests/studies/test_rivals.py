@@ -319,6 +319,7 @@ def test_what_was_found_is_trained_with_keys_that_no_trial_had(name: str, budget
 TUNED = dict.fromkeys(BY_METHOD, "digits-l2") | {
     "hypergrad:forward": "cancer-mlp",
     "hypergrad:one-pass": "digits-rates",
+    "hypergrad:persistent": "cancer-mlp",
     "hypergrad:real-time": "digits-rates",
     "hypergrad:smoothed": "cancer-mlp",
 }
