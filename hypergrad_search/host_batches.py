@@ -82,7 +82,7 @@ class HostBatches:
 
     Args:
         load: a function `load(step)`, where `step` is an int from 0, that returns a pytree of numpy arrays. With
-            `Hypernet` and `OnePass`, which go on from checkpoints, steps go beyond the problem's `steps`.
+            `Hypernet`, `OnePass` and `RealTime`, which go on from checkpoints, steps go beyond the problem's `steps`.
         ahead: the number of steps that are loaded ahead, from 0. With 0 the device waits for each batch.
 
     Raises:

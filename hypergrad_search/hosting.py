@@ -101,10 +101,12 @@ class HostedProblem:
         problem = self.problem.at(hyperparameters)
         reports_failed: list[Exception] = []
 
+        space = as_given(self.liftable, hyperparameters)
+
         def report(now: Progress) -> None:
             try:
                 loss = math.inf if math.isnan(now.loss) else now.loss
-                on_the_way(replace(now, loss=loss), self.method.cost(problem, now.step))
+                on_the_way(replace(now, loss=loss), self.method.cost(problem, now.step, space))
             except Exception as error:  # whatever it is, it is raised as it is
                 reports_failed.append(error)
                 raise
@@ -120,7 +122,7 @@ class HostedProblem:
                 fold=wanted.held_back(self.liftable),
                 report=None if self.report_every is None else report,
                 report_every=self.report_every or problem.steps,
-                space=as_given(self.liftable, hyperparameters),
+                space=space,
                 checkpoint=before,
                 snapshot=interrupted,
                 **self._training(key),
@@ -130,7 +132,7 @@ class HostedProblem:
         except _OF_VALUES as error:
             if error in reports_failed or is_of_load(error) or not self._works_elsewhere(hyperparameters, wanted):
                 raise
-            spent = Cost(self.method.cost(problem, problem.steps), time.perf_counter() - started)
+            spent = Cost(self.method.cost(problem, problem.steps, space), time.perf_counter() - started)
             message = f"{MESSAGES[Status.REFUSED]}: {type(error).__name__}: {error}"
             if self not in _REFUSING:
                 _REFUSING.add(self)

@@ -28,6 +28,8 @@ from hypergrad_search.hypergradient.hypernet import Hypernet
 from hypergrad_search.hypergradient.implicit import Implicit
 from hypergrad_search.hypergradient.in_floats import Derived, after_training, trained
 from hypergrad_search.hypergradient.one_pass import OnePass
+from hypergrad_search.hypergradient.persistent import Persistent
+from hypergrad_search.hypergradient.real_time import RealTime
 from hypergrad_search.hypergradient.response import Diagonal, Linear, LowRank, OneHidden, Response
 from hypergrad_search.hypergradient.reversible import InexactReversalError, Reversible
 from hypergrad_search.hypergradient.smoothed import Smoothed
@@ -62,7 +64,9 @@ __all__ = [
     "OneHidden",
     "OnePass",
     "OuterLosses",
+    "Persistent",
     "Progress",
+    "RealTime",
     "Report",
     "Request",
     "Response",

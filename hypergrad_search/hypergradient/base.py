@@ -199,8 +199,11 @@ class Method(abc.ABC):
     ) -> None:
         """Raise `ValueError` where the method cannot tune a hyperparameter of `space`; this default never does."""
 
-    def cost(self, problem: TrainingProblem, steps: int) -> float:
-        """Return the cost of the first `steps` steps, which is charged when `report` ends an evaluation early."""
+    def cost(self, problem: TrainingProblem, steps: int, space: Space | None = None) -> float:
+        """Return the cost of the first `steps` steps, which is charged when `report` ends an evaluation early.
+
+        `space` is that of the evaluation; a method whose cost does not depend on it needs none.
+        """
         return steps
 
     @with_errors_of_load

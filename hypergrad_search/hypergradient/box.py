@@ -1,4 +1,4 @@
-"""The unit box in which methods move hyperparameters that they refine, as `Hypernet` and `OnePass` do."""
+"""The unit box in which methods move hyperparameters that they refine, as those do that continue."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,11 +21,17 @@ class Box:
     static: Static
 
     def hyperparameters(self, point: jax.Array, fixed: Mapping[str, jax.Array]) -> dict[str, Any]:
-        """Return the hyperparameters at a point of the unit box, in natural units, with those that do not move."""
+        """Return the hyperparameters at a point, in natural units, with those that do not move.
+
+        A point outside of the unit box counts as the nearest one within.
+        """
+        return self.within(jnp.clip(point, 0.0, 1.0), fixed)
+
+    def within(self, point: jax.Array, fixed: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """Return the hyperparameters at a point of the unit box, where clipping would halve the slope on its faces."""
         values, start = {}, 0
         for name, p in self.parameters:
-            unit = jnp.clip(point[start : start + p.size], 0.0, 1.0).reshape(p.shape)
-            values[name] = unscaled(p, unit, jnp)
+            values[name] = unscaled(p, point[start : start + p.size].reshape(p.shape), jnp)
             start += p.size
         return {**values, **fixed, **dict(self.static)}
 

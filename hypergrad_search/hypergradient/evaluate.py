@@ -50,11 +50,14 @@ def evaluate(
             computed. Nothing is held back where the validation loss is a scalar. All folds share one compiled program.
         report: a function that is called with a `Progress` (the step, the validation loss, and what takes a snapshot)
             every `report_every` steps before the last. An error that it raises ends the evaluation, as Optuna's pruning
-            does. Only `Reversible`, `Hypernet` and `OnePass` call it: with the others training is one program.
+            does. Only `Reversible` and the methods that go on from checkpoints call it: with the others training is one
+            program.
         report_every: the number of steps between two reports.
-        space: what each hyperparameter is, and the box that methods which move them (`Hypernet`, `OnePass`) stay in.
-            Methods that do not see all hyperparameters refuse those of the space that they do not see.
-        checkpoint: the `checkpoint` of an earlier evaluation, from whose end this one goes on (`Hypernet`, `OnePass`).
+        space: what each hyperparameter is, and the box that methods stay in which move them (`Hypernet`, `OnePass`,
+            `Persistent`, `RealTime`). Methods that do not see all hyperparameters refuse those of the space that they
+            do not see.
+        checkpoint: the `checkpoint` of an earlier evaluation, from whose end this one goes on (`Hypernet`, `OnePass`,
+            `Persistent`, `RealTime`).
         snapshot: what `Progress.snapshot` returned in an evaluation with the same arguments that was interrupted; this
             one goes on from there, and has the same value and gradient to the bit (`Reversible`). Other
             hyperparameters, keys, shapes, optimizers and resolutions are refused, but other losses and data go

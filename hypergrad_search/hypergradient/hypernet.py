@@ -4,38 +4,33 @@ A hypernetwork learns which weights are best for given hyperparameters; the vali
 a gradient with respect to the hyperparameters, with no training run to differentiate (Lorraine and Duvenaud 2018).
 """
 
-import functools
-import math
-import time
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from hypergrad_search.checks import whole_number
-from hypergrad_search.cost import TRAINING_STEP, Cost
-from hypergrad_search.hypergradient import checkpoint as checkpoints
+from hypergrad_search.cost import TRAINING_STEP
+from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient import stretch
 from hypergrad_search.hypergradient.algorithms import VALIDATION_STEP, Algorithm, Joint
-from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Progress, Request, Status, judge
 from hypergrad_search.hypergradient.box import box_of, check_start
+from hypergrad_search.hypergradient.continuing import Continuing, Stretch, checked_optimizer, checked_steps
 from hypergrad_search.hypergradient.response import LowRank, Response
 from hypergrad_search.hypergradient.stretch import Setup
 from hypergrad_search.hypergradient.unseen import OF_TRAINING_RUNS, read_by_losses, refuse_unseen, tuned
-from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.losses import LeftOut, descends_minibatches, left_out
 from hypergrad_search.parameters import as_returned, initial
 from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.repeatable import check_repeatable
-from hypergrad_search.space import Hyperparameters, Space, from_unit
+from hypergrad_search.space import Hyperparameters, Space
 
 DEFAULT_OPTIMIZER = optax.adam(3e-3)
 
 
 @dataclass(frozen=True)
-class Hypernet(Method):
+class Hypernet(Continuing):
     """Learn the best weights as a function of the hyperparameters, and improve these too (Lorraine and Duvenaud 2018).
 
     An evaluation is a stretch of joint optimisation: `steps` steps that begin at the given hyperparameters and end at
@@ -55,7 +50,8 @@ class Hypernet(Method):
       hyperparameters, before the value is taken. The network does not learn from them.
 
     What it reports on its way has no snapshots: a stretch that was lost begins again, and its `checkpoint` is for the
-    next stretch.
+    next stretch. `params` is the model's parameters that the network of a `checkpoint` outputs for any hyperparameters;
+    `jax.jit` and `jax.jacobian` take it as a function of the floating-point ones.
 
     The algorithm determines the cost of a step. Where the problem has statistics, such as the running means of batch
     normalisation, they count as those that settle for weights and hyperparameters, which takes one gradient more
@@ -74,7 +70,6 @@ class Hypernet(Method):
     hyper_optimizer: optax.GradientTransformation | None = None
     steps: int | None = None
     finetune: int = 0
-    continues = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.network, Response):
@@ -84,47 +79,9 @@ class Hypernet(Method):
                 f"Hypernet: algorithm must be Joint(...), Local(...) or Global(...), got {self.algorithm!r}"
             )
         for name in ("optimizer", "hyper_optimizer"):
-            if not isinstance(getattr(self, name), optax.GradientTransformation | None):
-                raise ValueError(
-                    f"Hypernet: {name} must be a transformation of optax such as optax.adam(1e-3), or None; "
-                    f"got {getattr(self, name)!r}"
-                )
-        if self.steps is not None:
-            object.__setattr__(self, "steps", whole_number("Hypernet: steps", self.steps, 1))
+            checked_optimizer(f"Hypernet: {name}", getattr(self, name))
+        object.__setattr__(self, "steps", checked_steps("Hypernet: steps", self.steps))
         object.__setattr__(self, "finetune", whole_number("Hypernet: finetune", self.finetune, 0))
-
-    def evaluate(
-        self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, request: Request
-    ) -> Evaluation:
-        """See `hypergrad_search.evaluate`."""
-        started = time.perf_counter()
-        if request.space is None:
-            raise ValueError("evaluate: Hypernet needs space=, the box in which it moves the hyperparameters")
-        self.check(problem, hyperparameters, space=request.space)
-        setup, point, fixed = self._set_up(problem, request.space, hyperparameters)
-        state = stretch.start(setup, point, fixed, key)
-        if request.checkpoint is not None:
-            state = stretch.resume(setup, checkpoints.load("Hypernet", setup.facts, request.checkpoint, state), point)
-        first, steps = int(state.step), self.steps or problem.steps
-        every = request.report_every if request.report is not None else steps
-        without = None if request.fold is None else left_out(request.fold)
-        _check_minibatches(setup, point, fixed, without)
-        for stop in [*range(every, steps, every), steps]:
-            state = stretch.advance(setup, state, fixed, key, without, first + steps, first + stop)
-            if request.report is not None and stop < steps:
-                request.report(Progress(stop, float(stretch.finish(setup, 0, state, fixed, key).value)))
-        judged = judge(stretch.finish(setup, self.finetune, state, fixed, key), request.fold)
-        end = np.asarray(state.moving.point, np.float64)
-        if judged.status is Status.OK and not np.isfinite(end).all():
-            judged = replace(judged, value=math.inf, status=Status.NAN, message=MESSAGES[Status.NAN])
-        usable = judged.status is Status.OK
-        return replace(
-            judged,
-            cost=Cost(self.cost(problem, steps) + self.finetune, time.perf_counter() - started),
-            refined={**hyperparameters, **from_unit(request.space, end)} if usable else None,
-            checkpoint=checkpoints.save(setup.facts, state) if usable else None,
-            diagnostics={"steps": steps, "exact": None},
-        )
 
     def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
         """Raise `ValueError` where the arguments do not fit, or a hyperparameter of `space` needs training runs."""
@@ -133,42 +90,46 @@ class Hypernet(Method):
         seen = read_by_losses(problem, hyperparameters, space)
         refuse_unseen("Hypernet", tuned(hyperparameters, space), seen, f"{OF_TRAINING_RUNS}, or use Reversible()")
 
-    def cost(self, problem: TrainingProblem, steps: int) -> float:
+    def cost(self, problem: TrainingProblem, steps: int, space: Space | None = None) -> float:
         """See `Method`."""
         # The slope of statistics takes another gradient.
         of_move = VALIDATION_STEP + (TRAINING_STEP if problem.has_statistics else 0)
         return self.algorithm.cost(steps, self.steps or problem.steps, of_move)
 
-    @with_errors_of_load
-    def params(
+    def cost_between(self, problem: TrainingProblem, first: int, last: int, space: Space | None) -> float:
+        """See `Continuing`."""
+        return self.cost(problem, last - first) + self.finetune
+
+    def stretch(
         self,
         problem: TrainingProblem,
         hyperparameters: Hyperparameters,
-        *,
         key: jax.Array,
-        space: Space | None = None,
-        checkpoint: bytes | None = None,
-    ) -> Trained:
-        """Return the model's parameters that the network of a `checkpoint` outputs for `hyperparameters`.
-
-        At the evaluation's `refined` they are the parameters whose validation loss was its value. `jax.jit` and
-        `jax.jacobian` take this as a function of the floating-point hyperparameters. Raises `ValueError` where `space`
-        or `checkpoint` is missing.
-        """
-        if space is None or checkpoint is None:
-            raise ValueError("Hypernet.params: give the space and the checkpoint of an evaluation, got None")
+        space: Space,
+        fold: Fold | None = None,
+    ) -> Stretch:
+        """See `Continuing`. Its `trained` is the model that the network outputs for `hyperparameters`."""
         setup, point, fixed = self._set_up(problem, space, hyperparameters)
-        state = _loaded(setup, checkpoint, point, fixed, key)
-        state = state._replace(moving=state.moving._replace(point=point))
-        return stretch.trained(setup, self.finetune, state, fixed, key)
+        without = None if fold is None else left_out(fold)
 
-    @with_errors_of_load
-    def value(
-        self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: Space, left: bytes
-    ) -> float:
-        """See `Method`. It has the same bits, since the checkpoint holds the point in the unit box itself."""
-        setup, point, fixed = self._set_up(problem, space, hyperparameters)
-        return float(stretch.finish(setup, self.finetune, _loaded(setup, left, point, fixed, key), fixed, key).value)
+        def advance(state: stretch.State, last: int, stop: int) -> stretch.State:
+            _check_minibatches(setup, point, fixed, without)
+            return stretch.advance(setup, state, fixed, key, without, last, stop)
+
+        def trained(state: stretch.State) -> Trained:
+            at_point = state._replace(moving=state.moving._replace(point=point))
+            return stretch.trained(setup, self.finetune, at_point, fixed, key)
+
+        return Stretch(
+            facts=setup.facts,
+            start=lambda: stretch.start(setup, point, fixed, key),
+            resume=lambda state: stretch.resume(setup, state, point),
+            advance=advance,
+            point=lambda state: state.moving.point,
+            losses_on_the_way=lambda state: stretch.finish(setup, 0, state, fixed, key),
+            losses=lambda state: stretch.finish(setup, self.finetune, state, fixed, key),
+            trained=trained,
+        )
 
     def _set_up(
         self, problem: TrainingProblem, space: Space, hyperparameters: Hyperparameters
@@ -179,14 +140,10 @@ class Hypernet(Method):
         return Setup(problem, self.network, self.algorithm, *optimizers, box), point, fixed
 
 
-def _loaded(setup: Setup, checkpoint: bytes, point: jax.Array, fixed: dict[str, Any], key: jax.Array) -> stretch.State:
-    like = jax.eval_shape(functools.partial(stretch.start, setup), point, fixed, key)
-    state: stretch.State = checkpoints.load("Hypernet", setup.facts, checkpoint, like)
-    return state
-
-
 def _check_minibatches(setup: Setup, point: jax.Array, fixed: dict[str, jax.Array], without: LeftOut | None) -> None:
     """Raise `ValueError` where hyperparameters would descend minibatches that tracing freezes."""
+    if setup.problem.valid_batch_loss is None:
+        return
     values = setup.box.hyperparameters(point, fixed)
     model = jax.eval_shape(lambda: as_returned(setup.problem, *initial(setup.problem, values, jax.random.key(0))))
     if descends_minibatches(setup.problem, model, values, without):

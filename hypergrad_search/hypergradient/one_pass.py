@@ -1,38 +1,29 @@
 """`OnePass`: it tunes hyperparameters of the update itself within one training run."""
 
-import functools
-import math
-import time
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from hypergrad_search.checks import whole_number
-from hypergrad_search.cost import HESSIAN_VECTOR_PRODUCT, TRAINING_STEP, Cost
-from hypergrad_search.hypergradient import checkpoint as checkpoints
+from hypergrad_search.cost import HESSIAN_VECTOR_PRODUCT, TRAINING_STEP
+from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient.algorithms import VALIDATION_STEP
-from hypergrad_search.hypergradient.base import MESSAGES, Evaluation, Method, Progress, Request, Status, judge
-from hypergrad_search.hypergradient.box import Box, box_of, check_start
-from hypergrad_search.hypergradient.unseen import refuse_unseen, tuned
-from hypergrad_search.hyperparameters import split
-from hypergrad_search.load_errors import with_errors_of_load
-from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out, outer_losses
+from hypergrad_search.hypergradient.box import Box
+from hypergrad_search.hypergradient.continuing import Continuing, Stretch, checked_optimizer, checked_steps
+from hypergrad_search.hypergradient.on_the_way import DEFAULT_OPTIMIZER, check_acts, losses_at, moved, start_of, update
+from hypergrad_search.losses import LeftOut, OuterLosses, fitted_loss, left_out
 from hypergrad_search.parameters import split_statistics
-from hypergrad_search.problem import Trained, TrainingProblem
+from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.programs import compiled
-from hypergrad_search.repeatable import reads
-from hypergrad_search.space import Hyperparameters, Space, from_unit
+from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import FloatState, float_training, judged_model
-
-DEFAULT_OPTIMIZER = optax.adam(0.03)
 
 
 @dataclass(frozen=True)
-class OnePass(Method):
+class OnePass(Continuing):
     """Train once, and improve the hyperparameters on the way by implicit differentiation of the update (Clarke 2022).
 
     An update takes the state, which is the weights and what the optimizer keeps, to the next one. Where it settles, the
@@ -65,100 +56,60 @@ class OnePass(Method):
     every: int = 10
     optimizer: optax.GradientTransformation | None = None
     steps: int | None = None
-    continues = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lookback", whole_number("OnePass: lookback", self.lookback, 0))
         object.__setattr__(self, "every", whole_number("OnePass: every", self.every, 1))
-        if not isinstance(self.optimizer, optax.GradientTransformation | None):
-            raise ValueError(
-                f"OnePass: optimizer must be a transformation of optax such as optax.adam(0.03), or None; got "
-                f"{self.optimizer!r}"
-            )
-        if self.steps is not None:
-            object.__setattr__(self, "steps", whole_number("OnePass: steps", self.steps, 1))
-
-    def evaluate(
-        self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, request: Request
-    ) -> Evaluation:
-        """See `hypergrad_search.evaluate`."""
-        started = time.perf_counter()
-        if request.space is None:
-            raise ValueError("evaluate: OnePass needs space=, the box in which it moves the hyperparameters")
-        self.check(problem, hyperparameters, space=request.space)
-        run, point, fixed = self._set_up(problem, request.space, hyperparameters)
-        state = _start(run, point, fixed, key)
-        if request.checkpoint is not None:
-            state = checkpoints.load("OnePass", run.facts, request.checkpoint, state)._replace(point=point)
-        first, steps = int(state.step), self.steps or problem.steps
-        every = request.report_every if request.report is not None else steps
-        for stop in [*range(every, steps, every), steps]:
-            state = _advance(run, state, fixed, key, left_out(request.fold), first + stop)
-            if request.report is not None and stop < steps:
-                request.report(Progress(stop, float(_losses(run, state, fixed).value)))
-        judged = judge(_losses(run, state, fixed), request.fold)
-        end = np.asarray(state.point, np.float64)
-        if judged.status is Status.OK and not np.isfinite(end).all():
-            judged = replace(judged, value=math.inf, status=Status.NAN, message=MESSAGES[Status.NAN])
-        usable = judged.status is Status.OK
-        moves = (first + steps) // self.every - first // self.every
-        return replace(
-            judged,
-            cost=Cost(TRAINING_STEP * steps + self._cost_of_move * moves, time.perf_counter() - started),
-            refined={**hyperparameters, **from_unit(request.space, end)} if usable else None,
-            checkpoint=checkpoints.save(run.facts, state) if usable else None,
-            diagnostics={"steps": steps, "exact": None},
-        )
+        checked_optimizer("OnePass: optimizer", self.optimizer)
+        object.__setattr__(self, "steps", checked_steps("OnePass: steps", self.steps))
 
     def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
         """Raise `ValueError` where the arguments do not fit, or neither an update nor the loss reads a number."""
-        check_start("OnePass", space, hyperparameters)
-        why = "neither an update nor the validation loss depends on it, as where init alone reads it"
-        instead = "give a constant there, or use Reversible()"
-        refuse_unseen(
-            "OnePass", tuned(hyperparameters, space), _seen(problem, hyperparameters, space), f"{why}; {instead}"
-        )
+        check_acts("OnePass", problem, hyperparameters, space)
 
-    def cost(self, problem: TrainingProblem, steps: int) -> float:
+    def cost(self, problem: TrainingProblem, steps: int, space: Space | None = None) -> float:
         """See `Method`."""
-        return TRAINING_STEP * steps + self._cost_of_move * (steps // self.every)
+        return self.cost_between(problem, 0, steps, space)
+
+    def cost_between(self, problem: TrainingProblem, first: int, last: int, space: Space | None) -> float:
+        """See `Continuing`."""
+        moves = last // self.every - first // self.every
+        return TRAINING_STEP * (last - first) + self._cost_of_move * moves
 
     @property
     def _cost_of_move(self) -> int:
         return VALIDATION_STEP + HESSIAN_VECTOR_PRODUCT * (self.lookback + 1)
 
-    @with_errors_of_load
-    def params(
+    def stretch(
         self,
         problem: TrainingProblem,
         hyperparameters: Hyperparameters,
-        *,
         key: jax.Array,
-        space: Space | None = None,
-        checkpoint: bytes | None = None,
-    ) -> Trained:
-        """Return the weights at the end of the stretch that left `checkpoint`, whose validation loss was its value.
-
-        Raises `ValueError` where `space` or `checkpoint` is missing.
-        """
-        if space is None or checkpoint is None:
-            raise ValueError("OnePass.params: give the space and the checkpoint of an evaluation, got None")
+        space: Space,
+        fold: Fold | None = None,
+    ) -> Stretch:
+        """See `Continuing`."""
         run, point, fixed = self._set_up(problem, space, hyperparameters)
-        return judged_model(problem, _loaded(run, checkpoint, point, fixed, key).training)
 
-    @with_errors_of_load
-    def value(
-        self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: Space, left: bytes
-    ) -> float:
-        """See `Method`. It has the same bits, since the checkpoint holds the point in the unit box itself."""
-        run, point, fixed = self._set_up(problem, space, hyperparameters)
-        return float(_losses(run, _loaded(run, left, point, fixed, key), fixed).value)
+        def losses(state: _State) -> OuterLosses:
+            return losses_at(problem, run.box, state.training, state.point, fixed)
+
+        return Stretch(
+            facts=run.facts,
+            start=lambda: _start(run, point, fixed, key),
+            resume=lambda state: state._replace(point=point),
+            advance=lambda state, last, stop: _advance(run, state, fixed, key, left_out(fold), stop),
+            point=lambda state: state.point,
+            losses_on_the_way=losses,
+            losses=losses,
+            trained=lambda state: judged_model(problem, state.training),
+        )
 
     def _set_up(
         self, problem: TrainingProblem, space: Space, hyperparameters: Hyperparameters
     ) -> "tuple[_Run, jax.Array, dict[str, Any]]":
         """Return the run, the point in the unit box, and the floating-point hyperparameters that do not move."""
-        box, point, fixed = box_of(space, hyperparameters)
+        box, point, fixed = start_of(space, hyperparameters)
         return _Run(problem, box, self.optimizer or DEFAULT_OPTIMIZER, self.lookback, self.every), point, fixed
 
 
@@ -187,38 +138,10 @@ class _State(NamedTuple):
     step: jax.Array
 
 
-def _seen(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space) -> set[str]:
-    """Return the hyperparameters that a training step or the validation loss reads, whatever the state is."""
-    dynamic, static = split(hyperparameters, space)
-    key, step = jax.random.key(0), jnp.int32(0)
-    training = jax.eval_shape(lambda h: float_training(problem, {**h, **dict(static)}, key)[1], dynamic)
-
-    def step_and_loss(h: dict[str, Any], training: FloatState, step: jax.Array) -> Any:
-        after = _update(problem, h, training, key, step)
-        return after, fitted_loss(problem, judged_model(problem, training), h, left_out(None))
-
-    return reads(step_and_loss, (dynamic, training, step), dynamic, static)
-
-
-def _update(
-    problem: TrainingProblem, hyperparameters: Hyperparameters, training: FloatState, key: jax.Array, step: jax.Array
-) -> FloatState:
-    """Return the state of training after a step, the first of which is 0."""
-    one_step, _, (_, settings) = float_training(problem, hyperparameters, key)
-    at = jnp.minimum(step, problem.steps - 1)
-    return one_step(training, (step, {name: x[at] for name, x in settings.items()}))[0]
-
-
 @compiled(static=1)
 def _start(run: _Run, point: jax.Array, fixed: dict[str, Any], key: jax.Array) -> _State:
-    _, training, _ = float_training(run.problem, run.box.hyperparameters(point, fixed), key)
+    _, training, _ = float_training(run.problem, run.box.within(point, fixed), key)
     return _State(training, point, run.optimizer.init(point), jnp.zeros((), jnp.int32))
-
-
-def _loaded(run: _Run, checkpoint: bytes, point: jax.Array, fixed: dict[str, Any], key: jax.Array) -> _State:
-    like = jax.eval_shape(functools.partial(_start, run), point, fixed, key)
-    state: _State = checkpoints.load("OnePass", run.facts, checkpoint, like)
-    return state
 
 
 @compiled(static=1)
@@ -226,7 +149,7 @@ def _advance(run: _Run, state: _State, fixed: dict[str, Any], key: jax.Array, wi
     """Return the state at the step `stop`; `without` is what the validation loss leaves out."""
 
     def step(state: _State) -> _State:
-        training = _update(run.problem, run.box.hyperparameters(state.point, fixed), state.training, key, state.step)
+        training = update(run.problem, run.box.within(state.point, fixed), state.training, key, state.step)
         moves = (state.step + 1) % run.every == 0
         point, slots = jax.lax.cond(
             moves,
@@ -243,9 +166,7 @@ def _moved(
 ) -> tuple[jax.Array, Any]:
     """Return the point that follows, and the slots, for the update that has led from `state` to `after`."""
     slope = _slope(run, state, after, fixed, key, without)
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes integers and floats
-        updates, slots = run.optimizer.update(slope, state.slots, state.point)
-        return jnp.clip(optax.apply_updates(state.point, updates), 0.0, 1.0), slots
+    return moved(run.optimizer, slope, state.slots, state.point)
 
 
 def _slope(
@@ -255,15 +176,15 @@ def _slope(
     before, put_before = split_statistics(state.training)
     floats, put_after = split_statistics(after)
 
-    def update(before: list[jax.Array], point: jax.Array) -> list[jax.Array]:
-        hyperparameters = run.box.hyperparameters(point, fixed)
-        return split_statistics(_update(run.problem, hyperparameters, put_before(before), key, state.step))[0]
+    def last_update(before: list[jax.Array], point: jax.Array) -> list[jax.Array]:
+        hyperparameters = run.box.within(point, fixed)
+        return split_statistics(update(run.problem, hyperparameters, put_before(before), key, state.step))[0]
 
     def loss(floats: list[jax.Array], point: jax.Array) -> jax.Array:
         model = judged_model(run.problem, put_after(floats))
-        return fitted_loss(run.problem, model, run.box.hyperparameters(point, fixed), without)
+        return fitted_loss(run.problem, model, run.box.within(point, fixed), without)
 
-    _, pull_back = jax.vjp(update, before, state.point)
+    _, pull_back = jax.vjp(last_update, before, state.point)
 
     def look_back(_: jax.Array, carry: tuple[list[jax.Array], jax.Array]) -> tuple[list[jax.Array], jax.Array]:
         adjoint, total = carry
@@ -274,9 +195,3 @@ def _slope(
     total: jax.Array
     _, total = jax.lax.fori_loop(0, run.lookback + 1, look_back, start)
     return total
-
-
-@compiled(static=1)
-def _losses(run: _Run, state: _State, fixed: dict[str, Any]) -> OuterLosses:
-    hyperparameters = run.box.hyperparameters(state.point, fixed)
-    return outer_losses(run.problem, judged_model(run.problem, state.training), hyperparameters)

@@ -55,7 +55,7 @@ METHODS: dict[str, Method] = {
     "DrMAD": DrMAD(),
     "Smoothed": Smoothed(),
 }
-"""The methods that give a gradient; `Hypernet` and `OnePass` move hyperparameters instead."""
+"""The methods that give a gradient; those that continue move hyperparameters instead."""
 
 
 @dataclass(frozen=True)

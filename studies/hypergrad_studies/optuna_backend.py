@@ -154,7 +154,7 @@ class _Training(_Trials):
             reseed=task.reseed,
             report_every=None if function else rival.reports(self.steps),
         )
-        self.most = self._objective.hosted.method.cost(self._problem, self.steps)
+        self.most = self._objective.hosted.method.cost(self._problem, self.steps, self._space)
 
     def centre(self) -> dict[str, Any]:
         """Return the centre of the space, as the sampler sees it."""

@@ -92,7 +92,7 @@ def training(task: TrainingTask, rival: Rival, seed: int) -> Trials:
     trains = trainable(
         problem, space, method=rival.how, key=jax.random.key(seed), report_every=rival.reports(problem.steps)
     )
-    most = rival.how.cost(problem, problem.steps)
+    most = rival.how.cost(problem, problem.steps, space)
     return Trials(trains, space, param_space(space), steps=problem.steps, most=most)
 
 

@@ -27,6 +27,8 @@ from hypergrad_search import (
     Implicit,
     Method,
     OnePass,
+    Persistent,
+    RealTime,
     Smoothed,
     Space,
     TrainingProblem,
@@ -394,6 +396,8 @@ BY_METHOD = _by_name(
         by_gradients("hypergrad:forward", how=Forward()),
         by_gradients("hypergrad:smoothed", how=Smoothed()),
         by_gradients("hypergrad:one-pass", how=OnePass()),
+        by_gradients("hypergrad:real-time", how=RealTime()),
+        by_gradients("hypergrad:persistent", how=Persistent()),
     )
 )
 

@@ -21,6 +21,8 @@ from hypergrad_search import (
     Implicit,
     Method,
     OnePass,
+    Persistent,
+    RealTime,
     Reversible,
     Smoothed,
     Status,
@@ -54,8 +56,12 @@ METHODS: dict[str, Method] = {
     "Hypernet": HYPERNET,
     "Implicit": Implicit(),
     "OnePass": OnePass(),
+    "Persistent": Persistent(pairs=2),
+    "RealTime": RealTime(),
     "Smoothed": Smoothed(pairs=2),
 }
+#: Those that trace the losses at each evaluation, without compiling, to see what they depend on.
+TRACING = Hypernet | Implicit | OnePass | RealTime
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -175,8 +181,7 @@ def test_all_folds_share_one_compiled_program(method: Method) -> None:
         before = Work(work.traced, list(work.compiled))
         results = [run(problem, method, fold=fold) for fold in (Fold(3, of=4), Fold(1, of=2), Fold(2, of=5, below=1e8))]
         assert work.compiled == before.compiled
-        # some trace the losses at each evaluation, without compiling, to see what they depend on
-        assert work.traced - before.traced == (len(results) if isinstance(method, Hypernet | Implicit | OnePass) else 0)
+        assert work.traced - before.traced == (len(results) if isinstance(method, TRACING) else 0)
     assert len({followed(result)["penalty"].tobytes() for result in results}) == 3
 
 

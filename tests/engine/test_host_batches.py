@@ -32,6 +32,8 @@ from hypergrad_search import (
     Implicit,
     Method,
     OnePass,
+    Persistent,
+    RealTime,
     Reversible,
     Smoothed,
     TrainingProblem,
@@ -52,7 +54,8 @@ LABELS = np.random.default_rng(1).normal(size=90)
 SIZE, STEPS = 10, 23
 H = {"rate": 0.1, "l2": 1e-3}
 SPACE = {"l2": Float(1e-5, 1.0, log=True)}
-METHODS = [Reversible(), Unrolled(), DrMAD(), Forward(), Hypernet(), Implicit(), OnePass(), Smoothed(pairs=2)]
+OF_PENALTIES = [Hypernet(), Implicit(), OnePass(), Persistent(pairs=2), RealTime(), Smoothed(pairs=2)]
+METHODS = [Reversible(), Unrolled(), DrMAD(), Forward(), *OF_PENALTIES]
 
 
 def rows(step: int) -> Any:
@@ -91,7 +94,7 @@ def problem(batches: Any, **changes: Any) -> TrainingProblem:
 
 
 def run(batches: Any, method: Method = Reversible(), **changes: Any) -> Evaluation:  # noqa: B008 (frozen and empty)
-    if not isinstance(method, Hypernet | Implicit | OnePass | Smoothed):
+    if method not in OF_PENALTIES:
         return evaluate(problem(batches, **changes), H, key=KEY, method=method)
     made = problem(batches, **{"optimizer": sgd(0.1, 0.9), **changes})
     return evaluate(made, {"l2": 1e-3}, key=KEY, method=method, space=SPACE)

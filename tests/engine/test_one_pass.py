@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from hypergrad_search import Evaluation, Float, OnePass, Status, TrainingProblem, Unrolled, adam, evaluate, sgd
-from hypergrad_search.hypergradient import one_pass
+from hypergrad_search.hypergradient import on_the_way, one_pass
 from hypergrad_search.losses import left_out
 
 KEY = jax.random.key(0)
@@ -29,7 +29,7 @@ def slope(method: OnePass, problem: TrainingProblem, h: dict[str, Any], space: A
     run, point, fixed = method._set_up(problem, space, h)
     state = one_pass._start(run, point, fixed, KEY)
     state = one_pass._advance(run, state, fixed, KEY, left_out(None), problem.steps - 1)
-    after = one_pass._update(problem, run.box.hyperparameters(point, fixed), state.training, KEY, state.step)
+    after = on_the_way.update(problem, run.box.hyperparameters(point, fixed), state.training, KEY, state.step)
     return one_pass._slope(run, state, after, fixed, KEY, left_out(None))
 
 

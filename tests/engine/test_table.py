@@ -29,6 +29,8 @@ from hypergrad_search import (
     Method,
     OnePass,
     Optimizer,
+    Persistent,
+    RealTime,
     Reversible,
     Smoothed,
     Space,
@@ -65,6 +67,8 @@ METHODS: dict[str, Method] = {
     "Hypernet": Hypernet(network=Linear(), algorithm=Local(hyper_steps=1), steps=3000),
     "Implicit": Implicit(solver=ConjugateGradients(tolerance=1e-7)),
     "OnePass": OnePass(),
+    "Persistent": Persistent(pairs=2),
+    "RealTime": RealTime(),
     "Smoothed": Smoothed(pairs=2),
 }
 #: Those that differentiate training runs exactly, those that approximate that, those that look at their end alone,
@@ -72,7 +76,7 @@ METHODS: dict[str, Method] = {
 EXACT = ("Reversible", "Unrolled", "Forward")
 APPROXIMATE = ("DrMAD", "Smoothed")
 OF_THE_END = ("Hypernet", "Implicit")
-ON_THE_WAY = ("OnePass",)
+ON_THE_WAY = ("OnePass", "Persistent", "RealTime")
 
 ADAM = {"rate": 0.05, "decay": 0.8, "b2": 0.95, "eps": 1e-2, "root": 1e-3}
 # Each optimizer with its settings as hyperparameters, and their values.
@@ -347,6 +351,12 @@ def test_settings_are_refined_on_the_way(method: str, optimizer: str) -> None:
     moved = [name for name, value in settings.items() if abs(result.refined[name] - value) > 1e-4 * value]
     assert sorted(moved) == sorted(settings)
     assert result.refined["data"] is h["data"]
+
+
+@each_optimizer
+@pytest.mark.parametrize("method", ["OnePass", "RealTime"])
+def test_what_init_alone_reads_is_refused_on_the_way(method: str, optimizer: str) -> None:
+    rule, settings = CASES[optimizer]
     ridge = PROBLEMS["ridge"]
     with pytest.raises(ValueError, match=f"{method} cannot tune start: .* use Reversible"):
         evaluate(

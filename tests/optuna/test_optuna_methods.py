@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import optuna
 import pytest
 from sklearn.linear_model import ElasticNet
@@ -17,6 +18,8 @@ from hypergrad_search import (
     Implicit,
     Method,
     OnePass,
+    Persistent,
+    RealTime,
     Smoothed,
     Space,
     TrainingProblem,
@@ -54,9 +57,11 @@ def problem(rate: Any) -> TrainingProblem:
         (Forward(), WITH_RATE),
         (DrMAD(), WITH_RATE),
         (OnePass(), WITH_RATE),
+        (RealTime(), WITH_RATE),
+        (Persistent(optimizer=optax.adam(0.05)), WITH_RATE),
         (Smoothed(), WITH_RATE),
     ],
-    ids=["implicit", "neumann", "identity", "forward", "drmad", "one-pass", "smoothed"],
+    ids=["implicit", "neumann", "identity", "forward", "drmad", "one-pass", "real-time", "persistent", "smoothed"],
 )
 def test_it_searches_by_each_method(method: Method, space: Space) -> None:
     objective = Objective(problem("rate" if "rate" in space else 0.1), space, method=method)

@@ -24,6 +24,8 @@ from hypergrad_search import (
     Method,
     OnePass,
     Optimizer,
+    Persistent,
+    RealTime,
     Reversible,
     Smoothed,
     Status,
@@ -388,6 +390,30 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (
             lambda: run({**H, "x": 0.5}, method=OnePass(), space={"x": Float(0.0, 1.0)}),
             "OnePass cannot tune x: neither",
+        ),
+    ],
+    "Persistent": [
+        (lambda: Persistent(sigma=0), "Persistent: sigma must be a number from 1e-06 to 1"),
+        (lambda: Persistent(pairs=0), "Persistent: pairs must be a whole number from 1"),
+        (lambda: Persistent(every=0), "Persistent: every must be a whole number from 1"),
+        (lambda: Persistent(optimizer=0.1), "Persistent: optimizer must be a transformation of optax"),
+        (lambda: Persistent(seed=-1), "Persistent: seed must be a whole number from 0"),
+        (lambda: Persistent(steps=0), "Persistent: steps must be a whole number from 1"),
+        (lambda: run(method=Persistent()), "Persistent needs space="),
+        (
+            lambda: run(method=Persistent(), space={"rate": Float(0.9, 1.0)}),
+            "Persistent: a hyperparameter lies outside",
+        ),
+    ],
+    "RealTime": [
+        (lambda: RealTime(every=0), "RealTime: every must be a whole number from 1"),
+        (lambda: RealTime(steps=0), "RealTime: steps must be a whole number from 1"),
+        (lambda: RealTime(optimizer=0.1), "RealTime: optimizer must be a transformation of optax"),
+        (lambda: RealTime().cost(PROBLEM, 10), "RealTime.cost: give the space"),
+        (lambda: run(method=RealTime()), "RealTime needs space="),
+        (
+            lambda: run({**H, "x": 0.5}, method=RealTime(), space={"x": Float(0.0, 1.0)}),
+            "RealTime cannot tune x: neither",
         ),
     ],
     "Smoothed": [
