@@ -43,6 +43,7 @@ from hypergrad_search import (
     from_function,
     gradient_noise,
     lift_settings,
+    measure_trust,
     muon,
     proximal_sgd,
     rmsprop,
@@ -350,6 +351,12 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: train(PROBLEM, H, KEY, fraction_bits=3), "fraction_bits must be a dict"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: train(PROBLEM, H, KEY, smallest_decays={"velocity": "x"}), "smallest_decays: velocity must be"),  # type: ignore[dict-item]  # wrong on purpose
         (lambda: train(PROBLEM, H, KEY, smallest_decays={"typo": 0.5}), "smallest_decays: 'typo' is not among"),
+    ],
+    "measure_trust": [
+        (lambda: measure_trust(PROBLEM, H, SPACE, key=KEY, step=0), "measure_trust: step must be above 0"),
+        (lambda: measure_trust(PROBLEM, H, SPACE, key=KEY, step=2), "measure_trust: step must be"),
+        (lambda: measure_trust(PROBLEM, {**H, "k": 1}, {"k": Int(1, 2)}, key=KEY), "the space has no Float"),
+        (lambda: measure_trust(PROBLEM, H, SPACE, key=KEY, method=Hypernet()), "there is no gradient at this point"),
     ],
     "check_gradient": [
         (lambda: check_gradient(PROBLEM, H, {"k": Int(1, 2)}, key=KEY), "lack 'k' of the space"),
