@@ -356,7 +356,6 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: measure_trust(PROBLEM, H, SPACE, key=KEY, step=0), "measure_trust: step must be above 0"),
         (lambda: measure_trust(PROBLEM, H, SPACE, key=KEY, step=2), "measure_trust: step must be"),
         (lambda: measure_trust(PROBLEM, {**H, "k": 1}, {"k": Int(1, 2)}, key=KEY), "the space has no Float"),
-        (lambda: measure_trust(PROBLEM, H, SPACE, key=KEY, method=Hypernet()), "there is no gradient at this point"),
     ],
     "check_gradient": [
         (lambda: check_gradient(PROBLEM, H, {"k": Int(1, 2)}, key=KEY), "lack 'k' of the space"),
