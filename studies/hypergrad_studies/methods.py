@@ -297,6 +297,7 @@ def markdown(records: Sequence[Record], command: str) -> str:
     """Return the section of a page that `command` makes: a row for each case, and a column for each method."""
     sheets = {
         "Error by the penalties, as a share of the gradient in float64": _error_by_penalties,
+        "Cosine of the angle between them": lambda record: "" if record.cosine is None else f"{record.cosine:.3f}",
         "Error by the learning rate and the momentum": lambda record: _short(record.optimizer_error),
         "Time, in training runs for the value alone": _time,
     }

@@ -107,5 +107,6 @@ def test_a_page_has_a_row_for_each_case_and_a_column_for_each_method() -> None:
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert rows[0] == "| case | Reversible | DrMAD |"
     assert rows[2:4] == ["| short | 1.2e-06 | 5.0e-01 (exploded) |", "| long | (diverged) | not run |"]
-    assert rows[6:8] == ["| short | 3.4e-05 |  |", "| long |  |  |"]
-    assert rows[10:12] == ["| short | 3.5 | 2.0 |", "| long | 1.0 |  |"]
+    assert rows[6:8] == ["| short | 1.000 | 0.900 |", "| long |  |  |"]
+    assert rows[10:12] == ["| short | 3.4e-05 |  |", "| long |  |  |"]
+    assert rows[14:16] == ["| short | 3.5 | 2.0 |", "| long | 1.0 |  |"]
