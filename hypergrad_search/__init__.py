@@ -30,6 +30,7 @@ from hypergrad_search.optax_optimizers import gradient_noise
 from hypergrad_search.optimizers import (
     AdditiveOptimizer,
     Optimizer,
+    ProximalOptimizer,
     adabelief,
     adam,
     adamw,
@@ -63,6 +64,7 @@ __all__ = [
     "OnePass",
     "Optimizer",
     "Persistent",
+    "ProximalOptimizer",
     "RealTime",
     "Reversible",
     "ScheduleSummary",

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypergrad_search.checks import number
+from hypergrad_search.checks import number, shown
 from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient.base import Evaluation, Method
 from hypergrad_search.hypergradient.evaluate import evaluate
@@ -25,8 +25,8 @@ class Trust:
 
     - `seeds`: with another key, which draws other initial weights, minibatches and noise.
     - `folds`: each with the other half of the validation set; None unless the problem returns losses of examples.
-    - `smoothness`: after a short step downhill. Engstrom et al. (2025) call it metasmoothness, and find that it tells
-      whether steps along a gradient through training pay.
+    - `smoothness`: after a short step downhill; None where the box leaves no room for one. Engstrom et al. (2025) call
+      it metasmoothness, and find that it tells whether steps along a gradient through training pay.
     - `method`: what the method believes by itself, `Evaluation.trust`.
     """
 
@@ -114,6 +114,12 @@ def measure_trust(
         raise ValueError("measure_trust: step must be above 0, got 0")
     if not floats(space):
         raise ValueError("measure_trust: the space has no Float, and nothing else has a gradient")
+    start = to_unit(space, hyperparameters)
+    for name, part in _parts(space, start).items():
+        if not np.all(np.abs(part - 0.5) <= 0.5 + 1e-9):  # bounds may be rounded
+            raise ValueError(
+                f"measure_trust: {name!r} must be within the bounds of the space, got {shown(hyperparameters[name])}"
+            )
     spent = 0.0
 
     def gradient(fold: int, at: Hyperparameters, key: jax.Array) -> tuple[dict[str, np.ndarray[Any, Any]], Evaluation]:
@@ -134,14 +140,16 @@ def measure_trust(
     downhill = np.concatenate([-x.ravel() for x in here.values()])
     steepest = np.abs(downhill).max(initial=0.0)
     move = downhill * (length / steepest) if steepest else downhill
-    moved = from_unit(space, np.clip(to_unit(space, hyperparameters) + move, 0.0, 1.0))
-    near, _ = gradient(0, {**hyperparameters, **moved}, key)
+    there = np.clip(start + move, 0.0, 1.0)
+    near = None
+    if not np.array_equal(there, start):
+        near = gradient(0, {**hyperparameters, **from_unit(space, there)}, key)[0]
     trusts = {
         name: Trust(
             name,
             seeds=_agreement(slope, other_seed[name]),
             folds=None if other_half is None else _agreement(slope, other_half[name]),
-            smoothness=_agreement(slope, near[name]),
+            smoothness=None if near is None else _agreement(slope, near[name]),
             method=(found.trust or {}).get(name),
         )
         for name, slope in here.items()
@@ -152,9 +160,12 @@ def measure_trust(
 def _by_name(space: Space, at: Hyperparameters, gradient: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """Return a gradient in units of the box, as one vector for each float of the space."""
     given = {name: gradient.get(name, np.zeros(p.shape)) for name, p in floats(space).items()}
-    flat = gradient_to_unit(space, at, given)
+    return _parts(space, gradient_to_unit(space, at, given))
+
+
+def _parts(space: Space, vector: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
     ends = np.cumsum([p.size for p in floats(space).values()])
-    return dict(zip(floats(space), np.split(flat, ends[:-1]), strict=True))
+    return dict(zip(floats(space), np.split(vector, ends[:-1]), strict=True))
 
 
 def _agreement(some: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> float | None:

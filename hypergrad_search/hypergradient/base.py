@@ -137,8 +137,9 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", number("Evaluation: value", self.value))
-        for name, trust in (self.trust or {}).items():
-            number(f"Evaluation: trust[{name!r}]", trust, 0, 1)
+        if self.trust is not None:
+            trust = {name: number(f"Evaluation: trust[{name!r}]", x, 0, 1) for name, x in self.trust.items()}
+            object.__setattr__(self, "trust", trust)
         if self.status not in list(Status):
             raise ValueError(f"Evaluation: status must be one of {list(map(str, Status))}, got {self.status!r}")
         object.__setattr__(self, "status", Status(self.status))

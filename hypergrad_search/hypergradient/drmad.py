@@ -35,8 +35,8 @@ class DrMAD(Method):
     penalties, whose derivatives change little along the path. It sees all hyperparameters, but do not trust it for
     those of the optimizer: a derivative by a rate or momentum is that of the update itself, which is far from even. On
     networks it may be many times too large, and with AdamW have the wrong sign; the status is "ok" all the same.
-    `trust` is how well the steps that training takes from points of the line keep to it (`straightness` in
-    `diagnostics`): 1 where all of them go along it, each one's share of the way.
+    `trust` tells as little of that: it falls with the growth alone, as that of `Reversible` does. `diagnostics` have
+    `straightness`, the mean cosine of the angle between the line and the steps that training takes from it.
     The status is "exploded" where the gradient by the weights grows by more than a factor of 1,000 on the way back: on
     the line, steps may be unstable that were stable on the path. Where `Reversible` works, that is exact, for a third
     more time and some bits a weight and step. Training is one program, so `report` is never called.
@@ -54,8 +54,7 @@ class DrMAD(Method):
             back = _gradient(problem, static, dynamic, last, key, left_out(request.fold))
             useless = "" if back.growth <= MOST_GROWTH else _EXPLODED  # NaN is no growth that can be trusted
             straightness = float(jnp.nan_to_num(back.straightness))
-            grown = trust_after(float(back.growth), back.gradient)
-            trust = {name: straightness * share for name, share in grown.items()}
+            trust = trust_after(float(back.growth), back.gradient)
             diagnostics = {"straightness": straightness}
             return Derived(back.gradient, HESSIAN_VECTOR_PRODUCT * problem.steps, diagnostics, useless, trust)
 
@@ -72,7 +71,7 @@ class _Back(NamedTuple):
     """What going back along the line gives.
 
     - `growth`: the largest growth of the gradient of the weights.
-    - `straightness`: how well the steps that training takes from points of the line keep to it, from 0 to 1.
+    - `straightness`: the mean cosine of the angle between the line and the steps that training takes from its points.
     """
 
     gradient: dict[str, Any]
@@ -126,27 +125,28 @@ def _gradient(
         of_state, of_this_step, of_now = pull_back(of_state)
         taken = [x - y for x, y in zip(after[:weights], floats[:weights], strict=True)]
         of_dynamic = jax.tree.map(jnp.add, of_dynamic, of_this_step)
-        return (of_state, of_dynamic), (of_now, norm(of_state), _likeness(taken, line))
+        return (of_state, of_dynamic), (of_now, norm(of_state), _cosine(taken, line))
 
     (_, settings), pull_back, (first, steps) = jax.vjp(begin, dynamic, has_aux=True)
     ends = [split_statistics(state)[0][:weights] for state in (first, last)]
     line = [(y - x) / problem.steps for x, y in zip(*ends, strict=True)]
     start = jax.grad(fitted, argnums=(0, 1))(floats, dynamic)
-    (of_first, of_dynamic), (of_settings, norms, likeness) = jax.lax.scan(back, start, (steps, settings), reverse=True)
+    (of_first, of_dynamic), (of_settings, norms, cosines) = jax.lax.scan(back, start, (steps, settings), reverse=True)
     gradient: dict[str, Any] = jax.tree.map(jnp.add, of_dynamic, pull_back((of_first, of_settings))[0])
     at_end = norm(start[0])
     growth = jnp.where(at_end > 0, jnp.max(norms) / at_end, 0.0)
-    return _Back(gradient, growth, jnp.clip(jnp.mean(likeness), 0.0, 1.0))
+    return _Back(gradient, growth, jnp.mean(cosines))
 
 
-def _likeness(some: list[jax.Array], others: list[jax.Array]) -> jax.Array:
-    """Return 1 where two moves are the same, less where they differ in direction or length, and at least 0."""
+def _cosine(some: list[jax.Array], others: list[jax.Array]) -> jax.Array:
+    """Return the cosine of the angle between two moves; 1 where one of them goes nowhere."""
 
     def product(xs: list[jax.Array], ys: list[jax.Array]) -> jax.Array:
-        return sum((jnp.sum(x.astype(jnp.float32) * y) for x, y in zip(xs, ys, strict=True)), jnp.float32(0.0))
+        parts = (jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32)) for x, y in zip(xs, ys, strict=True))
+        return sum(parts, jnp.float32(0.0))
 
-    longest = jnp.maximum(product(some, some), product(others, others))
-    return jnp.where(longest > 0, jnp.maximum(product(some, others), 0.0) / longest, 1.0)
+    sizes = jnp.sqrt(product(some, some) * product(others, others))
+    return jnp.where(sizes > 0, product(some, others) / jnp.where(sizes > 0, sizes, 1.0), 1.0)
 
 
 def _between(first: FloatState, last: FloatState, step: jax.Array, steps: int) -> FloatState:

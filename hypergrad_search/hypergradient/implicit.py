@@ -51,8 +51,8 @@ class Implicit(Method):
 
     It is exact where training has converged and the solver is exact. Its bias is about as large, relative to the
     gradient, as what training has left: `diagnostics` have `training_gradient`, the norm of the gradient of f at the
-    weights, `residual`, the share of the right side that the solver left, and `products`. `trust` is `L / (L + d)`, the
-    same for all, where d is how much L would change, to first order, if training went on to its minimum.
+    weights, `to_come`, how much L would change, to first order, by the step that the solver takes towards the minimum,
+    `residual`, the share of the right side that the solver left, and `products`.
 
     HOAG lowers the tolerance from one step of a search to the next. A method keeps nothing from one evaluation to the
     next, so the tolerance here is what the last step of a search needs. Weights do not minimise f with `adamw`, whose
@@ -92,7 +92,7 @@ class Implicit(Method):
             batches = min(self.batches, problem.steps) if varies else 1
             known, at = (problem, static, batches), (dynamic, model, key)
             held = _held(problem, static, dynamic, model)
-            loss, (right, direct) = _validation_loss(*known, *at, left_out(request.fold))
+            right, direct = _validation_gradient(*known, *at, left_out(request.fold))
             products = 0
 
             def product(vector: jax.Array) -> jax.Array:
@@ -109,22 +109,16 @@ class Implicit(Method):
             diagnostics = {
                 "products": products,
                 "residual": _finite_or_none(solution.residual),
+                "to_come": _finite_or_none(float(-(vector @ slope))),
                 "training_gradient": _finite_or_none(float(jnp.linalg.norm(jnp.where(held, 0, slope)))),
             }
-            trust = _trust(float(loss), float(vector @ slope))
-            return Derived(gradient, cost, diagnostics, solution.useless, dict.fromkeys(seen, trust))
+            return Derived(gradient, cost, diagnostics, solution.useless)
 
         return after_training(problem, request, lambda: trained(problem, static, dynamic, key), differentiate)
 
     def check(self, problem: TrainingProblem, hyperparameters: Hyperparameters, *, space: Space) -> None:
         """See `Method`."""
         _seen(problem, hyperparameters, space)
-
-
-def _trust(loss: float, to_come: float) -> float:
-    """Return how far a gradient is believed whose loss would change by about `to_come` if training went on."""
-    both = abs(loss) + abs(to_come)
-    return abs(loss) / both if both and math.isfinite(both) else 0.0
 
 
 def _finite_or_none(number: float | None) -> float | None:
@@ -182,7 +176,7 @@ def _last_steps(problem: TrainingProblem, batches: int) -> jax.Array:
 
 
 @compiled(static=3)
-def _validation_loss(
+def _validation_gradient(
     problem: TrainingProblem,
     static: Static,
     batches: int,
@@ -190,8 +184,8 @@ def _validation_loss(
     model: Trained,
     key: jax.Array,
     without: LeftOut,
-) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
-    """Return the validation loss and its gradients: by the weights, as a vector, and directly by hyperparameters."""
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Return the gradient of the validation loss by the weights, as a vector, and directly by the hyperparameters."""
     training = _at_its_end(problem, static, model, key)
 
     def fitted(flat: jax.Array, dynamic: dict[str, Any]) -> jax.Array:
@@ -204,9 +198,8 @@ def _validation_loss(
         now = settled(update, training.statistics) if problem.has_statistics else None
         return fitted_loss(problem, training.model(flat, now), {**dynamic, **dict(static)}, without)
 
-    found: tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]
-    found = jax.value_and_grad(fitted, argnums=(0, 1))(training.flat, dynamic)
-    return found
+    gradients: tuple[jax.Array, dict[str, Any]] = jax.grad(fitted, argnums=(0, 1))(training.flat, dynamic)
+    return gradients
 
 
 @compiled(static=3)

@@ -48,7 +48,8 @@ def after_training(
     spent, diagnostics = float(TRAINING_STEP * problem.steps), {"steps": problem.steps, "exact": None}
     if request.wants_gradient(judged):
         derived = differentiate(end)
-        judged = replace(with_gradient(judged, derived.gradient, derived.useless), trust=derived.trust)
+        judged = with_gradient(judged, derived.gradient, derived.useless)
+        judged = replace(judged, trust=None if judged.gradient is None else derived.trust)
         spent, diagnostics = spent + derived.cost, {**diagnostics, **derived.diagnostics}
     return replace(judged, cost=Cost(spent, time.perf_counter() - started), diagnostics=diagnostics)
 

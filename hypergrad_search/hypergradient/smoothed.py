@@ -43,7 +43,8 @@ class Smoothed(Method):
     sigma. Its standard error falls with `1 / sqrt(pairs)` and grows with the square root of the numbers that are
     searched, so it is for few: with more numbers than pairs most of the gradient is noise. `diagnostics` have `slope`
     and `slope_error`, the norms of the gradient in the unit box and of its standard error (None for one pair). `trust`
-    is the share of a hyperparameter's squared slope that is more than noise: `1 - error^2 / slope^2`, or 0.
+    is the share of a hyperparameter's squared slope that is more than noise: `1 - error^2 / slope^2`, or 0. One pair
+    has no standard error, so nothing says that its slope is mostly noise.
 
     It sees all hyperparameters of the space, and needs the space. Where a run around the point has no finite loss, the
     status is "exploded". Do not use it where `Reversible` works, which is exact at the cost of four training runs.

@@ -7,6 +7,7 @@ from typing import Any, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers.adam import root
@@ -113,13 +114,17 @@ def proximal_sgd(
         momentum: the share of the last change that a step repeats, from 0 to below 1.
 
     Raises:
-        ValueError: a setting is of the wrong kind.
+        ValueError: a setting is of the wrong kind, or a number that is the strength of a penalty is below 0.
 
     Example:
         >>> from hypergrad_search import proximal_sgd
         >>> optimizer = proximal_sgd(0.1, l1={"w": "l1", "b": 0.0}, l2={"w": "l2", "b": 0.0}, momentum=0.9)
     """
-    return checked_optimizer(_ProximalSgd(learning_rate, l1, l2, group, momentum))
+    optimizer = checked_optimizer(_ProximalSgd(learning_rate, l1, l2, group, momentum))
+    for name, leaf in optimizer.leaves():
+        if name in _ProximalSgd.penalties and not (isinstance(leaf, str) or callable(leaf)) and not np.all(leaf >= 0):
+            raise ValueError(f"proximal_sgd: {name} is the strength of a penalty and must be from 0, got {leaf!r}")
+    return optimizer
 
 
 def penalty_of(

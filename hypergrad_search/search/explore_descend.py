@@ -185,14 +185,14 @@ class ExploreDescend(Strategy[State]):
             chains[str(observation.parent)] = region.fail()
         elif region is None and observation.parent in passed:
             if gradient is not None and not observation.again:
-                self._arrive_late(state.space, chains, passed, observation, point, gradient)
+                self._arrive_late(chains, passed, observation, point, gradient, trust)
         elif region is None and gradient is not None:
             around = self.step.around(point, value, gradient)
             chains[observation.trial] = replace(around, trust=trust, **_on_folds(observation))
         elif region is not None and observation.parent is not None:
             if observation.again and value < math.inf:
                 noisy = noisy or value != region.value
-                looked = region.look(value, gradient, held_back, observation.blocks) if noisy else region
+                looked = region.look(value, gradient, held_back, observation.blocks, trust) if noisy else region
                 if gradient is not None and left_out != region.left_out:
                     forgives = not noisy and region.held_back is not None  # so that the gradient is another one
                     forgiven = looked.resize(1 / looked.rejection) if forgives else looked
@@ -267,12 +267,12 @@ class ExploreDescend(Strategy[State]):
 
     def _arrive_late(
         self,
-        space: Space,
         chains: dict[str, TrustRegion | Continuation],
         passed: dict[str, Passed],
         observation: Observation,
         point: np.ndarray,
         gradient: np.ndarray,
+        trust: np.ndarray,
     ) -> None:
         """Take account of a step whose parent's chain has gone on meanwhile: it may be better than where that has come.
 
@@ -293,7 +293,7 @@ class ExploreDescend(Strategy[State]):
         followed = region.follow(point, observation.value, gradient, observation.variant)
         chains[observation.trial] = replace(
             followed.pass_by(Slope(reached.point, reached.gradient)),
-            trust=_trust(space, observation),
+            trust=trust,
             **_on_folds(observation),
         )
 

@@ -84,8 +84,9 @@ class QuasiNewtonRegion(TrustRegion):
     def radii_allowed(self) -> Radii:
         return self.how.radii
 
-    def full_step(self) -> np.ndarray:
-        low, high = np.maximum(self.point - self.radius, 0.0), np.minimum(self.point + self.radius, 1.0)
+    def step(self) -> np.ndarray:
+        reach = self.radius * self.trust
+        low, high = np.maximum(self.point - reach, 0.0), np.minimum(self.point + reach, 1.0)
         corner = np.where(self.gradient > 0, low, np.where(self.gradient < 0, high, self.point))
         if self.curvature is None:
             return corner
@@ -104,13 +105,13 @@ class QuasiNewtonRegion(TrustRegion):
         return -self._change(self.step())
 
     def length(self, point: np.ndarray) -> float:
-        return float(np.abs(point - self.point).max() / (self.radius * (np.max(self.trust) or 1.0)))
+        return float(np.abs(point - self.point).max() / (self.radius * self.most_trust))
 
     def accept(self, point: np.ndarray, value: float, gradient: np.ndarray) -> Self:
         agreement = (self.value - value) / max(-self._change(point), 1e-300)
         radius = self.radius * self.how.growth if agreement > self.how.agreement else self.radius
         # Where steps get short, the minimum is near, so the radius follows the length of the step.
-        near = self.how.growth * float(np.abs(point - self.point).max())
+        near = self.how.growth * self.length(point) * self.radius
         return type(self)(
             point,
             value,

@@ -73,8 +73,9 @@ class SignRegion(TrustRegion):
     def radii_allowed(self) -> Radii:
         return self.how.radii
 
-    def full_step(self) -> np.ndarray:
-        point: np.ndarray = np.clip(self.point - self.radii * np.sign(self.gradient) * self._shares, 0.0, 1.0)
+    def step(self) -> np.ndarray:
+        move = self.trust * self.radii * np.sign(self.gradient) * self._shares
+        point: np.ndarray = np.clip(self.point - move, 0.0, 1.0)
         return point
 
     @property

@@ -90,12 +90,8 @@ class TrustRegion(abc.ABC):
         """The allowed radii of the region."""
 
     @abc.abstractmethod
-    def full_step(self) -> np.ndarray:
-        """Return the next point to try, in the unit box, if all derivatives are believed."""
-
     def step(self) -> np.ndarray:
-        """Return the next point to try, in the unit box."""
-        return self._as_trusted(self.full_step())
+        """Return the next point to try, in the unit box; coordinates that are believed less go less far."""
 
     @property
     @abc.abstractmethod
@@ -141,16 +137,14 @@ class TrustRegion(abc.ABC):
 
     def variant(self, variant: int) -> np.ndarray:
         """Return the point that a variant of the next step leads to, in the unit box; that of 0 is `step`."""
-        point = self.full_step()
-        if variant:
-            head = Slope(self.point, self.gradient)
-            move = move_of(variant, head, self.downhill, self.trail, point - self.point, self.reach)
-            point = np.clip(self.point + move, 0.0, 1.0)
-        return self._as_trusted(point)
-
-    def _as_trusted(self, point: np.ndarray) -> np.ndarray:
-        """Return the point to which the trust leads on the way to another."""
-        return np.where(np.asarray(self.trust) == 1, point, self.point + self.trust * (point - self.point))
+        step = self.step()
+        if not variant:
+            return step
+        move = move_of(
+            variant, Slope(self.point, self.gradient), self.downhill, self.trail, step - self.point, self.reach
+        )
+        point: np.ndarray = np.clip(self.point + self.trust * move, 0.0, 1.0)
+        return point
 
     def fail(self, variant: int) -> Self:
         """Return the region after a variant other than the first has failed, which says nothing of the first."""
@@ -178,6 +172,7 @@ class TrustRegion(abc.ABC):
         gradient: np.ndarray | None,
         held_back: tuple[float, ...] | None = None,
         blocks: tuple[tuple[float, ...], ...] | None = None,
+        trust: np.ndarray | float = 1.0,
     ) -> Self:
         """Return the region after another evaluation of its point, which is averaged with those before.
 
@@ -188,6 +183,7 @@ class TrustRegion(abc.ABC):
             self.resize(self.rejection**-self.rejections),
             value=self.value + weight * (value - self.value),
             gradient=self.gradient if gradient is None else self.gradient + weight * (gradient - self.gradient),
+            trust=self.trust if gradient is None else self.trust + weight * (trust - self.trust),
             held_back=_average(self.held_back, held_back, weight),
             blocks=_average_blocks(self.blocks, blocks, weight),
             looks=self.looks + 1,
@@ -202,6 +198,11 @@ class TrustRegion(abc.ABC):
         return np.where(stuck | (np.asarray(self.trust) == 0), 0.0, self.gradient)
 
     @property
+    def most_trust(self) -> float:
+        """The trust of the coordinate that goes the largest share of its step; 1 where none goes anywhere."""
+        return float(np.max(np.where(self.downhill != 0, self.trust, 0.0), initial=0.0)) or 1.0
+
+    @property
     def untried(self) -> bool:
         """Whether no step from here has ended, nor led here."""
         return not (self.trail or self.failed or self.rejections)
@@ -209,7 +210,7 @@ class TrustRegion(abc.ABC):
     @property
     def spent(self) -> bool:
         """Whether no step is left that would be worth its cost."""
-        return self.reach < self.radii_allowed.smallest or not self.downhill.any()
+        return self.reach * self.most_trust < self.radii_allowed.smallest or not self.downhill.any()
 
 
 def _average(

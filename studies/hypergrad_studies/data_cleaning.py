@@ -7,6 +7,7 @@ images with right labels.
 """
 
 import functools
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -73,9 +74,13 @@ class Record:
     accuracy: float | None = None
 
 
+def _loss(trial: Record) -> float:
+    return math.inf if trial.loss is None else trial.loss
+
+
 RULES: dict[str, Callable[[Sequence[Record]], Record]] = {
     "planted errors found best": lambda trials: max(trials, key=lambda trial: trial.planted_f1 or 0.0),  # the first
-    "lowest validation loss": lambda trials: max(trials, key=lambda trial: -(trial.loss or 0.0)),
+    "lowest validation loss": lambda trials: min(trials, key=_loss),
     "last trial": lambda trials: trials[-1],
 }
 """The ways to choose a trial of a study; the first one is that of the tables."""
@@ -101,7 +106,7 @@ def search(model: str, method: str, seed: int, trials: int, l2: float = L2) -> I
                 seed,
                 trial.number,
                 loss=trial.value,
-                test_loss=trial.user_attrs["hypergrad:test_loss"],
+                test_loss=trial.user_attrs.get("hypergrad:test_loss"),
                 f1=float(f1_score(truth[:TO_CLEAN], found[:TO_CLEAN])),
                 planted_f1=float(f1_score(truth[TO_CLEAN:], found[TO_CLEAN:])),
                 cost=spent,

@@ -61,10 +61,10 @@ def choose(model: str, seed: int, gradients: int) -> Iterator[Record]:
     weight[TO_CLEAN:] = 0.0  # planted errors have no part in this
     for used in range(1, gradients + 1):
         found = evaluate(problem, {"weight": weight}, key=jax.random.key(0), space=space)
-        if found.gradient is None:
-            raise ArithmeticError(f"data-selection: there is no gradient, since {found.message}")
-        slope = np.asarray(found.gradient["weight"], float)[:TO_CLEAN]
-        gain -= slope / np.abs(slope).mean()
+        if found.usable_gradient is None:
+            raise ArithmeticError(f"data-selection: there is no gradient to choose by: {found.message}")
+        slope = np.asarray(found.usable_gradient["weight"], float)[:TO_CLEAN]
+        gain -= slope / (np.abs(slope).mean() or 1.0)
         rows = np.argsort(-gain, kind="stable")[:CHOSEN]
         yield record(f"{used} gradient{'s' if used > 1 else ''}", rows, used, found.value)
         weight = np.zeros(TO_CLEAN + PLANTED)

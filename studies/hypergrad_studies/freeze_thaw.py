@@ -48,7 +48,7 @@ Point = tuple[tuple[str, Any], ...]
 
 
 def stretch(steps: int) -> int:
-    """Return how many steps a stretch has in a training run of so many: a tenth."""
+    """Return how many steps a stretch has in a training run of so many: a tenth, rounded down."""
     return first_epoch(steps)
 
 

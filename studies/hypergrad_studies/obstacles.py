@@ -2,6 +2,7 @@
 
 import importlib.util
 
+from hypergrad_search import TrainingProblem
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.space import dimension, floats
@@ -50,6 +51,8 @@ def _of_training(rival: Rival, task: TrainingTask, backend: str) -> str | None:
         return f"tied methods find no array in {task.name}; leave out one of them"
     if dimension(rival.searched(space)) < rival.least:
         return f"{rival.name} needs at least {rival.least} numbers, and {task.name} has fewer; leave out one of them"
+    if rival.resumes and isinstance(problem, TrainingProblem) and not isinstance(problem.steps, int):
+        return f"{rival.name} needs to know the number of steps, which {task.name} searches; leave out one of them"
     if isinstance(problem, FunctionProblem):
         if rival.report_every or rival.optimizer or rival.how is not DEFAULT_METHOD:
             return f"{rival.name} needs a TrainingProblem, and {task.name} is a function; leave out one of them"

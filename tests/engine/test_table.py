@@ -242,6 +242,7 @@ FAST = {
     ("adabelief", "ridge"),
     ("rmsprop", "ridge"),
     ("muon", "network"),
+    ("proximal_sgd", "ridge"),
     ("ema of sgd", "ridge"),
 }
 each_problem = pytest.mark.parametrize("problem", PROBLEMS)

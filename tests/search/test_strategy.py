@@ -546,6 +546,48 @@ def test_a_derivative_of_little_trust_moves_little() -> None:
     assert np.all(unbelieved[:2] > 0)
 
 
+def test_a_chain_keeps_the_trust_of_its_head() -> None:
+    """After a step that was better, and after a second look, whose trust is averaged as its gradient is."""
+    strategy = ExploreDescend(folds=None)
+    h = {"x": 0.0, "rate": 1e-1, "array": np.full(3, 0.8)}
+    told = Observation("0", None, h, loss(h), slope(h), trust={"array": 0.5})
+    state = strategy.fold(State(SPACE), told)
+    looked = strategy.fold(state, replace(told, trial="1", parent="0", again=True, value=loss(h) + 0.1, trust={}))
+    assert np.asarray(region_of(looked, "0").trust).tolist() == [1.0, 1.0, 0.75, 0.75, 0.75]
+    point = from_unit(SPACE, region_of(state, "0").step())
+    step = Observation("1", "0", point, loss(point), slope(point), trust={"rate": 0.25})
+    assert np.asarray(region_of(strategy.fold(state, step), "1").trust).tolist() == [1.0, 0.25, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("step", [SignSteps(), QuasiNewton()], ids=["sign", "quasi-newton"])
+def test_trust_shortens_steps_and_leaves_radii_alone(step: Any) -> None:
+    point, gradient = np.array([0.5, 0.5]), np.array([1.0, 1.0])
+    sure = step.around(point, 1.0, gradient)
+    doubted = replace(sure, trust=np.array([0.25, 0.25]))
+    assert doubted.step() - point == pytest.approx(0.25 * (sure.step() - point))
+    # One that fails shrinks the radii as it does anywhere, and one that is better does not shrink them.
+    assert doubted.reject(doubted.step()).reach == pytest.approx(sure.reject(sure.step()).reach)
+    better = doubted.follow(doubted.step(), 1.0 + 2 * float(gradient @ (doubted.step() - point)), gradient, 0)
+    assert better.reach >= doubted.reach
+    # What no step can be taken by any more is spent, and what the box blocks is no measure of the rest.
+    assert replace(sure, trust=np.zeros(2)).spent
+    assert replace(sure, trust=np.full(2, 1e-6)).spent
+    assert not doubted.spent
+    blocked = replace(step.around(np.array([0.0, 0.5]), 1.0, gradient), trust=np.array([1.0, 0.25]))
+    assert blocked.reject(blocked.step()).reach == pytest.approx(sure.reject(sure.step()).reach)
+
+
+def test_a_step_within_a_box_of_trust_lowers_the_model() -> None:
+    """Where coordinates are coupled, a share of each one's part of the step might raise it."""
+    region = replace(
+        QuasiNewton().around(np.full(2, 0.5), 1.0, np.array([1e-3, 1e-3])),
+        curvature=np.array([[1.0, 0.95], [0.95, 1.0]]),
+        trust=np.array([1.0, 0.1]),
+    )
+    assert isinstance(region, QuasiNewtonRegion)
+    assert region.expected_gain > 0
+
+
 def test_trust_survives_json() -> None:
     told = Observation("0", None, {"x": 0.0}, 1.0, {"x": 2.0}, trust={"x": 0.5})
     again = Observation.from_json(json.loads(json.dumps(told.to_json())))
