@@ -496,7 +496,7 @@ def data_cleaning(
 ) -> None:
     """Find the wrong half of the labels of 5,000 images of MNIST by the gradients of 6,000 weights.
 
-    1,000 of them are of planted errors. A study takes about a minute with the linear model, and several minutes with the
+    1,000 of them are of planted errors. A study takes about a minute with the linear model, and some minutes with the
     network. The records go to data_cleaning.jsonl in --out.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
