@@ -272,7 +272,7 @@ class ExploreDescend(Strategy[State]):
         observation: Observation,
         point: np.ndarray,
         gradient: np.ndarray,
-        trust: np.ndarray,
+        trust: np.ndarray | float,
     ) -> None:
         """Take account of a step whose parent's chain has gone on meanwhile: it may be better than where that has come.
 
@@ -396,11 +396,12 @@ def _last(passed: Mapping[str, Passed], space: Space) -> dict[str, Passed]:
     return dict(list(passed.items())[-most:])
 
 
-def _trust(space: Space, observation: Observation) -> np.ndarray:
-    """Return how far each derivative is believed, shape `(n,)` as in the unit box."""
-    trust = observation.trust or {}
-    parts = [np.full(parameter.size, trust.get(name, 1.0)) for name, parameter in floats(space).items()]
-    return np.concatenate([np.zeros(0), *parts])
+def _trust(space: Space, observation: Observation) -> np.ndarray | float:
+    """Return how far each derivative is believed, shape `(n,)` as in the unit box; one number where all are alike."""
+    trust = {name: (observation.trust or {}).get(name, 1.0) for name in floats(space)}
+    if len(set(trust.values())) < 2:
+        return next(iter(trust.values()), 1.0)  # an array would be stored with each chain
+    return np.concatenate([np.full(parameter.size, trust[name]) for name, parameter in floats(space).items()])
 
 
 def _on_folds(observation: Observation) -> dict[str, Any]:

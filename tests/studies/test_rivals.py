@@ -189,7 +189,7 @@ def test_rivals_of_extras_need_one_package_alone(name: str, installed: bool, mon
 def test_tied_methods_are_offered_where_there_is_an_array(problem: str) -> None:
     _, space = posed(problem)
     has_array = any(parameter.shape for parameter in floats(space).values())
-    assert has_array == (problem in ("digits-l2", "digits-rates", "digits-schedules", "digits-labels"))
+    assert has_array == (problem in ("digits-l2", "digits-rates", "digits-schedules", "digits-labels", "data-cleaning"))
     for name in ("random-tied", "tpe-tied", "tpe-tied-centre"):
         assert (obstacle(name, problem) is None) == has_array
 
