@@ -61,6 +61,7 @@ def tuned(result: Evaluation) -> dict[str, Any]:
     return result.refined
 
 
+@pytest.mark.slow
 def test_its_first_move_is_along_the_gradient_of_forward(
     make_problem: Callable[..., TrainingProblem], hyperparameters: dict[str, Any]
 ) -> None:

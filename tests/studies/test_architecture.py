@@ -47,6 +47,7 @@ def test_generated_weights_tell_architectures_apart() -> None:
     assert cut > 2.0
 
 
+@pytest.mark.slow
 def test_both_searches_spend_the_same() -> None:
     records, ranking = architecture._of_seed(architecture.problem(10), 0, runs=30)
     spent = {record.way: record.gradient_evaluations for record in records}

@@ -110,6 +110,7 @@ def test_rates_of_0_are_plain_learning_to_the_bit(data: Characters, training: Tr
     assert found.weights > 0.1
 
 
+@pytest.mark.slow
 def test_rates_of_0_are_plain_learning_of_several_tasks_but_for_rounding(
     data: Characters, training: TrainingProblem
 ) -> None:
