@@ -79,6 +79,28 @@ def _readme_option(section: str, more: str = ".") -> Callable[[Callable[..., Non
     )
 
 
+def _out_option(folder: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option of a command that names the folder of its records, by default one in `out`."""
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("out", folder),
+        show_default=True,
+        help="The folder of the records.",
+    )
+
+
+_models_option = click.option(
+    "--model",
+    "models",
+    type=click.Choice(list(SIZES)),
+    multiple=True,
+    default=["linear"],
+    show_default=True,
+    help="A model to clean the data with; may be given several times.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hypergrad-search")
 def cli() -> None:
@@ -443,7 +465,7 @@ def parallel(problem: str | None, workers: int, batch: int, trials: int, repeats
     type=click.Choice(list(ways_to_gradients.METHODS)),
     help="A method to measure; it may be given several times.  [default: all]",
 )
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out", "methods"))
+@_out_option("methods")
 @_readme_option("methods")
 def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path, readme: Path | None) -> None:
     """Hold the ways to the gradient against float64: error, time and cost as training grows.
@@ -463,15 +485,7 @@ def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path, readme: 
 
 
 @cli.command("data-cleaning")
-@click.option(
-    "--model",
-    "models",
-    type=click.Choice(list(SIZES)),
-    multiple=True,
-    default=["linear"],
-    show_default=True,
-    help="A model to clean the data with; may be given several times.",
-)
+@_models_option
 @click.option(
     "--method",
     "methods",
@@ -484,13 +498,7 @@ def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path, readme: 
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, from 1 on.")
 @click.option("--trials", type=click.IntRange(min=1), default=8, show_default=True, help="How many in each study.")
 @click.option("--l2", type=click.FloatRange(min=0), default=L2, show_default=True, help="The penalty of training.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("out", "data-cleaning"),
-    show_default=True,
-    help="The folder of the records.",
-)
+@_out_option("data-cleaning")
 def data_cleaning(
     models: tuple[str, ...], methods: tuple[str, ...], seeds: int, trials: int, l2: float, out: Path
 ) -> None:
@@ -511,23 +519,9 @@ def data_cleaning(
 
 
 @cli.command("data-cleaning-cost")
-@click.option(
-    "--model",
-    "models",
-    type=click.Choice(list(SIZES)),
-    multiple=True,
-    default=["linear"],
-    show_default=True,
-    help="A model to clean the data with; may be given several times.",
-)
+@_models_option
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="How often times are taken.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("out", "data-cleaning"),
-    show_default=True,
-    help="The folder of the records.",
-)
+@_out_option("data-cleaning")
 def data_cleaning_cost(models: tuple[str, ...], repeats: int, out: Path) -> None:
     """Measure the time and memory of a gradient by the weights of data-cleaning, beside those of training.
 
@@ -545,13 +539,7 @@ def data_cleaning_cost(models: tuple[str, ...], repeats: int, out: Path) -> None
 @click.option("--model", type=click.Choice(list(SIZES)), default="linear", show_default=True, help="What is trained.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, from 1 on.")
 @click.option("--gradients", type=click.IntRange(min=1), default=8, show_default=True, help="How many a choice takes.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("out", "data-selection"),
-    show_default=True,
-    help="The folder of the records.",
-)
+@_out_option("data-selection")
 def data_selection(model: str, seeds: int, gradients: int, out: Path) -> None:
     """Choose 500 of 5,000 images of MNIST, of which half have wrong labels, by the gradients of their weights.
 
@@ -570,7 +558,7 @@ def data_selection(model: str, seeds: int, gradients: int, out: Path) -> None:
 @cli.command("initial-weights")
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Outer steps of MAML.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out", "initial-weights"))
+@_out_option("initial-weights")
 def initial_weights(steps: int, seeds: int, out: Path) -> None:
     """Learn initial weights for few-shot tasks of Omniglot: MAML by exact hypergradients, and its rivals.
 
@@ -597,7 +585,7 @@ def initial_weights(steps: int, seeds: int, out: Path) -> None:
     help="What each search may spend, in training runs.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out", "architecture"))
+@_out_option("architecture")
 def architecture(runs: int, seeds: int, out: Path) -> None:
     """Choose connections of a small network by the weights that a hypernetwork generates, and by random search.
 
