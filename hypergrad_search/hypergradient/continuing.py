@@ -71,6 +71,10 @@ class Continuing(Method):
     def cost_between(self, problem: TrainingProblem, first: int, last: int, space: Space | None) -> float:
         """Return the cost of a stretch that goes on after `first` steps, and ends after `last`."""
 
+    def cost(self, problem: TrainingProblem, steps: int, space: Space | None = None) -> float:
+        """See `Method`; it is that of a first stretch."""
+        return self.cost_between(problem, 0, steps, space)
+
     def evaluate(
         self, problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array, request: Request
     ) -> Evaluation:

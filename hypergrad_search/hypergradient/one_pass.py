@@ -67,10 +67,6 @@ class OnePass(Continuing):
         """Raise `ValueError` where the arguments do not fit, or neither an update nor the loss reads a number."""
         check_acts("OnePass", problem, hyperparameters, space)
 
-    def cost(self, problem: TrainingProblem, steps: int, space: Space | None = None) -> float:
-        """See `Method`."""
-        return self.cost_between(problem, 0, steps, space)
-
     def cost_between(self, problem: TrainingProblem, first: int, last: int, space: Space | None) -> float:
         """See `Continuing`."""
         moves = last // self.every - first // self.every

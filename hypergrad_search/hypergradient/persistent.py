@@ -80,10 +80,6 @@ class Persistent(Continuing):
         """Raise `ValueError` where the hyperparameters do not fit the space."""
         check_start("Persistent", space, hyperparameters)
 
-    def cost(self, problem: TrainingProblem, steps: int, space: Space | None = None) -> float:
-        """See `Method`."""
-        return self.cost_between(problem, 0, steps, space)
-
     def cost_between(self, problem: TrainingProblem, first: int, last: int, space: Space | None) -> float:
         """See `Continuing`."""
         return TRAINING_STEP * (1 + 2 * self.pairs) * (last - first)

@@ -79,12 +79,8 @@ class RealTime(Continuing):
         """Raise `ValueError` where the arguments do not fit, or neither an update nor the loss reads a number."""
         check_acts("RealTime", problem, hyperparameters, space)
 
-    def cost(self, problem: TrainingProblem, steps: int, space: Space | None = None) -> float:
-        """See `Method`. Raises `ValueError` without a space, since each number in it has a tangent."""
-        return self.cost_between(problem, 0, steps, space)
-
     def cost_between(self, problem: TrainingProblem, first: int, last: int, space: Space | None) -> float:
-        """See `Continuing`."""
+        """See `Continuing`. Raises `ValueError` without a space, since each number in it has a tangent."""
         if space is None:
             raise ValueError("RealTime.cost: give the space, since each number in it has a tangent, got None")
         of_step = TRAINING_STEP + HESSIAN_VECTOR_PRODUCT * dimension(space)
