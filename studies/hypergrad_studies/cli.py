@@ -37,7 +37,7 @@ from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.problems.data_cleaning import L2, SIZES
 from hypergrad_studies.readme_sections import has_section, rewritten
 from hypergrad_studies.report import table, verdicts, write_report
-from hypergrad_studies.rivals import BACKENDS, BY_METHOD, KNOWN, RIVALS, TRIED, Rival, of_factory
+from hypergrad_studies.rivals import BACKENDS, BY_METHOD, DEAR, KNOWN, RIVALS, TRIED, Rival, of_factory
 from hypergrad_studies.spending import Budget, NoCost
 from hypergrad_studies.sweep.command import sweep
 from hypergrad_studies.sweep.driver import WorkerFailed
@@ -127,7 +127,7 @@ cli.add_command(sweep)
     type=names_of,
     metavar="NAME,...",
     help="By default all that the backend has and that can run on the problem, but for "
-    f"{', '.join(BY_METHOD | TRIED)}. "
+    f"{', '.join(DEAR | BY_METHOD | TRIED)}. "
     + "; ".join(f"{b}: {', '.join(n for n, rival in RIVALS.items() if rival.runs_in(b))}" for b in BACKENDS)
     + ".",
 )

@@ -364,14 +364,6 @@ RIVALS = _by_name(
             report_every=first_epoch,
             counts=True,
         ),
-        Rival(
-            "freeze-thaw",
-            sampler=_freeze_thaw,
-            pruner=lambda setting: StretchPruner(),
-            report_every=stretch,
-            counts=True,
-            resumes=True,
-        ),
         _untuned("prodigy", untuned.prodigy),
         _untuned("dog", untuned.dog),
         _untuned("dowg", untuned.dowg),
@@ -381,6 +373,20 @@ RIVALS = _by_name(
         by_gradients("hypergrad-unlifted", lifts=False),
         by_gradients("hypernet", how=HYPERNET),
         by_gradients("hypernet-retrained", how=HYPERNET, retrains=True),
+    )
+)
+
+#: rivals that take long to choose in many dimensions; they run where they are named, and not by default
+DEAR = _by_name(
+    (
+        Rival(
+            "freeze-thaw",
+            sampler=_freeze_thaw,
+            pruner=lambda setting: StretchPruner(),
+            report_every=stretch,
+            counts=True,
+            resumes=True,
+        ),
     )
 )
 
@@ -424,4 +430,4 @@ TRIED = _by_name(
 )
 
 #: all that can be named
-KNOWN = RIVALS | BY_METHOD | TRIED
+KNOWN = RIVALS | DEAR | BY_METHOD | TRIED

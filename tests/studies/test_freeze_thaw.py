@@ -32,11 +32,11 @@ from hypergrad_studies.obstacles import obstacle
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.records import PRUNED, Record
 from hypergrad_studies.resuming import Resuming
-from hypergrad_studies.rivals import RIVALS
+from hypergrad_studies.rivals import DEAR
 from hypergrad_studies.spending import Budget
 from hypergrad_studies.tasks import TrainingTask
 
-RIVAL = RIVALS["freeze-thaw"]
+RIVAL = DEAR["freeze-thaw"]
 STEPS = 40
 X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
 Y = X @ np.array([1.0, -0.5, 0.3], np.float32)

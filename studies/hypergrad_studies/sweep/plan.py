@@ -13,7 +13,7 @@ from hypergrad_search.space import dimension
 from hypergrad_studies.loading import load
 from hypergrad_studies.obstacles import obstacle
 from hypergrad_studies.posing import named
-from hypergrad_studies.rivals import BY_METHOD, RIVALS, Rival, Setting, of_factory
+from hypergrad_studies.rivals import BY_METHOD, DEAR, RIVALS, Rival, Setting, of_factory
 from hypergrad_studies.spending import GRADIENT_EVALUATIONS, Budget
 from hypergrad_studies.sweep.storages import open_storage
 from hypergrad_studies.tasks import ObjectiveTask, Task, TrainingTask
@@ -74,8 +74,8 @@ class Plan:
 
     def rival(self) -> Rival:
         """Return what searches, a rival of the registry or a user's own. Raises `ValueError` where it is neither."""
-        if self.method in RIVALS | BY_METHOD:
-            return (RIVALS | BY_METHOD)[self.method]
+        if self.method in RIVALS | DEAR | BY_METHOD:
+            return (RIVALS | DEAR | BY_METHOD)[self.method]
         if ":" not in self.method:
             known = ", ".join(name for name, rival in RIVALS.items() if rival.runs_in(self.engine))
             raise ValueError(f"{self.method!r} is not one of {known}; name one of your own by module:factory")
