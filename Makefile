@@ -9,7 +9,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv compare test test-slow test-newest test-lowest lint format constraints clean
+.PHONY: help venv compare docs test test-slow test-newest test-lowest lint format constraints clean
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ venv: $(INSTALLED)  ## Set up .venv with every extra, at the versions in constra
 
 compare: venv  ## Run the side-by-side study and write its report to out/compare
 	$(VENV)/bin/hypergrad compare $(COMPARE_ARGS) --out out/compare
+
+docs: venv  ## Build the documentation into build/docs, and run its examples
+	$(VENV)/bin/sphinx-build --builder html --fail-on-warning --keep-going --jobs auto docs build/docs
 
 test: venv  ## Run the fast tests
 	$(VENV)/bin/pytest --numprocesses auto --dist loadfile -m "not slow"
