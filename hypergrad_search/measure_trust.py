@@ -10,6 +10,8 @@ from hypergrad_search.checks import number, shown
 from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient.base import Evaluation, Method
 from hypergrad_search.hypergradient.evaluate import evaluate
+from hypergrad_search.losses import examples
+from hypergrad_search.parameters import initial
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space, floats, from_unit, gradient_to_unit, to_unit
 
@@ -24,7 +26,7 @@ class Trust:
     have nothing in common, -1 where they are opposite. Each number is None where it could not be measured.
 
     - `seeds`: with another key, which draws other initial weights, minibatches and noise.
-    - `folds`: each with the other half of the validation set; None unless the problem returns losses of examples.
+    - `folds`: each with the other half of the validation set; None unless `valid_loss` returns two losses or more.
     - `smoothness`: after a short step downhill; None where the box leaves no room for one. Engstrom et al. (2025) call
       it metasmoothness, and find that it tells whether steps along a gradient through training pay.
     - `method`: what the method believes by itself, `Evaluation.trust`.
@@ -76,7 +78,7 @@ def measure_trust(
 
     `check_gradient` tells whether a gradient is that of the value. This tells whether it is of use: a gradient that is
     exact for one seed, one half of the validation set and one point, and another one for the next, leads nowhere.
-    It takes the gradients of four evaluations, or three where the problem does not return losses of examples.
+    It takes the gradients of four evaluations, or three where `valid_loss` returns a single loss.
 
     Args:
         problem: the training run.
@@ -124,7 +126,8 @@ def measure_trust(
 
     def gradient(fold: int, at: Hyperparameters, key: jax.Array) -> tuple[dict[str, np.ndarray[Any, Any]], Evaluation]:
         nonlocal spent
-        found = evaluate(problem, at, key=key, method=method, space=space, fold=Fold(fold, HALVES))
+        held_back = Fold(fold, HALVES) if has_folds else None
+        found = evaluate(problem, at, key=key, method=method, space=space, fold=held_back)
         spent += found.cost.gradient_evaluations
         if found.gradient is None:
             raise ValueError(
@@ -133,9 +136,9 @@ def measure_trust(
             )
         return _by_name(space, at, found.gradient), found
 
+    has_folds = _examples(problem, hyperparameters, key) >= HALVES
     here, found = gradient(0, hyperparameters, key)
     other_seed, _ = gradient(0, hyperparameters, jax.random.fold_in(key, 1))
-    has_folds = found.held_back is not None
     other_half = gradient(1, hyperparameters, key)[0] if has_folds else None
     downhill = np.concatenate([-x.ravel() for x in here.values()])
     steepest = np.abs(downhill).max(initial=0.0)
@@ -155,6 +158,12 @@ def measure_trust(
         for name, slope in here.items()
     }
     return TrustReport(trusts, spent)
+
+
+def _examples(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> int:
+    """Return the number of losses that `valid_loss` returns, 0 for a scalar."""
+    params, statistics = jax.eval_shape(lambda: initial(problem, dict(hyperparameters), key))
+    return examples(problem, (params, statistics) if problem.has_statistics else params, dict(hyperparameters))
 
 
 def _by_name(space: Space, at: Hyperparameters, gradient: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:

@@ -1,7 +1,9 @@
 """Compiled programs, of which a process keeps a limited number."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import jax
@@ -13,6 +15,8 @@ from hypergrad_search.rearranged import rearranged
 MOST_KEPT = 32
 
 Result = TypeVar("Result")
+
+_planned: ContextVar[list[int] | None] = ContextVar("_planned", default=None)
 
 
 def compiled(*, static: int, donate: tuple[int, ...] = ()) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
@@ -35,8 +39,32 @@ def compiled(*, static: int, donate: tuple[int, ...] = ()) -> Callable[[Callable
 
         @functools.wraps(function)
         def call(*args: Any) -> Result:
-            return program(*args[:static])(*args[static:])
+            run, operands = program(*args[:static]), args[static:]
+            planned = _planned.get()
+            if planned is not None:
+                planned.append(_bytes(run, operands))
+            return run(*operands)
 
         return call
 
     return decorate
+
+
+@contextlib.contextmanager
+def planned_memory() -> Iterator[list[int]]:
+    """Yield a list that gets, for each call of a program within, the bytes that XLA plans for it.
+
+    They are those of its arguments, its results and all that it keeps in between. Each program is compiled once more.
+    """
+    planned: list[int] = []
+    before = _planned.set(planned)
+    try:
+        yield planned
+    finally:
+        _planned.reset(before)
+
+
+def _bytes(run: Any, operands: tuple[Any, ...]) -> int:
+    analysis = run.lower(*operands).compile().memory_analysis()
+    sizes = analysis.argument_size_in_bytes, analysis.output_size_in_bytes, analysis.temp_size_in_bytes
+    return int(sum(sizes) - analysis.alias_size_in_bytes)

@@ -26,7 +26,7 @@ from hypergrad_search.hypergradient.unseen import (
 )
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import LeftOut, fitted_loss, left_out, step_loss
-from hypergrad_search.optimizers import held_at_zero, penalty_of
+from hypergrad_search.optimizers import ProximalOptimizer, held_at_zero, penalty_of
 from hypergrad_search.parameters import as_returned
 from hypergrad_search.problem import Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled
@@ -128,7 +128,8 @@ def _finite_or_none(number: float | None) -> float | None:
 def _seen(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None) -> list[str]:
     """Return the hyperparameters that have a gradient; raise `ValueError` where one is asked for that has none."""
     seen = read_by_losses(problem, hyperparameters, space) | read_by_penalty(problem, hyperparameters, space)
-    instead = "or use Reversible(), or OnePass() for those of the optimizer"
+    exact = "Unrolled()" if isinstance(problem.optimizer, ProximalOptimizer) else "Reversible()"
+    instead = f"or use {exact}, or OnePass() for those of the optimizer"
     refuse_unseen("Implicit", tuned(hyperparameters, space), seen, f"{OF_TRAINING_RUNS}, {instead}")
     return [name for name in split(hyperparameters, space)[0] if name in seen]
 

@@ -57,10 +57,9 @@ class _ProximalSgd(ProximalOptimizer):
     def float_step(
         self, weights: jax.Array, slots: Arrays, gradient: jax.Array, settings: Scalars, count: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        rate = settings["learning_rate"]
+        rate, (l1, l2, group) = settings["learning_rate"], (_from_zero(settings[name]) for name in self.penalties)
         moved = weights - rate * gradient + settings["momentum"] * slots["change"]
-        found = _by_rows(_by_elements(moved, rate * settings["l1"]), rate * settings["group"])
-        found = found / (1 + rate * settings["l2"])
+        found = _by_rows(_by_elements(moved, rate * l1), rate * group) / (1 + rate * l2)
         return found, {"change": found - weights}
 
     def penalty(self, weights: jax.Array, settings: Scalars) -> jax.Array:
@@ -113,6 +112,8 @@ def proximal_sgd(
             of one input, where the loss computes `x @ w`. In a vector each number is a row by itself.
         momentum: the share of the last change that a step repeats, from 0 to below 1.
 
+    Where a hyperparameter makes a strength fall below 0, the weights become NaN, and so the status of the run is "nan".
+
     Raises:
         ValueError: a setting is of the wrong kind, or a number that is the strength of a penalty is below 0.
 
@@ -157,6 +158,10 @@ def _leaves_with_settings(
         (weights.astype(finest(weights.dtype, *(x.dtype for x in now.values()))), {n: x[group] for n, x in now.items()})
         for weights, group in zip(jax.tree.leaves(params), groups, strict=True)
     ]
+
+
+def _from_zero(strength: jax.Array) -> jax.Array:
+    return jnp.where(strength >= 0, strength, jnp.nan)
 
 
 def _by_elements(x: jax.Array, threshold: jax.Array) -> jax.Array:

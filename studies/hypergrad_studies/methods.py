@@ -38,6 +38,7 @@ from hypergrad_search import (
     sgd,
 )
 from hypergrad_search.hypergradient import ConjugateGradients, Identity, Neumann
+from hypergrad_search.programs import planned_memory
 from hypergrad_studies import json_lines
 from hypergrad_studies.networks import Layers, Split, cross_entropy, in_turn
 from hypergrad_studies.problems import digits
@@ -97,6 +98,7 @@ class Record:
       as a share of the norm, and the cosine of the angle.
     - `optimizer_error`: the same error by the learning rate and the momentum; None where these are not seen.
     - `cost`: in training runs. `ratios`: seconds as ratios to those of the value alone, round by round.
+    - `memory`: of its largest program, as XLA plans it, as a ratio to that of the value alone.
     """
 
     case: str
@@ -107,6 +109,7 @@ class Record:
     optimizer_error: float | None = None
     cost: float | None = None
     ratios: list[float] = field(default_factory=list)
+    memory: float | None = None
 
 
 def cases(most_steps: int) -> list[Case]:
@@ -217,6 +220,7 @@ def _of_case(case: Case, names: Sequence[str], repeats: int) -> Iterator[Record]
         runs[name] = _run(case, METHODS[name], space, math.inf)
         found = runs[name]()
         records[name] = _judge(case, name, found, exact, seen=set(space))
+    memory = {name: _memory(run) for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
@@ -225,7 +229,14 @@ def _of_case(case: Case, names: Sequence[str], repeats: int) -> Iterator[Record]
             seconds[name].append(time.perf_counter() - started)
     for name in names:
         ratios = [one / value for one, value in zip(seconds.get(name, ()), seconds["value"], strict=False)]
-        yield replace(records[name], ratios=ratios)
+        yield replace(records[name], ratios=ratios, memory=memory[name] / memory["value"] if name in memory else None)
+
+
+def _memory(run: Callable[[], Evaluation]) -> int:
+    """Return the bytes of the largest program of an evaluation."""
+    with planned_memory() as planned:
+        run()
+    return max(planned)
 
 
 def _run(case: Case, method: Method, space: Space, below: float) -> Callable[[], Evaluation]:
@@ -282,11 +293,12 @@ def tables(records: Sequence[Record]) -> list[Table]:
             _short(record.optimizer_error),
             "" if record.cost is None else f"{record.cost:.1f}",
             _time(record),
+            _memory_ratio(record),
         )
     return list(found.values())
 
 
-_COLUMNS = "method", "status", "error", "cosine", "of rate, momentum", "cost", "time / value's"
+_COLUMNS = "method", "status", "error", "cosine", "of rate, momentum", "cost", "time / value's", "memory / value's"
 
 
 def _short(number: float | None) -> str:
@@ -300,6 +312,7 @@ def markdown(records: Sequence[Record], command: str) -> str:
         "Cosine of the angle between them": lambda record: "" if record.cosine is None else f"{record.cosine:.3f}",
         "Error by the learning rate and the momentum": lambda record: _short(record.optimizer_error),
         "Time, in training runs for the value alone": _time,
+        "Memory of the largest program, as XLA plans it, as a ratio to that for the value alone": _memory_ratio,
     }
     methods = list(dict.fromkeys(record.method for record in records))
     cells = {(record.case, record.method): record for record in records}
@@ -321,6 +334,10 @@ def _error_by_penalties(record: Record) -> str:
 
 def _time(record: Record) -> str:
     return f"{statistics.median(record.ratios):.1f}" if record.ratios else ""
+
+
+def _memory_ratio(record: Record) -> str:
+    return "" if record.memory is None else f"{record.memory:.1f}"
 
 
 def write(records: Sequence[Record], folder: Path) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hypergrad_search.programs import MOST_KEPT, compiled
+from hypergrad_search.programs import MOST_KEPT, compiled, planned_memory
 
 
 def test_the_last_programs_are_kept() -> None:
@@ -23,6 +23,21 @@ def test_the_last_programs_are_kept() -> None:
     assert traced == list(range(MOST_KEPT + 1))
     power(0, jnp.float32(3))
     assert traced[-1] == 0
+
+
+def test_planned_memory_counts_arguments_results_and_all_in_between() -> None:
+    @compiled(static=1)
+    def spread(times: int, x: jax.Array) -> jax.Array:
+        # A sum of a sort needs the sorted array in memory.
+        return jnp.sum(jnp.sort(jnp.tile(x, (times, 1)), axis=0))
+
+    with planned_memory() as planned:
+        spread(1, jnp.zeros(1000))
+        spread(100, jnp.zeros(1000))
+    spread(2, jnp.zeros(1000))
+    small, large = planned
+    assert 4_000 <= small < 20_000
+    assert 404_000 <= large < 1_300_000
 
 
 def test_memory_maps_do_not_grow_with_the_programs() -> None:

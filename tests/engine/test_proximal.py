@@ -295,6 +295,13 @@ def test_a_schedule_of_a_penalty_counts_as_it_is_at_the_end() -> None:
     assert not np.any(by_step[:-1])
 
 
+@pytest.mark.parametrize("name", ["l1", "l2"])
+def test_a_strength_below_zero_is_never_ok(name: str) -> None:
+    for method in (Unrolled(), EXACT):
+        found = evaluate(NET, {**ELASTIC_NET, name: -0.01}, key=KEY, method=method)
+        assert (found.status, found.gradient) == (Status.NAN, None)
+
+
 def test_the_mean_of_many_steps_has_the_penalty_once() -> None:
     by_step = problem(
         NET.optimizer,
@@ -309,5 +316,6 @@ def test_the_mean_of_many_steps_has_the_penalty_once() -> None:
 def test_implicit_sees_the_penalties_and_nothing_else_of_the_optimizer() -> None:
     training = problem(proximal_sgd("rate", of_weights("l1"), of_weights("l2"), momentum="momentum"))
     h = {**ELASTIC_NET, "rate": 0.3, "momentum": 0.8}
-    with pytest.raises(ValueError, match=r"Implicit cannot tune rate, momentum: .*hyperparameters of the optimizer"):
+    message = r"Implicit cannot tune rate, momentum: .*hyperparameters of the optimizer.*Unrolled\(\)"
+    with pytest.raises(ValueError, match=message):
         evaluate(training, h, key=KEY, method=Implicit())

@@ -1,6 +1,7 @@
 """`trust`: how far derivatives can be believed, by each method itself, by a few gradients more, and in the search."""
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import jax
@@ -199,6 +200,16 @@ def test_trust_is_measured_by_seeds_folds_and_near_points() -> None:
     lines = str(report).splitlines()
     assert lines[0].split() == ["hyperparameter", "seeds", "folds", "smoothness", "method"]
     assert lines[1].split() == ["sure", "1.00", "1.00", "1.00", "1.00"]
+
+
+@pytest.mark.parametrize("examples", [None, 1])
+def test_a_single_loss_has_no_folds(examples: int | None) -> None:
+    def valid_loss(w: jax.Array, h: dict[str, Any]) -> jax.Array:
+        return jnp.sum(w**2) if examples is None else jnp.sum(w**2, keepdims=True)
+
+    report = measure_trust(replace(noisy_problem(), valid_loss=valid_loss), HALF, SPACE, key=KEY)
+    assert [trust.folds for trust in report.trusts.values()] == [None, None]
+    assert report.trusts["sure"].seeds == pytest.approx(1.0)
 
 
 def test_a_gradient_that_turns_within_a_step_is_not_smooth() -> None:

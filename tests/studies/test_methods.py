@@ -56,6 +56,7 @@ def test_exact_methods_have_small_errors_and_others_say_theirs() -> None:
     assert implicit.error is not None
     assert implicit.error > 1e-3
     assert len(implicit.ratios) == 1
+    assert all(record.memory is not None and record.memory >= 1 for record in records.values())
 
 
 def test_errors_are_in_units_of_the_box() -> None:
@@ -85,7 +86,7 @@ def test_cases_vary_one_thing_at_a_time() -> None:
 
 def test_records_are_written_and_shown(tmp_path: Path) -> None:
     records = [
-        Record("a", "Reversible", "ok", 1e-6, 1.0, 2e-6, 4.0, [4.0, 6.0, 5.0]),
+        Record("a", "Reversible", "ok", 1e-6, 1.0, 2e-6, 4.0, [4.0, 6.0, 5.0], 1.26),
         Record("a", "Forward", "not run"),
     ]
     methods.write(records, tmp_path / "out")
@@ -93,12 +94,12 @@ def test_records_are_written_and_shown(tmp_path: Path) -> None:
     assert [json_lines.parse(line, Record) for line in lines] == records
     (table,) = methods.tables(records)
     assert table.title == "a"
-    assert [list(column.cells) for column in table.columns][-1] == ["5.0", ""]
+    assert [list(column.cells) for column in table.columns][-2:] == [["5.0", ""], ["1.3", ""]]
 
 
 def test_a_page_has_a_row_for_each_case_and_a_column_for_each_method() -> None:
     records = [
-        Record("short", "Reversible", "ok", 1.2e-6, 1.0, 3.4e-5, 4.0, [3.0, 3.5, 5.0]),
+        Record("short", "Reversible", "ok", 1.2e-6, 1.0, 3.4e-5, 4.0, [3.0, 3.5, 5.0], 17.0),
         Record("short", "DrMAD", "exploded", 0.5, 0.9, None, 3.0, [2.0]),
         Record("long", "Reversible", "diverged", cost=1.0, ratios=[1.0]),
         Record("long", "DrMAD", "not run"),
@@ -110,3 +111,13 @@ def test_a_page_has_a_row_for_each_case_and_a_column_for_each_method() -> None:
     assert rows[6:8] == ["| short | 1.000 | 0.900 |", "| long |  |  |"]
     assert rows[10:12] == ["| short | 3.4e-05 |  |", "| long |  |  |"]
     assert rows[14:16] == ["| short | 3.5 | 2.0 |", "| long | 1.0 |  |"]
+    assert rows[18:20] == ["| short | 17.0 |  |", "| long |  |  |"]
+
+
+def test_memory_is_that_of_the_largest_program() -> None:
+    short, long = (
+        record.memory for steps in (400, 1600) for record in methods._of_case(Case("ridge", steps), ["Unrolled"], 0)
+    )
+    assert short is not None
+    assert long is not None
+    assert 1.5 < long / short < 2.5, "it grows with the square root of the steps"
