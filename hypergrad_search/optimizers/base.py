@@ -153,7 +153,7 @@ class AdditiveOptimizer(Optimizer):
     @property
     @final
     def own_slots(self) -> tuple[str, ...]:
-        """The slots that are fed by gradients, in the order in which they change: all but the average."""
+        """The slots that are fed by gradients, which are all but the average, in the order in which they change."""
         return tuple(slot for slot in self.decays if slot != self.average)
 
     @final
