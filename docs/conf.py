@@ -1,7 +1,9 @@
 """How Sphinx builds the documentation: `make docs`."""
 
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -23,6 +25,7 @@ myst_heading_anchors = 3
 default_role = "code"  # docstrings put code between single backticks
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 100
+toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
@@ -41,7 +44,7 @@ nitpick_ignore_regex = [
         r"|hypergrad_search\.hypergradient\.(algorithms\.(_State|Moving)|continuing\.Stretch|in_floats\.End)"
         r"|hypergrad_search\.search\.((strategy|explore_descend)\.State|variants\.Slope)"
         r"|hypergrad_search\.search\.(sign_steps\.SignRegion|quasi_newton\.QuasiNewtonRegion)"
-        r"|hypergrad_studies\.(tasks\.TrainingTask|spending\.Budget|records\.Study|budgets\.Interval)"
+        r"|hypergrad_studies\.(rivals\.Setting|tasks\.TrainingTask|spending\.Budget|records\.Study|budgets\.Interval)"
         r"|tuple\[float",  # of a type that autodoc splits at a comma
     ),
 ]
@@ -51,3 +54,13 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {"show_toc_level": 2, "use_download_button": False}
+
+
+def _readable(app: Any, what: str, name: str, of: Any, options: Any, signature: str | None, returns: str | None) -> Any:
+    """Return a signature whose defaults are Python: objects and factories become `...`."""
+    return None if signature is None else (re.sub(r"= <[^,]*?>(?=, |\))", "= ...", signature), returns)
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-signature", _readable)
