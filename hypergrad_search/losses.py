@@ -105,7 +105,13 @@ def transformed(
 
 
 def outer_losses(problem: TrainingProblem, trained: Trained, hyperparameters: Hyperparameters) -> OuterLosses:
-    """Return the validation and test losses of a trained model, which is like what `init` returns. JAX can trace it."""
+    """Return the validation and test losses of a trained model, which is like what `init` returns. JAX can trace it.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import outer_losses
+        >>> outer_losses(problem, jnp.zeros(3), point).valid.shape
+        (20,)
+    """
     valid = _outer(problem, "valid_loss", trained, hyperparameters)
     if problem.test_loss is None:
         return OuterLosses(jnp.mean(valid), valid, None, None)

@@ -97,6 +97,10 @@ def trainable(
         ValueError: the optimizer names a hyperparameter that the space lacks, a name of the space cannot be used in
             Ray, `method` is not a `Method`, or `report_every` is not a whole number from 1. Inside a trial: the
             searcher maximises the loss, or is inside `Repeater`, or the config does not fit the space.
+
+    Example:
+        >>> from hypergrad_ray import trainable
+        >>> train = trainable(problem, space)  # for tune.run(train, ...) or tune.Tuner(train, ...)
     """
     host("trainable", problem, space, method, key, report_every)  # so that errors are raised here, not in a trial
     check_names(space)

@@ -132,9 +132,9 @@ def test_several_make_a_page_and_a_table(out: Path, tmp_path: Path, monkeypatch:
     assert "| `memory` | bits | 0.152 | 0.155 | 2 | 1,234 |\n<!-- /reproduce -->\nafter\n" in text
     assert "reversals" not in text
     assert "old" not in text
-    page = (tmp_path / "index.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") == 2
-    assert all(part in page for part in ('<h2 id="study-2">chaos</h2>', "inf", "1,234", "paper has 1,000 rates"))
+    whole = (tmp_path / "index.html").read_text()
+    assert whole.count("data:image/svg+xml;base64,") == 2
+    assert all(part in whole for part in ('<h2 id="study-2">chaos</h2>', "inf", "1,234", "paper has 1,000 rates"))
 
 
 def test_a_page_without_a_place_for_the_table_is_left_alone(tmp_path: Path) -> None:
