@@ -300,6 +300,12 @@ def with_gradient(judged: Evaluation, gradient: dict[str, Any], useless: str = "
     """Return what `judge` returned with its gradient; its status is `EXPLODED` where the gradient is not finite.
 
     `useless` says why a gradient does not tell where the loss falls; the status is `EXPLODED` then too.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import judge, outer_losses, with_gradient
+        >>> judged = judge(outer_losses(problem, jnp.zeros(3), point), None)
+        >>> str(with_gradient(judged, {"l2": jnp.float32(jnp.nan)}).status)
+        'exploded'
     """
     arrays = finite_or_none(gradient)
     why = useless or (MESSAGES[Status.EXPLODED] if arrays is None else "")

@@ -184,6 +184,13 @@ def adaptive_step(mu: jax.Array, second: jax.Array, moves: jax.Array, size: jax.
     Where `moves` is false a weight never had a gradient, and takes no part in training. Its slope, size / eps, would
     grow on the way back until it is infinite, and infinite times 0 is NaN. So its step is divided by infinity, which
     leaves neither a step nor a slope.
+
+    Example:
+        >>> from hypergrad_search.optimizers import adaptive_step
+        >>> mean, second = jnp.array([0.2, 0.0]), jnp.array([0.04, 0.0])
+        >>> steps = adaptive_step(mean, second, mean != 0, size=jnp.float32(0.1), eps=jnp.float32(0.0))
+        >>> [round(float(step), 3) + 0.0 for step in steps]
+        [-0.1, 0.0]
     """
     return -size * mu / jnp.where(moves, root(second) + eps, jnp.inf)
 

@@ -137,6 +137,12 @@ def wants_gradient(config: Mapping[str, Any], value: float) -> bool:
 
     Raises `ValueError` where `config` is not a trial's config, `value` is not a number, or the searcher is inside
     `Repeater`, which drops gradients.
+
+    Example:
+        >>> from hypergrad_ray import HypergradSearch, wants_gradient
+        >>> config = HypergradSearch(space, metric="loss", mode="min").suggest("first")
+        >>> wants_gradient(config, 0.5), wants_gradient(config, float("inf"))
+        (True, False)
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"wants_gradient: config must be the trial's config, a dict, got {shown(config)}")
