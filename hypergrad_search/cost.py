@@ -21,6 +21,11 @@ class Cost:
     """The cost of an evaluation: minibatch training gradients, or what is worth as many, and wall seconds.
 
     Raises `ValueError` where one is not a number from 0.
+
+    Example:
+        >>> from hypergrad_search import evaluate
+        >>> evaluate(problem, point, key=key).cost.gradient_evaluations  # 20 steps, and three times as many back
+        80
     """
 
     gradient_evaluations: float

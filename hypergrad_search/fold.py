@@ -37,6 +37,12 @@ class Fold:
       points that no step leads to, where it is the value.
 
     Raises `ValueError` where the numbers do not fit.
+
+    Example:
+        >>> from hypergrad_search import Fold, evaluate
+        >>> result = evaluate(problem, point, key=key, fold=Fold(0, of=4))
+        >>> len(result.held_back)
+        4
     """
 
     index: int

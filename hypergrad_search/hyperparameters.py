@@ -35,6 +35,13 @@ def split(hyperparameters: Hyperparameters, space: Space | None = None) -> tuple
     every number is traced, whether it is written 1 or 1.0, and so are arrays of numbers and pytrees of floats.
 
     Raises `ValueError` where `hyperparameters` is not a mapping from names, or a value does not fit.
+
+    Example:
+        >>> from hypergrad_search import Float, Int
+        >>> from hypergrad_search.hypergradient import split
+        >>> dynamic, static = split({"rate": 0.1, "width": 8}, {"rate": Float(0.0, 1.0), "width": Int(1, 9)})
+        >>> list(dynamic), dict(static)
+        (['rate'], {'width': 8})
     """
     if not isinstance(hyperparameters, Mapping):
         raise ValueError(f"hyperparameters must be a dict from names to values, got {shown(hyperparameters)}")

@@ -67,8 +67,9 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
     Raises `ValueError` where the problem does not fit the space, and whatever the problem's own functions raise.
 
     Example:
-        >>> lift_settings(problem, {"rate": Float(1e-3, 1.0, log=True)})["rate"].lift
-        (4, 100)
+        >>> from hypergrad_search import lift_settings
+        >>> lift_settings(problem, space)["rate"].lift  # one leaf, 20 steps
+        (1, 20)
     """
     check_problem(problem, space)
     free = {

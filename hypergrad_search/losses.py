@@ -45,7 +45,15 @@ class LeftOut(NamedTuple):
 
 
 def left_out(held_back: Fold | None) -> LeftOut:
-    """Return a fold in the form that programs take; with None they leave nothing out."""
+    """Return a fold in the form that programs take; with None they leave nothing out.
+
+    Example:
+        >>> from hypergrad_search import Fold
+        >>> from hypergrad_search.hypergradient import fitted_loss, left_out
+        >>> whole, without = (fitted_loss(problem, jnp.ones(3), point, left_out(f)) for f in (None, Fold(0, of=4)))
+        >>> bool(whole != without)
+        True
+    """
     part, of = (-1, 1) if held_back is None else (held_back.index, held_back.of)
     return LeftOut(jnp.int32(part), jnp.int32(of))
 
@@ -58,7 +66,14 @@ def step_loss(
     key: jax.Array,
     step: jax.Array,
 ) -> tuple[jax.Array, Statistics]:
-    """Return the training loss at one step, with that step's batch and key, and the new statistics."""
+    """Return the training loss at one step, with that step's batch and key, and the new statistics.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import step_loss
+        >>> loss, statistics = step_loss(problem, jnp.zeros(3), None, point, key, jnp.int32(0))
+        >>> loss.shape, statistics
+        ((), None)
+    """
     of_step = problem.batch(step, hyperparameters), jax.random.fold_in(key, step)
     if not problem.has_statistics:
         return _scalar(problem.train_loss(params, hyperparameters, *of_step)), None
@@ -105,7 +120,13 @@ def transformed(
 
 
 def outer_losses(problem: TrainingProblem, trained: Trained, hyperparameters: Hyperparameters) -> OuterLosses:
-    """Return the validation and test losses of a trained model, which is like what `init` returns. JAX can trace it."""
+    """Return the validation and test losses of a trained model, which is like what `init` returns. JAX can trace it.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import outer_losses
+        >>> outer_losses(problem, jnp.zeros(3), point).valid.shape
+        (20,)
+    """
     valid = _outer(problem, "valid_loss", trained, hyperparameters)
     if problem.test_loss is None:
         return OuterLosses(jnp.mean(valid), valid, None, None)
@@ -116,7 +137,13 @@ def outer_losses(problem: TrainingProblem, trained: Trained, hyperparameters: Hy
 def fitted_loss(
     problem: TrainingProblem, trained: Trained, hyperparameters: Hyperparameters, without: LeftOut
 ) -> jax.Array:
-    """Return the scalar whose gradient a search follows: the mean validation loss of the examples not left out."""
+    """Return the scalar whose gradient a search follows: the mean validation loss of the examples not left out.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import fitted_loss, left_out
+        >>> jax.grad(lambda w: fitted_loss(problem, w, point, left_out(None)))(jnp.zeros(3)).shape
+        (3,)
+    """
     valid = _outer(problem, "valid_loss", trained, hyperparameters)
     if not valid.shape:
         return valid

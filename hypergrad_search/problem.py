@@ -79,6 +79,18 @@ class TrainingProblem:
     such as the dropout keys inside of a Flax NNX model that is merged anew: seed those with `key`.
 
     Raises `ValueError` where a part is missing or of the wrong kind, or a function takes other arguments.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hypergrad_search import TrainingProblem, adam
+        >>> problem = TrainingProblem(
+        ...     init=lambda key, h: jnp.zeros(3),
+        ...     train_loss=lambda w, h, rows, key: jnp.mean((x[rows] @ w - y[rows]) ** 2) + h["l2"] * jnp.sum(w**2),
+        ...     valid_loss=lambda w, h: (x[40:] @ w - y[40:]) ** 2,
+        ...     batches=lambda step: (jnp.arange(20) + 20 * step) % 40,
+        ...     optimizer=adam("rate"),
+        ...     steps=20,
+        ... )
     """
 
     init: Callable[..., Any]

@@ -28,7 +28,8 @@ def rearranged(function: Callable[..., Result]) -> Callable[..., Result]:
       each product costs nothing, since it is that of the other order. To transpose their sum takes a pass over memory
       against its order, which shows in the time of a hypergradient.
 
-        >>> import jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
+        >>> from hypergrad_search.rearranged import rearranged
         >>> smoothed = jax.jit(rearranged(lambda x: jax.lax.conv(x, jnp.ones((1, 1, 3)), (1,), "VALID")))
         >>> float(smoothed(jnp.ones((1, 1, 3)))[0, 0, 0])
         3.0

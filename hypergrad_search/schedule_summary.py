@@ -55,8 +55,11 @@ def summarize_schedules(
         ValueError: no setting of the optimizer uses a hyperparameter that is a schedule, and as `evaluate` does.
 
     Example:
-        >>> summary = summarize_schedules(problem, best_hyperparameters(study), key=jax.random.key(0))
-        >>> summary.numbers["rate"], summary.value
+        >>> from hypergrad_optuna import best_hyperparameters
+        >>> from hypergrad_search import summarize_schedules
+        >>> summary = summarize_schedules(problem, best_hyperparameters(study), key=key)
+        >>> sorted(summary.numbers["rate"])
+        ['final', 'peak', 'warmup']
     """
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"summarize_schedules: problem must be a TrainingProblem, got {shown(problem)}")

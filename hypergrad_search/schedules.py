@@ -64,6 +64,8 @@ def fit_warmup_cosine(schedule: Any) -> dict[str, float]:
         ValueError: `schedule` is no such array of at least two finite steps.
 
     Example:
+        >>> from hypergrad_optuna import best_hyperparameters
+        >>> from hypergrad_search import fit_warmup_cosine
         >>> fit = fit_warmup_cosine(best_hyperparameters(study)["rate"])
         >>> sorted(fit)
         ['final', 'peak', 'warmup']

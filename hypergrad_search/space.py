@@ -25,6 +25,11 @@ class Float:
 
     Raises `ValueError` where the bounds are not finite, are reversed, do not suit `log` or are too far apart for
     floats, a length is not a whole number from 1, or an array has a `lift`.
+
+    Example:
+        >>> from hypergrad_search import Float
+        >>> Float(1e-6, 1.0, log=True, shape=(64, 10)).size
+        640
     """
 
     low: float
@@ -62,6 +67,10 @@ class Int:
     It has no gradient, so the explorer chooses it.
 
     Raises `ValueError` where a bound is no whole number, the bounds are reversed, or `log=True` and `low` is below 1.
+
+    Example:
+        >>> from hypergrad_search import Int
+        >>> space = {"width": Int(16, 512, log=True)}
     """
 
     low: int
@@ -85,6 +94,11 @@ class Categorical:
     It has no gradient, so the explorer chooses it. A problem gets the choice as it was written here.
 
     Raises `ValueError` where `choices` is empty, a choice is of another kind, or two choices are equal, as 1 and True.
+
+    Example:
+        >>> from hypergrad_search import Categorical
+        >>> Categorical(["relu", "silu"]).choices
+        ('relu', 'silu')
     """
 
     choices: tuple[bool | int | float | str | None, ...]
@@ -158,7 +172,13 @@ def unlifted(space: Space) -> dict[str, Float | Int | Categorical]:
 
 
 def dimension(space: Space) -> int:
-    """Return the number of differentiable elements of a space, which is the length of a vector in its unit box."""
+    """Return the number of differentiable elements of a space, which is the length of a vector in its unit box.
+
+    Example:
+        >>> from hypergrad_search.search import dimension
+        >>> dimension(space)
+        2
+    """
     return sum(parameter.size for parameter in floats(space).values())
 
 
@@ -171,12 +191,25 @@ def coordinates(name: str, shape: tuple[int, ...]) -> list[str]:
 
 
 def to_unit(space: Space, hyperparameters: Hyperparameters) -> np.ndarray[Any, Any]:
-    """Return the floats of `hyperparameters` as one float64 vector in the unit box, 0 at `low` and 1 at `high`."""
+    """Return the floats of `hyperparameters` as one float64 vector in the unit box, 0 at `low` and 1 at `high`.
+
+    Example:
+        >>> from hypergrad_search.search import to_unit
+        >>> to_unit({"l2": space["l2"]}, {"l2": 1e-3}).round(6)
+        array([0.5])
+    """
     return _concatenate([scaled(p, _array(name, p, hyperparameters)) for name, p in floats(space).items()])
 
 
 def from_unit(space: Space, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Return the inverse of `to_unit`, clipped to the bounds: a float for `shape=()`, else a float64 array."""
+    """Return the inverse of `to_unit`, clipped to the bounds: a float for `shape=()`, else a float64 array.
+
+    Example:
+        >>> import numpy as np
+        >>> from hypergrad_search.search import from_unit
+        >>> round(from_unit({"l2": space["l2"]}, np.array([0.5]))["l2"], 6)
+        0.001
+    """
     if np.shape(vector) != (dimension(space),):
         raise ValueError(f"from_unit: vector must have {dimension(space)} numbers, got {np.size(vector)}")
     result: dict[str, Any] = {}
@@ -208,7 +241,15 @@ def level(parameter: Float, array: np.ndarray[Any, Any]) -> float:
 
 
 def gradient_to_unit(space: Space, hyperparameters: Hyperparameters, gradient: Hyperparameters) -> np.ndarray[Any, Any]:
-    """Return a gradient in natural units carried into the unit box by the chain rule, shape `(dimension(space),)`."""
+    """Return a gradient in natural units carried into the unit box by the chain rule, shape `(dimension(space),)`.
+
+    Example:
+        >>> import numpy as np
+        >>> from hypergrad_search import Float
+        >>> from hypergrad_search.search import gradient_to_unit
+        >>> gradient_to_unit({"smoothing": Float(0.0, 0.2)}, {"smoothing": 0.1}, {"smoothing": np.array(3.0)}).round(6)
+        array([0.6])
+    """
     parts = []
     for name, p in floats(space).items():
         slope = np.ravel(_array(name, p, hyperparameters)) * math.log(p.high / p.low) if p.log else p.high - p.low

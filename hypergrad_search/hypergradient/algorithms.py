@@ -108,6 +108,11 @@ class Joint(Algorithm):
 
     A step costs 2 gradient evaluations, one for training and one for the validation loss. Where it is `centred` it
     costs 4, since it takes a Hessian-vector product too. Raises `ValueError` where the settings do not fit.
+
+    Example:
+        >>> from hypergrad_search import Hypernet
+        >>> from hypergrad_search.hypergradient import Joint
+        >>> method = Hypernet(algorithm=Joint())
     """
 
     _: KW_ONLY
@@ -203,6 +208,11 @@ class Local(_InTwoPhases):
     `scale` and `centred` are as in `Joint`, but `scale` must be above 0. A step of the network costs 1 gradient
     evaluation, or 3 where it is `centred`; a step of the hyperparameters costs 1. Raises `ValueError` where the
     settings do not fit.
+
+    Example:
+        >>> from hypergrad_search import Hypernet
+        >>> from hypergrad_search.hypergradient import Local
+        >>> method = Hypernet(algorithm=Local())
     """
 
     _: KW_ONLY
@@ -240,6 +250,11 @@ class Global(_InTwoPhases):
     does not fit.
 
     Do not use it for more than a few hyperparameters, since no network learns a large box.
+
+    Example:
+        >>> from hypergrad_search import Hypernet
+        >>> from hypergrad_search.hypergradient import Global, Linear
+        >>> method = Hypernet(network=Linear(), algorithm=Global())
     """
 
     _: KW_ONLY

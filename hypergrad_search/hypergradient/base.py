@@ -50,6 +50,11 @@ class Status(StrEnum):
     training the adjoint grew by more than a factor of 1,000, as it does where training is chaotic (`Reversible` alone
     measures that), or the gradient is not finite.
     `REFUSED`: inside a host, an error refused the values of this trial, but not others.
+
+    Example:
+        >>> from hypergrad_search import Status, evaluate
+        >>> evaluate(problem, {**point, "rate": 1e4}, key=key).status is Status.OVERFLOW
+        True
     """
 
     OK = "ok"
@@ -116,6 +121,14 @@ class Evaluation:
 
     Raises `ValueError` where `value` is NaN, `status` or `cost` is of another kind, the gradient is not finite, or a
     trust is not from 0 to 1.
+
+    Example:
+        >>> from hypergrad_search import evaluate
+        >>> result = evaluate(problem, point, key=key)
+        >>> round(result.value, 2), str(result.status), result.diagnostics["exact"]
+        (0.74, 'ok', True)
+        >>> {name: round(float(slope), 1) for name, slope in result.gradient.items()}
+        {'l2': -5.0, 'rate': 2.5}
     """
 
     value: float
@@ -242,6 +255,12 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
     """Return the evaluation that follows from the losses after training; it has no gradient, and its cost is 0.
 
     Its status is `NAN`, `DIVERGED`, `OVERFITTED` or `OK`. Raises `ValueError` where there are more folds than examples.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import judge, outer_losses
+        >>> judged = judge(outer_losses(problem, jnp.zeros(3), point), None)
+        >>> str(judged.status), judged.gradient
+        ('ok', None)
     """
     value = float(losses.value)
     valid = np.asarray(losses.valid)
@@ -281,6 +300,12 @@ def with_gradient(judged: Evaluation, gradient: dict[str, Any], useless: str = "
     """Return what `judge` returned with its gradient; its status is `EXPLODED` where the gradient is not finite.
 
     `useless` says why a gradient does not tell where the loss falls; the status is `EXPLODED` then too.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import judge, outer_losses, with_gradient
+        >>> judged = judge(outer_losses(problem, jnp.zeros(3), point), None)
+        >>> str(with_gradient(judged, {"l2": jnp.float32(jnp.nan)}).status)
+        'exploded'
     """
     arrays = finite_or_none(gradient)
     why = useless or (MESSAGES[Status.EXPLODED] if arrays is None else "")
@@ -299,6 +324,12 @@ def trust_after(growth: float, names: Iterable[str]) -> dict[str, float]:
 
 
 def finite_or_none(gradient: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a gradient as numpy arrays, or None where an element is not finite."""
+    """Return a gradient as numpy arrays, or None where an element is not finite.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import finite_or_none
+        >>> finite_or_none({"rate": jnp.float32(jnp.nan)}) is None
+        True
+    """
     arrays = jax.tree.map(np.asarray, gradient)
     return arrays if all(np.isfinite(x).all() for x in jax.tree.leaves(arrays)) else None

@@ -40,6 +40,11 @@ class DrMAD(Method):
     The status is "exploded" where the gradient by the weights grows by more than a factor of 1,000 on the way back: on
     the line, steps may be unstable that were stable on the path. Where `Reversible` works, that is exact, for a third
     more time and some bits a weight and step. Training is one program, so `report` is never called.
+
+    Example:
+        >>> from hypergrad_search import DrMAD, evaluate
+        >>> round(float(evaluate(problem, point, key=key, method=DrMAD()).gradient["l2"]))
+        -5
     """
 
     reports = False

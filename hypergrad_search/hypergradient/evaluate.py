@@ -72,6 +72,12 @@ def evaluate(
         RuntimeError: `method` is a `Reversible`, the device is a GPU, and XLA_FLAGS do not have
             `--xla_gpu_deterministic_ops=true`.
         Exception: what the `load` of a `HostBatches` raises, as it is.
+
+    Example:
+        >>> from hypergrad_search import evaluate
+        >>> result = evaluate(problem, point, key=key)
+        >>> print(f"{result.value:.2f}, and {result.gradient['rate']:.1f} more for each unit of the rate")
+        0.74, and 2.5 more for each unit of the rate
     """
     if isinstance(problem, FunctionProblem):
         refuse("evaluate", method=method, key=key, report=report, checkpoint=checkpoint, snapshot=snapshot)

@@ -41,6 +41,11 @@ class Forward(Method):
     `sgd(lambda h, step: h["rates"][step * 10 // steps], 0.9)`. Functions with a `jax.custom_vjp` of their own have no
     forward mode, except in the losses. Training is one program, so `report` is never called. Raises `ValueError`
     where a setting does not fit.
+
+    Example:
+        >>> from hypergrad_search import Forward, evaluate
+        >>> round(float(evaluate(problem, point, key=key, method=Forward()).gradient["rate"]), 1)
+        2.5
     """
 
     _: KW_ONLY

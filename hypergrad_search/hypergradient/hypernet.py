@@ -61,6 +61,12 @@ class Hypernet(Continuing):
     Do not use it for hyperparameters of the optimizer or of `init`: they have no meaning without training runs, and an
     error names them. The best weights must depend smoothly on the hyperparameters for the network to follow them.
     Raises `ValueError` where a setting does not fit.
+
+    Example:
+        >>> from hypergrad_search import Hypernet, evaluate
+        >>> result = evaluate(problem, point, key=key, method=Hypernet(), space={"l2": space["l2"]})
+        >>> result.refined["l2"] != point["l2"]
+        True
     """
 
     _: KW_ONLY

@@ -68,6 +68,13 @@ class Implicit(Method):
     It cannot see other hyperparameters of the optimizer, or those of `init`: they do not change where the minimum is.
     An error names them; use `Reversible`, or `OnePass` for those of the optimizer. Do not use it for short training, or
     where early stopping is what regularises. Raises `ValueError` where a setting does not fit.
+
+    Example:
+        >>> from hypergrad_search import Implicit, evaluate
+        >>> from hypergrad_search.hypergradient import ConjugateGradients
+        >>> method = Implicit(solver=ConjugateGradients(damping=0.01))
+        >>> list(evaluate(problem, point, method=method, key=key, space={"l2": space["l2"]}).gradient)
+        ['l2']
     """
 
     _: KW_ONLY

@@ -58,7 +58,15 @@ def after_training(
 def trained(
     problem: TrainingProblem, static: Static, dynamic: dict[str, Any], key: jax.Array
 ) -> tuple[Trained, OuterLosses]:
-    """Return the model that training in floats ends with, and its losses."""
+    """Return the model that training in floats ends with, and its losses.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import split, trained
+        >>> dynamic, static = split(point, space)
+        >>> model, losses = trained(problem, static, dynamic, key)
+        >>> model.shape, losses.valid.shape
+        ((3,), (20,))
+    """
     hyperparameters = {**dynamic, **dict(static)}
     model = train_in_floats(problem, hyperparameters, key)
     return model, outer_losses(problem, model, hyperparameters)

@@ -49,6 +49,12 @@ class OnePass(Continuing):
     trained before, so training anew at the refined ones gives another. It sees what the optimizer reads, where
     `Hypernet` sees losses alone, and the losses too. It cannot see what `init` alone reads; an error names it, and
     `Reversible` can. Do not use it to compare whole training runs. Raises `ValueError` where a setting does not fit.
+
+    Example:
+        >>> from hypergrad_search import OnePass, evaluate
+        >>> result = evaluate(problem, {**point, "rate": 0.01}, key=key, method=OnePass(), space=space)
+        >>> result.gradient is None, result.refined["rate"] > 0.01
+        (True, True)
     """
 
     _: KW_ONLY

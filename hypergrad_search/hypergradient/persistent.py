@@ -58,6 +58,12 @@ class Persistent(Continuing):
     It sees all hyperparameters of the space. Where a run around the hyperparameters has no finite loss, the status is
     "nan"; lower sigma there. Do not use it where training is smooth: `OnePass` and `RealTime` have no such noise.
     Raises `ValueError` where a setting does not fit.
+
+    Example:
+        >>> from hypergrad_search import Persistent, evaluate
+        >>> result = evaluate(problem, point, key=key, method=Persistent(pairs=2), space=space)
+        >>> sorted(result.refined)
+        ['l2', 'rate']
     """
 
     _: KW_ONLY

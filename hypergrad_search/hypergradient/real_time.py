@@ -63,6 +63,12 @@ class RealTime(Continuing):
     run. Do not use it for more than about ten numbers, where training is chaotic and tangents grow without bound, or to
     compare whole training runs. Functions with a `jax.custom_vjp` of their own have no forward mode, except in the
     losses. Raises `ValueError` where a setting does not fit.
+
+    Example:
+        >>> from hypergrad_search import RealTime, evaluate
+        >>> result = evaluate(problem, point, key=key, method=RealTime(), space=space)
+        >>> sorted(result.refined)
+        ['l2', 'rate']
     """
 
     _: KW_ONLY

@@ -31,7 +31,13 @@ class Response(abc.ABC):
 
 @dataclass(frozen=True)
 class Linear(Response):
-    """A matrix, with `inputs` numbers for each of the model's weights; use it for few hyperparameters."""
+    """A matrix, with `inputs` numbers for each of the model's weights; use it for few hyperparameters.
+
+    Example:
+        >>> from hypergrad_search import Hypernet
+        >>> from hypergrad_search.hypergradient import Linear
+        >>> method = Hypernet(network=Linear())
+    """
 
     def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:
         """See `Response`."""
@@ -44,7 +50,13 @@ class Linear(Response):
 
 @dataclass(frozen=True)
 class LowRank(Response):
-    """Two matrices, with `rank` numbers for each hyperparameter and each weight; use it for thousands or more."""
+    """Two matrices, with `rank` numbers for each hyperparameter and each weight; use it for thousands or more.
+
+    Example:
+        >>> from hypergrad_search import Hypernet
+        >>> from hypergrad_search.hypergradient import LowRank
+        >>> method = Hypernet(network=LowRank(rank=4))
+    """
 
     rank: int = 10
 
@@ -63,7 +75,13 @@ class LowRank(Response):
 
 @dataclass(frozen=True)
 class OneHidden(Response):
-    """A network with one hidden layer of `width` units; use it where responses bend over a box of few dimensions."""
+    """A network with one hidden layer of `width` units; use it where responses bend over a box of few dimensions.
+
+    Example:
+        >>> from hypergrad_search import Hypernet
+        >>> from hypergrad_search.hypergradient import Global, OneHidden
+        >>> method = Hypernet(network=OneHidden(width=20), algorithm=Global())
+    """
 
     width: int = 50
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
@@ -94,6 +112,11 @@ class Diagonal(Response):
     Use it where each weight has a penalty of its own. `inputs` must equal `outputs`, and the hyperparameters, flattened
     in the order of the space, must have the order of the parameters, flattened as `jax.flatten_util.ravel_pytree` does.
     The effect of a hyperparameter on all other weights is ignored.
+
+    Example:
+        >>> from hypergrad_search import Hypernet
+        >>> from hypergrad_search.hypergradient import Diagonal
+        >>> method = Hypernet(network=Diagonal())
     """
 
     def init(self, key: jax.Array, inputs: int, outputs: int) -> Weights:

@@ -87,6 +87,12 @@ class Reversible(Method):
     optimizer that is not an `AdditiveOptimizer`, and with losses that are not deterministic functions of their
     arguments: use `Unrolled` there. On a GPU, XLA_FLAGS must have `--xla_gpu_deterministic_ops=true`; an evaluation
     without it raises `RuntimeError`, also where there is a fallback. Raises `ValueError` where a setting does not fit.
+
+    Example:
+        >>> from hypergrad_search import Reversible, Unrolled, evaluate
+        >>> result = evaluate(problem, point, key=key, method=Reversible(fallback=Unrolled()))
+        >>> result.diagnostics["exact"]
+        True
     """
 
     _: KW_ONLY

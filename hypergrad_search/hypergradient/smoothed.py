@@ -49,6 +49,12 @@ class Smoothed(Method):
     It sees all hyperparameters of the space, and needs the space. Where a run around the point has no finite loss, the
     status is "exploded". Do not use it where `Reversible` works, which is exact at the cost of four training runs.
     Training is one program, so `report` is never called. Raises `ValueError` where a setting does not fit.
+
+    Example:
+        >>> from hypergrad_search import Smoothed, evaluate
+        >>> result = evaluate(problem, point, key=key, method=Smoothed(pairs=2), space=space)
+        >>> sorted(result.gradient)
+        ['l2', 'rate']
     """
 
     _: KW_ONLY

@@ -55,6 +55,11 @@ class ConjugateGradients(Solver):
     Do not use it where the Hessian has negative curvature, as that of a network that is far from a minimum: a step of
     the solver that meets some ends the evaluation as "exploded". Raise the damping there, or use `Neumann`. Raises
     `ValueError` where a setting does not fit.
+
+    Example:
+        >>> from hypergrad_search import Implicit
+        >>> from hypergrad_search.hypergradient import ConjugateGradients
+        >>> method = Implicit(solver=ConjugateGradients(damping=0.01))
     """
 
     _: KW_ONLY
@@ -126,6 +131,11 @@ class Neumann(Solver):
       and ends the evaluation as "exploded".
 
     Raises `ValueError` where a setting does not fit.
+
+    Example:
+        >>> from hypergrad_search import Implicit
+        >>> from hypergrad_search.hypergradient import Neumann
+        >>> method = Implicit(solver=Neumann(rate=0.1))
     """
 
     _: KW_ONLY
@@ -165,6 +175,11 @@ class Identity(Solver):
     It takes no product, so it is the cheapest solver and the most biased one: it is right where all curvatures are 1.
     Where they are not, the derivative of the validation loss through the weights has another size than it should have,
     and perhaps another sign.
+
+    Example:
+        >>> from hypergrad_search import Implicit
+        >>> from hypergrad_search.hypergradient import Identity
+        >>> method = Implicit(solver=Identity())
     """
 
     def solve(self, product: Product, right: jax.Array) -> Solution:

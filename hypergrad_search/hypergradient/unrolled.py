@@ -36,6 +36,14 @@ class Unrolled(Method):
 
     Raises `ValueError` where `checkpoints` is not a whole number from 1. Where checkpoints are asked for and equinox is
     missing, evaluations raise `ImportError`.
+
+    Example:
+        >>> import optax
+        >>> from dataclasses import replace
+        >>> from hypergrad_search import Unrolled, evaluate
+        >>> with_lion = replace(problem, optimizer=lambda h: optax.lion(h["rate"]))
+        >>> sorted(evaluate(with_lion, point, key=key, method=Unrolled()).gradient)
+        ['l2', 'rate']
     """
 
     _: KW_ONLY

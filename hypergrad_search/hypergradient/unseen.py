@@ -21,12 +21,24 @@ OF_TRAINING_RUNS = (
 
 
 def tuned(hyperparameters: Hyperparameters, space: Space | None) -> list[str]:
-    """Return the hyperparameters that a gradient is asked for: the floats of the space, or else all floats."""
+    """Return the hyperparameters that a gradient is asked for: the floats of the space, or else all floats.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import tuned
+        >>> tuned(point, {"l2": space["l2"]}), tuned(point, None)
+        (['l2'], ['rate', 'l2'])
+    """
     return list(split(hyperparameters)[0] if space is None else floats(space))
 
 
 def read_by_losses(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None) -> set[str]:
-    """Return the hyperparameters that the training loss of a step or the validation loss depends on directly."""
+    """Return the hyperparameters that the training loss of a step or the validation loss depends on directly.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import read_by_losses
+        >>> read_by_losses(problem, point, space)
+        {'l2'}
+    """
     key, step = jax.random.key(0), jnp.int32(0)
 
     def losses(h: dict[str, Any], params: Params, statistics: Statistics) -> list[jax.Array]:
@@ -63,7 +75,14 @@ def reads_the_step(problem: TrainingProblem, hyperparameters: Hyperparameters, s
 
 
 def refuse_unseen(owner: str, names: list[str], seen: set[str], why: str) -> None:
-    """Raise `ValueError` where one of the names is not among those that are seen; `why` ends the sentence."""
+    """Raise `ValueError` where one of the names is not among those that are seen; `why` ends the sentence.
+
+    Example:
+        >>> from hypergrad_search.hypergradient import refuse_unseen
+        >>> refuse_unseen("MyMethod", ["rate"], {"l2"}, "it sees losses alone")
+        Traceback (most recent call last):
+        ValueError: MyMethod cannot tune rate: it sees losses alone
+    """
     unseen = [name for name in names if name not in seen]
     if unseen:
         raise ValueError(f"{owner} cannot tune {', '.join(unseen)}: {why}")

@@ -120,6 +120,10 @@ def adam(
     A weight without any gradient so far does not move, and has no hypergradient. The hypergradient of a weight whose
     gradient is tiny but not 0 is huge, since Adam divides by it: an `eps` or `eps_root` nearer to the size of the
     gradients makes it smaller. `Reversible` needs b1 and b2 from 1/256 to below 1.
+
+    Example:
+        >>> from hypergrad_search import adam
+        >>> optimizer = adam("rate", b1=lambda h, step: 1 - h["rest"], eps=1e-4)
     """
     return checked_optimizer(_Adam(learning_rate, b1, b2, eps, eps_root, None, transform))
 
@@ -138,6 +142,10 @@ def adamw(
 
     Before each step the weights lose `learning_rate * weight_decay` of themselves. For weights that should not decay,
     such as biases, give a pytree prefix of the parameters with 0 there, in place of optax's `mask`.
+
+    Example:
+        >>> from hypergrad_search import adamw
+        >>> optimizer = adamw("rate", weight_decay={"w": "decay", "b": 0.0})
     """
     if weight_decay is None:
         raise ValueError("adamw: weight_decay must be a setting, got None; use adam, or 0.0")
@@ -176,12 +184,25 @@ def adaptive_step(mu: jax.Array, second: jax.Array, moves: jax.Array, size: jax.
     Where `moves` is false a weight never had a gradient, and takes no part in training. Its slope, size / eps, would
     grow on the way back until it is infinite, and infinite times 0 is NaN. So its step is divided by infinity, which
     leaves neither a step nor a slope.
+
+    Example:
+        >>> from hypergrad_search.optimizers import adaptive_step
+        >>> mean, second = jnp.array([0.2, 0.0]), jnp.array([0.04, 0.0])
+        >>> steps = adaptive_step(mean, second, mean != 0, size=jnp.float32(0.1), eps=jnp.float32(0.0))
+        >>> [round(float(step), 3) + 0.0 for step in steps]
+        [-0.1, 0.0]
     """
     return -size * mu / jnp.where(moves, root(second) + eps, jnp.inf)
 
 
 def one_minus_power(decay: jax.Array, count: jax.Array) -> jax.Array:
-    """Return `1 - decay**count`, by which an average that began at 0 is too small."""
+    """Return `1 - decay**count`, by which an average that began at 0 is too small.
+
+    Example:
+        >>> from hypergrad_search.optimizers import one_minus_power
+        >>> round(float(one_minus_power(jnp.float32(0.9), jnp.int32(2))), 6)
+        0.19
+    """
     return -jnp.expm1(count.astype(decay.dtype) * jnp.log(decay))
 
 

@@ -153,7 +153,7 @@ class AdditiveOptimizer(Optimizer):
     @property
     @final
     def own_slots(self) -> tuple[str, ...]:
-        """The slots that are fed by gradients, in the order in which they change: all but the average."""
+        """The slots that are fed by gradients, which are all but the average, in the order in which they change."""
         return tuple(slot for slot in self.decays if slot != self.average)
 
     @final
@@ -186,6 +186,11 @@ def rounded(product: jax.Array) -> jax.Array:
 
     A compiler may merge a product and a sum into one instruction that rounds once, but not across a minimum, which it
     cannot leave out, since the product might be infinite. Barriers and `jax.lax.reduce_precision` do not prevent it.
+
+    Example:
+        >>> from hypergrad_search.optimizers import rounded
+        >>> float(rounded(jnp.float32(3) * jnp.float32(0.5)) + 1)
+        2.5
     """
     largest = jnp.finfo(product.dtype).max  # type: ignore[no-untyped-call]  # JAX has no types here
     return jnp.minimum(product, largest)

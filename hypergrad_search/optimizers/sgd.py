@@ -105,6 +105,11 @@ def sgd(
 
     `Reversible` needs a momentum from 1/256 to 1. Use `Unrolled` for a momentum of 0. Raises `ValueError` where a
     setting is of the wrong kind.
+
+    Example:
+        >>> import optax
+        >>> from hypergrad_search import sgd
+        >>> optimizer = sgd("rate", momentum=0.9, transform=lambda h: optax.clip_by_global_norm(h["clip"]))
     """
     kind = _Nesterov if boolean("sgd: nesterov", nesterov) else _Sgd
     return checked_optimizer(

@@ -18,6 +18,10 @@ class Limits:
       twice would fail again.
 
     Raises `ValueError` where one is not a whole number from 1.
+
+    Example:
+        >>> from hypergrad_search.search import ExploreDescend, Limits
+        >>> strategy = ExploreDescend(limits=Limits(stalls=3))
     """
 
     stalls: int = 3

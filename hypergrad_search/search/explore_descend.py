@@ -132,6 +132,11 @@ class ExploreDescend(Strategy[State]):
     - `limits`: the limits beyond which a chain of evaluations that move the hyperparameters themselves is given up.
 
     Raises `ValueError` where a setting is out of its range.
+
+    Example:
+        >>> from hypergrad_optuna import HypergradSampler
+        >>> from hypergrad_search.search import ExploreDescend, QuasiNewton
+        >>> sampler = HypergradSampler(strategy=ExploreDescend(step=QuasiNewton(), folds=None))
     """
 
     startup_trials: int = 1

@@ -43,6 +43,13 @@ class Observation:
     - `unasked`: whether no gradient was ever wanted of the trial, as of one that another search ran.
     - `centre`: whether the trial is at the centre of the space, and not the explorer's.
     - `ignored`: why a gradient that was reported is ignored; "" where none was, or it is used.
+
+    Example:
+        >>> from hypergrad_search.search import ExploreDescend, Observation
+        >>> strategy = ExploreDescend()
+        >>> first = Observation("0", None, point, value=0.7, gradient={"rate": 2.5, "l2": -5.0})
+        >>> strategy.propose(strategy.fold(strategy.init(space), first), running=()).parent
+        '0'
     """
 
     trial: str

@@ -34,6 +34,10 @@ class QuasiNewton(LocalStep):
       of scale, so the guess stays within three orders of magnitude of 1.
 
     Raises `ValueError` where a factor, `damping` or `curvatures` is out of its range.
+
+    Example:
+        >>> from hypergrad_search.search import ExploreDescend, QuasiNewton
+        >>> strategy = ExploreDescend(step=QuasiNewton())
     """
 
     radii: Radii = field(default_factory=Radii)

@@ -31,6 +31,10 @@ class SignSteps(LocalStep):
       that fails has mostly gone much too far.
 
     Raises `ValueError` where a factor is out of its range.
+
+    Example:
+        >>> from hypergrad_search.search import ExploreDescend, Radii, SignSteps
+        >>> strategy = ExploreDescend(step=SignSteps(radii=Radii(start=0.05)))
     """
 
     radii: Radii = field(default_factory=lambda: Radii(start=0.2))

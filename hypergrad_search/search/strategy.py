@@ -55,6 +55,12 @@ class Strategy(abc.ABC, Generic[State]):
     A strategy is a frozen dataclass whose fields are its settings. All that it learns is in a state, which is immutable
     too, so that many processes can share a study, and a process that is killed loses nothing: any other can fold the
     same history. `hypergrad_search.search` has all that it takes to write one.
+
+    Example:
+        >>> from hypergrad_search.search import ExploreDescend
+        >>> strategy = ExploreDescend()
+        >>> strategy.propose(strategy.init(space), running=()).centre
+        True
     """
 
     @abc.abstractmethod

@@ -33,6 +33,10 @@ class Radii:
     - `smallest`: a region whose radius falls below this is spent, since a step that short is not worth a training run.
 
     Raises `ValueError` unless 0 < smallest <= start <= largest.
+
+    Example:
+        >>> from hypergrad_search.search import Radii, SignSteps
+        >>> step = SignSteps(radii=Radii(start=0.1, largest=0.2))
     """
 
     start: float = 0.1
@@ -239,6 +243,10 @@ class ByDimension(LocalStep):
       is nothing beside training; the cost grows with the cube of the dimension.
 
     Raises `ValueError` where `most` is not a whole number from 0.
+
+    Example:
+        >>> from hypergrad_search.search import ByDimension, ExploreDescend, QuasiNewton, SignSteps
+        >>> strategy = ExploreDescend(step=ByDimension(few=QuasiNewton(), many=SignSteps(), most=20))
     """
 
     few: LocalStep

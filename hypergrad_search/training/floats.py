@@ -135,6 +135,11 @@ def train_in_floats(
     JAX can differentiate it. Checkpoints are kept every sqrt(steps), so the memory of a gradient is of the order of
     sqrt(steps) copies of the weights and slots, and its time includes one more training run. With a number of
     `checkpoints`, no more states than these are kept, by equinox's binomial checkpointing.
+
+    Example:
+        >>> from hypergrad_search.training import train_in_floats
+        >>> train_in_floats(problem, point, key).shape
+        (3,)
     """
     problem = problem.at(hyperparameters)
     return judged_model(problem, last_state(problem, hyperparameters, key, checkpoints))

@@ -80,6 +80,12 @@ def train(
         ValueError: the optimizer cannot be reversed, the parameters are not float32, a decay that is known when the
             program is compiled is not from 1/256 to 1, or another argument does not fit.
         RuntimeError: the device is a GPU, and XLA_FLAGS do not have `--xla_gpu_deterministic_ops=true`.
+
+    Example:
+        >>> from hypergrad_search import train
+        >>> weights = train(problem, point, key)
+        >>> round(float(problem.valid_loss(weights, point).mean()), 2)
+        0.74
     """
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"train: problem must be a TrainingProblem, got {problem!r}")

@@ -26,6 +26,11 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
     elements), and a message of Optuna's log says so.
 
     Raises `ValueError` where no trial is complete.
+
+    Example:
+        >>> from hypergrad_optuna import best_trial
+        >>> best_trial(study).state.name
+        'COMPLETE'
     """
     _check_study("best_trial", study)
     lowest = study.best_trial
@@ -51,6 +56,12 @@ def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = No
     sampler.
 
     Raises `ValueError` where no trial is complete, or a store is needed and missing.
+
+    Example:
+        >>> from hypergrad_optuna import best_hyperparameters
+        >>> found = best_hyperparameters(study)  # the rate was lifted, and has become a schedule
+        >>> found["rate"].shape
+        (1, 20)
     """
     _check_study("best_hyperparameters", study)
     return hyperparameters_of(best_trial(study), artifact_store=_store(study, artifact_store))
@@ -64,6 +75,11 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
 
     Raises `ValueError` where no trial is complete, a store is needed and missing, or the objective is of
     `from_function`, which knows the loss alone.
+
+    Example:
+        >>> from hypergrad_optuna import best_model
+        >>> best_model(study, objective).shape
+        (3,)
     """
     _check_study("best_model", study)
     if not isinstance(objective, Objective):

@@ -19,6 +19,11 @@ def hyperparameters_of(trial: attributes.AnyTrial, *, artifact_store: Any | None
 
     Raises:
         ValueError: the store is needed and missing.
+
+    Example:
+        >>> from hypergrad_optuna import hyperparameters_of
+        >>> sorted(hyperparameters_of(study.trials[0]))
+        ['l2', 'rate']
     """
     attributes.check_trial("hyperparameters_of", trial)
     own = {name: arrays.read(trial, name, artifact_store) for name in arrays.shapes(trial)}

@@ -61,6 +61,11 @@ class Objective:
             first trial: the study maximises, or has several objectives. Where the problem itself is wrong, its own
             errors are raised too. An error that comes of a trial's values alone is a trial with the value infinity and
             the status "refused", and a warning says so once.
+
+    Example:
+        >>> from hypergrad_optuna import Objective
+        >>> from hypergrad_search import Reversible
+        >>> objective = Objective(problem, space, method=Reversible(), key=jax.random.key(1))
     """
 
     def __init__(

@@ -48,7 +48,8 @@ def optimize_batched(
         Exception: what the objective raises; all trials of the batch have failed then.
 
     Example:
-        >>> optimize_batched(study, Objective(problem, space), batch_size=8, n_trials=200)  # doctest: +SKIP
+        >>> from hypergrad_optuna import optimize_batched
+        >>> optimize_batched(study, objective, batch_size=2, n_trials=2)
     """
     if not isinstance(study, optuna.Study):
         raise ValueError(f"optimize_batched: study must be an optuna.Study, got {study!r}")

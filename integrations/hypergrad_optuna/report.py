@@ -19,6 +19,12 @@ def wants_gradient(trial: AnyTrial, value: float) -> bool:
     Call it in objectives that compute gradients themselves: a gradient costs several times as much as a value, and the
     gradient of a failed step is worth nothing. The result is always False under another sampler, and for a trial
     without a study, such as `study.best_trial`.
+
+    Example:
+        >>> from hypergrad_optuna import wants_gradient
+        >>> trial = study.ask()
+        >>> wants_gradient(trial, float("nan"))
+        False
     """
     attributes.check_trial("wants_gradient", trial)
     return not isinstance(trial, FrozenTrial) and attributes.wanted(trial).wants_gradient(value)
@@ -40,6 +46,20 @@ def report_gradient(trial: AnyTrial, gradient: Mapping[str, Any], *, cost: float
     Raises:
         ValueError: an argument is of another kind, a name is not a parameter of the trial, or a derivative is not a
             number or has another shape.
+
+    Example:
+        >>> import optuna
+        >>> from hypergrad_optuna import HypergradSampler, report_gradient, wants_gradient
+        >>> def squared(trial):
+        ...     u = trial.suggest_float("u", 0.0, 1.0)
+        ...     value = (u - 0.3) ** 2
+        ...     if wants_gradient(trial, value):
+        ...         report_gradient(trial, {"u": 2 * (u - 0.3)})
+        ...     return value
+        >>> by_hand = optuna.create_study(sampler=HypergradSampler(seed=0))
+        >>> by_hand.optimize(squared, n_trials=10)
+        >>> by_hand.best_value < 1e-3
+        True
     """
     attributes.check_trial("report_gradient", trial)
     if not isinstance(gradient, Mapping):

@@ -121,6 +121,15 @@ class HypergradSampler(BaseSampler):
     Raises:
         ValueError: both `explorer` and `seed` are given, or `strategy` is not a `Strategy`. At the first trial: the
             study has several objectives, for which this sampler is not made.
+
+    Example:
+        >>> import optuna
+        >>> from hypergrad_optuna import HypergradSampler, Objective
+        >>> study = optuna.create_study(sampler=HypergradSampler(seed=1))
+        >>> study.optimize(Objective(problem, space), n_trials=3)
+        >>> first = study.trials[0]
+        >>> round(first.params["l2"], 6), first.user_attrs["hypergrad:status"]  # the centre of the space
+        (0.001, 'ok')
     """
 
     def __init__(

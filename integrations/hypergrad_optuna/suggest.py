@@ -39,6 +39,12 @@ def suggest_array(
     Raises:
         ValueError: the bounds or the shape do not fit, or what the user enqueued or fixed is no such array. What is out
             of range is used with a warning, as in Optuna.
+
+    Example:
+        >>> from hypergrad_optuna import suggest_array
+        >>> trial = study.ask()
+        >>> suggest_array(trial, "weights", (5,), 0.0, 1.0).shape
+        (5,)
     """
     attributes.check_trial("suggest_array", trial)
     if not isinstance(name, str):

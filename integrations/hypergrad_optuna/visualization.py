@@ -36,7 +36,10 @@ def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store:
         ValueError: no trial is complete, or the best one has no schedule that a setting of the optimizer uses.
 
     Example:
-        >>> plot_schedules(study, objective).show()
+        >>> from hypergrad_optuna.visualization import plot_schedules
+        >>> figure = plot_schedules(study, objective)
+        >>> [line.name for line in figure.data]
+        ['all', 'warm-up and cosine']
     """
     go, subplots = _plotly()
     if not isinstance(objective, Objective):

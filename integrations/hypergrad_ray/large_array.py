@@ -96,6 +96,7 @@ def in_short(value: Any) -> Any:
 
     Example:
         >>> import numpy as np
+        >>> from hypergrad_ray import in_short
         >>> str(in_short({"x": np.zeros(2000), "rate": 0.1})["x"])
         '[0. 0. 0. ... 0. 0. 0.]'
     """

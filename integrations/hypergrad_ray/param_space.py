@@ -23,6 +23,11 @@ def param_space(space: Space) -> dict[str, Any]:
     number. `HypergradSearch` can take the space itself, which is better for large arrays, and lifts numbers.
 
     Raises `ValueError` where `space` is not a space, or a name does not fit Ray's configs and results.
+
+    Example:
+        >>> from hypergrad_ray import param_space
+        >>> sorted(param_space(space))
+        ['l2', 'rate']
     """
     check_names(space)
     domains: dict[str, Any] = {}

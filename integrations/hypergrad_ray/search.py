@@ -82,6 +82,13 @@ class HypergradSearch(Searcher):
 
     Do not use it for several metrics, nor inside `Repeater`, which drops the gradients, nor with the schedulers
     `PopulationBasedTraining`, `PB2` and `HyperBandForBOHB`. To limit concurrency, wrap this searcher, not its explorer.
+
+    Example:
+        >>> from hypergrad_ray import HypergradSearch
+        >>> searcher = HypergradSearch(space, metric="loss", mode="min")
+        >>> config = searcher.suggest("first")  # the centre of the space
+        >>> float(round(config["l2"], 6))
+        0.001
     """
 
     def __init__(

@@ -97,6 +97,10 @@ def trainable(
         ValueError: the optimizer names a hyperparameter that the space lacks, a name of the space cannot be used in
             Ray, `method` is not a `Method`, or `report_every` is not a whole number from 1. Inside a trial: the
             searcher maximises the loss, or is inside `Repeater`, or the config does not fit the space.
+
+    Example:
+        >>> from hypergrad_ray import trainable
+        >>> train = trainable(problem, space)  # for tune.run(train, ...) or tune.Tuner(train, ...)
     """
     host("trainable", problem, space, method, key, report_every)  # so that errors are raised here, not in a trial
     check_names(space)
@@ -133,6 +137,12 @@ def wants_gradient(config: Mapping[str, Any], value: float) -> bool:
 
     Raises `ValueError` where `config` is not a trial's config, `value` is not a number, or the searcher is inside
     `Repeater`, which drops gradients.
+
+    Example:
+        >>> from hypergrad_ray import HypergradSearch, wants_gradient
+        >>> config = HypergradSearch(space, metric="loss", mode="min").suggest("first")
+        >>> wants_gradient(config, 0.5), wants_gradient(config, float("inf"))
+        (True, False)
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"wants_gradient: config must be the trial's config, a dict, got {shown(config)}")

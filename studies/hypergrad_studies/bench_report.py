@@ -1,4 +1,4 @@
-"""What `hypergrad bench` measured, as tables for the terminal, as a plot, and as a section of the README."""
+"""What `hypergrad bench` measured, as tables for the terminal, as a plot, and as a section of a page."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -83,7 +83,7 @@ def by_case(records: Iterable[Record]) -> list[list[Record]]:
 
 
 def markdown(records: Sequence[Record], timings: Sequence[Timing]) -> str:
-    """Return the text for the README.
+    """Return the section of a page.
 
     It shows the base case, the case that needs most memory, all cases in short, the evaluations of a convolutional
     network, and the plot.
@@ -95,7 +95,7 @@ def markdown(records: Sequence[Record], timings: Sequence[Timing]) -> str:
     titles = [_case(group[0]) + ("" if _timed(group) else ", compiled but not run") for group in shown]
     before = size(max((record.rss_before for record in base if record.rss_before), default=None))
     parts = [
-        f"`hypergrad bench --readme README.md`, on {os.cpu_count()} cores ({jax.default_backend().upper()}), with jax "
+        f"`hypergrad bench`, on {os.cpu_count()} cores ({jax.default_backend().upper()}), with jax "
         f"{jax.__version__} and equinox {metadata.version('equinox')}. All ways differentiate the same validation loss "
         "of the same training of a tanh network on scikit-learn's digits, in batches of 200. Time is the median ratio "
         "to plain training, from quartile to quartile, measured in turns; memory is what XLA's own analysis says that "
@@ -104,7 +104,7 @@ def markdown(records: Sequence[Record], timings: Sequence[Timing]) -> str:
         *([f"All cases: time / training, and memory a weight.\n\n{_overview(groups)}"] if len(groups) > 1 else []),
         *_verdicts(groups),
         *([_evaluations(timings)] if timings else []),
-        "![Time of each way, and its memory by the number of steps](docs/bench.svg)",
+        "![Time of each way, and its memory by the number of steps](bench.svg)",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -29,13 +29,14 @@ from hypergrad_studies.loading import load
 from hypergrad_studies.options import checked, names_of, numbers_of
 from hypergrad_studies.overhead import measure as measure_overhead
 from hypergrad_studies.overhead_ray import measure as measure_overhead_in_ray
-from hypergrad_studies.papers import STUDIES, page, results
+from hypergrad_studies.page_sections import has_section, rewritten
+from hypergrad_studies.papers import STUDIES, results
+from hypergrad_studies.papers import page as of_papers
 from hypergrad_studies.parallel import MOST
 from hypergrad_studies.parallel import measure as measure_parallel
 from hypergrad_studies.posing import backend_of, named
 from hypergrad_studies.problems import PROBLEMS
 from hypergrad_studies.problems.data_cleaning import L2, SIZES
-from hypergrad_studies.readme_sections import has_section, rewritten
 from hypergrad_studies.report import table, verdicts, write_report
 from hypergrad_studies.rivals import BACKENDS, BY_METHOD, DEAR, KNOWN, RIVALS, TRIED, Rival, of_factory
 from hypergrad_studies.spending import Budget, NoCost
@@ -70,10 +71,10 @@ def _folders(metavar: str) -> Callable[[Callable[..., None]], Callable[..., None
     return click.argument("folders", metavar=metavar, type=folder, nargs=-1, required=True)
 
 
-def _readme_option(section: str, more: str = ".") -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _page_option(section: str, more: str = ".") -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return the option of a command that writes a section of a file; its help ends with `more`."""
     return click.option(
-        "--readme",
+        "--page",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help=f"Rewrite this file between <!-- {section} --> and <!-- /{section} -->{more}",
     )
@@ -280,8 +281,8 @@ def merge(out: Path, folders: tuple[Path, ...]) -> None:
     show_default=True,
     help="Numbers of training runs.",
 )
-@_readme_option("budgets", ", instead of printing.")
-def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> None:
+@_page_option("budgets", ", instead of printing.")
+def budgets(folders: tuple[Path, ...], runs: list[int], page: Path | None) -> None:
     """Show what each method had found after so many training runs, from the records in folders OUT."""
     command = shlex.join(["hypergrad", "budgets", *map(str, folders), "--runs", ",".join(map(str, runs))])
     tables: dict[str, list[after_budgets.Row]] = {}
@@ -292,10 +293,10 @@ def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> 
         for problem, of_problem in after_budgets.rows(study, steps, runs).items():
             tables.setdefault(problem, []).extend(of_problem)
     content = after_budgets.markdown(tables, runs, command) + "\n"
-    if readme is None:
+    if page is None:
         click.echo(content, nl=False)
     else:
-        _rewrite(readme, "budgets", content)
+        _rewrite(page, "budgets", content)
 
 
 @cli.command()
@@ -345,7 +346,7 @@ def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> 
     show_default=True,
     help="Folder for records and plot.",
 )
-@_readme_option("bench", ", and docs/bench.svg beside it.")
+@_page_option("bench", ", and bench.svg beside it.")
 def bench(
     steps: list[int] | None,
     decays: list[float] | None,
@@ -355,7 +356,7 @@ def bench(
     repeats: int,
     memory_limit: float | None,
     out: Path,
-    readme: Path | None,
+    page: Path | None,
 ) -> None:
     """Measure time and memory of hypergradients: reversible training beside jax.grad, checkpoints and equinox.
 
@@ -365,7 +366,7 @@ def bench(
     """
     known = {str(way): way for way in measuring.WAYS if way.name != "plain"}
     _known(ways or (), known, "--ways")
-    _check_section(readme, "bench")
+    _check_section(page, "bench")
     plan = measuring.cases(
         steps or ([100, 300] if quick else [100, 300, 1000, 3000, 10_000]),
         decays or ([0.9] if quick else [0.5, 0.9, 0.98, 0.999]),
@@ -381,9 +382,9 @@ def bench(
     console.width = max(console.width, 100)
     console.print(*bench_report.tables(measured, timings))
     console.print(f"plot: {bench_report.write_plot(measured, out / 'bench.svg')}")
-    if readme is not None:
-        _rewrite(readme, "bench", bench_report.markdown(measured, timings))
-        bench_report.write_plot(measured, readme.parent / "docs" / "bench.svg")
+    if page is not None:
+        _rewrite(page, "bench", bench_report.markdown(measured, timings))
+        bench_report.write_plot(measured, page.parent / "bench.svg")
 
 
 @cli.command()
@@ -466,22 +467,22 @@ def parallel(problem: str | None, workers: int, batch: int, trials: int, repeats
     help="A method to measure; it may be given several times.  [default: all]",
 )
 @_out_option("methods")
-@_readme_option("methods")
-def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path, readme: Path | None) -> None:
+@_page_option("methods")
+def methods(steps: int, repeats: int, only: tuple[str, ...], out: Path, page: Path | None) -> None:
     """Hold the ways to the gradient against float64: error, time and cost as training grows.
 
     It takes some minutes for each hundred steps, most of them to compile. The records go to methods.jsonl in --out.
     """
-    _check_section(readme, "methods")
+    _check_section(page, "methods")
     console = Console()
     found = ways_to_gradients.measure(steps, repeats, console, only)
     ways_to_gradients.write(found, out)
     console.width = max(console.width, 100)
     console.print(*ways_to_gradients.tables(found))
-    if readme is not None:
+    if page is not None:
         chosen = [word for name in only for word in ("--method", name)]
         command = shlex.join(["hypergrad", "methods", "--steps", str(steps), "--repeats", str(repeats), *chosen])
-        _rewrite(readme, "methods", ways_to_gradients.markdown(found, command))
+        _rewrite(page, "methods", ways_to_gradients.markdown(found, command))
 
 
 @cli.command("data-cleaning")
@@ -603,20 +604,20 @@ def architecture(runs: int, seeds: int, out: Path) -> None:
     "--settings", type=click.IntRange(min=1), default=1000, show_default=True, help="How many random settings."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed that draws them.")
-@_readme_option("doctor")
-def doctor(settings: int, seed: int, readme: Path | None) -> None:
+@_page_option("doctor")
+def doctor(settings: int, seed: int, page: Path | None) -> None:
     """Examine whether exact hypergradients can be trusted on this machine; it fails where they cannot.
 
     Random training runs are run backwards to the bit, and their gradients compared with float64 on the CPU.
     """
-    _check_section(readme, "doctor")
+    _check_section(page, "doctor")
     console = Console()
     found = examination.examine(settings, seed, console)
     console.width = max(console.width, 100)
     console.print(*examination.tables(found))
-    if readme is not None:
+    if page is not None:
         command = f"hypergrad doctor --settings {settings} --seed {seed}"
-        _rewrite(readme, "doctor", examination.markdown(found, command))
+        _rewrite(page, "doctor", examination.markdown(found, command))
     if found.failures:
         raise click.ClickException(examination.verdict(found))
     console.print(examination.verdict(found), soft_wrap=True)
@@ -638,14 +639,14 @@ def doctor(settings: int, seed: int, readme: Path | None) -> None:
     help="Folder for records, figures and results.json; each of several studies gets a folder of its own in it.  "
     "[default: out/reproduce/SCALE, and for one study out/reproduce/SCALE/NAME]",
 )
-@_readme_option("reproduce")
-def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Path | None, readme: Path | None) -> None:
+@_page_option("reproduce")
+def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Path | None, page: Path | None) -> None:
     """Repeat studies of papers, and show their numbers beside the papers'; "all" or several also make a page.
 
     Outer loops and chaos go on where they were cut off; all other studies begin again. Where several studies are named,
     those that have finished are not run again.
     """
-    _check_section(readme, "reproduce")
+    _check_section(page, "reproduce")
     chosen = list(STUDIES) if "all" in names else list(dict.fromkeys(names))
     several = len(chosen) > 1
     whole = out or Path("out", "reproduce", scale)
@@ -667,22 +668,24 @@ def reproduce(names: tuple[str, ...], scale: results.Scale, seeds: int, out: Pat
         console.print(results.table(rows))
     command = ["hypergrad", "reproduce", *names, "--scale", scale, "--seeds", str(seeds)]
     if several:
-        console.print(f"page: {page.write_page(whole, found, STUDIES, shlex.join([*command, '--out', str(whole)]))}")
+        console.print(
+            f"page: {of_papers.write_page(whole, found, STUDIES, shlex.join([*command, '--out', str(whole)]))}"
+        )
     else:
         console.print(f"results: {path}")
-    if readme is not None:
-        _rewrite(readme, "reproduce", page.markdown(found, shlex.join(command)))
+    if page is not None:
+        _rewrite(page, "reproduce", of_papers.markdown(found, shlex.join(command)))
 
 
-def _check_section(readme: Path | None, name: str) -> None:
-    if readme is not None and not has_section(readme.read_text(encoding="utf-8"), name):
+def _check_section(page: Path | None, name: str) -> None:
+    if page is not None and not has_section(page.read_text(encoding="utf-8"), name):
         raise click.BadParameter(
-            f"the file has no <!-- {name} --> ... <!-- /{name} -->; add these two lines", param_hint="--readme"
+            f"the file has no <!-- {name} --> ... <!-- /{name} -->; add these two lines", param_hint="--page"
         )
 
 
-def _rewrite(readme: Path, section: str, content: str) -> None:
-    readme.write_text(rewritten(readme.read_text(encoding="utf-8"), section, content), encoding="utf-8")
+def _rewrite(page: Path, section: str, content: str) -> None:
+    page.write_text(rewritten(page.read_text(encoding="utf-8"), section, content), encoding="utf-8")
 
 
 def _show(out: Path, console: Console) -> None:

@@ -167,6 +167,12 @@ def of_factory(name: str, factory: Any) -> Rival:
 
     `factory` is called with `seed=`, as the classes of Optuna's samplers can be. Raises `ValueError` where it cannot be
     called so, or makes something else.
+
+    Example:
+        >>> import optuna
+        >>> from hypergrad_studies import of_factory
+        >>> of_factory("qmc", optuna.samplers.QMCSampler).name
+        'qmc'
     """
     if not callable(factory):
         raise ValueError(f"{name}: the factory of a method must be callable, got {shown(factory)}")

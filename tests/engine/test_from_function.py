@@ -1,6 +1,5 @@
 """A training function of the user's own: its gradient, how lazy it is, what it costs, and what is refused."""
 
-import doctest
 import math
 import sys
 from types import SimpleNamespace
@@ -369,12 +368,3 @@ def test_the_ratio_is_a_median(clock: SimpleNamespace) -> None:
         evaluate(problem, {"x": 2.0}, gradient_below=-math.inf)
     costs = [evaluate(problem, {"x": 2.0}).cost.gradient_evaluations for _ in range(4)]
     assert costs == [4, 50 / 2, 28 / 2, 6 / 2]  # values: 1, 9, 1, 2, 2
-
-
-def test_the_example_of_the_docstring_runs() -> None:
-    runner = doctest.DocTestRunner()
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        for example in doctest.DocTestFinder().find(from_function, module=sys.modules[from_function.__module__]):
-            runner.run(example)
-    assert runner.tries > 0
-    assert runner.failures == 0

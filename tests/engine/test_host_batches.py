@@ -1,7 +1,6 @@
 """Batches from the host train as those of an array of JAX do, to the bit, and what goes wrong with them is told."""
 
 import copy
-import doctest
 import functools
 import gc
 import itertools
@@ -13,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ from hypergrad_search import (
     Unrolled,
     adamw,
     evaluate,
-    host_batches,
     sgd,
     train,
 )
@@ -616,16 +614,3 @@ def test_batches_of_a_hundred_megabytes(method: Method) -> None:
         steps=5,
     )
     assert evaluate(made, {"rate": 1e-3}, key=KEY, method=method).gradient is not None
-
-
-@pytest.fixture
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.mark.usefixtures("_in_a_folder_of_its_own")
-def test_the_example_runs() -> None:
-    examples = doctest.DocTestFinder(recurse=False).find(HostBatches, "HostBatches", module=host_batches)
-    assert [doctest.DocTestRunner().run(example) for example in examples] == [(0, 7)]

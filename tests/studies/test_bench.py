@@ -43,9 +43,9 @@ def test_all_ways_differentiate_the_same_function(optimizer: str) -> None:
 
 @pytest.mark.slow
 def test_a_small_bench_ends_with_records_tables_plot_and_page(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(PAGE)
-    arguments = [*TINY, "--ways", "sgd-reversible", "--out", str(tmp_path / "out"), "--readme", str(readme)]
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    arguments = [*TINY, "--ways", "sgd-reversible", "--out", str(tmp_path / "out"), "--page", str(page)]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     plain, reversible = json_lines.read(tmp_path / "out" / "records.jsonl", Record)
@@ -60,14 +60,14 @@ def test_a_small_bench_ends_with_records_tables_plot_and_page(tmp_path: Path) ->
     assert reversible.difference == 0  # the only gradient
     assert "sgd-reversible" in result.output
     assert f"{SMALL.weights:,} weights, 20 steps, decay 0.9" in result.output
-    for plot in (tmp_path / "out" / "bench.svg", tmp_path / "docs" / "bench.svg"):
+    for plot in (tmp_path / "out" / "bench.svg", tmp_path / "bench.svg"):
         assert plot.read_text().rstrip().endswith("</svg>")
-    page = readme.read_text()
-    assert page.startswith("before\n<!-- bench -->\n")
-    assert page.endswith("<!-- /bench -->\nafter\n")
-    assert "**reversible**" in page
-    assert "old" not in page
-    assert str(tmp_path) not in page
+    text = page.read_text()
+    assert text.startswith("before\n<!-- bench -->\n")
+    assert text.endswith("<!-- /bench -->\nafter\n")
+    assert "**reversible**" in text
+    assert "old" not in text
+    assert str(tmp_path) not in text
 
 
 def test_what_needs_too_much_memory_is_compiled_but_not_run() -> None:
@@ -132,7 +132,7 @@ def test_the_page_says_how_often_reversible_training_is_slower() -> None:
         (["--ways", "sgd-forward"], "--ways"),
         (["--repeats", "0"], "--repeats"),
         (["--memory-limit", "0"], "--memory-limit"),
-        (["--readme", __file__], "--readme"),
+        (["--page", __file__], "--page"),
     ],
 )
 def test_a_wrong_option_is_named(arguments: list[str], option: str) -> None:

@@ -57,19 +57,19 @@ def test_the_lowest_test_losses_are_bold() -> None:
 
 
 def test_the_command_reads_folders_and_writes_a_section(tmp_path: Path) -> None:
-    out, readme = tmp_path / "out", tmp_path / "README.md"
+    out, page = tmp_path / "out", tmp_path / "page.md"
     records.begin(out, Plan("optuna", 300))
     for one in study().records:
         records.add(out, one)
     for run in study().runs or ():
         records.finish(out, run)
-    readme.write_text("before\n<!-- budgets -->\nold\n<!-- /budgets -->\nafter\n")
+    page.write_text("before\n<!-- budgets -->\nold\n<!-- /budgets -->\nafter\n")
     shown = CliRunner().invoke(cli, ["budgets", str(out), "--runs", "1,3"])
     assert shown.exit_code == 0, shown.output
     assert "| a | 4 / **5** (4 to 6)" in shown.output
-    written = CliRunner().invoke(cli, ["budgets", str(out), "--runs", "1,3", "--readme", str(readme)])
+    written = CliRunner().invoke(cli, ["budgets", str(out), "--runs", "1,3", "--page", str(page)])
     assert written.exit_code == 0, written.output
-    assert readme.read_text() == f"before\n<!-- budgets -->\n{shown.output}<!-- /budgets -->\nafter\n"
+    assert page.read_text() == f"before\n<!-- budgets -->\n{shown.output}<!-- /budgets -->\nafter\n"
 
 
 def test_folders_may_have_methods_of_the_same_problem(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Anybody's problem is compared: objectives, training problems and trainables, in Python and on the command line."""
 
-import doctest
-import importlib
 import math
 import os
 import signal
@@ -358,12 +356,6 @@ with records.held(Path(sys.argv[1])):
 )
 def test_budgets_are_read_and_written(text: str, budget: Budget) -> None:
     assert Budget.parse(text) == budget == Budget.parse(budget.option)
-
-
-def test_the_example_runs() -> None:
-    module = importlib.import_module("hypergrad_studies.comparison")
-    (example,) = doctest.DocTestFinder(recurse=False).find(module.compare, "compare", globs={})
-    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 TRAINABLE = """

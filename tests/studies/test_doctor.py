@@ -283,7 +283,7 @@ def test_a_gpu_without_its_flag_is_not_examined_any_further(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("arguments", "option"),
-    [(["--settings", "0"], "--settings"), (["--seed", "-1"], "--seed"), (["--readme", __file__], "--readme")],
+    [(["--settings", "0"], "--settings"), (["--seed", "-1"], "--seed"), (["--page", __file__], "--page")],
 )
 def test_a_wrong_option_is_named(arguments: list[str], option: str) -> None:
     result = doctor(*arguments)
@@ -302,17 +302,17 @@ def quick_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_this_machine_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in KINDS.keys() - {"scatter", "layer norm"}:  # all would take minutes to compile
         monkeypatch.delitem(KINDS, name)
-    readme = tmp_path / "README.md"
-    readme.write_text(PAGE)
-    result = doctor("--settings", 20, "--readme", readme)
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    result = doctor("--settings", 20, "--page", page)
     assert result.exit_code == 0, result.output
     assert "exact hypergradients can be trusted on cpu (CPU): of 20 random settings" in words(result.output)
-    page = readme.read_text()
-    assert page.startswith("before\n<!-- doctor -->\n`hypergrad doctor --settings 20 --seed 0`: exact")
-    assert page.endswith("adam.\n<!-- /doctor -->\nafter\n")
-    assert "old" not in page
+    text = page.read_text()
+    assert text.startswith("before\n<!-- doctor -->\n`hypergrad doctor --settings 20 --seed 0`: exact")
+    assert text.endswith("adam.\n<!-- /doctor -->\nafter\n")
+    assert "old" not in text
     rows = {
-        cells[0]: cells for cells in ([x.strip() for x in line.strip("|").split("|")] for line in page.splitlines())
+        cells[0]: cells for cells in ([x.strip() for x in line.strip("|").split("|")] for line in text.splitlines())
     }
     assert sum(int(rows[kind][1]) for kind in KINDS) == 20
     for kind in KINDS:

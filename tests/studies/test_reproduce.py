@@ -118,32 +118,32 @@ def test_several_make_a_page_and_a_table(out: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setitem(STUDIES, "memory", found)
     monkeypatch.setattr(found, "__module__", "hypergrad_studies.papers.reversible_learning.memory", raising=False)
     (tmp_path / "chaos").symlink_to(out)
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- reproduce -->\nold\n<!-- /reproduce -->\nafter\n")
-    arguments = ["reproduce", "memory", "chaos", "--seeds", "2", "--out", str(tmp_path), "--readme", str(readme)]
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- reproduce -->\nold\n<!-- /reproduce -->\nafter\n")
+    arguments = ["reproduce", "memory", "chaos", "--seeds", "2", "--out", str(tmp_path), "--page", str(page)]
     for _ in range(2):
         done = CliRunner().invoke(cli, arguments)
         assert done.exit_code == 0, done.output
         monkeypatch.setitem(STUDIES, "memory", refuse)
         monkeypatch.setattr(refuse, "__module__", "hypergrad_studies.papers.reversible_learning.memory")
         monkeypatch.setattr(chaos, "measure", refuse)
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("before\n<!-- reproduce -->\n`hypergrad reproduce memory chaos --scale small --seeds 2`, on")
     assert "| `memory` | bits | 0.152 | 0.155 | 2 | 1,234 |\n<!-- /reproduce -->\nafter\n" in text
     assert "reversals" not in text
     assert "old" not in text
-    page = (tmp_path / "index.html").read_text()
-    assert page.count("data:image/svg+xml;base64,") == 2
-    assert all(part in page for part in ('<h2 id="study-2">chaos</h2>', "inf", "1,234", "paper has 1,000 rates"))
+    whole = (tmp_path / "index.html").read_text()
+    assert whole.count("data:image/svg+xml;base64,") == 2
+    assert all(part in whole for part in ('<h2 id="study-2">chaos</h2>', "inf", "1,234", "paper has 1,000 rates"))
 
 
-def test_a_readme_without_a_place_for_the_table_is_left_alone(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("text\n")
-    done = CliRunner().invoke(cli, ["reproduce", "chaos", "--out", str(tmp_path / "out"), "--readme", str(readme)])
+def test_a_page_without_a_place_for_the_table_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("text\n")
+    done = CliRunner().invoke(cli, ["reproduce", "chaos", "--out", str(tmp_path / "out"), "--page", str(page)])
     assert done.exit_code == 2
     assert "no <!-- reproduce -->" in done.output
-    assert readme.read_text() == "text\n"
+    assert page.read_text() == "text\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""What the examination has found, as tables for the terminal and as a section of the README."""
+"""What the examination has found, as tables for the terminal and as a section of a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def tables(findings: Findings) -> list[Table]:
 
 
 def markdown(findings: Findings, command: str) -> str:
-    """Return the section of the README that `command` makes."""
+    """Return the section of a page that `command` makes."""
     return "\n\n".join([f"`{command}`: {verdict(findings)}", *map(_markdown, _sheets(findings))]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A page and a table for the README that show what reproductions have found, made of the files that they left."""
+"""A page, and a section of another, that show what reproductions have found, made of the files that they left."""
 
 import base64
 import inspect

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hypergrad_studies.readme_sections import has_section, rewritten
+from hypergrad_studies.page_sections import has_section, rewritten
 
 PAGE = "before\n<!-- a -->\nold\n<!-- /a -->\n<!-- b -->\nold\n<!-- /b -->\nafter\n"
 

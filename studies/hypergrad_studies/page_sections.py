@@ -1,4 +1,4 @@
-"""Sections of the README that commands write: the text between `<!-- name -->` and `<!-- /name -->`."""
+"""Sections of a page that commands write: the text between `<!-- name -->` and `<!-- /name -->`."""
 
 import re
 
