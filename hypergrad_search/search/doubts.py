@@ -32,8 +32,8 @@ CONSISTENT = 2.0
 VARIED = 3.0
 #: So many points in a row at which the whole gradient is zero are no accident.
 ENOUGH_ZEROS = 3
-#: If so many trials fail before any succeeds, or give useless gradients before any gives another, something else is wrong
-#: than the hyperparameters.
+#: If so many trials fail before any succeeds, or give useless gradients before any gives another, something else is
+#: wrong than the hyperparameters.
 ENOUGH_FAILURES = 5
 KEPT = 32  # the number of trials with a gradient that are remembered, from which steps may start
 
