@@ -74,7 +74,8 @@ MESSAGES = {
     Status.UNDERFLOW: "a number fell below the resolution of the fixed-point numbers",
     Status.DIVERGED: "the validation loss is infinite; lower the learning rate or scales",
     Status.OVERFITTED: "the part of the validation set that was held back is fitted no better than before the step",
-    Status.EXPLODED: "the value is sound, but its gradient is useless: it is not finite",
+    Status.EXPLODED: "the value is sound, but its gradient is useless: it is not finite; where an optimizer divides by "
+    "the root of 0, as Adam of optax does for a weight without a gradient, eps_root=1e-8 keeps it off",
     Status.REFUSED: "an error refused these values",
 }
 

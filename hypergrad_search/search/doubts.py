@@ -32,7 +32,8 @@ CONSISTENT = 2.0
 VARIED = 3.0
 #: So many points in a row at which the whole gradient is zero are no accident.
 ENOUGH_ZEROS = 3
-#: If so many trials fail before any succeeds, something else is wrong than the hyperparameters.
+#: If so many trials fail before any succeeds, or give useless gradients before any gives another, something else is
+#: wrong than the hyperparameters.
 ENOUGH_FAILURES = 5
 KEPT = 32  # the number of trials with a gradient that are remembered, from which steps may start
 
@@ -60,9 +61,14 @@ class Doubts:
         self._steps: list[tuple[float, float]] = []  # predicted and real changes of the last short steps
         self._zeros: list[np.ndarray] = []  # points with a gradient of 0, since one had another
         self._failures: int | None = 0  # None once a trial has succeeded
+        self._useless: int | None = 0  # None once a trial has given a gradient that a search can use
 
     def look_at_value(self, observation: Observation, message: str | None) -> None:
-        """Look at the value of one finished trial; `message` is what it says about its failure, if it does."""
+        """Look at the value of one finished trial; `message` is what it says about its failure, if it does.
+
+        A trial with a sound value has a message only where its gradient is useless.
+        """
+        self._look_at_gradient(observation, message)
         if math.isfinite(observation.value):
             self._failures = None
         if self._failures is None:
@@ -73,6 +79,19 @@ class Doubts:
                 "failures",
                 f"all of the first {ENOUGH_FAILURES} trials have failed, so there is nothing to search by; trial "
                 f"{observation.trial}: {message or 'its value is not finite, or it raised an error'}",
+            )
+
+    def _look_at_gradient(self, observation: Observation, message: str | None) -> None:
+        if observation.gradient is not None:
+            self._useless = None
+        if self._useless is None or not message or not math.isfinite(observation.value):
+            return
+        self._useless += 1
+        if self._useless == ENOUGH_FAILURES:
+            self._warn(
+                "useless",
+                f"all of the first {ENOUGH_FAILURES} gradients are useless, so the explorer alone decides; trial "
+                f"{observation.trial}: {message}",
             )
 
     def look(self, space: Space, observation: Observation, *, maximise: bool = False) -> None:

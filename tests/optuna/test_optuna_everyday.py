@@ -74,3 +74,25 @@ def test_steps_must_be_an_int_of_the_space() -> None:
             Objective(problem(), {**SPACE, **wrong})
     with pytest.raises(ValueError, match="steps names the hyperparameter 'steps', which is not among"):
         Objective(problem(), {name: SPACE[name] for name in ("rate", "clip")})
+
+
+def test_a_chain_of_optax_whose_gradient_is_nan_is_said_with_what_to_do() -> None:
+    """One weight never gets a gradient, where the root in Adam of optax has no slope."""
+
+    def of(eps_root: float) -> TrainingProblem:
+        return TrainingProblem(
+            init=lambda key, h: jnp.zeros(2),
+            train_loss=lambda w, h, batch, key: (jnp.array([1.0, 0.0]) @ w - 1.0) ** 2,
+            valid_loss=lambda w, h: jnp.sum((w - 0.5) ** 2),
+            batches=lambda step: None,
+            optimizer=lambda h: optax.adam(h["rate"], eps_root=eps_root),
+            steps=5,
+        )
+
+    space: Space = {"rate": Float(1e-3, 0.3, log=True)}
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    with pytest.warns(UserWarning, match=r"first 5 gradients are useless.*not finite; .*eps_root=1e-8 keeps it off"):
+        study.optimize(Objective(of(0.0), space, method=Unrolled()), n_trials=6)
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.optimize(Objective(of(1e-8), space, method=Unrolled()), n_trials=6)
+    assert {trial.user_attrs["hypergrad:status"] for trial in study.trials} == {"ok"}

@@ -118,6 +118,31 @@ def test_failures_after_a_success_are_expected() -> None:
         doubts.look_at_value(Observation("0", None, POINT, value), None)
 
 
+def test_useless_gradients_from_the_first_on_are_said_once() -> None:
+    doubts, useless = Doubts("search"), Observation("4", None, POINT, 1.0)
+    for _ in range(ENOUGH_FAILURES - 1):
+        doubts.look_at_value(useless, "it is not finite")
+    with pytest.warns(
+        UserWarning, match=f"all of the first {ENOUGH_FAILURES} gradients are useless.*trial 4: it is not finite"
+    ):
+        doubts.look_at_value(useless, "it is not finite")
+    doubts.look_at_value(useless, "it is not finite")
+
+
+@pytest.mark.parametrize("message", [None, "it is not finite"])
+def test_useless_gradients_after_a_sound_one_are_expected(message: str | None) -> None:
+    doubts = Doubts("search")
+    doubts.look_at_value(read({"x": 1.0}), None)
+    for _ in range(2 * ENOUGH_FAILURES):
+        doubts.look_at_value(Observation("0", None, POINT, 1.0), message)
+
+
+def test_trials_whose_gradient_was_not_wanted_are_not_useless() -> None:
+    doubts = Doubts("search")
+    for _ in range(2 * ENOUGH_FAILURES):
+        doubts.look_at_value(Observation("0", None, POINT, 1.0), None)
+
+
 def test_zeros_count_in_a_row() -> None:
     doubts, zero, slope = Doubts("search"), {"x": 0.0}, {"x": 1.0}
     for number, gradient in enumerate([*[zero] * (ENOUGH_ZEROS - 1), slope, *[zero] * (ENOUGH_ZEROS - 1)]):
