@@ -1,4 +1,4 @@
-"""A method of ours against the others, seed by seed: by how much it is lower, how sure that is, and how many seeds tell.
+"""Ours against the other methods, seed by seed: by how much it is lower, how sure that is, and how many seeds tell.
 
 Runs with the same seed start from the same weights, and a test of their differences does not see what all runs of a
 seed have in common. Where a seed means nothing but its own random numbers, the pairs are arbitrary, and the test is
@@ -54,6 +54,16 @@ class Pairing:
         """Whether our median loss is lower."""
         return self.losses[0] < self.losses[1]
 
+    @property
+    def difference(self) -> str:
+        """By how much our loss is lower or higher than the other's, and within which bounds."""
+        if self.lower is None:
+            return "lower" if self.ahead else "not lower"
+        median, low, high = self.lower.median, self.lower.low, self.lower.high
+        if median >= 0:
+            return f"{_share(median)} ({_share(low)} to {_share(high)}) lower"
+        return f"{_share(-median)} ({_share(-high)} to {_share(-low)}) higher"
+
 
 def pairings(ours: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> list[Pairing]:
     """Return ours against each other method, the one with the lowest median loss first; all map seeds to losses.
@@ -88,6 +98,11 @@ def p_lower(mine: Array, theirs: Array) -> float:
     return float(wilcoxon(ranks, alternative="less", method="exact" if _untied(ranks) else "auto").pvalue)
 
 
+def shown(p: float, sign: str = "=") -> str:
+    """Return a p-value as it is shown, after a sign."""
+    return "< 0.001" if p < 0.001 else f"{sign} {p:.2g}"
+
+
 def fewest(level: float = SURE) -> int:
     """Return the smallest number of seeds with which p can be below `level`: all are won, and p is 1 / 2 ** seeds."""
     return math.floor(-math.log2(level)) + 1
@@ -102,16 +117,16 @@ def seeds_needed(mine: Array, theirs: Array, level: float = SURE) -> float:
 
     Example:
         >>> seeds_needed(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))
-        9
+        9.0
         >>> seeds_needed(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.5, 3.5]))
-        25
+        33.0
     """
     ranks = _signed_ranks(mine, theirs)
     sums = np.add.outer(ranks, ranks)[np.triu_indices(len(ranks))]
     beyond_half = float(np.mean(sums < 0) + np.mean(sums == 0) / 2) - 0.5
     if beyond_half <= 0:
         return math.inf
-    return max(fewest(level), math.ceil((norm.isf(level) + norm.ppf(POWER)) ** 2 / (3 * beyond_half**2)))
+    return float(max(fewest(level), math.ceil((norm.isf(level) + norm.ppf(POWER)) ** 2 / (3 * beyond_half**2))))
 
 
 def paired(mine: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[Array, Array]:
@@ -139,3 +154,7 @@ def _lower(mine: Array, theirs: Array) -> Interval | None:
     if not (np.isfinite(mine).all() and np.isfinite(theirs).all() and (theirs > 0).all()):
         return None
     return interval((1 - mine / theirs).tolist())
+
+
+def _share(share: float) -> str:
+    return "over 99 %" if 0.995 < share < 1 else f"{100 * share:.0f} %"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hypergrad_studies.budgets import Interval
-from hypergrad_studies.pairing import SURE, Pairing, paired, pairings, seeds_needed
+from hypergrad_studies.pairing import SURE, Pairing, paired, pairings, seeds_needed, shown
 from hypergrad_studies.spending import Budget
 from hypergrad_studies.statistics import History, final_tests, validated
 
@@ -33,24 +33,46 @@ class Verdict:
     - `needed`: about how many seeds would be enough for a `p` below 0.05, if differences stay as they are; infinite
       where no number would.
     - `time`: how many times as long ours took, by the median seconds of evaluating, asking and telling.
-    - `against`: ours against each other method, also those of another budget, the lowest median loss first.
+    - `best`: ours against `other`; `against`: ours against each other method, also those of another budget. The lowest
+      median loss comes first.
     """
 
     pays: bool | None
     problem: str
     budget: Budget | None
     ours: str
-    other: str
     others: int
     measure: str
-    losses: tuple[float, float]
-    lower: Interval | None
-    wins: int
-    seeds: int
     p: float
     needed: float
     time: float
+    best: Pairing
     against: tuple[Pairing, ...]
+
+    @property
+    def other(self) -> str:
+        """The best of the other methods of the same budget."""
+        return self.best.other
+
+    @property
+    def losses(self) -> tuple[float, float]:
+        """The median loss of ours and of the other."""
+        return self.best.losses
+
+    @property
+    def lower(self) -> Interval | None:
+        """By how much ours is lower."""
+        return self.best.lower
+
+    @property
+    def wins(self) -> int:
+        """The number of seeds on which ours is lower."""
+        return self.best.wins
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds that both have finished."""
+        return self.best.seeds
 
     @property
     def says(self) -> str:
@@ -73,13 +95,12 @@ class Verdict:
         """By how much, how sure, and what to use instead."""
         ours, theirs = (f"{loss:.3g}" for loss in self.losses)
         other = self.other if self.others == 1 else f"{self.other}, the best of {self.others} others"
+        difference = self.best.difference
         wins = f"it is lower on {self.wins} of {self.seeds} seeds"
         if self.pays is False:
-            mine = ours if self.lower is None else f"{ours}, {_difference(self.lower)}"
-            found = f"use {other}, with the {self.measure} {theirs}; ours is {mine}, and {wins} ({self._p})."
+            found = f"use {other}, with the {self.measure} {theirs}; ours is {ours}, {difference}, and {wins} ({self._p})."
         else:
-            than = "lower" if self.lower is None else _difference(self.lower)
-            found = f"the {self.measure} is {ours}, {than} than the {theirs} of {other}; {wins} ({self._p})."
+            found = f"the {self.measure} is {ours}, {difference} than the {theirs} of {other}; {wins} ({self._p})."
         return f"{found}{'' if self.sure else self._doubt} It took {self.time:.2g} times as long."
 
     def __str__(self) -> str:
@@ -89,8 +110,9 @@ class Verdict:
     def _p(self) -> str:
         if self.pays is False:
             of = "" if self.others == 1 else f", allowing for {self.others} others"
-            return f"p = {self.p:.2g} that {self.other} is lower{of}"
-        return f"p = {self.p:.2g}" if self.others == 1 else f"p is at most {self.p:.2g} against each"
+            return f"p {shown(self.p)} that {self.other} is lower{of}"
+        at_most = "\N{LESS-THAN OR EQUAL TO}"
+        return f"p {shown(self.p)}" if self.others == 1 else f"p {shown(self.p, at_most)} against each"
 
     @property
     def _doubt(self) -> str:
@@ -127,29 +149,14 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
         problem=runs[0].key[0],
         budget=budgets[ours],
         ours=ours,
-        other=best.other,
         others=len(same),
         measure=measure,
-        losses=best.losses,
-        lower=best.lower,
-        wins=best.wins,
-        seeds=best.seeds,
         p=p,
         needed=needed,
         time=_seconds(rivals, ours) / _seconds(rivals, best.other),
+        best=best,
         against=tuple(against),
     )
-
-
-def _difference(lower: Interval) -> str:
-    """Say by how much a loss is lower or higher than another, and within which bounds."""
-    if lower.median >= 0:
-        return f"{_share(lower.median)} ({_share(lower.low)} to {_share(lower.high)}) lower"
-    return f"{_share(-lower.median)} ({_share(-lower.high)} to {_share(-lower.low)}) higher"
-
-
-def _share(share: float) -> str:
-    return "over 99 %" if 0.995 < share < 1 else f"{100 * share:.0f} %"
 
 
 def _seconds(runs: Sequence[History], method: str) -> float:
