@@ -14,7 +14,7 @@ from rich.console import Console
 from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP
 from hypergrad_studies import architecture as architectures
 from hypergrad_studies import bench as measuring
-from hypergrad_studies import bench_convolutions, bench_report, data, json_lines, records
+from hypergrad_studies import bench_convolutions, bench_report, budgets_plot, data, json_lines, records
 from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import data_cleaning as cleaning
 from hypergrad_studies import data_cleaning_cost as cleaning_cost
@@ -280,7 +280,7 @@ def merge(out: Path, folders: tuple[Path, ...]) -> None:
     show_default=True,
     help="Numbers of training runs.",
 )
-@_readme_option("budgets", ", instead of printing.")
+@_readme_option("budgets", ", instead of printing, and comparison.svg beside it.")
 def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> None:
     """Show what each method had found after so many training runs, from the records in folders OUT."""
     command = shlex.join(["hypergrad", "budgets", *map(str, folders), "--runs", ",".join(map(str, runs))])
@@ -296,6 +296,9 @@ def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> 
         click.echo(content, nl=False)
     else:
         _rewrite(readme, "budgets", content)
+        ours = [name for name, rival in KNOWN.items() if rival.gradients]
+        found = {problem: after_budgets.ratios(table, ours) for problem, table in tables.items()}
+        budgets_plot.write_plot(found, runs, readme.parent / "comparison.svg")
 
 
 @cli.command()

@@ -54,6 +54,10 @@ _SPARE = (("#0e7f9f", "#66d0ee"), ("#aa4499", "#d17fc7"), ("#7d7d1f", "#c4c455")
 _DASHES = {"2x": "--", "tied": ":"}  # by the end of a method's name; its colour is the plain method's
 
 
+# Which multiples of a power of ten have a number, by how much larger the end of an axis is than its start.
+_SUBS = {50: (1.0, 2.0, 3.0, 5.0), 200: (1.0, 2.0, 5.0), 1000: (1.0, 3.0), math.inf: (1.0,)}
+
+
 @dataclass(frozen=True)
 class Style:
     """How a method looks in every figure; `dark` is its colour on a dark page."""
@@ -223,9 +227,9 @@ def _draw_bands(axes: Axes, bands: Mapping[str, Band], look: Mapping[str, Style]
     # The axes hold every median; the bands of early trials, which may reach far above, are cut.
     finite = np.concatenate([_finite(row) for b in known for row in (b.lower, b.median)] or [np.ones(1)])
     top = finite.max()
+    end = max((b.x[-1] for b in known), default=0.0)
     for method, rows in bands.items():
         style = look[method]
-        label = f"{method} (n = {rows.n})"
         median = np.where(np.isfinite(rows.median), rows.median, np.nan)
         axes.step(
             rows.x,
@@ -234,8 +238,9 @@ def _draw_bands(axes: Axes, bands: Mapping[str, Band], look: Mapping[str, Style]
             color=style.colour,
             linestyle=style.dashes,
             linewidth=1.9,
-            label=label,
         )
+        if median.size:  # a run's value holds after its last trial
+            axes.plot([rows.x[-1], end], [median[-1]] * 2, color=style.colour, linestyle=style.dashes, linewidth=0.9)
         # An upper quartile that is still infinite fills the axes to their top.
         axes.fill_between(
             rows.x,
@@ -272,7 +277,8 @@ def _log_axis(axes: Axes, which: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log"})
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high > 50 * low else (1.0, 2.0, 3.0, 5.0)))
+    subs = next(subs for span, subs in _SUBS.items() if high <= span * low)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

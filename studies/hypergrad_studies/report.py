@@ -45,7 +45,7 @@ COLUMNS = (
     "gradient evaluations",
     "evaluating (s)",
     "ask + tell (s)",
-    "failures",
+    "failed",
 )
 """Headings of the main table, in the terminal and on the page."""
 
@@ -94,7 +94,7 @@ class _Readout:
     panel: plots.Panel
     json: dict[str, Any]
     costs: list[str]
-    rows: list[tuple[str, list[str]]]
+    rows: list[tuple[str, list[tuple[str, str]]]]
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _readout(panel: plots.Panel, look: Mapping[str, plots.Style]) -> _Readout:
     for method, band in panel.bands.items():
         curves = [Curve(band.x, y) for y in (band.median, band.lower, band.upper)]
         values = zip(*(resample(curve, np.asarray(costs)) for curve in curves), strict=True)
-        rows.append((method, [f"{_loss(m)} ({_loss(low)}{DASH}{_loss(high)})" for m, low, high in values]))
+        rows.append((method, [(_loss(m), f"({_loss(low)}{DASH}{_loss(high)})") for m, low, high in values]))
     axes = {name: {"ends": axis.ends, "limits": axis.limits, "log": axis.log} for name, axis in panel.axes.items()}
     lines = [
         {
@@ -395,9 +395,9 @@ def _quartiles(values: Quartiles | None) -> str:
 
 
 def _parts(cell: str) -> tuple[str, str]:
-    """Return what stands in a cell, and below it the quartiles."""
-    median, bracket, quartiles = cell.partition(" (")
-    return median, bracket.strip() + quartiles
+    """Return what stands in a cell, and what stands below it: the quartiles in brackets."""
+    median, bracket, below = cell.partition(" (")
+    return median, bracket.strip() + below
 
 
 def _loss(value: float) -> str:

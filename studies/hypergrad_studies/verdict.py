@@ -95,12 +95,12 @@ class Verdict:
         """By how much, how sure, and what to use instead."""
         ours, theirs = (f"{loss:.3g}" for loss in self.losses)
         other = self.other if self.others == 1 else f"{self.other}, the best of {self.others} others"
-        difference = self.best.difference
-        wins = f"it is lower on {self.wins} of {self.seeds} seeds"
+        difference = f"{ours}, seed by seed {self.best.difference}"
+        sure = f"it is lower on {self.wins} of {self.seeds} seeds ({self._p})."
         if self.pays is False:
-            found = f"use {other}, with the {self.measure} {theirs}; ours is {ours}, {difference}, and {wins} ({self._p})."
+            found = f"use {other}, with the {self.measure} {theirs}; ours is {difference}, and {sure}"
         else:
-            found = f"the {self.measure} is {ours}, {difference} than the {theirs} of {other}; {wins} ({self._p})."
+            found = f"the {self.measure} is {difference} than the {theirs} of {other}; {sure}"
         return f"{found}{'' if self.sure else self._doubt} It took {self.time:.2g} times as long."
 
     def __str__(self) -> str:

@@ -32,9 +32,9 @@ def test_ours_pays_where_it_is_lower_on_each_of_five_seeds() -> None:
     assert found.lower is not None
     assert (found.lower.median, found.lower.low, round(found.lower.high, 3)) == (0.5, 0.5, 0.524)
     assert str(found) == (
-        "hypergrad pays for bowl at 100 gradient evaluations: the validation loss is 3, 50 % (50 % to 52 %) lower than "
-        "the 6 of tpe, the best of 2 others; it is lower on 5 of 5 seeds (p \N{LESS-THAN OR EQUAL TO} 0.031 against each). "
-        "It took 1 times as long."
+        "hypergrad pays for bowl at 100 gradient evaluations: the validation loss is 3, seed by seed 50 % (50 % to "
+        "52 %) lower than the 6 of tpe, the best of 2 others; it is lower on 5 of 5 seeds (p \N{LESS-THAN OR EQUAL TO} "
+        "0.031 against each). It took 1 times as long."
     )
     assert [(pairing.other, pairing.p, pairing.holm) for pairing in found.against] == [
         ("tpe", 1 / 32, 2 / 32),
@@ -72,8 +72,9 @@ def test_where_ours_is_behind_the_best_of_the_others_is_named() -> None:
     assert (found.pays, found.other, found.wins) == (False, "tpe", 1)
     assert str(found) == (
         "hypergrad does not pay for bowl at 100 gradient evaluations: use tpe, the best of 2 others, with the "
-        "validation loss 2; ours is 3, 50 % (-25 % to 50 %) higher, and it is lower on 1 of 3 seeds (p = 1 that tpe is lower, "
-        f"allowing for 2 others). This may be chance: about {found.needed:.0f} seeds would tell. It took 1 times as long."
+        "validation loss 2; ours is 3, seed by seed 50 % (-25 % to 50 %) higher, and it is lower on 1 of 3 seeds (p = "
+        f"1 that tpe is lower, allowing for 2 others). This may be chance: about {found.needed:.0f} seeds would tell. "
+        "It took 1 times as long."
     )
 
 
