@@ -106,7 +106,7 @@ def _after(group: Sequence[History], budget: int) -> tuple[Interval | None, tupl
 def ratios(table: Sequence[Row], ours: Collection[str]) -> list[Ratio | None]:
     """Return for each number of training runs how the first of `ours` by name compares with the best of the others.
 
-    None where ours, or all others, have no finite median test loss.
+    None where ours has no finite median test loss, or one of the others had not so large a budget.
     """
     mine = min((row for row in table if row.method in ours), key=lambda row: row.method, default=None)
     others = [row for row in table if row.method not in ours]
@@ -114,12 +114,12 @@ def ratios(table: Sequence[Row], ours: Collection[str]) -> list[Ratio | None]:
 
 
 def _ratio(mine: Row, others: Sequence[Row], i: int) -> Ratio | None:
-    found = [(row.test[i], row) for row in others]
-    known = [(test.median, row.method, row) for test, row in found if test is not None and math.isfinite(test.median)]
-    own = mine.test[i]
-    if own is None or not math.isfinite(own.median) or not known:
+    own, known = mine.test[i], [(test.median, row.method, row) for row in others if (test := row.test[i]) is not None]
+    if own is None or not math.isfinite(own.median) or not known or len(known) < len(others):
         return None
-    median, _, best = min(known)
+    median, _, best = min(known, key=lambda found: found[:2])
+    if not math.isfinite(median):
+        return None
     bounds = _bounds(np.asarray(mine.losses[i]), np.asarray(best.losses[i]))
     return Ratio(Interval(own.median / median, *bounds), mine.method, best.method, (own.median, median))
 

@@ -23,30 +23,35 @@ svg { --paper: #ffffff; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0;
   --better: #5cb3f0; --worse: #ff8c5a; --open: #a0a0a0; } }
 </style>"""
 
+_TITLE = "On each problem, our median test loss as a multiple of that of the best other method at equal cost"
+
 _TICKS = (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0)
 
 
 def write_plot(found: Mapping[str, Sequence[Ratio | None]], runs: Sequence[int], path: Path) -> Path:
-    """Draw the ratios of each problem after each number of training runs; return `path`.
+    """Draw the ratios of each problem after those numbers of training runs that all of them have; return `path`.
 
-    Problems without a ratio are left out. The one on which ours is ahead most comes first. The last marker of a row has
-    its interval, and a text with the losses.
+    Problems without any ratio are left out. The one on which ours is ahead most comes first. The last marker of a row
+    has its interval, and a text with the losses.
     """
-    rows = {problem: dict(_known(ratios, runs)) for problem, ratios in found.items() if any(ratios)}
+    known = {
+        problem: {number: ratio for number, ratio in zip(runs, ratios, strict=True) if ratio is not None}
+        for problem, ratios in found.items()
+        if any(ratios)
+    }
+    common = [number for number in runs if all(number in row for row in known.values())]
+    rows = {problem: {number: row[number] for number in common} for problem, row in known.items()}
     order = sorted(rows, key=lambda problem: list(rows[problem].values())[-1].ratio.median)
-    figure = Figure(figsize=(8.6, 1.5 + 0.42 * len(order)), layout="constrained")
+    figure = Figure(figsize=(8.6, 1.3 + 0.38 * len(order)), layout="constrained")
     with matplotlib.rc_context({"font.size": 10.5}):
         axes = figure.subplots()
-        sizes = {number: 16 + 44 * i / max(len(runs) - 1, 1) for i, number in enumerate(runs)}
+        sizes = {number: 16 + 44 * i / max(len(common) - 1, 1) for i, number in enumerate(common)}
         for y, problem in enumerate(order):
             _draw_row(axes, y, rows[problem], sizes)
-        _dress(axes, order, [r for row in rows.values() for r in row.values()], sizes)
+        _dress(axes, order, [r for row in rows.values() for r in row.values()])
+        _legend(axes, sizes)
     path.write_text(_svg(figure), encoding="utf-8")
     return path
-
-
-def _known(ratios: Sequence[Ratio | None], runs: Sequence[int]) -> list[tuple[int, Ratio]]:
-    return [(number, ratio) for number, ratio in zip(runs, ratios, strict=True) if ratio is not None]
 
 
 def _colour(ratio: Ratio) -> str:
@@ -76,7 +81,7 @@ def _draw_row(axes: Axes, y: int, row: Mapping[int, Ratio], sizes: Mapping[int, 
     )
 
 
-def _dress(axes: Axes, order: Sequence[str], shown: Sequence[Ratio], sizes: Mapping[int, float]) -> None:
+def _dress(axes: Axes, order: Sequence[str], shown: Sequence[Ratio]) -> None:
     axes.set_xscale("log")
     ends = [bound for r in shown for bound in (r.ratio.low, r.ratio.high, r.ratio.median) if math.isfinite(bound)]
     axes.set_xlim(min([*ends, 0.7]) / 1.08, max([*ends, 1.4]) * 1.08)
@@ -93,22 +98,34 @@ def _dress(axes: Axes, order: Sequence[str], shown: Sequence[Ratio], sizes: Mapp
     axes.tick_params(color=_SOFT, labelcolor=_INK, left=False)
     axes.set_xlabel("our median test loss / that of the best other method, at equal cost", color=_INK)
     ours = shown[0].ours if shown else "ours"
-    axes.annotate(f"{ours} is better", (1.0, 1.02), (-6, 0), ha="right", color=_BETTER, **_ABOVE)
-    axes.annotate(f"{ours} is worse", (1.0, 1.02), (6, 0), ha="left", color=_WORSE, **_ABOVE)
-    marks = [axes.scatter([], [], s=size, facecolor="none", edgecolor=_SOFT, linewidth=1.4) for size in sizes.values()]
-    axes.legend(
-        marks,
-        [f"after {number} training runs" for number in sizes],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.16 - 1.0 / max(len(order), 4)),
-        ncols=len(sizes),
+    for text, side, colour in (("better", -1, _BETTER), ("worse", 1, _WORSE)):
+        axes.annotate(
+            f"{ours} is {text}",
+            (1.0, 1.02),
+            (6 * side, 0),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="right" if side < 0 else "left",
+            color=colour,
+            annotation_clip=False,
+        )
+
+
+def _legend(axes: Axes, sizes: Mapping[int, float]) -> None:
+    marks = [axes.scatter([], [], size, facecolor="none", edgecolor=_SOFT, linewidth=1.4) for size in sizes.values()]
+    labels = [*(f"after {number} training runs" for number in sizes), "may be equal"]
+    figure = axes.get_figure()
+    assert figure is not None
+    (line,) = axes.plot([], [], color=_OPEN, linewidth=2.0)
+    figure.legend(
+        [*marks, line],
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
         frameon=False,
         labelcolor=_SOFT,
         fontsize=9,
     )
-
-
-_ABOVE = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "annotation_clip": False}
 
 
 def _svg(figure: Figure) -> str:
@@ -120,4 +137,4 @@ def _svg(figure: Figure) -> str:
     for colour, name in _NAMES.items():
         text = text.replace(colour, f"var(--{name})")
     head, tag, rest = text.partition("<metadata>")
-    return f"{head}{_STYLE}{tag}{rest}"
+    return f"{head}<title>{_TITLE}</title>{_STYLE}{tag}{rest}"

@@ -280,7 +280,7 @@ def merge(out: Path, folders: tuple[Path, ...]) -> None:
     show_default=True,
     help="Numbers of training runs.",
 )
-@_readme_option("budgets", ", instead of printing, and comparison.svg beside it.")
+@_readme_option("budgets", ", instead of printing, and a picture beside it, with the suffix .svg.")
 def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> None:
     """Show what each method had found after so many training runs, from the records in folders OUT."""
     command = shlex.join(["hypergrad", "budgets", *map(str, folders), "--runs", ",".join(map(str, runs))])
@@ -298,7 +298,8 @@ def budgets(folders: tuple[Path, ...], runs: list[int], readme: Path | None) -> 
         _rewrite(readme, "budgets", content)
         ours = [name for name, rival in KNOWN.items() if rival.gradients]
         found = {problem: after_budgets.ratios(table, ours) for problem, table in tables.items()}
-        budgets_plot.write_plot(found, runs, readme.parent / "comparison.svg")
+        if any(map(any, found.values())):
+            budgets_plot.write_plot(found, runs, readme.with_suffix(".svg"))
 
 
 @cli.command()

@@ -106,13 +106,10 @@ def paired(out: Path) -> Study:
         name = {"tpe": "hypergrad", "random": "tpe"}[method]
         for seed, values in enumerate(runs):
             for i, loss in enumerate(values):
-                point = {"rate": 0.123456 * (i + 1), "kind": "adam", "l2": "640 numbers, 0 to 1, median 0.5"}
-                add(
-                    out,
-                    Record(
-                        "digits", name, seed, i, loss, loss + 1, 1000 * (i + 1), 1.5, 0.25, 0.0, "ok", None, None, point
-                    ),
-                )
+                point: dict[str, str | bool | int | float | None] = {"rate": 0.123456 * (i + 1), "kind": "adam"}
+                point["l2"] = "640 numbers, 0 to 1, median 0.5"
+                record = Record("digits", name, seed, i, loss, loss + 1, 1000 * (i + 1), 1.5, 0.25, 0.0, "ok", None)
+                add(out, replace(record, hyperparameters=point))
             finish(out, Run("digits", name, seed, 2000, 2, 1.0, gradients=name == "hypergrad"))
     return Study.load(out)
 
