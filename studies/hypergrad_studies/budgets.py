@@ -1,7 +1,7 @@
 """What each method has found after so many training runs: medians over seeds, with intervals, from records alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -34,6 +34,7 @@ class Row:
     - `fresh`: the test loss of training with keys that no trial had, at what was found in the end; the median over the
       keys of each run is one number.
     - `seeds`: the number of runs.
+    - `losses`: the test losses of the runs after each number of training runs, empty where `test` is None.
     """
 
     method: str
@@ -41,6 +42,21 @@ class Row:
     test: tuple[Interval | None, ...]
     fresh: Interval | None
     seeds: int
+    losses: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Our median test loss as a multiple of that of the best other method, after so many training runs.
+
+    - `ratio`: with its 95 % bootstrap interval, in which the seeds of both methods are drawn.
+    - `ours`, `other`: the names, and `losses` the medians.
+    """
+
+    ratio: Interval
+    ours: str
+    other: str
+    losses: tuple[float, float]
 
 
 def interval(numbers: Sequence[float]) -> Interval:
@@ -70,19 +86,50 @@ def rows(study: Study, steps: Mapping[str, int], runs: Sequence[int]) -> dict[st
 def _row(
     method: str, group: Sequence[History], steps: int, runs: Sequence[int], fresh: Mapping[Key, tuple[float, ...]]
 ) -> Row:
-    validation, test = zip(*(_after(group, steps * number) for number in runs), strict=True)
+    validation, losses = zip(*(_after(group, steps * number) for number in runs), strict=True)
+    test = tuple(interval(known) if known else None for known in losses)
     medians = [float(np.median(fresh[h.key])) for h in group if fresh.get(h.key)]
-    return Row(method, validation, test, interval(medians) if medians else None, len(group))
+    return Row(method, validation, test, interval(medians) if medians else None, len(group), losses)
 
 
-def _after(group: Sequence[History], budget: int) -> tuple[Interval | None, Interval | None]:
+def _after(group: Sequence[History], budget: int) -> tuple[Interval | None, tuple[float, ...]]:
+    """Return the validation losses after so many gradient evaluations, and the test losses of the runs."""
     if any(h.budget is not None and h.budget.amount < budget for h in group):
-        return None, None
+        return None, ()
     best = [chosen(replace(h, budget=Budget(budget))) for h in group]
     validation = [math.inf if record is None else record.value for record in best]
     test = [math.inf if record is None else record.test_value for record in best]
-    known = [loss for loss in test if loss is not None]
-    return interval(validation), interval(known) if len(known) == len(test) else None
+    known = tuple(loss for loss in test if loss is not None)
+    return interval(validation), known if len(known) == len(test) else ()
+
+
+def ratios(table: Sequence[Row], ours: Collection[str]) -> list[Ratio | None]:
+    """Return for each number of training runs how the first of `ours` by name compares with the best of the others.
+
+    None where ours has no finite median test loss, or one of the others had not so large a budget.
+    """
+    mine = min((row for row in table if row.method in ours), key=lambda row: row.method, default=None)
+    others = [row for row in table if row.method not in ours]
+    return [] if mine is None else [_ratio(mine, others, i) for i in range(len(mine.test))]
+
+
+def _ratio(mine: Row, others: Sequence[Row], i: int) -> Ratio | None:
+    own, known = mine.test[i], [(test.median, row.method, row) for row in others if (test := row.test[i]) is not None]
+    if own is None or not math.isfinite(own.median) or not known or len(known) < len(others):
+        return None
+    median, _, best = min(known, key=lambda found: found[:2])
+    if not math.isfinite(median):
+        return None
+    bounds = _bounds(np.asarray(mine.losses[i]), np.asarray(best.losses[i]))
+    return Ratio(Interval(own.median / median, *bounds), mine.method, best.method, (own.median, median))
+
+
+def _bounds(mine: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Return the interval of the ratio of medians; infinite losses are failed runs, and count."""
+    rng = np.random.default_rng(0)
+    medians = [np.median(rng.choice(losses, (RESAMPLES, len(losses))), axis=1) for losses in (mine, theirs)]
+    low, high = np.quantile(medians[0] / medians[1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
 
 
 def markdown(tables: Mapping[str, Sequence[Row]], runs: Sequence[int], command: str) -> str:

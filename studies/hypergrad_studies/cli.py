@@ -14,7 +14,7 @@ from rich.console import Console
 from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP
 from hypergrad_studies import architecture as architectures
 from hypergrad_studies import bench as measuring
-from hypergrad_studies import bench_convolutions, bench_report, data, json_lines, records
+from hypergrad_studies import bench_convolutions, bench_report, budgets_plot, data, json_lines, records
 from hypergrad_studies import budgets as after_budgets
 from hypergrad_studies import data_cleaning as cleaning
 from hypergrad_studies import data_cleaning_cost as cleaning_cost
@@ -281,7 +281,7 @@ def merge(out: Path, folders: tuple[Path, ...]) -> None:
     show_default=True,
     help="Numbers of training runs.",
 )
-@_page_option("budgets", ", instead of printing.")
+@_page_option("budgets", ", instead of printing, and a picture beside it, with the suffix .svg.")
 def budgets(folders: tuple[Path, ...], runs: list[int], page: Path | None) -> None:
     """Show what each method had found after so many training runs, from the records in folders OUT."""
     command = shlex.join(["hypergrad", "budgets", *map(str, folders), "--runs", ",".join(map(str, runs))])
@@ -297,6 +297,10 @@ def budgets(folders: tuple[Path, ...], runs: list[int], page: Path | None) -> No
         click.echo(content, nl=False)
     else:
         _rewrite(page, "budgets", content)
+        ours = [name for name, rival in KNOWN.items() if rival.gradients]
+        found = {problem: after_budgets.ratios(table, ours) for problem, table in tables.items()}
+        if any(map(any, found.values())):
+            budgets_plot.write_plot(found, runs, page.with_suffix(".svg"))
 
 
 @cli.command()

@@ -16,7 +16,7 @@ from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.search.ask_tell import spread
 from hypergrad_search.space import as_given, centre, dimension
-from hypergrad_studies.records import FAILED, PRUNED, Key, Record
+from hypergrad_studies.records import FAILED, PRUNED, Key, Record, in_short
 from hypergrad_studies.resuming import Resuming
 from hypergrad_studies.rivals import Rival, Setting
 from hypergrad_studies.spending import IN_OPTUNA, SECONDS, Budget, NoCost, plus
@@ -88,6 +88,7 @@ def run(
             status=_status(ended),
             error=error or ended.user_attrs.get(attributes.MESSAGE) or _no_value(ended, value),
             cross_validated=ended.user_attrs.get(attributes.CROSS_VALIDATED),
+            hyperparameters=in_short(hyperparameters_of(ended)),
         )
         record = trials.recorded(record, ended)
         spent = _Spent(record.gradient_evaluations, spent.seconds + time.perf_counter() - asked)

@@ -9,7 +9,7 @@ _PACKAGES = ("hypergrad-search", "jax", "optuna", "ray", "numpy", "scipy", "matp
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the page that a template and its values make; it needs no network and no script."""
+    """Return the page that a template and its values make; it needs no network."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hypergrad_studies", "."),
         autoescape=True,

@@ -16,12 +16,13 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from hypergrad_ray import param_space, trainable
+from hypergrad_ray.param_space import RESERVED
 from hypergrad_ray.results import RUNNING
 from hypergrad_search import Space
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.space import dimension
 from hypergrad_studies.clusters import cluster
-from hypergrad_studies.records import FAILED, PRUNED, Key, Record
+from hypergrad_studies.records import FAILED, PRUNED, Key, Record, in_short
 from hypergrad_studies.rivals import Rival, Setting
 from hypergrad_studies.spending import IN_RAY, SECONDS, Budget, NoCost, plus
 from hypergrad_studies.tasks import TrainableTask, TrainingTask
@@ -181,6 +182,7 @@ class Recorder(tune.Callback):
             status=status,
             error=error or None,
             cross_validated=result.get("cross_validated"),
+            hyperparameters=in_short(_hyperparameters(trial)),
         )
         self.seconds += record.seconds + record.ask_seconds + record.tell_seconds
         self._on_record(record)
@@ -189,6 +191,12 @@ class Recorder(tune.Callback):
     def _loss(self, result: Mapping[str, Any]) -> float:
         value = float(result[self._of.metric])
         return -value if self._of.maximise else value
+
+
+def _hyperparameters(trial: Trial) -> dict[str, Any]:
+    """Return what a trial evaluated; where the evaluation itself moved it, what it ended at."""
+    own = {name: value for name, value in trial.config.items() if name != RESERVED}
+    return {**own, **trial.last_result.get("refined", {})}
 
 
 class BudgetStopper(tune.Stopper):

@@ -8,15 +8,20 @@ A study's folder holds three files, written in this order; each line is one of `
 """
 
 import contextlib
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import jax
+import numpy as np
 from filelock import FileLock, Timeout
 
 from hypergrad_search import Status
+from hypergrad_search.checks import shown
+from hypergrad_search.hosting import joined
 from hypergrad_studies import json_lines
 from hypergrad_studies.json_lines import BrokenRecords
 from hypergrad_studies.spending import GRADIENT_EVALUATIONS, Budget
@@ -64,6 +69,8 @@ class Record:
     error: str | None
     cross_validated: float | None = None
     """The validation loss that counts each example where it was held back, or None where nothing was."""
+    hyperparameters: dict[str, str | bool | int | float | None] | None = None
+    """What was evaluated, as `in_short` returns it. None in records that are older than this field."""
 
     def __post_init__(self) -> None:
         for name in ("seconds", "ask_seconds", "tell_seconds"):  # more digits are noise, and fill the disk
@@ -158,6 +165,28 @@ class Study:
                     f"records.jsonl holds {found[run.key]}; remove this line and continue the study"
                 )
         return cls(tuple(records), tuple(runs))
+
+
+def in_short(hyperparameters: Mapping[str, Any]) -> dict[str, str | bool | int | float | None]:
+    """Return hyperparameters as a record keeps them: plain values as they are, and arrays and all else as short texts.
+
+    The coordinates of an array, such as "l2[0]" and "l2[1]", count as the array.
+
+    Example:
+        >>> in_short({"rate": 0.1, "l2": np.array([0.25, 0.5, 4.0]), "b[0]": 0.5, "b[1]": 1.0})
+        {'rate': 0.1, 'l2': '3 numbers, 0.25 to 4, median 0.5', 'b': '2 numbers, 0.5 to 1, median 0.75'}
+    """
+    return {name: _short(value) for name, value in joined(hyperparameters).items()}
+
+
+def _short(value: Any) -> str | bool | int | float | None:
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if plain is None or isinstance(plain, str | bool | int) or (isinstance(plain, float) and math.isfinite(plain)):
+        return plain
+    if isinstance(value, np.ndarray | jax.Array) and value.size and np.issubdtype(value.dtype, np.number):
+        low, middle, high = np.quantile(np.asarray(value), [0.0, 0.5, 1.0])
+        return f"{value.size:,} numbers, {low:.3g} to {high:.3g}, median {middle:.3g}"
+    return shown(plain)
 
 
 @contextlib.contextmanager

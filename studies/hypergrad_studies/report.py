@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from markupsafe import Markup
 from rich import box
 from rich.table import Table
@@ -15,21 +16,23 @@ from rich.text import Text
 
 from hypergrad_studies import plots
 from hypergrad_studies.pages import render
+from hypergrad_studies.pairing import fewest, shown
 from hypergrad_studies.records import Key, Record, Run, Study
 from hypergrad_studies.spending import GRADIENT_EVALUATIONS, Budget
 from hypergrad_studies.statistics import (
+    Curve,
     History,
     Quartiles,
     Summary,
     by_problem,
-    compare,
+    chosen,
     final_tests,
     finals,
     histories,
+    resample,
     statuses,
     summaries,
     unfinished,
-    win_rate,
     without_result,
 )
 from hypergrad_studies.verdict import Verdict, verdict
@@ -42,9 +45,13 @@ COLUMNS = (
     "gradient evaluations",
     "evaluating (s)",
     "ask + tell (s)",
-    "failures",
+    "failed",
 )
 """Headings of the main table, in the terminal and on the page."""
+
+DASH = "\N{EN DASH}"
+
+_SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the largest cost, at which a table shows the curves
 
 _OF_NOISE = (
     " Each trial had a seed of its own here, so that the lowest validation loss is in part a lucky draw:"
@@ -54,24 +61,23 @@ _OF_NOISE = (
 
 @dataclass(frozen=True)
 class _Row:
-    cells: tuple[str, ...]
+    cells: list[tuple[str, str]]
     best: frozenset[str]
-    colour: str
+    style: plots.Style
 
 
 @dataclass(frozen=True)
-class _Cell:
+class _Against:
+    """A row of the table of ours against others, as texts."""
+
+    other: str
+    loss: str
+    difference: str
     wins: str
     p: str
-    outcome: str
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    measure: str
-    methods: tuple[str, ...]
-    cells: tuple[tuple[_Cell | None, ...], ...]
-    count: int
+    adjusted: str
+    needed: str
+    judged: bool
 
 
 @dataclass(frozen=True)
@@ -82,15 +88,37 @@ class _Endings:
 
 
 @dataclass(frozen=True)
+class _Readout:
+    """A panel, the numbers behind it as JSON, and those at some costs for a table."""
+
+    panel: plots.Panel
+    json: dict[str, Any]
+    costs: list[str]
+    rows: list[tuple[str, list[tuple[str, str]]]]
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The trials of a run: a text on what it found, and a table as JSON."""
+
+    seed: int
+    found: str
+    json: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class _Section:
     problem: str
-    words: list[str]
+    verdict: Verdict | None
+    against: list[_Against]
+    words: str
     budgets: str
     rows: list[_Row]
-    curves: Markup
+    legend: list[tuple[str, int, plots.Style]]
+    curves: list[_Readout]
     final_losses: Markup | None
-    pairs: list[_Pairs]
     endings: _Endings
+    trials: dict[str, list[_Listed]]
     without_result: list[Key]
     unfinished: list[Key]
 
@@ -130,7 +158,7 @@ def verdicts(study: Study) -> dict[str, Verdict]:
 def write_report(out: Path) -> Path:
     """Write `report.html` into the study's folder `out`, and return its path. Raises `BrokenRecords`.
 
-    The page needs no network and no script; the same records give the same page.
+    The page is one file, which needs no network; the same records give the same page.
     """
     study = Study.load(out)
     runs = histories(study.records, study.runs)
@@ -143,6 +171,7 @@ def write_report(out: Path) -> Path:
         "report.html",
         name=out.resolve().name,
         columns=COLUMNS,
+        fewest=fewest(),
         sections=[
             _section(
                 problem,
@@ -174,29 +203,103 @@ def _section(
     identifier: str,
 ) -> _Section:
     rows = summaries(runs)
-    order = [row.method for row in rows]
     validation, test = finals(runs), final_tests(runs)
+    of_method = {row.method: [run for run in runs if run.key[1] == row.method] for row in rows}
     return _Section(
         problem,
-        ([] if found is None else [str(found)])
-        + [_winner(rows, validation) + (_OF_NOISE if any(run.reseed for run in runs) else "")],
+        found,
+        [] if found is None else _against(found, {run.key[1]: run.budget for run in runs}),
+        _winner(rows) + (_OF_NOISE if any(run.reseed for run in runs) else ""),
         _budgets(runs),
-        [_Row(_cells(row), _best(row, rows), look[row.method].colour) for row in rows],
-        Markup(plots.curves(runs, look, identifier + "a") if runs else ""),
+        [_Row([_parts(cell) for cell in _cells(row)], _best(row, rows), look[row.method]) for row in rows],
+        [(row.method, row.validation.n, look[row.method]) for row in rows],
+        [_readout(panel, look) for panel in plots.curves(runs, look, identifier + "a")] if runs else [],
         Markup(plots.final_losses(test, validation, look, identifier + "b")) if test else None,
-        [
-            _pairs(measure, {method: losses[method] for method in order if method in losses})
-            for measure, losses in (("validation loss", validation), ("test loss", test))
-            if len(losses) > 1
-        ],
         _endings(records),
+        {method: [_listed(run) for run in of_method[method]] for method in of_method},
         without_result(runs),
         left_out,
     )
 
 
-def _winner(rows: Sequence[Summary], validation: Mapping[str, Mapping[int, float]]) -> str:
-    """Say which method won, by how much, at which cost, and whether it may be chance."""
+def _readout(panel: plots.Panel, look: Mapping[str, plots.Style]) -> _Readout:
+    ends = [band.x[-1] for band in panel.bands.values() if band.x.size]
+    costs = [max(ends, default=0.0) * share for share in _SHARES]
+    rows = []
+    for method, band in panel.bands.items():
+        curves = [Curve(band.x, y) for y in (band.median, band.lower, band.upper)]
+        values = zip(*(resample(curve, np.asarray(costs)) for curve in curves), strict=True)
+        rows.append((method, [(_loss(m), f"({_loss(low)}{DASH}{_loss(high)})") for m, low, high in values]))
+    axes = {name: {"ends": axis.ends, "limits": axis.limits, "log": axis.log} for name, axis in panel.axes.items()}
+    lines = [
+        {
+            "method": method,
+            "colour": look[method].css,
+            **{name: [_rounded(v) for v in getattr(band, name)] for name in ("x", "median", "lower", "upper")},
+        }
+        for method, band in panel.bands.items()
+    ]
+    return _Readout(panel, {"cost": panel.cost, **axes, "lines": lines}, [_amount(cost) for cost in costs], rows)
+
+
+def _listed(run: History) -> _Listed:
+    best = chosen(run)
+    found = "no trial counts"
+    if best is not None:
+        test = "" if best.test_value is None else f", test {_loss(best.test_value)}"
+        found = f"best {_loss(best.value)}{test}, in trial {best.trial}"
+    names = list(dict.fromkeys(name for trial in run.trials for name in trial.hyperparameters or ()))
+    errors = ["error"] if any(trial.error for trial in run.trials) else []
+    counted = [GRADIENT_EVALUATIONS] if run.counted else []
+    rows = [
+        [
+            trial.trial,
+            *(_rounded(loss) for loss in (trial.value, trial.test_value)),
+            *(_rounded(trial.gradient_evaluations, 9) for _ in counted),
+            _rounded(trial.seconds + trial.ask_seconds + trial.tell_seconds),
+            trial.status,
+            *(_rounded((trial.hyperparameters or {}).get(name)) for name in names),
+            *(trial.error for _ in errors),
+        ]
+        for trial in run.trials
+    ]
+    count = f"{len(rows)} trial{'' if len(rows) == 1 else 's'}"
+    columns = ["trial", "validation", "test", *counted, "seconds", "status", *names, *errors]
+    return _Listed(
+        run.key[2],
+        f"{count}, {found}",
+        {"columns": columns, "rows": rows, "best": None if best is None else best.trial},
+    )
+
+
+def _rounded(value: Any, digits: int = 4) -> Any:
+    """Return a number with so many digits, so that the page stays small, and all else as it is."""
+    if isinstance(value, bool | str | None):
+        return value
+    if not math.isfinite(value):
+        return _loss(value)
+    rounded = float(f"{value:.{digits}g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 2**53 else rounded
+
+
+def _against(found: Verdict, budgets: Mapping[str, Budget | None]) -> list[_Against]:
+    return [
+        _Against(
+            pairing.other,
+            _loss(pairing.losses[1]),
+            pairing.difference,
+            f"{pairing.wins} of {pairing.seeds}",
+            shown(pairing.p, "").strip(),
+            shown(pairing.holm, "").strip(),
+            DASH if math.isinf(pairing.needed) else _count(pairing.needed),
+            budgets[pairing.other] == found.budget,
+        )
+        for pairing in found.against
+    ]
+
+
+def _winner(rows: Sequence[Summary]) -> str:
+    """Say which method has the lowest validation loss, at which cost, and which one comes next."""
     if not rows:
         return "No run has finished."
     best, *others = rows
@@ -207,9 +310,7 @@ def _winner(rows: Sequence[Summary], validation: Mapping[str, Mapping[int, float
         f"{_costs(best)}{_seconds(best.seconds + best.ask_tell_seconds)} s of work a run."
     )
     if others:
-        (p,) = (c.holm for c in compare(validation) if {c.first, c.second} == {best.method, others[0].method})
-        chance = "unlikely to be chance" if p < 0.05 else "possibly chance"
-        text += f" {others[0].method} comes next with {_losses(others[0])}; the difference is {chance} ({_p(p)})."
+        text += f" {others[0].method} comes next with {_losses(others[0])}."
     tested = [row for row in rows if row.test is not None and math.isfinite(row.test.median)]
     if tested:
         winner = min(tested, key=lambda row: row.test.median if row.test else math.inf)
@@ -233,22 +334,6 @@ def _budgets(runs: Iterable[History]) -> str:
         methods[run.budget].add(run.key[1])
     ordered = sorted(methods, key=lambda budget: 0 if budget is None else budget.amount)
     return "; ".join(f"{', '.join(sorted(methods[budget]))}: {budget or 'no limit'}" for budget in ordered)
-
-
-def _pairs(measure: str, losses: Mapping[str, Mapping[int, float]]) -> _Pairs:
-    comparisons = compare(losses)
-    adjusted = {frozenset((c.first, c.second)): c.holm for c in comparisons}
-
-    def cell(row: str, column: str) -> _Cell | None:
-        if row == column:
-            return None
-        wins, p = win_rate(losses[row], losses[column]), adjusted[frozenset((row, column))]
-        outcome = "" if p >= 0.05 or wins.n == 0 else "better" if wins.rate > 0.5 else "worse"
-        return _Cell(f"{wins.rate:.0%}" if wins.n else "\N{EN DASH}", _p(p), outcome)
-
-    methods = tuple(losses)
-    cells = tuple(tuple(cell(row, column) for column in methods) for row in methods)
-    return _Pairs(measure, methods, cells, len(comparisons))
 
 
 def _endings(records: Sequence[Record]) -> _Endings:
@@ -296,7 +381,7 @@ def _cells(row: Summary) -> tuple[str, ...]:
         str(row.validation.n),
         _quartiles(row.validation),
         _quartiles(row.test),
-        "\N{EN DASH}" if row.gradient_evaluations is None else _count(row.gradient_evaluations),
+        DASH if row.gradient_evaluations is None else _count(row.gradient_evaluations),
         _seconds(row.seconds),
         _seconds(row.ask_tell_seconds),
         str(row.failures),
@@ -305,8 +390,14 @@ def _cells(row: Summary) -> tuple[str, ...]:
 
 def _quartiles(values: Quartiles | None) -> str:
     if values is None:
-        return "\N{EN DASH}"
-    return f"{_loss(values.median)} ({_loss(values.lower)}\N{EN DASH}{_loss(values.upper)})"
+        return DASH
+    return f"{_loss(values.median)} ({_loss(values.lower)}{DASH}{_loss(values.upper)})"
+
+
+def _parts(cell: str) -> tuple[str, str]:
+    """Return what stands in a cell, and what stands below it: the quartiles in brackets."""
+    median, bracket, below = cell.partition(" (")
+    return median, bracket.strip() + below
 
 
 def _loss(value: float) -> str:
@@ -321,5 +412,5 @@ def _seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+def _amount(value: float) -> str:
+    return _count(value) if value >= 100 else f"{value:.3g}"

@@ -9,11 +9,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
 
 from hypergrad_studies.records import Key, Record, Run
 from hypergrad_studies.spending import SECONDS, Budget
@@ -63,25 +61,6 @@ class Band:
     lower: Array
     median: Array
     upper: Array
-    n: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two-sided Mann-Whitney test of two methods' losses; `holm` allows for all pairs tested together."""
-
-    first: str
-    second: str
-    u: float
-    p: float
-    holm: float
-
-
-@dataclass(frozen=True)
-class WinRate:
-    """How often one method had the lower loss on `n` common seeds; a tie is half a win. NaN if n is 0."""
-
-    rate: float
     n: int
 
 
@@ -239,17 +218,6 @@ def band(curves: Sequence[Curve]) -> Band:
     return Band(grid[kept], lower, median, upper, len(curves))
 
 
-def compare(table: Mapping[str, Mapping[int, float]]) -> list[Comparison]:
-    """Compare every pair of methods, in the order given; `table` is as `finals` returns it."""
-    pairs = list(combinations(table, 2))
-    tests = [mannwhitneyu(list(table[a].values()), list(table[b].values())) for a, b in pairs]
-    adjusted = holm([float(test.pvalue) for test in tests])
-    return [
-        Comparison(a, b, float(test.statistic), float(test.pvalue), p)
-        for (a, b), test, p in zip(pairs, tests, adjusted, strict=True)
-    ]
-
-
 def holm(p: Sequence[float]) -> list[float]:
     """Return p-values adjusted by Holm's step-down method, in the order given."""
     adjusted = [0.0] * len(p)
@@ -258,13 +226,6 @@ def holm(p: Sequence[float]) -> list[float]:
         floor = max(floor, min(1.0, (len(p) - rank) * p[index]))
         adjusted[index] = floor
     return adjusted
-
-
-def win_rate(first: Mapping[int, float], second: Mapping[int, float]) -> WinRate:
-    """Return how often `first` has a lower loss than `second` on their common seeds; both map seeds to losses."""
-    seeds = first.keys() & second.keys()
-    points = sum((first[s] < second[s]) + 0.5 * (first[s] == second[s]) for s in seeds)
-    return WinRate(points / len(seeds) if seeds else math.nan, len(seeds))
 
 
 def statuses(records: Iterable[Record]) -> Counter[str]:

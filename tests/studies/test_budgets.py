@@ -1,13 +1,16 @@
 """The table of what each method had found after so many training runs."""
 
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from hypergrad_studies import records
-from hypergrad_studies.budgets import Interval, interval, markdown, rows
+from hypergrad_studies.budgets import Interval, Ratio, interval, markdown, ratios, rows
+from hypergrad_studies.budgets_plot import write_plot
 from hypergrad_studies.cli import cli
 from hypergrad_studies.records import Plan, Record, Run, Study
 
@@ -69,7 +72,42 @@ def test_the_command_reads_folders_and_writes_a_section(tmp_path: Path) -> None:
     assert "| a | 4 / **5** (4 to 6)" in shown.output
     written = CliRunner().invoke(cli, ["budgets", str(out), "--runs", "1,3", "--page", str(page)])
     assert written.exit_code == 0, written.output
+    assert not (tmp_path / "page.svg").exists()  # without a method of ours there is nothing to draw
     assert page.read_text() == f"before\n<!-- budgets -->\n{shown.output}<!-- /budgets -->\nafter\n"
+
+
+def test_ours_is_held_against_the_best_of_the_others() -> None:
+    table = rows(study(), STEPS, (1, 3, 4))["digits-mlp"]
+    first, second, third = ratios(table, {"b", "c"})
+    assert first is not None
+    assert second is not None
+    assert (first.ours, first.other, first.losses, first.ratio.median) == ("b", "a", (6.0, 5.0), 1.2)
+    assert (first.ratio.low, first.ratio.high) == (1.0, 1.5)  # the others' seeds have 4, 5 and 6
+    assert (second.losses, second.ratio.median) == ((2.5, 3.0), 2.5 / 3)
+    assert third is None  # no run had the budget
+    assert ratios(table, {"c"}) == []
+    assert ratios(table, {"a", "b"}) == [None] * 3
+
+
+def test_what_one_of_the_others_had_no_budget_for_is_not_compared() -> None:
+    few = replace(study(), runs=tuple(replace(r, budget=100 if r.method == "b" else 300) for r in study().runs or ()))
+    first, second = ratios(rows(few, STEPS, (1, 3))["digits-mlp"], {"a"})
+    assert first is not None
+    assert second is None
+
+
+def test_the_picture_shows_losses_as_well_as_wins(tmp_path: Path) -> None:
+    def ratio(median: float, low: float, high: float) -> Ratio:
+        return Ratio(Interval(median, low, high), "hypergrad", "tpe", (median, 1.0))
+
+    found = {"lost": [ratio(2.0, 1.5, 3.0)], "won": [ratio(0.5, 0.4, 0.6)], "open": [ratio(1.0, 0.9, 1.1)], "none": []}
+    text = write_plot(found, (25,), tmp_path / "picture.svg").read_text()
+    assert write_plot(found, (25,), tmp_path / "again.svg").read_text() == text
+    assert all(f"fill: var(--{name})" in text for name in ("better", "worse", "open"))
+    assert "prefers-color-scheme: dark" in text
+    assert not re.search(r"#1234\w\w", text)  # all that is drawn has a colour for each page
+    order = [name for name in re.findall(r"<!-- (\w+) -->", text) if name in found]
+    assert order == ["won", "open", "lost"]
 
 
 def test_folders_may_have_methods_of_the_same_problem(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypergrad_studies.spending import Budget
 
 
 def trial(**result: Any) -> Any:
-    return SimpleNamespace(trial_id="a", last_result=result, error_file="the error's file")
+    config = {"rate": 0.1, "decay": 0.5, "l2[0]": 1.0, "l2[1]": 3.0, "hypergrad": "what the searcher wants"}
+    return SimpleNamespace(trial_id="a", last_result=result, config=config, error_file="the error's file")
 
 
 def test_trials_are_recorded_in_the_order_in_which_they_end() -> None:
@@ -21,7 +22,7 @@ def test_trials_are_recorded_in_the_order_in_which_they_end() -> None:
     trials = replace(training(PROBLEMS["cancer-mlp"](), RIVALS["asha"], 0), most=400.0)
     recorder = Recorder(("digits", "asha", 3), trials, None, seen.append)
     stopper = BudgetStopper(recorder, Budget(1050))
-    sound = {"loss": 0.5, "test_loss": 0.6, "gradient_evaluations": 100.0, "seconds": 1.5}
+    sound = {"refined": {"rate": 0.2}, "loss": 0.5, "test_loss": 0.6, "gradient_evaluations": 100.0, "seconds": 1.5}
     recorder.on_trial_complete(0, [], trial(**sound, status="ok"))
     recorder.on_trial_complete(0, [], trial(**sound | {"gradient_evaluations": 10.0}, status="running"))
     recorder.on_trial_complete(0, [], trial())  # it was stopped before its first report
@@ -41,4 +42,8 @@ def test_trials_are_recorded_in_the_order_in_which_they_end() -> None:
     assert [r.sound for r in seen] == [True] + [False] * 5  # what has overfitted is never the best so far
     assert [r.gradient_evaluations for r in seen] == [100, 110, 510, 610, 1010, 1060]
     assert [r.error for r in seen] == [None] * 4 + ["see the error's file"] * 2
+    assert [r.hyperparameters for r in seen[:3:2]] == [
+        {"rate": rate, "decay": 0.5, "l2": "2 numbers, 1 to 3, median 2"}
+        for rate in (0.2, 0.1)  # the evaluation itself moved the first one
+    ]
     assert (seen[0].key, seen[0].test_value, seen[0].seconds) == (("digits", "asha", 3), 0.6, 1.5)

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from hypergrad_search import Status
@@ -20,6 +22,7 @@ from hypergrad_studies.records import (
     begin,
     finish,
     finished,
+    in_short,
     keep_finished,
 )
 
@@ -125,3 +128,28 @@ def test_a_status_is_sound_or_a_failure_or_neither() -> None:
     failed = {status for status in [*Status, PRUNED, FAILED] if replace(RECORD, status=status).failed}
     assert sound == {"ok", "exploded"}
     assert failed == {"nan", "overflow", "underflow", "diverged", "overfitted", "refused", FAILED}
+
+
+def test_hyperparameters_are_kept_in_short(tmp_path: Path) -> None:
+    weights = jnp.arange(2000.0).reshape(2, 1000)
+    point = {
+        "rate": np.float64(0.1),
+        "width": 64,
+        "kind": "adam",
+        "l2": weights,
+        "m[0]": 0.0,
+        "m[1]": 1.0,
+        "of": [1, "a"],
+    }
+    short = in_short(point)
+    assert short == {
+        "rate": 0.1,
+        "width": 64,
+        "kind": "adam",
+        "l2": "2,000 numbers, 0 to 2e+03, median 1e+03",
+        "m": "2 numbers, 0 to 1, median 0.5",
+        "of": "[1, 'a']",
+    }
+    record = replace(RECORD, hyperparameters=short)
+    add(tmp_path, record)
+    assert read(tmp_path / "records.jsonl", Record) == [record]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,16 +9,13 @@ import pytest
 from hypergrad_studies.records import Record, Run
 from hypergrad_studies.spending import Budget
 from hypergrad_studies.statistics import (
-    Comparison,
     Curve,
     History,
     Quartiles,
-    WinRate,
     band,
     by_gradient_evaluations,
     by_seconds,
     chosen,
-    compare,
     failures,
     final,
     final_test,
@@ -33,7 +29,6 @@ from hypergrad_studies.statistics import (
     statuses,
     summaries,
     unfinished,
-    win_rate,
     without_result,
 )
 
@@ -193,35 +188,6 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.5]) == [1.0, 1.0]
     assert holm([]) == []
-
-
-def test_compare_allows_for_all_pairs() -> None:
-    low, high = dict(enumerate([1.0, 2, 3, 4])), dict(enumerate([5.0, 6, 7, 8]))
-    # Complete separation of 4 from 4: two of the 70 arrangements are as extreme.
-    first, second, third = compare({"a": low, "b": high, "c": low})
-    assert replace(first, p=0.0, holm=0.0) == Comparison("a", "b", 0.0, 0.0, 0.0)
-    assert [first.p, first.holm] == pytest.approx([2 / 70, 6 / 70])
-    assert (second.first, second.second, second.p, second.holm) == ("a", "c", 1.0, 1.0)
-    assert [third.u, third.holm] == pytest.approx([16.0, 6 / 70])
-    assert compare({"a": low}) == []
-
-
-def test_infinite_losses_rank_last() -> None:
-    lost = dict.fromkeys(range(4), INF)
-    fine = dict(enumerate([1.0, 2, 3, 4]))
-    (comparison,) = compare({"fine": fine, "lost": lost})
-    assert comparison.u == 0.0
-    assert comparison.p < 0.05
-    (same,) = compare({"lost": lost, "too": lost})
-    assert same.p == 1.0
-
-
-def test_win_rate_is_over_common_seeds() -> None:
-    assert win_rate({0: 1.0, 1: 2.0, 2: 3.0, 5: 0.0}, {0: 2.0, 1: 2.0, 2: 1.0, 9: 0.0}) == WinRate(0.5, 3)
-    assert win_rate({0: 1.0, 1: INF}, {0: INF, 1: INF}) == WinRate(0.75, 2)
-    nothing = win_rate({0: 1.0}, {1: 1.0})
-    assert math.isnan(nothing.rate)
-    assert nothing.n == 0
 
 
 def test_failures_are_counted_by_status() -> None:

@@ -32,9 +32,14 @@ def test_ours_pays_where_it_is_lower_on_each_of_five_seeds() -> None:
     assert found.lower is not None
     assert (found.lower.median, found.lower.low, round(found.lower.high, 3)) == (0.5, 0.5, 0.524)
     assert str(found) == (
-        "hypergrad pays for bowl at 100 gradient evaluations: the validation loss is 3, 50 % (50 % to 52 %) lower than "
-        "the 6 of tpe, the best of 2 others; it is lower on 5 of 5 seeds (p = 0.031). It took 1 times as long."
+        "hypergrad pays for bowl at 100 gradient evaluations: the validation loss is 3, seed by seed 50 % (50 % to "
+        "52 %) lower than the 6 of tpe, the best of 2 others; it is lower on 5 of 5 seeds (p \N{LESS-THAN OR EQUAL TO} "
+        "0.031 against each). It took 1 times as long."
     )
+    assert [(pairing.other, pairing.p, pairing.holm) for pairing in found.against] == [
+        ("tpe", 1 / 32, 2 / 32),
+        ("random", 1 / 32, 2 / 32),
+    ]
 
 
 def test_four_seeds_are_too_few_to_be_sure() -> None:
@@ -42,14 +47,45 @@ def test_four_seeds_are_too_few_to_be_sure() -> None:
     assert found is not None
     assert (found.pays, found.p) == (None, 1 / 16)
     assert str(found).startswith("hypergrad may pay for bowl")
-    assert "This may be chance: more seeds would tell." in str(found)
+    assert "(p = 0.062). This may be chance: about 9 seeds would tell." in str(found)
+
+
+def test_each_of_the_others_must_be_beaten() -> None:
+    """The best of the others is beaten on every seed, but one that is worse on the whole wins a seed."""
+    found = verdict(runs(hypergrad=[1, 2, 3, 4, 5], tpe=[2, 4, 6, 8, 10.5], random=[0.5, 20, 20.5, 21, 21.5]))
+    assert found is not None
+    assert (found.other, found.wins, found.pays, found.p) == ("tpe", 5, None, 2 / 32)
+    assert found.p == max(pairing.p for pairing in found.against)
+    assert found.needed == max(pairing.needed for pairing in found.against)
+
+
+def test_where_one_of_the_others_is_better_seed_by_seed_more_seeds_would_not_tell() -> None:
+    found = verdict(runs(hypergrad=[3, 3, 1, 1, 1], tpe=[2.5, 2.25, 2, 0.125, 0.25]))
+    assert found is not None
+    assert (found.pays, found.losses, found.needed) == (None, (1, 2), math.inf)
+    assert "with differences such as these more seeds would not tell" in str(found)
 
 
 def test_where_ours_is_behind_the_best_of_the_others_is_named() -> None:
     found = verdict(runs(hypergrad=[3, 3, 3], tpe=[4, 2, 2], random=[9, 1, 9]))
     assert found is not None
     assert (found.pays, found.other, found.wins) == (False, "tpe", 1)
-    assert "use tpe, the best of 2 others, with the validation loss 2; ours is 3" in str(found)
+    assert str(found) == (
+        "hypergrad does not pay for bowl at 100 gradient evaluations: use tpe, the best of 2 others, with the "
+        "validation loss 2; ours is 3, seed by seed 50 % (-25 % to 50 %) higher, and it is lower on 1 of 3 seeds (p = "
+        f"1 that tpe is lower, allowing for 2 others). This may be chance: about {found.needed:.0f} seeds would tell. "
+        "It took 1 times as long."
+    )
+
+
+def test_p_of_what_does_not_pay_is_that_of_the_other_being_lower() -> None:
+    alone = verdict(runs(hypergrad=[2, 3, 4, 5, 6], tpe=[1.5, 2, 2.5, 3, 3.5]))
+    assert alone is not None
+    assert (alone.pays, alone.p, alone.sure) == (False, 1 / 32, True)
+    assert "(p = 0.031 that tpe is lower). It took" in str(alone)
+    chosen = verdict(runs(hypergrad=[2, 3, 4, 5, 6], tpe=[1.5, 2, 2.5, 3, 3.5], random=[9.0] * 5))
+    assert chosen is not None
+    assert (chosen.pays, chosen.p, chosen.sure) == (False, 2 / 32, False)
 
 
 def test_equal_losses_do_not_pay() -> None:
@@ -77,7 +113,8 @@ def test_more_budget_is_not_the_same_budget() -> None:
     twice = [run("random-2x", seed, 0.5, budget=BUDGET.times(2)) for seed in range(5)]
     found = verdict([*runs(hypergrad=[1] * 5, random=[2, 3, 4, 5, 6]), *twice])
     assert found is not None
-    assert (found.pays, found.other) == (True, "random")
+    assert (found.pays, found.other, found.others) == (True, "random", 1)
+    assert [pairing.other for pairing in found.against] == ["random-2x", "random"]
 
 
 def test_the_default_is_judged_and_not_the_best_of_ours() -> None:
@@ -99,7 +136,7 @@ def test_failed_runs_count_and_lose() -> None:
     assert found.p == 1 / 32  # the sixth pair is equal
     worse = verdict(runs(hypergrad=[inf] * 5, tpe=[1, 2, 3, 4, 5]))
     assert worse is not None
-    assert (worse.pays, worse.p) == (False, 1.0)
+    assert (worse.pays, worse.p, worse.needed) == (False, 1 / 32, 9)
 
 
 def test_seeds_are_paired_where_both_have_finished() -> None:
