@@ -62,7 +62,7 @@ def with_titles(figure: Any, title: str, *lines: str) -> Any:
     figure.update_layout(
         title={"text": "<br>".join([title, *small]), "x": 0, "xref": "paper", "font": {"size": 16}},
         colorway=COLOURS,
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0},
         margin={"l": 60, "r": 20, "t": 60 + 16 * len(small), "b": 110},
     )
     return figure

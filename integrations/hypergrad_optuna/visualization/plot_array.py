@@ -1,7 +1,7 @@
 """`plot_array`: an array hyperparameter of a study's best trial as an image, or as several."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,11 @@ from hypergrad_search.hosting import is_coordinate
 
 #: As many images fit into a picture.
 MOST_IMAGES = 36
-_COLUMNS = 6
+_COLUMNS = 5
+#: The pixels of an image are squares unless it is so many times as long as it is wide.
+_LONGEST = 8
+#: Each of so few rows has its number beside it.
+_FEW_ROWS = 10
 
 
 def plot_array(
@@ -64,7 +68,7 @@ def plot_array(
     attributes.check_study("plot_array", study)
     trial = best_trial(study)
     found = hyperparameters_of(trial, artifact_store=store_of(study, artifact_store))
-    if np.ndim(found.get(name, ())) == 0 or not np.size(found[name]):
+    if np.ndim(found.get(name, 0)) == 0:
         known = sorted(n for n, value in found.items() if np.ndim(value))
         raise ValueError(
             f"plot_array: name must be that of an array of trial {trial.number}, which has {known}, got {name!r}; "
@@ -93,24 +97,27 @@ def plot_array(
         row, column = number // columns + 1, number % columns + 1
         figure.add_trace(heatmap, row, column)
         x = figure.data[-1].xaxis
-        square = {} if min(image.shape) == 1 else {"scaleanchor": x, "constrain": "domain"}
+        long = max(image.shape) > _LONGEST * min(image.shape)
+        square = {} if long else {"scaleanchor": x, "constrain": "domain"}
         figure.update_yaxes(row=row, col=column, autorange="reversed", constraintoward="top", **square)
         figure.update_xaxes(row=row, col=column, constrain="domain")
     figure.update_xaxes(showticklabels=len(drawn) == 1, showgrid=False, zeroline=False)
     figure.update_yaxes(showticklabels=len(drawn) == 1, showgrid=False, zeroline=False)
     if len(drawn) == 1:
         figure.update_xaxes(title="column")
-        figure.update_yaxes(title="row")
+        figure.update_yaxes(title="row", dtick=1 if len(image) <= _FEW_ROWS else None)
     figure.update_layout(coloraxis=_colours(name, np.stack(list(drawn.values())), logarithmic))
     left_out = f", the first {len(drawn)} of {len(images)} images" if len(drawn) < len(images) else ""
     size = " x ".join(map(str, array.shape))
-    figure.update_layout(height=440 if rows == 1 and columns < 3 else 200 + 130 * rows)
-    return with_titles(
+    figure.update_layout(height=440 if rows == 1 and columns < 3 else 220 + 130 * rows)
+    figure.update_annotations(font={"size": 9})
+    with_titles(
         figure,
         f"{name} of trial {trial.number}",
         f"{array.size:,} numbers ({size}){left_out}",
-        f"from {array.min():.3g} to {array.max():.3g}, median {np.median(array):.3g}",
+        f"{array.min():.3g} to {array.max():.3g}, median {np.median(array):.3g}",
     )
+    return figure.update_layout(margin={"t": 110, "b": 60})
 
 
 def _images(array: np.ndarray, shape: Sequence[int] | None) -> dict[str, np.ndarray]:
@@ -128,22 +135,22 @@ def _images(array: np.ndarray, shape: Sequence[int] | None) -> dict[str, np.ndar
         if math.prod(array.shape[:axes]) == height * width:
             others = array.shape[axes:]
             whole = array.reshape(height, width, *others)
-            return {_place(":", i): whole[:, :, *i] for i in np.ndindex(*others)}
+            return {_place([":"] * axes, i): whole[:, :, *i] for i in np.ndindex(*others)}
     for axes in range(1, array.ndim):
         if math.prod(array.shape[-axes:]) == height * width:
             others = array.shape[:-axes]
             whole = array.reshape(*others, height, width)
-            return {_place(i, ":"): whole[i] for i in np.ndindex(*others)}
+            return {_place(i, [":"] * axes): whole[i] for i in np.ndindex(*others)}
     raise ValueError(
         f"plot_array: shape must be that of {height * width} pixels along the first or last axes of the array, whose "
         f"shape is {array.shape}, got {tuple(shape or ())}"
     )
 
 
-def _place(*parts: Any) -> str:
-    """Return where an image is, as one would write the slice."""
-    whole = [x for part in parts for x in (part if isinstance(part, tuple) else [part])]
-    return ", ".join(map(str, whole)) if len(whole) > 1 else ""
+def _place(*parts: Iterable[Any]) -> str:
+    """Return where in an array an image is, as one writes a slice; "" where it is the whole."""
+    indices = [str(index) for part in parts for index in part]
+    return ", ".join(indices) if {*indices} != {":"} else ""
 
 
 def _at(place: str) -> str:

@@ -96,7 +96,7 @@ def plot_chains(study: optuna.Study) -> Any:
     return with_titles(
         figure,
         "Chains of the search",
-        "lines go from an explored point through the steps that were kept",
+        "lines join the steps that were kept",
         f"{missing} trials without a finite value are not drawn" if missing else "",
     )
 

@@ -1,6 +1,7 @@
 """`plot_cost_shares`: what a study has spent on exploring and on descending."""
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import optuna
@@ -52,20 +53,20 @@ def plot_cost_shares(study: optuna.Study) -> Any:
         cost_of(t.user_attrs.get(attributes.COST), has_gradient=t.user_attrs.get(attributes.GRADIENT) is not None)
         for t, _ in finished
     ]
-    totals = list(itertools.accumulate(costs))
+    totals = _so_far(costs)
     figure = subplots.make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    spent = {}
-    for name, explores, colour in (("exploring", True, BLUE), ("descending", False, VERMILION)):
-        own = [
-            cost if (kind == Kind.EXPLORED) == explores else 0.0
-            for cost, (_, kind) in zip(costs, finished, strict=True)
-        ]
-        spent[name] = list(itertools.accumulate(own))
-        shares = [100 * x / total if total else 0.0 for x, total in zip(spent[name], totals, strict=True)]
-        for row, values, shown in (
-            (1, spent[name], "%{y:,.0f} gradient evaluations"),
-            (2, shares, "%{y:.1f} % of the cost"),
-        ):
+    explores = [kind == Kind.EXPLORED for _, kind in finished]
+    spent = {
+        "exploring": _so_far(cost if own else 0.0 for cost, own in zip(costs, explores, strict=True)),
+        "descending": _so_far(0.0 if own else cost for cost, own in zip(costs, explores, strict=True)),
+    }
+    shares = {
+        name: [100 * x / total if total else 0.0 for x, total in zip(own, totals, strict=True)]
+        for name, own in spent.items()
+    }
+    colours = {"exploring": BLUE, "descending": VERMILION}
+    for row, by_name, unit in ((1, spent, "%{y:,.0f} gradient evaluations"), (2, shares, "%{y:.1f} % of the cost")):
+        for name, values in by_name.items():
             line = go.Scatter(
                 x=numbers,
                 y=values,
@@ -73,13 +74,17 @@ def plot_cost_shares(study: optuna.Study) -> Any:
                 name=name,
                 legendgroup=name,
                 showlegend=row == 1,
-                line={"color": colour, "shape": "hv"},
-                hovertemplate=f"{name}, up to trial %{{x}}<br>{shown}<extra></extra>",
+                line={"color": colours[name], "shape": "hv"},
+                hovertemplate=f"{name}, up to trial %{{x}}<br>{unit}<extra></extra>",
             )
             figure.add_trace(line, row, 1)
     figure.update_yaxes(title="gradient evaluations", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title="share in %", range=[0, 100], row=2, col=1)
     figure.update_xaxes(title="trial", row=2, col=1)
-    parts = [f"{name} {x[-1]:,.0f} ({x[-1] / totals[-1] if totals[-1] else 0:.0%})" for name, x in spent.items()]
+    parts = [f"{name} {own[-1]:,.0f} ({shares[name][-1]:.0f} %)" for name, own in spent.items()]
     figure.update_layout(height=520)
-    return with_titles(figure, "Cost of exploring and descending", ", ".join(parts))
+    return with_titles(figure, "Exploring and descending", ", ".join(parts))
+
+
+def _so_far(costs: Iterable[float]) -> list[float]:
+    return list(itertools.accumulate(costs))

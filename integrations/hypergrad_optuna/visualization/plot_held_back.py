@@ -17,8 +17,10 @@ def plot_held_back(study: optuna.Study) -> Any:
     """Plot for each trial the loss on the folds that were held back, against the loss on the whole validation set.
 
     The held-back loss (`hypergrad:cross_validated`) counts each example where its fold was left out of the gradient.
-    At explored points the two are equal, on the dashed line. The further a chain rises above this line, the more of its
-    gain is fit to the examples that its gradients have seen. A step whose status is "overfitted" has no held-back loss.
+    At explored points the two are equal, on the dashed line. Where a chain rises above this line, a part of its gain is
+    fit to the examples that its gradients have seen. Where it falls below, its steps were chosen by luck too: a step
+    is kept for what it gains on the part held back, so that this loss is no test loss. A step whose status is
+    "overfitted" has none.
 
     Args:
         study: the study.
@@ -31,7 +33,9 @@ def plot_held_back(study: optuna.Study) -> Any:
         ValueError: no trial has a held-back loss.
 
     Example:
-        >>> plot_held_back(study).show()
+        >>> figure = plot_held_back(study)  # figure.show() opens it in a browser
+        >>> figure.layout.title.text.partition("<br>")[0]
+        'Held-back loss'
     """
     go, _ = plotly("plot_held_back")
     attributes.check_study("plot_held_back", study)
@@ -76,5 +80,5 @@ def plot_held_back(study: optuna.Study) -> Any:
     figure.update_yaxes(title="loss on what was held back", type=axis_type([loss for _, _, loss in drawn]))
     best = best_trial(study)
     held_back = best.user_attrs.get(attributes.CROSS_VALIDATED)
-    known = f"best trial {best.number}: whole {best.value:.4g}, held back {held_back:.4g}" if held_back else ""
-    return with_titles(figure, "Held-back loss and loss on the whole", known)
+    known = f"trial {best.number}: whole {best.value:.3g}, held back {held_back:.3g}" if held_back else ""
+    return with_titles(figure, "Held-back loss", known)

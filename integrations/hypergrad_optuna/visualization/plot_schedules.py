@@ -38,7 +38,9 @@ def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store:
         ValueError: no trial is complete, or the best one has no schedule that a setting of the optimizer uses.
 
     Example:
-        >>> plot_schedules(study, objective).show()
+        >>> figure = plot_schedules(study, objective)  # figure.show() opens it in a browser
+        >>> figure.layout.yaxis.title.text
+        'rate'
     """
     go, subplots = plotly("plot_schedules")
     attributes.check_study("plot_schedules", study)
@@ -52,9 +54,7 @@ def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store:
             "plot_schedules: no setting of the optimizer uses a hyperparameter that is a schedule; one that names "
             "a number, as adamw('rate') does, gets a schedule where valid_loss returns the losses of examples"
         )
-    figure = subplots.make_subplots(
-        rows=len(schedules), cols=1, shared_xaxes=True, subplot_titles=list(schedules), vertical_spacing=0.1
-    )
+    figure = subplots.make_subplots(rows=len(schedules), cols=1, shared_xaxes=True, vertical_spacing=0.06)
     of_leaf: dict[str, str] = {}
     for place, (name, (setting, leaves)) in enumerate(schedules.items(), 1):
         rows = np.atleast_2d(found[name])

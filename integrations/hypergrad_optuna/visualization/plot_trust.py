@@ -97,14 +97,15 @@ def plot_trust(
             hoverinfo="skip",
         )
         figure.add_trace(line)
-    figure.update_xaxes(title="step of training (the way back runs from right to left)")
+    figure.update_xaxes(title="step of training")
     figure.update_yaxes(title="norm of the adjoint / norm at the end", type="log")
     known = [x for x in growth if x is not None]
     beyond = f"{len(growth) - len(known)} steps are beyond float32's range" if len(known) < len(growth) else ""
     return with_titles(
         figure,
-        f"Trust in the gradient of trial {trial.number}",
+        f"Trust in trial {trial.number}",
         f"largest growth {max(known, default=0.0):.3g}, trust {trust:.2f}",
+        "the way back runs from right to left",
         beyond,
     )
 

@@ -53,8 +53,9 @@ def save_to_dashboard(study: optuna.Study, objective: Objective, *, artifact_sto
         ValueError: no trial is complete, or an argument is of another kind.
 
     Example:
-        >>> save_to_dashboard(study, objective)
-        >>> # optuna-dashboard sqlite:///study.db
+        >>> saved = save_to_dashboard(study, objective)  # then run: optuna-dashboard sqlite:///study.db
+        >>> "hypergrad-chains" in saved
+        True
     """
     plotly("save_to_dashboard")
     try:
@@ -77,6 +78,7 @@ def save_to_dashboard(study: optuna.Study, objective: Objective, *, artifact_sto
             figure = draw()
         except ValueError:  # there is nothing to draw, as the docstring of each function says
             continue
+        figure.update_layout(height=None)  # the dashboard's own; it cuts off what is higher
         saved.append(save_plotly_graph_object(study, figure, graph_object_id=f"hypergrad-{name}"))
     running = optuna.Trial(study, trial._trial_id)  # the dashboard's functions take no finished trial
     for owner, found in ((study, _of_study(study, trial)), (running, _of_trial(trial, store))):
@@ -106,9 +108,10 @@ def _of_study(study: optuna.Study, best: FrozenTrial) -> str:
     count = Counter(kind for _, kind in kinds)
     statuses = Counter(trial.user_attrs.get(attributes.STATUS) or trial.state.name.lower() for trial, _ in kinds)
     spent = sum(float(trial.user_attrs.get(attributes.COST) or 0) for trial, _ in kinds)
-    shapes = arrays.shapes(best)
+    shapes, lowest = arrays.shapes(best), study.best_trial
     lines = [
         f"- **Best:** trial {best.number}, {_losses(best)}.",
+        *([] if lowest == best else [_why_not(lowest)]),
         f"- **Trials:** {len(kinds)} finished: {count[Kind.EXPLORED]} explored, {count[Kind.KEPT]} steps kept, "
         f"{count[Kind.REFUSED]} refused, {count[Kind.AGAIN]} evaluated again.",
         f"- **Statuses:** {', '.join(f'{status} {number}' for status, number in statuses.most_common())}.",
@@ -119,6 +122,14 @@ def _of_study(study: optuna.Study, best: FrozenTrial) -> str:
         lines.append(f"- **Arrays:** {sizes}.")
     lines.append("- `best_hyperparameters(study)` returns what was found; `study.best_params` has one number an array.")
     return "\n".join(lines)
+
+
+def _why_not(lowest: FrozenTrial) -> str:
+    """Return in words why the trial that the dashboard calls the best one is not."""
+    return (
+        f"- Trial {lowest.number} has the best value, {lowest.value:.6g}, but its status is "
+        f"{lowest.user_attrs.get(attributes.STATUS)}, so that the search does not go on from it."
+    )
 
 
 def _of_trial(trial: FrozenTrial, store: Any | None) -> str:

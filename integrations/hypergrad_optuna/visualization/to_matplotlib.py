@@ -29,6 +29,7 @@ def to_matplotlib(figure: Any) -> Any:
         ValueError: `figure` is no figure of Plotly, or has a trace that is neither lines, points nor an image.
 
     Example:
+        >>> from hypergrad_optuna.visualization import plot_chains, to_matplotlib
         >>> to_matplotlib(plot_chains(study)).savefig("chains.pdf")
     """
     try:
@@ -55,7 +56,7 @@ def to_matplotlib(figure: Any) -> Any:
         if trace.type == "scatter":
             _draw_points(axes[name], trace)
         else:
-            image = _draw_image(axes[name], trace, layout.coloraxis)
+            image = _draw_image(axes[name], trace, layout.coloraxis, square=_axis(layout, name).scaleanchor is not None)
     for note in layout.annotations:  # the titles of panels
         result.text(*frame.place(note.x, note.y), note.text, size=8, ha="center", va="bottom")
     if images:
@@ -112,9 +113,10 @@ def _draw_points(axes: Any, trace: Any) -> None:
         axes.plot(*numbers, label=label, color=line.color, linewidth=1.2, zorder=1.5, **style)
 
 
-def _draw_image(axes: Any, trace: Any, colours: Any) -> Any:
+def _draw_image(axes: Any, trace: Any, colours: Any, *, square: bool) -> Any:
     pixels = np.array(trace.z, np.float64)
-    aspect = "auto" if min(pixels.shape) == 1 else "equal"
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    aspect = "equal" if square else "auto"
     return axes.imshow(pixels, cmap="cividis", vmin=colours.cmin, vmax=colours.cmax, aspect=aspect)
 
 
