@@ -66,7 +66,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [Path(sys.executable).with_name("optuna-dashboard"), url, "--port", str(port)]
+    command: list[str | Path] = [Path(sys.executable).with_name("optuna-dashboard"), url, "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         shown = Shown(study, objective, saved, f"http://127.0.0.1:{port}")
@@ -150,7 +150,7 @@ def test_a_browser_draws_them(shown: Shown, width: int) -> None:
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(f"{shown.address}/dashboard/studies/1")
         for name in sorted(PICTURES):
-            box = page.locator(f"#hypergrad-{name}")
+            box = page.locator(f"[id='user-defined-plot:hypergrad-{name}']")
             box.locator(".gtitle").first.wait_for(timeout=60_000)
             frame = box.bounding_box()
             assert frame is not None

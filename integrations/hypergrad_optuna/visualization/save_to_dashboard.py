@@ -83,7 +83,7 @@ def save_to_dashboard(study: optuna.Study, objective: Objective, *, artifact_sto
     running = optuna.Trial(study, trial._trial_id)  # the dashboard's functions take no finished trial
     for owner, found in ((study, _of_study(study, trial)), (running, _of_trial(trial, store))):
         own, _, _ = get_note(owner).partition(HEADING)
-        save_note(owner, f"{own}{HEADING}\n\n{found}")
+        save_note(owner, "\n\n".join([*([own.rstrip()] if own.strip() else []), HEADING, found]))
     return saved
 
 
@@ -112,7 +112,7 @@ def _of_study(study: optuna.Study, best: FrozenTrial) -> str:
     lines = [
         f"- **Best:** trial {best.number}, {_losses(best)}.",
         *([] if lowest == best else [_why_not(lowest)]),
-        f"- **Trials:** {len(kinds)} finished: {count[Kind.EXPLORED]} explored, {count[Kind.KEPT]} steps kept, "
+        f"- **Trials:** {len(kinds)} finished: {count[Kind.EXPLORED]} explored, {count[Kind.KEPT]} kept as steps, "
         f"{count[Kind.REFUSED]} refused, {count[Kind.AGAIN]} evaluated again.",
         f"- **Statuses:** {', '.join(f'{status} {number}' for status, number in statuses.most_common())}.",
         f"- **Cost:** {spent:,.0f} gradient evaluations.",
