@@ -22,7 +22,7 @@ def to_matplotlib(figure: Any) -> Any:
         figure: what a function of this package has returned.
 
     Returns:
-        A `matplotlib.figure.Figure`, which notebooks show; it has no hover texts.
+        A `matplotlib.figure.Figure`, without the texts over points. Notebooks show it after `%matplotlib inline`.
 
     Raises:
         ImportError: Matplotlib is missing.
@@ -41,7 +41,7 @@ def to_matplotlib(figure: Any) -> Any:
     layout = figure.layout
     title, *small = [re.sub("<[^>]+>", "", line) for line in layout.title.text.split("<br>")]
     height = (layout.height or 450) * _INCH
-    result = Figure(figsize=(_WIDTH, height), dpi=90)
+    result = Figure(figsize=(_WIDTH, height), dpi=120)
     images = layout.coloraxis.cmin is not None
     frame = _Frame(0.1, 0.75 / height, 0.86 if images else 0.98, 1 - (0.6 + 0.16 * len(small)) / height)
     result.text(0.02, 1 - 0.1 / height, title, size=12, va="top")
