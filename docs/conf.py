@@ -1,5 +1,6 @@
 """How Sphinx builds the documentation: `make docs`."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -10,9 +11,12 @@ version = release = PROJECT["version"]
 author = PROJECT["authors"][0]["name"]
 copyright = author
 
+# Of kernels, which have no widgets, so that progress bars warn of it.
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 
-# Every page whose front matter says `file_format: mystnb`, and every notebook, is executed anew. An error ends the build.
+# Every page whose front matter says `file_format: mystnb`, and every notebook, is executed anew.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240

@@ -1,5 +1,6 @@
 """Execute the notebooks of the documentation, and save them with what they printed and drew: `make notebooks`."""
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -24,6 +25,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
 
 
 if __name__ == "__main__":
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # as in conf.py
     for path in sorted(FOLDER.glob("*.ipynb")):
         nbformat.write(execute(path), path)
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")

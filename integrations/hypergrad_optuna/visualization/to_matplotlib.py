@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-#: Inches for a pixel of Plotly, and the width of a picture in inches.
-_INCH, _WIDTH = 0.0095, 7.0
+#: Inches for a pixel of Plotly, in the picture and in its lower margin, and the width of a picture in inches.
+_INCH, _MARGIN, _WIDTH = 0.0095, 0.0068, 7.0
 _DASHES = {"dash": "--"}
 _STEPS = {"hv": "steps-post"}
 _MARKERS = {"circle": "o", "x": "X", "diamond": "D"}
@@ -43,7 +43,9 @@ def to_matplotlib(figure: Any) -> Any:
     height = (layout.height or 450) * _INCH
     result = Figure(figsize=(_WIDTH, height), dpi=120)
     images = layout.coloraxis.cmin is not None
-    frame = _Frame(0.1, 0.75 / height, 0.86 if images else 0.98, 1 - (0.6 + 0.16 * len(small)) / height)
+    frame = _Frame(
+        0.1, _MARGIN * layout.margin.b / height, 0.86 if images else 0.98, 1 - (0.6 + 0.16 * len(small)) / height
+    )
     result.text(0.02, 1 - 0.1 / height, title, size=12, va="top")
     result.text(0.02, 1 - 0.34 / height, "\n".join(small), size=8, va="top")
     axes: dict[str, Any] = {}
@@ -92,7 +94,7 @@ def _axes(result: Any, frame: _Frame, x: Any, y: Any) -> Any:
     for axis, set_scale, drawn in ((x, axes.set_xscale, axes.xaxis), (y, axes.set_yscale, axes.yaxis)):
         set_scale("log" if axis.type == "log" else "linear")
         drawn.set_label_text(axis.title.text or "", size=9)
-        drawn.set_tick_params(labelsize=8)
+        drawn.set_tick_params(which="both", labelsize=8)
         if axis.showticklabels is False:
             drawn.set_tick_params(which="both", length=0, label1On=False)
     if y.range is not None:
