@@ -32,6 +32,7 @@ from hypergrad_optuna.visualization import (
     to_matplotlib,
 )
 from hypergrad_search import Float, Fold, TrainingProblem, Unrolled, adamw, evaluate, from_function, sgd
+from hypergrad_search.search.ask_tell import Wanted
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 SPACE = {"rate": Float(1e-3, 0.3, log=True), "b1": Float(0.5, 0.95), "decay": Float(1e-4, 1.0, log=True)}
@@ -209,6 +210,20 @@ def test_a_study_that_maximises_keeps_steps_that_go_up() -> None:
         if parent is not None:
             assert (drawn[trial.number][0] == "step, kept") == (drawn[trial.number][1] > drawn[int(parent)][1])
     assert "step, kept" in {kind for kind, _ in drawn.values()}
+
+
+def test_trials_that_move_by_themselves_are_kept_unless_they_overfitted() -> None:
+    study = optuna.create_study()
+    for number, status in enumerate(["ok", "ok", "overfitted"]):
+        wanted = Wanted(parent=str(number - 1) if number else None).to_json()
+        trial = optuna.create_trial(
+            value=3.0 - number,
+            user_attrs={"hypergrad:status": status, "hypergrad:refined": {"x": 0.5}},
+            system_attrs={"hypergrad:wanted": {**wanted, "trial": number}},
+        )
+        study.add_trial(trial)
+    drawn = points(plot_chains(study))
+    assert drawn == {0: ("explored", 3.0), 1: ("step, kept", 2.0), 2: ("step, refused", 1.0)}
 
 
 def test_trials_without_a_value_are_counted(study: optuna.Study) -> None:
