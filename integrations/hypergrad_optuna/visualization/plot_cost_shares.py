@@ -83,7 +83,7 @@ def plot_cost_shares(study: optuna.Study) -> Any:
     figure.update_xaxes(title="trial", row=2, col=1)
     parts = [f"{name} {own[-1]:,.0f} ({shares[name][-1]:.0f} %)" for name, own in spent.items()]
     figure.update_layout(height=520)
-    return with_titles(figure, "Exploring and descending", ", ".join(parts))
+    return with_titles(figure, "Exploring and descending", *parts)
 
 
 def _so_far(costs: Iterable[float]) -> list[float]:
