@@ -9,7 +9,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv compare docs test test-slow test-newest test-lowest lint format constraints clean
+.PHONY: help venv compare docs notebooks test test-slow test-newest test-lowest lint format constraints clean
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ compare: venv  ## Run the side-by-side study and write its report to out/compare
 
 docs: venv  ## Build the documentation into build/docs, and run its examples
 	$(VENV)/bin/sphinx-build --builder html --fail-on-warning --keep-going --jobs auto docs build/docs
+
+notebooks: venv  ## Execute the notebooks and save them with their pictures
+	$(VENV)/bin/python docs/execute_notebooks.py
 
 test: venv  ## Run the fast tests
 	$(VENV)/bin/pytest --numprocesses auto --dist loadfile -m "not slow"

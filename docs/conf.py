@@ -1,5 +1,6 @@
 """How Sphinx builds the documentation: `make docs`."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +12,9 @@ project = PROJECT["name"]
 version = release = PROJECT["version"]
 author = PROJECT["authors"][0]["name"]
 copyright = author
+
+# Of kernels, which have no widgets, so that progress bars warn of it.
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 

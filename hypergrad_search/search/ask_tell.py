@@ -183,16 +183,13 @@ class AskTell:
         gradient lacks are 0. A gradient that is not finite, or does not fit the space, is ignored.
         """
         reported = {n: g for n, g in (outcome.gradient or {}).items() if g is not None and n in floats(self.space)}
-        cost = _number(outcome.cost)
-        if cost is None:
-            cost = float(VALUE_AND_GRADIENT) if reported else 1.0
         gradient, ignored = self._gradient(reported) if reported else (None, "")
         return replace(
             begun,
             value=math.inf if outcome.status == OVERFITTED else self.loss(outcome.value),
             gradient=gradient,
             ignored=ignored,
-            cost=cost,
+            cost=cost_of(outcome.cost, has_gradient=bool(reported)),
             held_back=_losses(outcome.held_back),
             blocks=_blocks(outcome.blocks),
             cross_validated=_number(outcome.cross_validated),
@@ -289,6 +286,14 @@ def same_model(space: Space, some: Hyperparameters, others: Hyperparameters) -> 
     missing = object()
     names = space.keys() - floats(space).keys()
     return all(name in some and some[name] == others.get(name, missing) for name in names)
+
+
+def cost_of(reported: Any, *, has_gradient: bool) -> float:
+    """Return the cost of a trial: what it reported, or else 4 where it has a gradient and 1 where it has none."""
+    cost = _number(reported)
+    if cost is None:
+        return float(VALUE_AND_GRADIENT) if has_gradient else 1.0
+    return cost
 
 
 def levels(space: Space) -> dict[str, Any]:

@@ -87,11 +87,15 @@ def write(
     trial.set_user_attr(PREFIX + name, kept)
     summary = f"{name} (array)"
     if array is not None:
-        size = "x".join(map(str, array.shape))
-        low, high, middle = array.min(), array.max(), np.median(array)
-        trial.set_user_attr(summary, f"{size}: {low:.3g} to {high:.3g}, median {middle:.3g}")
+        trial.set_user_attr(summary, described(array))
     elif summary in trial.user_attrs:  # of the trial that this one is a copy of
         trial.set_user_attr(summary, "all elements are at the level")
+
+
+def described(array: np.ndarray) -> str:
+    """Return a summary of an array for people."""
+    size = "x".join(map(str, array.shape))
+    return f"{size}: {array.min():.3g} to {array.max():.3g}, median {np.median(array):.3g}"
 
 
 def shapes(trial: AnyTrial) -> dict[str, tuple[int, ...]]:

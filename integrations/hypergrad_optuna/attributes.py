@@ -39,6 +39,12 @@ def check_trial(owner: str, trial: Any) -> None:
         raise ValueError(f"{owner}: trial must be a trial of Optuna, got {trial!r}")
 
 
+def check_study(owner: str, study: Any) -> None:
+    """Raise `ValueError` unless `study` is a study of Optuna."""
+    if not isinstance(study, optuna.Study):
+        raise ValueError(f"{owner}: study must be a study of Optuna, got {study!r}")
+
+
 def want(study: optuna.Study, trial: FrozenTrial | optuna.Trial, wanted: Wanted) -> None:
     """Write what is wanted of a trial, before it runs."""
     study._storage.set_trial_system_attr(trial._trial_id, WANTED, {**wanted.to_json(), "trial": trial.number})

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hypergrad_optuna import attributes
 from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective, read_checkpoint
-from hypergrad_optuna.sampler import sampler_of
+from hypergrad_optuna.sampler import store_of
 from hypergrad_search.search.ask_tell import OVERFITTED
 from hypergrad_search.space import as_given
 
@@ -32,7 +32,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
         >>> best_trial(study).state.name
         'COMPLETE'
     """
-    _check_study("best_trial", study)
+    attributes.check_study("best_trial", study)
     lowest = study.best_trial
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
@@ -63,8 +63,8 @@ def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = No
         >>> found["rate"].shape
         (1, 20)
     """
-    _check_study("best_hyperparameters", study)
-    return hyperparameters_of(best_trial(study), artifact_store=_store(study, artifact_store))
+    attributes.check_study("best_hyperparameters", study)
+    return hyperparameters_of(best_trial(study), artifact_store=store_of(study, artifact_store))
 
 
 def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any | None = None) -> Any:
@@ -81,10 +81,10 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
         >>> best_model(study, objective).shape
         (3,)
     """
-    _check_study("best_model", study)
+    attributes.check_study("best_model", study)
     if not isinstance(objective, Objective):
         raise ValueError(f"best_model: objective must be an Objective, got {objective!r}")
-    trial, store, hosted = best_trial(study), _store(study, artifact_store), objective.hosted
+    trial, store, hosted = best_trial(study), store_of(study, artifact_store), objective.hosted
     found = hyperparameters_of(trial, artifact_store=store)
     return hosted.method.params(
         hosted.problem,
@@ -95,15 +95,5 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
     )
 
 
-def _check_study(owner: str, study: Any) -> None:
-    if not isinstance(study, optuna.Study):
-        raise ValueError(f"{owner}: study must be a study of Optuna, got {study!r}")
-
-
 def _overfitted(trial: FrozenTrial) -> bool:
     return trial.user_attrs.get(attributes.STATUS) == OVERFITTED
-
-
-def _store(study: optuna.Study, given: Any | None) -> Any | None:
-    sampler = sampler_of(study)
-    return sampler.artifact_store if given is None and sampler is not None else given

@@ -360,3 +360,9 @@ def sampler_of(owner: optuna.Study | attributes.AnyTrial) -> HypergradSampler | 
     while sampler is not None and not isinstance(sampler, HypergradSampler):
         sampler = getattr(sampler, "_base_sampler", None)
     return sampler
+
+
+def store_of(study: optuna.Study, given: Any | None) -> Any | None:
+    """Return the store that holds the arrays of a study: the one that is given, or that of the study's sampler."""
+    sampler = sampler_of(study)
+    return sampler.artifact_store if given is None and sampler is not None else given

@@ -1,4 +1,4 @@
-"""Pictures of what a study has found, as Plotly figures, in the manner of `optuna.visualization`."""
+"""`plot_schedules`: the learned schedules of a study, leaf by leaf."""
 
 import functools
 from typing import Any
@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import optuna
 
+from hypergrad_optuna import attributes
 from hypergrad_optuna.best import best_trial
 from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
-from hypergrad_optuna.sampler import sampler_of
+from hypergrad_optuna.sampler import store_of
+from hypergrad_optuna.visualization.drawing import BLACK, COLOURS, plain, plotly, with_titles
 from hypergrad_search import Float, Optimizer, TrainingProblem, fit_warmup_cosine, warmup_cosine
 from hypergrad_search.optimizers import leaves_of
 from hypergrad_search.parameters import initial
@@ -39,41 +41,54 @@ def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store:
         >>> from hypergrad_optuna.visualization import plot_schedules
         >>> figure = plot_schedules(study, objective)
         >>> [line.name for line in figure.data]
-        ['all', 'warm-up and cosine']
+        ['all', 'nearest warm-up and cosine']
     """
-    go, subplots = _plotly()
+    go, subplots = plotly("plot_schedules")
+    attributes.check_study("plot_schedules", study)
     if not isinstance(objective, Objective):
         raise ValueError(f"plot_schedules: objective must be an Objective, got {objective!r}")
-    trial, sampler = best_trial(study), sampler_of(study)
-    store = sampler.artifact_store if artifact_store is None and sampler is not None else artifact_store
-    found = hyperparameters_of(trial, artifact_store=store)
+    trial = best_trial(study)
+    found = hyperparameters_of(trial, artifact_store=store_of(study, artifact_store))
     schedules = _schedules(objective, found)
     if not schedules:
-        raise ValueError("plot_schedules: no setting of the optimizer uses a hyperparameter that is a schedule")
-    figure = subplots.make_subplots(rows=len(schedules), cols=1, shared_xaxes=True, subplot_titles=list(schedules))
+        raise ValueError(
+            "plot_schedules: no setting of the optimizer uses a hyperparameter that is a schedule; one that names "
+            "a number, as adamw('rate') does, gets a schedule where valid_loss returns the losses of examples"
+        )
+    figure = subplots.make_subplots(rows=len(schedules), cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    of_leaf: dict[str, str] = {}
     for place, (name, (setting, leaves)) in enumerate(schedules.items(), 1):
         rows = np.atleast_2d(found[name])
-        steps = np.arange(rows.shape[1])
+        steps = list(range(rows.shape[1]))
         for leaf, row in zip(leaves, rows, strict=True):
-            figure.add_trace(go.Scatter(x=steps, y=row, name=leaf, legendgroup=leaf, showlegend=place == 1), place, 1)
+            first = leaf not in of_leaf
+            colour = of_leaf.setdefault(leaf, COLOURS[len(of_leaf) % len(COLOURS)])
+            line = go.Scatter(
+                x=steps,
+                y=plain(row),
+                name=leaf,
+                legendgroup=leaf,
+                showlegend=first,
+                line={"color": colour},
+                hovertemplate=f"{leaf}<br>step %{{x}}<br>{name} %{{y:.4g}}<extra></extra>",
+            )
+            figure.add_trace(line, place, 1)
         if is_rate(setting):
-            smooth = jax.vmap(warmup_cosine(**fit_warmup_cosine(rows), steps=len(steps)))(steps)
-            line = {"dash": "dash", "color": "black"}
-            figure.add_trace(go.Scatter(x=steps, y=np.asarray(smooth), name="warm-up and cosine", line=line), place, 1)
+            smooth = jax.vmap(warmup_cosine(**fit_warmup_cosine(rows), steps=len(steps)))(np.asarray(steps))
+            line = go.Scatter(
+                x=steps,
+                y=plain(smooth),
+                name="nearest warm-up and cosine",
+                line={"dash": "dash", "color": BLACK},
+                hovertemplate=f"warm-up and cosine<br>step %{{x}}<br>{name} %{{y:.4g}}<extra></extra>",
+            )
+            figure.add_trace(line, place, 1)
         parameter = objective.hosted.space[name]
         logarithmic = isinstance(parameter, Float) and parameter.log
-        figure.update_yaxes(type="log" if logarithmic else "linear", row=place, col=1)
-    figure.update_xaxes(title_text="step", row=len(schedules), col=1)
-    figure.update_layout(title=f"Schedules of trial {trial.number}")
-    return figure
-
-
-def _plotly() -> tuple[Any, Any]:
-    try:
-        from plotly import graph_objects, subplots
-    except ImportError as error:
-        raise ImportError("plot_schedules needs Plotly: pip install 'hypergrad-search[visualization]'") from error
-    return graph_objects, subplots
+        figure.update_yaxes(title=name, type="log" if logarithmic else "linear", row=place, col=1)
+    figure.update_xaxes(title_text="step of training", row=len(schedules), col=1)
+    figure.update_layout(height=180 + 200 * len(schedules))
+    return with_titles(figure, f"Schedules of trial {trial.number}", "a line for each leaf of the parameters")
 
 
 def _schedules(objective: Objective, found: dict[str, Any]) -> dict[str, tuple[tuple[str, Any], list[str]]]:
