@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 
 from hypergrad_optuna.best import best_trial
-from hypergrad_optuna.hyperparameters import hyperparameters_of
+from hypergrad_optuna.hyperparameters import by_name
 from hypergrad_optuna.objective import Objective
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_search import Float, Optimizer, TrainingProblem, fit_warmup_cosine, warmup_cosine
@@ -43,7 +43,7 @@ def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store:
         raise ValueError(f"plot_schedules: objective must be an Objective, got {objective!r}")
     trial, sampler = best_trial(study), sampler_of(study)
     store = sampler.artifact_store if artifact_store is None and sampler is not None else artifact_store
-    found = hyperparameters_of(trial, artifact_store=store)
+    found = by_name(trial, store)
     schedules = _schedules(objective, found)
     if not schedules:
         raise ValueError("plot_schedules: no setting of the optimizer uses a hyperparameter that is a schedule")
