@@ -20,6 +20,7 @@ from hypergrad_search.losses import OuterLosses, mean_and_error, outer_losses
 from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import train_in_floats
+from hypergrad_search.trouble import see
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Evaluation:
     - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units. It is None where no
       gradient was asked for, where the value is infinite, where the status is `OVERFITTED`, and where the gradient is
       not finite. Where a `Fold` was held back it is the gradient of the loss on the other examples.
-    - `status`, `message`: how the evaluation ended, and a sentence that says what to do about it; "" where all is well.
+    - `status`, `message`: how the evaluation ended, and a sentence that says what to do about it, with the command that
+      prints more; "" where all is well.
     - `cost`: what the evaluation took.
     - `refined`: better hyperparameters that the evaluation itself found; `value` is the loss at them. It is None for
       methods that find none.
@@ -143,6 +145,9 @@ class Evaluation:
         if self.status not in list(Status):
             raise ValueError(f"Evaluation: status must be one of {list(map(str, Status))}, got {self.status!r}")
         object.__setattr__(self, "status", Status(self.status))
+        more = see(self.status)
+        if self.message and self.status != Status.OK and not self.message.endswith(more):
+            object.__setattr__(self, "message", self.message + more)
         if not isinstance(self.cost, Cost):
             raise ValueError(f"Evaluation: cost must be a Cost such as Cost(100, 0.5), got {self.cost!r}")
         if self.gradient is not None and finite_or_none(self.gradient) is None:

@@ -43,6 +43,7 @@ from hypergrad_search.training.exact import (
     weights_of,
 )
 from hypergrad_search.training.resolution import largest_weights, probe, unresolved
+from hypergrad_search.trouble import see
 
 _LOG_SMALLEST_DECAY = math.log(bit_buffer.SMALLEST_DECAY) - 1e-6  # a float32 logarithm may be a little too low
 
@@ -122,7 +123,7 @@ def _check_decays(logs: dict[str, jax.Array]) -> None:
             raise IrreversibleDecayError(
                 f"train: the decay of {name} must be from {bit_buffer.SMALLEST_DECAY} to 1 at each step, got "
                 f"{float(jnp.exp(jnp.min(log)))} to {float(jnp.exp(jnp.max(log)))}; "
-                "differentiate with evaluate(..., method=Unrolled()) instead"
+                f"differentiate with evaluate(..., method=Unrolled()) instead{see('irreversible')}"
             )
 
 

@@ -170,8 +170,9 @@ def test_settings_of_a_nested_space_are_lifted() -> None:
         optimizer=sgd(lambda h, step: h["opt"]["rate"], 0.5),
         steps=5,
     )
-    space: NestedSpace = {"opt": {"rate": Float(1e-3, 0.3, log=True)}}
-    assert lift_settings(problem, space) == {"opt": {"rate": Float(1e-3, 0.3, log=True, lift=(1, 5))}}
+    space: Any = {"opt": {"rate": Float(1e-3, 0.3, log=True)}}
+    lifted: Any = lift_settings(problem, space)
+    assert lifted == {"opt": {"rate": Float(1e-3, 0.3, log=True, lift=(1, 5))}}
 
 
 def test_a_path_that_the_space_lacks_is_named() -> None:

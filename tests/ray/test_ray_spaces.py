@@ -17,13 +17,14 @@ from hypergrad_ray import HypergradSearch, best_hyperparameters, param_space, tr
 from hypergrad_ray.domains import own_space
 from hypergrad_search import Categorical, Float, Int, TrainingProblem, evaluate, sgd
 from hypergrad_search.search.ask_tell import Wanted
+from hypergrad_search.space import NestedSpace
 
 DOMAINS = {
     "opt": {"rate": tune.loguniform(1e-3, 0.3), "steps": tune.randint(5, 9)},
     "model": {"kind": tune.choice(["plain", None]), "target": Float(-1.0, 1.0, shape=(2,))},
     "l2": tune.uniform(0.0, 1.0),
 }
-OURS = {
+OURS: NestedSpace = {
     "opt": {"rate": Float(1e-3, 0.3, log=True), "steps": Int(5, 8)},
     "model": {"kind": Categorical(["plain", None]), "target": Float(-1.0, 1.0, shape=(2,))},
     "l2": Float(0.0, 1.0),
@@ -68,7 +69,7 @@ def test_rays_domains_are_taken_for_ours() -> None:
 def test_it_reports_what_evaluate_finds(results: list[dict[str, Any]], space: Any) -> None:
     posed = problem()
     trainable(posed, space)({**CONFIG, "hypergrad": Wanted(gradient_below=math.inf).to_json()})
-    expected = evaluate(posed, CONFIG, space=OURS, key=jax.random.key(0))  # type: ignore[arg-type]  # its kinds are lost in a dict of dicts
+    expected = evaluate(posed, CONFIG, space=OURS, key=jax.random.key(0))
     (result,) = results
     assert result["loss"] == expected.value
     assert expected.gradient is not None
@@ -93,7 +94,7 @@ def test_configs_of_other_searchers_may_be_flat(results: list[dict[str, Any]], c
 
 
 def test_param_space_is_nested_alike() -> None:
-    domains = param_space(OURS)  # type: ignore[arg-type]  # its kinds are lost in a dict of dicts
+    domains = param_space(OURS)
     assert domains.keys() == {"opt", "model", "l2"}
     assert domains["model"].keys() == {"kind", "target[0]", "target[1]"}
     assert (domains["opt"]["steps"].lower, domains["opt"]["steps"].upper) == (5, 9)
@@ -104,7 +105,7 @@ def test_param_space_is_nested_alike() -> None:
     [
         ({"opt": {"rate": tune.quniform(0.0, 1.0, 0.1)}}, r"'opt/rate'\]: trainable cannot take a quantised domain"),
         ({"a": tune.choice([(1, 2), (3, 4)])}, r"'a'\]: .*each choice must be .*tune.choice of their names"),
-        ({"a": tune.sample_from(lambda: 1)}, r"'a'\]: .*sample_from; compute it in the trainable"),
+        ({"a": tune.sample_from(lambda _: 1)}, r"'a'\]: .*sample_from; compute it in the trainable"),
         ({"opt": {"rate": 0.1}}, r"'opt/rate'\] must be a Float"),
     ],
 )
@@ -127,17 +128,17 @@ def ray_of_two_workers() -> Iterator[None]:
 def test_a_run_with_a_nested_space(tmp_path: Path, ray_of_two_workers: None, own: bool) -> None:
     posed = problem()
     search = HypergradSearch(DOMAINS, metric="loss", mode="min", seed=0) if own else None
-    results = tune.Tuner(
+    results: Any = tune.Tuner(
         trainable(posed, DOMAINS),
-        param_space={} if own else param_space(OURS),  # type: ignore[arg-type]  # its kinds are lost in a dict of dicts
+        param_space={} if own else param_space(OURS),
         tune_config=tune.TuneConfig(
             metric="loss", mode="min", search_alg=search, num_samples=8, max_concurrent_trials=1, reuse_actors=True
         ),
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     ).fit()
     best = best_hyperparameters(results, DOMAINS)
-    found = evaluate(posed, best, space=OURS, key=jax.random.key(0))  # type: ignore[arg-type]  # its kinds are lost in a dict of dicts
-    losses = [result.metrics["loss"] for result in results if result.metrics is not None]
+    found = evaluate(posed, best, space=OURS, key=jax.random.key(0))
+    losses = [result.metrics["loss"] for result in results]
     assert found.value == min(losses)
     if own:
         assert search is not None
