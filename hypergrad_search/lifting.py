@@ -50,8 +50,8 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
     numbers in all, the shape is `(1, steps)`, and else `(leaves, 1)`; so it is `(leaves, 1)` where `steps` is a
     hyperparameter.
 
-    A space with dicts within it comes back as such. `hypergrad_optuna.Objective` lifts by itself. With Ray, call this for the space that both `HypergradSearch` and
-    `trainable` get, since a searcher never sees the problem.
+    `hypergrad_optuna.Objective` lifts by itself. With Ray, call this for the space that both `HypergradSearch` and
+    `trainable` get, since a searcher never sees the problem. A space with dicts within it comes back as such.
 
     A number stays as it is
 
