@@ -45,8 +45,9 @@ release: venv  ## Check that version, changelog and git agree, build and try a w
 	$(VENV)/bin/python -m build --outdir dist
 	$(VENV)/bin/uvx twine check --strict dist/*
 	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python build/release
-	$(VENV)/bin/uv pip install --quiet --python build/release/bin/python "$$(ls dist/*.whl)[optuna]" pytest
-	build/release/bin/pytest -q -m "not slow" tests/engine/test_nesting.py tests/optuna/test_optuna_spaces.py
+	$(VENV)/bin/uv pip install --quiet --python build/release/bin/python "$$(ls dist/*.whl)[studies]" pytest
+	PYTHONPATH= build/release/bin/hypergrad --version
+	PYTHONPATH= build/release/bin/pytest -q -m "not slow" tests/engine/test_nesting.py tests/optuna/test_optuna_spaces.py
 	@echo "dist has what can be published: $$(ls dist)"
 
 lint: venv  ## Check style and types
