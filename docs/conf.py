@@ -12,7 +12,7 @@ copyright = author
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 
-# Every page whose front matter says `file_format: mystnb`, and every notebook, is executed anew. An error ends the build.
+# Every page whose front matter says `file_format: mystnb`, and every notebook, is executed anew. An error ends it all.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240
