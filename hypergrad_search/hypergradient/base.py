@@ -17,6 +17,7 @@ from hypergrad_search.fold import Fold
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.losses import OuterLosses, mean_and_error, outer_losses
+from hypergrad_search.nesting import nested
 from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import train_in_floats
@@ -292,6 +293,16 @@ def with_gradient(judged: Evaluation, gradient: dict[str, Any], useless: str = "
     if not why:
         return replace(judged, gradient=arrays)
     return replace(judged, gradient=arrays, status=Status.EXPLODED, message=why)
+
+
+def as_nested(evaluation: Evaluation) -> Evaluation:
+    """Return an evaluation whose gradient and refined hyperparameters are as nested as their names say."""
+    gradient, refined = evaluation.gradient, evaluation.refined
+    return replace(
+        evaluation,
+        gradient=None if gradient is None else nested(gradient),
+        refined=None if refined is None else nested(refined),
+    )
 
 
 def trust_after(growth: float, names: Iterable[str]) -> dict[str, float]:

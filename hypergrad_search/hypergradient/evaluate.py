@@ -1,19 +1,18 @@
 """`evaluate`: it takes a problem, hyperparameters and a method, and returns an `Evaluation`."""
 
 import math
-from dataclasses import replace
 
 import jax
 
 from hypergrad_search.checks import number, random_key, whole_number
 from hypergrad_search.fold import Fold
 from hypergrad_search.from_function import FunctionProblem, refuse
-from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request
+from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request, as_nested
 from hypergrad_search.hypergradient.direct import Direct
 from hypergrad_search.hypergradient.reversible import Reversible
 from hypergrad_search.hyperparameters import noting_counts, split_of_space
 from hypergrad_search.load_errors import with_errors_of_load
-from hypergrad_search.nesting import flat, nested
+from hypergrad_search.nesting import flat
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.repeatable import checked_split
 from hypergrad_search.space import Hyperparameters, NestedSpace, Space
@@ -99,7 +98,7 @@ def evaluate(
         split_of_space(hyperparameters, box)
         with noting_counts(hyperparameters, box):
             evaluation = Direct().evaluate(problem, hyperparameters, key, request)
-        return _nested(evaluation) if nests else evaluation
+        return as_nested(evaluation) if nests else evaluation
     checked_key = random_key("evaluate: key", key)
     if checkpoint is not None and not method.continues:
         raise ValueError(f"evaluate: {type(method).__name__} has no checkpoints to go on from; leave checkpoint out")
@@ -109,14 +108,4 @@ def evaluate(
     evaluation = method.evaluate(problem, hyperparameters, checked_key, request)
     if not isinstance(evaluation, Evaluation):
         raise ValueError(f"{type(method).__name__}.evaluate must return an Evaluation, got {evaluation!r}")
-    return _nested(evaluation) if nests else evaluation
-
-
-def _nested(evaluation: Evaluation) -> Evaluation:
-    """Return an evaluation whose hyperparameters are as nested as those of its space."""
-    gradient, refined = evaluation.gradient, evaluation.refined
-    return replace(
-        evaluation,
-        gradient=None if gradient is None else nested(gradient),
-        refined=None if refined is None else nested(refined),
-    )
+    return as_nested(evaluation) if nests else evaluation

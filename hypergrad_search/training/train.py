@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from hypergrad_search.checks import number, random_key
 from hypergrad_search.determinism import check_device
 from hypergrad_search.load_errors import with_errors_of_load
+from hypergrad_search.nesting import flat
 from hypergrad_search.parameters import as_returned
 from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled
 from hypergrad_search.repeatable import checked_split
-from hypergrad_search.space import Hyperparameters, Space
+from hypergrad_search.space import Hyperparameters, NestedSpace, Space
 from hypergrad_search.training import bit_buffer
 from hypergrad_search.training.exact import (
     Adjoint,
@@ -56,7 +57,7 @@ def train(
     *,
     fraction_bits: Mapping[str, int] | None = None,
     smallest_decays: Mapping[str, float] | None = None,
-    space: Space | None = None,
+    space: NestedSpace | None = None,
 ) -> Trained:
     """Train exactly reversibly, and return the final parameters, or their average (`ema`); JAX can transform this.
 
@@ -86,7 +87,10 @@ def train(
         raise ValueError(f"train: problem must be a TrainingProblem, got {problem!r}")
     random_key("train: key", key)
     check_device(key)
-    problem, dynamic, static = checked_split(problem, hyperparameters, space)
+    box: Space | None = flat(space)
+    if box is not space:
+        hyperparameters = flat(hyperparameters, box)
+    problem, dynamic, static = checked_split(problem, hyperparameters, box)
     program = bind(problem, static, dynamic, check_fraction_bits(fraction_bits or {}))
     init_key, step_key = jax.random.split(key)
     params, statistics, settings, _ = prepare(problem, static, dynamic, init_key)

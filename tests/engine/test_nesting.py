@@ -16,10 +16,13 @@ from hypergrad_search import (
     Unrolled,
     check_gradient,
     evaluate,
+    evaluate_batch,
     from_function,
     lift_settings,
     measure_trust,
     sgd,
+    summarize_schedules,
+    train,
 )
 from hypergrad_search.nesting import flat, nested
 from hypergrad_search.space import NestedSpace
@@ -149,6 +152,28 @@ def test_the_checks_of_gradients_take_nested_hyperparameters() -> None:
     check = check_gradient(problem, POINT, SPACE, key=KEY)
     assert check.agrees, str(check)
     assert {"opt/rate", "model/inner/l2"} <= measure_trust(problem, POINT, SPACE, key=KEY).trusts.keys()
+
+
+def test_a_batch_and_plain_training_take_nested_hyperparameters() -> None:
+    problem = nested_problem()
+    (found,) = evaluate_batch(problem, [POINT], space=SPACE, key=KEY)
+    expected = evaluate(problem, POINT, space=SPACE, key=KEY)
+    assert found.value == pytest.approx(expected.value, rel=1e-5)
+    assert found.gradient is not None
+    assert found.gradient.keys() == {"opt", "model", "target"}
+    trained = train(problem, POINT, KEY, space=SPACE)
+    assert float(jnp.mean((trained - 0.25) ** 2 + 0.01 * 0.1)) == pytest.approx(expected.value, rel=1e-5)
+
+
+def test_schedules_of_nested_hyperparameters_are_summarized() -> None:
+    point = nested({**flat(POINT), "opt/rate": np.full((1, 5), 0.1)})
+    space = nested({**flat(SPACE), "opt/rate": Float(1e-3, 0.3, log=True, shape=(1, 5))})
+    problem = nested_problem(
+        steps=5, batches=lambda step: None, valid_loss=lambda p, h: (p - 0.25) ** 2, optimizer=sgd("opt/rate", 0.5)
+    )
+    summary = summarize_schedules(problem, point, key=KEY, space=space)
+    assert summary.numbers.keys() == {"opt/rate"}
+    assert np.shape(summary.hyperparameters["opt"]["rate"]) == (1, 5)
 
 
 def test_a_function_takes_nested_hyperparameters() -> None:

@@ -18,6 +18,7 @@ from hypergrad_optuna import (
     best_model,
     check_gradient,
     hyperparameters_of,
+    optimize_batched,
 )
 from hypergrad_search import Categorical, Float, Int, TrainingProblem, evaluate, sgd
 from hypergrad_search.space import NestedSpace
@@ -144,6 +145,12 @@ def test_nested_numbers_are_lifted() -> None:
     )
     study = study_of(Objective(lifting, {"opt": {"rate": FloatDistribution(1e-3, 0.3, log=True)}}), 8)
     assert any(np.shape(hyperparameters_of(t)["opt"]["rate"]) == (1, 5) for t in study.trials)
+
+
+def test_nested_trials_can_be_trained_in_batches() -> None:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    optimize_batched(study, Objective(problem(), NESTED), batch_size=2, n_trials=4)
+    assert [t.user_attrs["hypergrad:status"] for t in study.trials] == ["ok"] * 4
 
 
 def test_the_gradient_of_a_nested_objective_can_be_checked() -> None:
