@@ -125,7 +125,9 @@ def test_the_message_has_a_way_out() -> None:
     assert found.value == pytest.approx(expected.value, rel=1e-3)
     assert close(found, expected)
     finest = Reversible(fraction_bits={"mu": 84, "nu": 84})
-    assert evaluate(regression("adam"), h, key=KEY, method=finest).message.endswith("; scale the loss up")
+    assert evaluate(regression("adam"), h, key=KEY, method=finest).message.endswith(
+        "; scale the loss up; more: python -m hypergrad_search underflow"
+    )
 
 
 def test_the_fallback_evaluates_what_underflows() -> None:
