@@ -9,7 +9,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv compare docs notebooks test test-slow test-newest test-lowest lint format constraints clean
+.PHONY: help venv compare docs notebooks test test-slow test-newest test-lowest release lint format constraints clean
 
 help:  ## List the targets
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,17 @@ test-lowest: venv  ## Run the fast tests with the lowest versions of the depende
 	$(VENV)/bin/uv venv --quiet --clear --seed --python $(VENV)/bin/python build/lowest
 	$(VENV)/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable '.[all]'
 	build/lowest/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+
+release: venv  ## Check that version, changelog and git agree, build and try a wheel in dist; publishes nothing
+	$(VENV)/bin/python tools/release.py
+	rm -rf dist
+	$(VENV)/bin/python -m build --outdir dist
+	$(VENV)/bin/uvx twine check --strict dist/*
+	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python build/release
+	$(VENV)/bin/uv pip install --quiet --python build/release/bin/python "$$(ls dist/*.whl)[studies]" pytest
+	PYTHONPATH= build/release/bin/hypergrad --version
+	PYTHONPATH= build/release/bin/pytest -q -m "not slow" tests/engine/test_nesting.py tests/optuna/test_optuna_spaces.py
+	@echo "dist has what can be published: $$(ls dist)"
 
 lint: venv  ## Check style and types
 	$(VENV)/bin/ruff check

@@ -43,7 +43,7 @@ from hypergrad_search.optimizers import (
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.schedule_summary import ScheduleSummary, summarize_schedules
 from hypergrad_search.schedules import fit_warmup_cosine, warmup_cosine
-from hypergrad_search.space import Categorical, Float, Int, Space
+from hypergrad_search.space import Categorical, Float, Int, NestedSpace, Space
 from hypergrad_search.training import train
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "InexactReversalError",
     "Int",
     "Method",
+    "NestedSpace",
     "OnePass",
     "Optimizer",
     "Persistent",

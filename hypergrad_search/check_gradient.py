@@ -12,8 +12,9 @@ from hypergrad_search.checks import number, shown, whole_number
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.hypergradient.base import Method
 from hypergrad_search.hypergradient.evaluate import evaluate
+from hypergrad_search.nesting import flat
 from hypergrad_search.problem import TrainingProblem
-from hypergrad_search.space import Float, Hyperparameters, Space, floats, from_unit, to_unit
+from hypergrad_search.space import Float, Hyperparameters, NestedSpace, Space, floats, from_unit, to_unit
 
 STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)  # in units of the box
 #: Differences at two step sizes measure one slope only if they agree to this share of it.
@@ -131,7 +132,7 @@ class GradientCheck:
 def check_gradient(
     problem: TrainingProblem | FunctionProblem,
     hyperparameters: Hyperparameters,
-    space: Space,
+    space: NestedSpace,
     *,
     key: jax.Array | None = None,
     method: Method | None = None,
@@ -176,7 +177,9 @@ def check_gradient(
         >>> check_gradient(problem, {"rate": 0.01}, space, key=jax.random.key(0)).agrees
         True
     """
-    at = evaluate(problem, hyperparameters, method=method, key=key, space=space)
+    box: Space = flat(space)
+    start = flat(hyperparameters, box)
+    at = evaluate(problem, start, method=method, key=key, space=box)
     if at.gradient is None:
         raise ValueError(
             f"check_gradient: {'the problem' if method is None else type(method).__name__} gives no gradient at this "
@@ -185,9 +188,9 @@ def check_gradient(
         )
 
     def value_at(point: Values) -> float:
-        return evaluate(problem, point, method=method, key=key, space=space, gradient_below=-math.inf).value
+        return evaluate(problem, point, method=method, key=key, space=box, gradient_below=-math.inf).value
 
-    return check(value_at, at.value, at.gradient, space, hyperparameters, directions=directions, steps=steps)
+    return check(value_at, at.value, at.gradient, box, start, directions=directions, steps=steps)
 
 
 def check(

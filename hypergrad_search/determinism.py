@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from hypergrad_search.trouble import see
+
 GPUS = ("gpu", "cuda", "rocm")
 
 #: Each of these flags makes a GPU deterministic. The first switches autotuning off too, so that the programs for the
@@ -26,7 +28,7 @@ def check_determinism(platform: str, xla_flags: str) -> None:
     if platform in GPUS and not is_deterministic(xla_flags):
         raise RuntimeError(
             f"XLA_FLAGS must have --{DETERMINISTIC_FLAGS[0]}=true to train reversibly on a GPU, got {xla_flags!r}; "
-            "set it before Python starts, or use method=Unrolled(), which works without"
+            f"set it before Python starts, or use method=Unrolled(), which works without{see('determinism')}"
         )
 
 

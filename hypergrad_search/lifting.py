@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from hypergrad_search import optax_optimizers
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import examples
+from hypergrad_search.nesting import flat, nested
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers import (
     Optimizer,
@@ -18,6 +19,7 @@ from hypergrad_search.optimizers import (
     gives_a_number,
     is_elementwise,
     leaves_of,
+    of_nested,
     takes_hyperparameters,
 )
 from hypergrad_search.problem import TrainingProblem, check_problem
@@ -49,7 +51,7 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
     hyperparameter.
 
     `hypergrad_optuna.Objective` lifts by itself. With Ray, call this for the space that both `HypergradSearch` and
-    `trainable` get, since a searcher never sees the problem.
+    `trainable` get, since a searcher never sees the problem. A space with dicts within it comes back as such.
 
     A number stays as it is
 
@@ -71,6 +73,8 @@ def lift_settings(problem: TrainingProblem, space: Space) -> dict[str, Float | I
         >>> lift_settings(problem, space)["rate"].lift  # one leaf, 20 steps
         (1, 20)
     """
+    if flat(space) is not space:
+        return nested(lift_settings(problem, flat(space)))
     check_problem(problem, space)
     free = {
         name: parameter for name, parameter in floats(space).items() if not parameter.shape and parameter.lift is None
@@ -125,10 +129,10 @@ def used_by(leaf: Any, dynamic: dict[str, Any], static: Static) -> set[str]:
         return set()
     hyperparameters, now = {**dynamic, **dict(static)}, {"step": jnp.int32(0)}
     if not gives_a_number(leaf, hyperparameters) or reads(
-        lambda step: leaf(hyperparameters, step["step"]), (now,), now, Static((), ())
+        lambda step: of_nested(leaf)(hyperparameters, step["step"]), (now,), now, Static((), ())
     ):
         return set()
-    found = reads(leaf, (dynamic, now["step"]), dynamic, static)
+    found = reads(of_nested(leaf), (dynamic, now["step"]), dynamic, static)
     return found if is_elementwise(leaf, hyperparameters, found) else set()
 
 
@@ -144,7 +148,9 @@ def _read(
     params, key = arguments["optimizer"][0], jax.random.key(0)
     functions: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [(problem.batch, arguments["batches"])]
     functions += [(getattr(problem, n), arguments[n]) for n in _FUNCTIONS if getattr(problem, n) is not None]
-    functions += [(setting, (dynamic, jnp.int32(0))) for setting in settings if takes_hyperparameters(setting)]
+    functions += [
+        (of_nested(setting), (dynamic, jnp.int32(0))) for setting in settings if takes_hyperparameters(setting)
+    ]
     if transform is not None:
         functions.append(
             (lambda h, g: optax_optimizers.transformed(transform, h, g, g, key), (dynamic, params)),

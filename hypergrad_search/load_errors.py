@@ -13,6 +13,8 @@ from typing import ParamSpec, TypeVar
 
 import jax
 
+from hypergrad_search.trouble import see
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -61,7 +63,7 @@ def _original(error: Exception) -> BaseException | None:
 
 def note(error: BaseException, step: int) -> None:
     """Add the note by which users and `is_of_load` see that an error is from `load`."""
-    error.add_note(f"{_NOTE} {step}")
+    error.add_note(f"{_NOTE} {step}{see('load')}")
 
 
 def is_of_load(error: BaseException) -> bool:

@@ -11,9 +11,10 @@ from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient.base import Evaluation, Method
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.losses import examples
+from hypergrad_search.nesting import flat
 from hypergrad_search.parameters import initial
 from hypergrad_search.problem import TrainingProblem
-from hypergrad_search.space import Hyperparameters, Space, floats, from_unit, gradient_to_unit, to_unit
+from hypergrad_search.space import Hyperparameters, NestedSpace, Space, floats, from_unit, gradient_to_unit, to_unit
 
 HALVES = 2  # of the validation set
 
@@ -68,7 +69,7 @@ class TrustReport:
 def measure_trust(
     problem: TrainingProblem,
     hyperparameters: Hyperparameters,
-    space: Space,
+    space: NestedSpace,
     *,
     key: jax.Array,
     method: Method | None = None,
@@ -114,39 +115,41 @@ def measure_trust(
     length = number("measure_trust: step", step, 0, 1)
     if not length:
         raise ValueError("measure_trust: step must be above 0, got 0")
-    if not floats(space):
+    box: Space = flat(space)
+    point = flat(hyperparameters, box)
+    if not floats(box):
         raise ValueError("measure_trust: the space has no Float, and nothing else has a gradient")
-    start = to_unit(space, hyperparameters)
-    for name, part in _parts(space, start).items():
+    start = to_unit(box, point)
+    for name, part in _parts(box, start).items():
         if not np.all(np.abs(part - 0.5) <= 0.5 + 1e-9):  # bounds may be rounded
             raise ValueError(
-                f"measure_trust: {name!r} must be within the bounds of the space, got {shown(hyperparameters[name])}"
+                f"measure_trust: {name!r} must be within the bounds of the space, got {shown(point[name])}"
             )
     spent = 0.0
 
     def gradient(fold: int, at: Hyperparameters, key: jax.Array) -> tuple[dict[str, np.ndarray[Any, Any]], Evaluation]:
         nonlocal spent
         held_back = Fold(fold, HALVES) if has_folds else None
-        found = evaluate(problem, at, key=key, method=method, space=space, fold=held_back)
+        found = evaluate(problem, at, key=key, method=method, space=box, fold=held_back)
         spent += found.cost.gradient_evaluations
         if found.gradient is None:
             raise ValueError(
-                f"measure_trust: there is no gradient at {'this point' if at is hyperparameters else 'a point near by'}"
+                f"measure_trust: there is no gradient at {'this point' if at is point else 'a point near by'}"
                 f", and the status is {str(found.status)!r}: {found.message or 'the method moves the hyperparameters'}"
             )
-        return _by_name(space, at, found.gradient), found
+        return _by_name(box, at, found.gradient), found
 
-    has_folds = _examples(problem, hyperparameters, key) >= HALVES
-    here, found = gradient(0, hyperparameters, key)
-    other_seed, _ = gradient(0, hyperparameters, jax.random.fold_in(key, 1))
-    other_half = gradient(1, hyperparameters, key)[0] if has_folds else None
+    has_folds = _examples(problem, point, key) >= HALVES
+    here, found = gradient(0, point, key)
+    other_seed, _ = gradient(0, point, jax.random.fold_in(key, 1))
+    other_half = gradient(1, point, key)[0] if has_folds else None
     downhill = np.concatenate([-x.ravel() for x in here.values()])
     steepest = np.abs(downhill).max(initial=0.0)
     move = downhill * (length / steepest) if steepest else downhill
     there = np.clip(start + move, 0.0, 1.0)
     near = None
     if not np.array_equal(there, start):
-        near = gradient(0, {**hyperparameters, **from_unit(space, there)}, key)[0]
+        near = gradient(0, {**point, **from_unit(box, there)}, key)[0]
     trusts = {
         name: Trust(
             name,

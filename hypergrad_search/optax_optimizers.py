@@ -8,6 +8,7 @@ import jax
 import optax
 
 from hypergrad_search.checks import number_or_traced
+from hypergrad_search.nesting import nested
 from hypergrad_search.space import Hyperparameters
 
 OptaxOptimizer = Callable[[Any], optax.GradientTransformation]
@@ -33,7 +34,7 @@ def made(optimizer: OptaxOptimizer, hyperparameters: Hyperparameters) -> optax.G
     Raises `ValueError` where the function returns something else.
     """
     with jax.numpy_dtype_promotion("standard"):
-        transformation = optimizer(hyperparameters)
+        transformation = optimizer(nested(hyperparameters))
     if not isinstance(transformation, optax.GradientTransformation):
         raise ValueError(
             f"optimizer: a function must return a transformation of optax, such as optax.adam(h['rate']), "

@@ -11,6 +11,7 @@ import jax
 import optax
 
 from hypergrad_search.checks import check_arguments, shown, takes, whole_number
+from hypergrad_search.nesting import OfNested, is_nested
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.optimizers import Optimizer
 from hypergrad_search.space import Categorical, Hyperparameters, Int, Space, check_space
@@ -69,7 +70,8 @@ class TrainingProblem:
     training loss reads them or they decay by a hyperparameter.
 
     `hyperparameters` is a dict from names to float arrays (numbers too) and, where the space has them, the plain
-    values of integers and categoricals. The outer losses may depend on `hyperparameters` directly, and the
+    values of integers and categoricals. Where the space is nested, so are they: `h["opt"]["rate"]`, which settings of
+    the optimizer and `steps` name `"opt/rate"`. The outer losses may depend on `hyperparameters` directly, and the
     hypergradient includes that. A problem is compared by identity: build it once and evaluate it often, so that its
     functions compile once.
 
@@ -149,18 +151,23 @@ class TrainingProblem:
         return self.batches(step) if takes(self.batches, _OF_STEP) else self.batches(step, hyperparameters)
 
     def at(self, hyperparameters: Mapping[str, Any]) -> "TrainingProblem":
-        """Return the problem with the number of steps that the hyperparameters say, which is the same each time.
+        """Return the problem for hyperparameters, which is the same each time.
+
+        It has the number of steps that they say. Where names are paths, as in "opt/rate", its functions take them, and
+        call the user's functions with dicts within dicts.
 
         Raises `ValueError` where `steps` names a hyperparameter that is not there, or that is no whole number from 1.
         """
-        if not isinstance(self.steps, str):
+        steps, nests = self.steps, is_nested(hyperparameters) and not isinstance(self.init, OfNested)
+        if isinstance(steps, str):
+            check_names(self, hyperparameters)
+            steps = whole_number(f"hyperparameter {steps!r}, the number of steps,", hyperparameters[steps], 1)
+        elif not nests:
             return self
-        check_names(self, hyperparameters)
-        steps = whole_number(f"hyperparameter {self.steps!r}, the number of steps,", hyperparameters[self.steps], 1)
-        of_steps = _OF_STEPS.setdefault(self, {})
-        if steps not in of_steps:
-            of_steps[steps] = replace(self, steps=steps)
-        return of_steps[steps]
+        known = _AT.setdefault(self, {})
+        if (steps, nests) not in known:
+            known[steps, nests] = replace(self, steps=steps, **(_of_nested(self) if nests else {}))
+        return known[steps, nests]
 
 
 def _may_take_hyperparameters(batches: Callable[..., Any]) -> bool:
@@ -171,8 +178,18 @@ def _may_take_hyperparameters(batches: Callable[..., Any]) -> bool:
     return second is not None and second.default is None
 
 
-# The problems that `TrainingProblem.at` returned, by the problem that they were made of, and their number of steps.
-_OF_STEPS: "weakref.WeakKeyDictionary[TrainingProblem, dict[int, TrainingProblem]]" = weakref.WeakKeyDictionary()
+# The problems that `TrainingProblem.at` returned, by the problem that they were made of, their number of steps, and
+# whether their functions were made to take nested hyperparameters.
+_AT: "weakref.WeakKeyDictionary[TrainingProblem, dict[tuple[int, bool], TrainingProblem]]" = weakref.WeakKeyDictionary()
+
+
+def _of_nested(problem: TrainingProblem) -> dict[str, OfNested]:
+    """Return the functions of a problem that take hyperparameters, by name, as functions of flat ones."""
+    places = {name: names.index("hyperparameters") - len(names) for name, names in _ARGUMENTS.items()}
+    if not takes(problem.batches, _OF_STEP):
+        places["batches"] = -1
+    functions = {name: getattr(problem, name) for name in places}
+    return {name: OfNested(function, places[name]) for name, function in functions.items() if function is not None}
 
 
 def _with_statistics(arguments: tuple[str, ...]) -> tuple[str, ...]:

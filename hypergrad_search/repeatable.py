@@ -26,6 +26,7 @@ from hypergrad_search.optimizers import Optimizer, resolve
 from hypergrad_search.parameters import initial
 from hypergrad_search.problem import Params, TrainingProblem, check_names
 from hypergrad_search.space import Hyperparameters, Space
+from hypergrad_search.trouble import see
 
 _IN_BATCHES = (
     "step is traced by JAX, so keep the data in a jax array and take (1) "
@@ -111,7 +112,7 @@ def check_repeatable(
             raise ValueError(
                 f"{name}: two calls with the same arguments differ, so it reads something that changes, such as "
                 f"NumPy's random numbers, an iterator or a counter. JAX would repeat what it saw first at every step. "
-                f"Instead, {_REMEDIES[name]}"
+                f"Instead, {_REMEDIES[name]}{see('differs')}"
             )
     repeatable.add((names, static))
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,10 +12,11 @@ from hypergrad_search.checks import shown
 from hypergrad_search.hypergradient import Unrolled, evaluate
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.lifting import used_by
+from hypergrad_search.nesting import flat, nested
 from hypergrad_search.optimizers import Optimizer, gives_arrays, takes_hyperparameters
 from hypergrad_search.problem import TrainingProblem, check_names
 from hypergrad_search.schedules import fit_warmup_cosine, warmup_cosine
-from hypergrad_search.space import Hyperparameters, Space
+from hypergrad_search.space import Hyperparameters, NestedSpace, Space
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ScheduleSummary:
 
 
 def summarize_schedules(
-    problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: Space | None = None
+    problem: TrainingProblem, hyperparameters: Hyperparameters, *, key: jax.Array, space: NestedSpace | None = None
 ) -> ScheduleSummary:
     """Return a summary of the optimizer's schedules, and the loss that training has with it.
 
@@ -49,7 +50,7 @@ def summarize_schedules(
         problem: the training run.
         hyperparameters: those that a search has found, such as `hypergrad_optuna.best_hyperparameters(study)`.
         key: the source of randomness, as for `evaluate`; take the search's own, `jax.random.key(0)` by default there.
-        space: as for `evaluate`; needed only where there are integers.
+        space: as for `evaluate`; needed only where there are integers, or dicts within the hyperparameters.
 
     Raises:
         ValueError: no setting of the optimizer uses a hyperparameter that is a schedule, and as `evaluate` does.
@@ -63,6 +64,10 @@ def summarize_schedules(
     """
     if not isinstance(problem, TrainingProblem):
         raise ValueError(f"summarize_schedules: problem must be a TrainingProblem, got {shown(problem)}")
+    box: Space | None = flat(space)
+    if box is not space:
+        summary = summarize_schedules(problem, flat(hyperparameters, box), key=key, space=box)
+        return replace(summary, hyperparameters=nested(summary.hyperparameters))
     check_names(problem, hyperparameters)
     posed = problem.at(hyperparameters)
     settings = schedules_of(posed, hyperparameters)
@@ -73,7 +78,7 @@ def summarize_schedules(
         found = np.asarray(hyperparameters[name])
         numbers[name] = fit_warmup_cosine(found) if is_rate(setting) else {"constant": float(found.mean())}
         smooth[name] = _values(numbers[name], posed.steps, found)
-    result = evaluate(problem, smooth, key=key, method=Unrolled(), gradient_below=-np.inf, space=space)
+    result = evaluate(problem, smooth, key=key, method=Unrolled(), gradient_below=-np.inf, space=box)
     return ScheduleSummary(numbers, smooth, result.value, result.test_loss)
 
 

@@ -116,6 +116,8 @@ class Categorical:
 
 
 Space = Mapping[str, Float | Int | Categorical]
+#: A space that may have dicts within dicts; `hypergrad_search.nesting.flat` returns it as a `Space`.
+NestedSpace = Mapping[str, "Float | Int | Categorical | NestedSpace"]
 Hyperparameters = Mapping[str, Any]
 
 

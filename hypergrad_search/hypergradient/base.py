@@ -17,9 +17,11 @@ from hypergrad_search.fold import Fold
 from hypergrad_search.hyperparameters import split
 from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.losses import OuterLosses, mean_and_error, outer_losses
+from hypergrad_search.nesting import nested
 from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import train_in_floats
+from hypergrad_search.trouble import see
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Evaluation:
     - `gradient`: for each differentiable hyperparameter an array of its shape, in natural units. It is None where no
       gradient was asked for, where the value is infinite, where the status is `OVERFITTED`, and where the gradient is
       not finite. Where a `Fold` was held back it is the gradient of the loss on the other examples.
-    - `status`, `message`: how the evaluation ended, and a sentence that says what to do about it; "" where all is well.
+    - `status`, `message`: how the evaluation ended, and a sentence that says what to do about it, with the command that
+      prints more; "" where all is well.
     - `cost`: what the evaluation took.
     - `refined`: better hyperparameters that the evaluation itself found; `value` is the loss at them. It is None for
       methods that find none.
@@ -157,6 +160,9 @@ class Evaluation:
         if self.status not in list(Status):
             raise ValueError(f"Evaluation: status must be one of {list(map(str, Status))}, got {self.status!r}")
         object.__setattr__(self, "status", Status(self.status))
+        more = see(self.status)
+        if self.message and self.status != Status.OK and not self.message.endswith(more):
+            object.__setattr__(self, "message", self.message + more)
         if not isinstance(self.cost, Cost):
             raise ValueError(f"Evaluation: cost must be a Cost such as Cost(100, 0.5), got {self.cost!r}")
         if self.gradient is not None and finite_or_none(self.gradient) is None:
@@ -313,6 +319,16 @@ def with_gradient(judged: Evaluation, gradient: dict[str, Any], useless: str = "
     if not why:
         return replace(judged, gradient=arrays)
     return replace(judged, gradient=arrays, status=Status.EXPLODED, message=why)
+
+
+def as_nested(evaluation: Evaluation) -> Evaluation:
+    """Return an evaluation whose gradient and refined hyperparameters are as nested as their names say."""
+    gradient, refined = evaluation.gradient, evaluation.refined
+    return replace(
+        evaluation,
+        gradient=None if gradient is None else nested(gradient),
+        refined=None if refined is None else nested(refined),
+    )
 
 
 def trust_after(growth: float, names: Iterable[str]) -> dict[str, float]:

@@ -16,17 +16,26 @@ from hypergrad_search.cost import REVERSE_STEP, TRAINING_STEP, Cost
 from hypergrad_search.determinism import check_device
 from hypergrad_search.fold import Fold
 from hypergrad_search.hypergradient import reversible
-from hypergrad_search.hypergradient.base import Evaluation, Request, Status, finite_or_none, judge, trust_after
+from hypergrad_search.hypergradient.base import (
+    Evaluation,
+    Request,
+    Status,
+    as_nested,
+    finite_or_none,
+    judge,
+    trust_after,
+)
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.reversible import Reversible
 from hypergrad_search.hyperparameters import Static
 from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.losses import LeftOut, OuterLosses, left_out, outer_losses
+from hypergrad_search.nesting import flat
 from hypergrad_search.parameters import as_returned
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.programs import compiled
 from hypergrad_search.repeatable import checked_split
-from hypergrad_search.space import Hyperparameters, Space
+from hypergrad_search.space import Hyperparameters, NestedSpace, Space
 from hypergrad_search.training import exact
 from hypergrad_search.training.exact import Program, State
 from hypergrad_search.training.train import Residuals, Room, room_of, run_back, smallest_decays_of, train_forward
@@ -41,7 +50,7 @@ def evaluate_batch(
     key: jax.Array,
     gradient_below: float | Sequence[float] = math.inf,
     fold: Sequence[Fold | None] | None = None,
-    space: Space | None = None,
+    space: NestedSpace | None = None,
 ) -> list[Evaluation]:
     """Train at several hyperparameters at once, as one program on one device; return an `Evaluation` for each.
 
@@ -89,7 +98,14 @@ def evaluate_batch(
     method = Reversible() if method is None else method
     if not isinstance(method, Reversible) or method.last is not None:
         raise ValueError(f"evaluate_batch: method must be a Reversible without last, got {method!r}; or use evaluate")
-    members = _members(problem, hyperparameters, key, gradient_below, fold, space)
+    box: Space | None = flat(space)
+    if box is not space:
+        points = [flat(h, box) for h in hyperparameters]
+        found_flat = evaluate_batch(
+            problem, points, method=method, key=key, gradient_below=gradient_below, fold=fold, space=box
+        )
+        return [as_nested(evaluation) for evaluation in found_flat]
+    members = _members(problem, hyperparameters, key, gradient_below, fold, box)
     found: dict[int, Evaluation] = {}
     for together in _groups(members):
         found |= dict(zip(together, _evaluate([members[i] for i in together], method), strict=True))

@@ -30,6 +30,7 @@ from hypergrad_search.hypergradient.base import (
 )
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import OuterLosses
+from hypergrad_search.nesting import nested
 from hypergrad_search.space import Hyperparameters
 
 #: A function of the hyperparameters that JAX traces.
@@ -75,7 +76,7 @@ class Direct(Method):
         )
 
         def losses(dynamic: dict[str, Any]) -> jax.Array:
-            return _checked(problem, problem.function({**dynamic, **dict(static)}))
+            return _checked(problem, problem.function(nested({**dynamic, **dict(static)})))
 
         spent, gradient = 0.0, None
         if needs_value_first:

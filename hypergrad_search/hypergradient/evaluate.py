@@ -7,14 +7,15 @@ import jax
 from hypergrad_search.checks import number, random_key, whole_number
 from hypergrad_search.fold import Fold
 from hypergrad_search.from_function import FunctionProblem, refuse
-from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request
+from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request, as_nested
 from hypergrad_search.hypergradient.direct import Direct
 from hypergrad_search.hypergradient.reversible import Reversible
 from hypergrad_search.hyperparameters import noting_counts, split_of_space
 from hypergrad_search.load_errors import with_errors_of_load
+from hypergrad_search.nesting import flat
 from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.repeatable import checked_split
-from hypergrad_search.space import Hyperparameters, Space
+from hypergrad_search.space import Hyperparameters, NestedSpace, Space
 
 
 @with_errors_of_load
@@ -28,7 +29,7 @@ def evaluate(
     fold: Fold | None = None,
     report: Report | None = None,
     report_every: int = 1,
-    space: Space | None = None,
+    space: NestedSpace | None = None,
     checkpoint: bytes | None = None,
     snapshot: bytes | None = None,
 ) -> Evaluation:
@@ -55,7 +56,8 @@ def evaluate(
         report_every: the number of steps between two reports.
         space: what each hyperparameter is, and the box that methods stay in which move them (`Hypernet`, `OnePass`,
             `Persistent`, `RealTime`). Methods that do not see all hyperparameters refuse those of the space that they
-            do not see.
+            do not see. Where it has dicts within dicts, `{"opt": {"rate": Float(...)}}`, so have the hyperparameters,
+            the gradient and `refined`; all else calls this one `"opt/rate"`.
         checkpoint: the `checkpoint` of an earlier evaluation, from whose end this one goes on (`Hypernet`, `OnePass`,
             `Persistent`, `RealTime`).
         snapshot: what `Progress.snapshot` returned in an evaluation with the same arguments that was interrupted; this
@@ -83,6 +85,9 @@ def evaluate(
         refuse("evaluate", method=method, key=key, report=report, checkpoint=checkpoint, snapshot=snapshot)
     elif not isinstance(problem, TrainingProblem):
         raise ValueError(f"evaluate: problem must be a TrainingProblem, or from_function(function), got {problem!r}")
+    box: Space | None = flat(space)
+    nests = box is not space
+    hyperparameters = flat(hyperparameters, box) if nests else hyperparameters
     method = Reversible() if method is None else method
     if not isinstance(method, Method):
         raise ValueError(f"evaluate: method must be a Method such as Reversible(), got {method!r}")
@@ -94,18 +99,19 @@ def evaluate(
     if report is not None and not callable(report):
         raise ValueError(f"evaluate: report must be a function of a Progress or None, got {report!r}")
     every = whole_number("evaluate: report_every", report_every, 1)
-    request = Request(below, fold, report, every, space, checkpoint, snapshot)
+    request = Request(below, fold, report, every, box, checkpoint, snapshot)
     if isinstance(problem, FunctionProblem):
-        split_of_space(hyperparameters, space)
-        with noting_counts(hyperparameters, space):
-            return Direct().evaluate(problem, hyperparameters, key, request)
+        split_of_space(hyperparameters, box)
+        with noting_counts(hyperparameters, box):
+            evaluation = Direct().evaluate(problem, hyperparameters, key, request)
+        return as_nested(evaluation) if nests else evaluation
     checked_key = random_key("evaluate: key", key)
     if checkpoint is not None and not method.continues:
         raise ValueError(f"evaluate: {type(method).__name__} has no checkpoints to go on from; leave checkpoint out")
     if snapshot is not None and not method.resumes:
         raise ValueError(f"evaluate: {type(method).__name__} cannot go on from a snapshot; leave snapshot out")
-    problem, _, _ = checked_split(problem, hyperparameters, space)
+    problem, _, _ = checked_split(problem, hyperparameters, box)
     evaluation = method.evaluate(problem, hyperparameters, checked_key, request)
     if not isinstance(evaluation, Evaluation):
         raise ValueError(f"{type(method).__name__}.evaluate must return an Evaluation, got {evaluation!r}")
-    return evaluation
+    return as_nested(evaluation) if nests else evaluation

@@ -42,6 +42,7 @@ from hypergrad_search.training import bit_buffer, exact, fixed_point, resolution
 from hypergrad_search.training.exact import Adjoint, Diagnosis, Inputs, Numbers, Planes, Program, State
 from hypergrad_search.training.resolution import Unresolved
 from hypergrad_search.training.train import train
+from hypergrad_search.trouble import see
 
 #: The resolution is probed after the first step and the last. Between other probes lie at least so many steps, since a
 #: probe takes about as long as one.
@@ -185,7 +186,9 @@ class Reversible(Method):
             if begun is not None or not isolated:
                 return charged(self.evaluate(problem, hyperparameters, key, rest), spent)
             if self.fallback is None:
-                raise InexactReversalError(f"{_INEXACT}; make it deterministic, or use Reversible(fallback=Unrolled())")
+                raise InexactReversalError(
+                    f"{_INEXACT}; make it deterministic, or use Reversible(fallback=Unrolled()){see('inexact')}"
+                )
             return _fall_back(self.fallback, problem, hyperparameters, key, rest, spent, _INEXACT)
         gradient = finite_or_none(finish(program, adjoint, dynamic, key, first == 0))
         norms = np.nan_to_num(adjoint.norms, nan=math.inf, posinf=math.inf)[first:].tolist()  # beyond float32
@@ -423,7 +426,7 @@ def check_decays(extremes: dict[str, jax.Array]) -> None:
             wrong = low if not low >= bit_buffer.SMALLEST_DECAY else high
             raise exact.IrreversibleDecayError(
                 f"{name} must be from {bit_buffer.SMALLEST_DECAY} to 1 to train reversibly, got {wrong}; "
-                "use method=Unrolled()"
+                f"use method=Unrolled(){see('irreversible')}"
             )
 
 

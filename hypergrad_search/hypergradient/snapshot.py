@@ -14,9 +14,12 @@ import numpy as np
 from hypergrad_search.checks import shown
 from hypergrad_search.problem import Params
 from hypergrad_search.training.exact import Inputs, Numbers, Planes, Program, State
+from hypergrad_search.trouble import see
 
 _HEADER = "header"
-_REMEDY = "start without a snapshot, or give evaluate all that it was given when the snapshot was taken"
+_REMEDY = "start without a snapshot, or give evaluate all that it was given when the snapshot was taken" + see(
+    "snapshot"
+)
 
 Facts = dict[str, Any]  # what JSON can hold
 
@@ -111,7 +114,7 @@ def read(snapshot: bytes) -> Snapshot:
     except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise SnapshotError(
             f"evaluate: snapshot must be bytes that Progress.snapshot has returned, got {shown(snapshot)}; "
-            "start without a snapshot"
+            f"start without a snapshot{see('snapshot')}"
         ) from error
 
 

@@ -12,6 +12,7 @@ from hypergrad_search.parameters import as_returned, initial
 from hypergrad_search.problem import Params, Statistics, TrainingProblem
 from hypergrad_search.repeatable import reads
 from hypergrad_search.space import Hyperparameters, Space, floats
+from hypergrad_search.trouble import see
 
 #: Why methods that look at the end of training alone cannot tune what acts on its way.
 OF_TRAINING_RUNS = (
@@ -85,7 +86,7 @@ def refuse_unseen(owner: str, names: list[str], seen: set[str], why: str) -> Non
     """
     unseen = [name for name in names if name not in seen]
     if unseen:
-        raise ValueError(f"{owner} cannot tune {', '.join(unseen)}: {why}")
+        raise ValueError(f"{owner} cannot tune {', '.join(unseen)}: {why}{see('unseen')}")
 
 
 def _model(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) -> tuple[Params, Statistics]:

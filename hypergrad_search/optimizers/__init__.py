@@ -12,6 +12,7 @@ from hypergrad_search.optimizers.settings import (
     gives_arrays,
     is_elementwise,
     leaves_of,
+    of_nested,
     resolve,
     takes_hyperparameters,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "is_elementwise",
     "leaves_of",
     "muon",
+    "of_nested",
     "one_minus_power",
     "penalty_of",
     "proximal_sgd",

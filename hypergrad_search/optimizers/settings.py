@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from hypergrad_search.checks import check_arguments, takes
+from hypergrad_search.nesting import OfNested
 from hypergrad_search.optimizers.base import ByRank, Optimizer, Setting
 
 
@@ -133,10 +134,17 @@ def _shapes(function: Callable[[Mapping[str, Any], Any], Any], hyperparameters: 
     """Return the shapes of what a function gives at a step; None for what is no number."""
 
     def numbers(step: jax.Array) -> list[Any]:
-        return [leaf if _is_number(leaf) else None for leaf in jax.tree.leaves(function(hyperparameters, step))]
+        return [
+            leaf if _is_number(leaf) else None for leaf in jax.tree.leaves(of_nested(function)(hyperparameters, step))
+        ]
 
     found = jax.tree.leaves(jax.eval_shape(numbers, jnp.int32(0)), is_leaf=lambda leaf: leaf is None)
     return [None if leaf is None else leaf.shape for leaf in found]
+
+
+def of_nested(function: Callable[[Mapping[str, Any], Any], Any]) -> OfNested:
+    """Return a setting that is a function of hyperparameters and step as one that takes the names of nested ones."""
+    return OfNested(function, -2)
 
 
 def takes_hyperparameters(function: Callable[..., Any]) -> bool:
@@ -189,10 +197,10 @@ def _resolve(
             if has_places(x, leaves, steps)
         }
         if not by_place or not gives_arrays(function, hyperparameters):
-            return over_steps(functools.partial(function, hyperparameters))
+            return over_steps(functools.partial(of_nested(function), hyperparameters))
 
         def of_leaf(schedules: dict[str, jax.Array]) -> Any:
-            return over_steps(lambda step: function({**hyperparameters, **_at(schedules, step)}, step))
+            return over_steps(lambda step: of_nested(function)({**hyperparameters, **_at(schedules, step)}, step))
 
         return jax.vmap(of_leaf)(by_place)
 

@@ -36,6 +36,7 @@ from hypergrad_search.training import bit_buffer, fixed_point
 from hypergrad_search.training.bit_buffer import Plan
 from hypergrad_search.training.fixed_point import Fixed
 from hypergrad_search.training.layout import Layout, arrange
+from hypergrad_search.trouble import see
 
 WEIGHTS = "weights"
 FEWEST_FRACTION_BITS = 16
@@ -147,10 +148,13 @@ def bind(
     """
     optimizer = problem.optimizer
     if not isinstance(optimizer, Optimizer):
-        raise IrreversibleError(f"optimizer: {_of_optax(optimizer, static, dynamic)}; or use method=Unrolled()")
+        raise IrreversibleError(
+            f"optimizer: {_of_optax(optimizer, static, dynamic)}; or use method=Unrolled(){see('irreversible')}"
+        )
     if not isinstance(optimizer, AdditiveOptimizer):
         raise IrreversibleError(
             f"optimizer: {optimizer.name} loses bits that no reverse pass can recover; use method=Unrolled()"
+            f"{see('irreversible')}"
         )
     bits = _resolution(optimizer, fraction_bits)
     leaves, structure = jax.tree.flatten(dynamic)
@@ -229,7 +233,7 @@ def prepare(
         if weights.dtype != jnp.float32:
             raise IrreversibleError(
                 f"init: params{jax.tree_util.keystr(path)} must be float32 to train reversibly, "
-                f"got {weights.dtype}; cast it, or use method=Unrolled()"
+                f"got {weights.dtype}; cast it, or use method=Unrolled(){see('irreversible')}"
             )
     with jax.ensure_compile_time_eval():  # so that settings that are not traced keep their values
         settings, groups = resolve(problem.optimizer, hyperparameters, params, problem.steps)

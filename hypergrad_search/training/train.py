@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from hypergrad_search.checks import number, random_key
 from hypergrad_search.determinism import check_device
 from hypergrad_search.load_errors import with_errors_of_load
+from hypergrad_search.nesting import flat
 from hypergrad_search.parameters import as_returned
 from hypergrad_search.problem import Params, Statistics, Trained, TrainingProblem
 from hypergrad_search.programs import compiled
 from hypergrad_search.repeatable import checked_split
-from hypergrad_search.space import Hyperparameters, Space
+from hypergrad_search.space import Hyperparameters, NestedSpace, Space
 from hypergrad_search.training import bit_buffer
 from hypergrad_search.training.exact import (
     Adjoint,
@@ -43,6 +44,7 @@ from hypergrad_search.training.exact import (
     weights_of,
 )
 from hypergrad_search.training.resolution import largest_weights, probe, unresolved
+from hypergrad_search.trouble import see
 
 _LOG_SMALLEST_DECAY = math.log(bit_buffer.SMALLEST_DECAY) - 1e-6  # a float32 logarithm may be a little too low
 
@@ -55,7 +57,7 @@ def train(
     *,
     fraction_bits: Mapping[str, int] | None = None,
     smallest_decays: Mapping[str, float] | None = None,
-    space: Space | None = None,
+    space: NestedSpace | None = None,
 ) -> Trained:
     """Train exactly reversibly, and return the final parameters, or their average (`ema`); JAX can transform this.
 
@@ -91,7 +93,10 @@ def train(
         raise ValueError(f"train: problem must be a TrainingProblem, got {problem!r}")
     random_key("train: key", key)
     check_device(key)
-    problem, dynamic, static = checked_split(problem, hyperparameters, space)
+    box: Space | None = flat(space)
+    if box is not space:
+        hyperparameters = flat(hyperparameters, box)
+    problem, dynamic, static = checked_split(problem, hyperparameters, box)
     program = bind(problem, static, dynamic, check_fraction_bits(fraction_bits or {}))
     init_key, step_key = jax.random.split(key)
     params, statistics, settings, _ = prepare(problem, static, dynamic, init_key)
@@ -128,7 +133,7 @@ def _check_decays(logs: dict[str, jax.Array]) -> None:
             raise IrreversibleDecayError(
                 f"train: the decay of {name} must be from {bit_buffer.SMALLEST_DECAY} to 1 at each step, got "
                 f"{float(jnp.exp(jnp.min(log)))} to {float(jnp.exp(jnp.max(log)))}; "
-                "differentiate with evaluate(..., method=Unrolled()) instead"
+                f"differentiate with evaluate(..., method=Unrolled()) instead{see('irreversible')}"
             )
 
 

@@ -6,6 +6,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import BaseTrial, FixedTrial, FrozenTrial
 
+from hypergrad_search.nesting import flat
 from hypergrad_search.search.ask_tell import Wanted
 
 PREFIX = "hypergrad:"
@@ -83,6 +84,14 @@ def forget(storage: BaseStorage, trial: optuna.Trial | FrozenTrial) -> None:
         if reported.get(key) is not None:
             storage.set_trial_user_attr(trial._trial_id, key, None)
             reported[key] = None  # a finished trial's own attributes; of a running one they are a copy
+
+
+def flatten_given(trial: AnyTrial) -> None:
+    """Give what the user has enqueued or fixed, which may be nested, the names that the trial has for it."""
+    if isinstance(trial, optuna.Trial):
+        trial._fixed_params = flat(trial._fixed_params)
+    elif isinstance(trial, FixedTrial):
+        trial._params = flat(trial._params)
 
 
 def _system_attributes(trial: AnyTrial) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from hypergrad_optuna import arrays, attributes
 from hypergrad_search import Float, Space
 from hypergrad_search.check_gradient import STEPS, GradientCheck, check
 from hypergrad_search.checks import shown
+from hypergrad_search.nesting import flat
 from hypergrad_search.search.ask_tell import Wanted
 
 
@@ -62,11 +63,13 @@ def check_gradient(
         return _run(objective, point, Wanted.from_json(None))[1]
 
     gradient = arrays.decode_all(reported, None)
+    point = flat(point)
     return check(value_at, value, gradient, _space(trial), point, directions=directions, steps=steps)
 
 
 def _run(objective: Callable[[Any], float], point: Mapping[str, Any], wanted: Wanted) -> tuple[FixedTrial, float]:
     trial = FixedTrial(dict(point))
+    attributes.flatten_given(trial)
     attributes.want_of(trial, wanted)
     value = objective(trial)
     try:

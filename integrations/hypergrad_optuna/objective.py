@@ -1,6 +1,6 @@
 """`Objective`: a training problem in a form that `study.optimize` can call."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,8 @@ from optuna.trial import FixedTrial, FrozenTrial
 
 from hypergrad_optuna import arrays, attributes
 from hypergrad_optuna.attributes import AnyTrial
-from hypergrad_optuna.hyperparameters import hyperparameters_of
+from hypergrad_optuna.distributions import own_space
+from hypergrad_optuna.hyperparameters import by_name
 from hypergrad_optuna.report import report_gradient
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_optuna.suggest import has_array, recorded_array, suggest_array
@@ -41,8 +42,10 @@ class Objective:
 
     Args:
         problem: the training run, or `from_function(function)`, which takes no method, key, reseed or report_every.
-        space: a dict from names to `Float`, `Int` or `Categorical`. Arrays are suggested by `suggest_array`. A number
-            with a `lift` is an array under `HypergradSampler`, and a number under any other sampler.
+        space: a dict from names to `Float`, `Int` or `Categorical`, or to Optuna's own distributions without a step.
+            Arrays are suggested by `suggest_array`. A number with a `lift` is an array under `HypergradSampler`, and a
+            number under any other sampler. With dicts within it, such as `{"opt": {"rate": Float(...)}}`, the problem
+            gets dicts within dicts too, and trials call this parameter `"opt/rate"`.
         method: the way to differentiate. By default it is exact; a trial whose reversal turns out inexact is
             differentiated in floats, and has the attribute `hypergrad:exact` False, so that a study does not end for
             it. With `Hypernet` a trial is a stretch of joint optimisation, and its parameters are where the stretch
@@ -71,7 +74,7 @@ class Objective:
     def __init__(
         self,
         problem: TrainingProblem | FunctionProblem,
-        space: Space,
+        space: Mapping[str, Any],
         *,
         method: Method | None = None,
         key: jax.Array | None = None,
@@ -79,6 +82,7 @@ class Objective:
         report_every: int | None = None,
         artifact_store: Any | None = None,
     ) -> None:
+        space = own_space("Objective", space)
         self.hosted = host("Objective", problem, space, method, key, report_every, lifts_settings=True)
         for name in space:
             if is_coordinate(name):
@@ -94,9 +98,10 @@ class Objective:
         return self.evaluate(trial, self.suggest(trial))
 
     def suggest(self, trial: AnyTrial) -> dict[str, Any]:
-        """Return the trial's hyperparameters, in which arrays are whole."""
+        """Return the trial's hyperparameters by their names in the trial; arrays are whole."""
         attributes.check_trial("Objective", trial)
         _check_directions(trial)
+        attributes.flatten_given(trial)
         return {
             name: _suggest(trial, name, parameter, self.artifact_store)
             for name, parameter in self._searched(trial).items()
@@ -109,7 +114,7 @@ class Objective:
         store = self.artifact_store if sampler is None else sampler.artifact_store
         left = read_checkpoint(trial, store) if isinstance(trial, FrozenTrial) else None
         if left is not None:
-            ended = hyperparameters_of(trial, artifact_store=store)
+            ended = by_name(trial, store)
             space = as_given(self.hosted.liftable, ended)
             return self.hosted.method.value(self.hosted.problem, ended, key=self.key_of(trial), space=space, left=left)
 

@@ -1,19 +1,21 @@
 """The result of a run: hyperparameters that are ready for `evaluate`."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from ray.tune import ExperimentAnalysis, ResultGrid
 from ray.tune.experiment import Trial
 
+from hypergrad_ray.domains import own_space
 from hypergrad_ray.large_array import read_from
 from hypergrad_ray.param_space import check_names, join
-from hypergrad_search import Space
 from hypergrad_search.checks import shown
+from hypergrad_search.nesting import flat, nested
 from hypergrad_search.search.ask_tell import OVERFITTED
 
 
-def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Space) -> dict[str, Any]:
+def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Mapping[str, Any]) -> dict[str, Any]:
     """Return the hyperparameters of a run's best trial, ready for `hypergrad_search.evaluate`.
 
     Use it in place of the best config, which may hold a key of `HypergradSearch`, and may have one key for each
@@ -22,13 +24,14 @@ def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Space)
 
     Args:
         results: the return value of `Tuner.fit` or `tune.run`, with a metric and a mode.
-        space: the space of the searcher and the trainable.
+        space: the space of the searcher and the trainable. Where it has dicts within it, so has the result.
 
     Raises:
         ValueError: an argument does not fit, the run has no metric or mode, no trial has a finite metric, or the best
             trial's config does not fit the space.
     """
-    check_names(space)
+    own = own_space(space)
+    check_names(own)
     analysis = results._experiment_analysis if isinstance(results, ResultGrid) else results
     if not isinstance(analysis, ExperimentAnalysis):
         raise ValueError(
@@ -37,7 +40,7 @@ def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Space)
     best = _best_trial(analysis)
     if best.storage is not None:
         read_from(best.storage.storage_filesystem, best.storage.experiment_fs_path)
-    return join(space, {**best.config, **best.last_result.get("refined", {})})
+    return nested(join(own, {**flat(best.config), **flat(best.last_result.get("refined", {}))}))
 
 
 def _best_trial(analysis: ExperimentAnalysis) -> Trial:

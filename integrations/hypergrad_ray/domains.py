@@ -14,6 +14,7 @@ from hypergrad_ray.large_array import in_short
 from hypergrad_ray.param_space import check_names, join, split
 from hypergrad_search import Categorical, Float, Int, Space
 from hypergrad_search.checks import shown
+from hypergrad_search.nesting import flat
 from hypergrad_search.space import floats, lifted
 
 STANDARD_DEVIATIONS = 3  # the distance of the bounds of `tune.randn` from its mean
@@ -141,6 +142,30 @@ class Domains:
         return [(place, value[0]) for place, value in values if value]
 
 
+def own_space(space: Any) -> Any:
+    """Return a space in which each of Ray's domains is a `Float`, `Int` or `Categorical`, with one dict for all names.
+
+    What is no domain stays as it is, for others to refuse. Raises `ValueError` where a domain has no such form.
+    """
+    flat_space = flat(space)
+    if not isinstance(flat_space, Mapping):
+        return flat_space
+    return {name: _own(name, p) if isinstance(p, sample.Domain) else p for name, p in flat_space.items()}
+
+
+def _own(name: str, domain: sample.Domain) -> Parameter:
+    place = _place((name,), domain)
+    if place.unit is not None:
+        raise ValueError(
+            f"space[{name!r}]: trainable cannot take a quantised domain, which has no gradient; leave q out, or use "
+            "tune.choice of the values"
+        )
+    try:
+        return place.parameter if place.choices is None else Categorical(place.choices)
+    except ValueError as error:
+        raise ValueError(f"space[{name!r}]: {error}; use tune.choice of their names") from None
+
+
 def _found(config: Mapping[str, Any], path: Path) -> tuple[Any] | None:
     """Return what a path leads to in a config that may be flat, as a tuple; None where it leads nowhere."""
     for length in range(len(path), 0, -1):
@@ -181,6 +206,10 @@ def _places(value: Any, path: Path) -> Iterator[Place]:
             for place in _places(item, (*path, key)):
                 if not isinstance(key, str):
                     raise ValueError(f"space: names must be strings, got {key!r}")
+                if "/" in key:
+                    raise ValueError(
+                        f"space: {key!r} must not contain '/', which Ray puts between nested keys; nest it"
+                    )
                 yield place
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):

@@ -10,17 +10,19 @@ from ray import tune
 
 from hypergrad_search import Categorical, Float, Int, Space
 from hypergrad_search.checks import shown
-from hypergrad_search.space import check_space, coordinates
+from hypergrad_search.nesting import flat, nested
+from hypergrad_search.space import NestedSpace, check_space, coordinates
 
 _COORDINATE = re.compile(r"(.+)\[(\d+(?:,\d+)*)\]")  # as `coordinates` names an array's elements
 RESERVED = "hypergrad"  # the key in a trial's config under which the searcher says what it wants
 
 
-def param_space(space: Space) -> dict[str, Any]:
+def param_space(space: NestedSpace) -> dict[str, Any]:
     """Return `space` as Ray's own domains, for `trainable` under any searcher: `Tuner(..., param_space=...)`.
 
     An array becomes one domain for each coordinate, named `name[i,j]`, in C order; a number with a `lift` stays a
-    number. `HypergradSearch` can take the space itself, which is better for large arrays, and lifts numbers.
+    number. Where `space` has dicts within it, so has the result. `HypergradSearch` can take the space itself, which is
+    better for large arrays, and lifts numbers.
 
     Raises `ValueError` where `space` is not a space, or a name does not fit Ray's configs and results.
 
@@ -29,19 +31,18 @@ def param_space(space: Space) -> dict[str, Any]:
         >>> sorted(param_space(space))
         ['l2', 'rate']
     """
-    check_names(space)
+    flat_space = flat(space)
+    check_names(flat_space)
     domains: dict[str, Any] = {}
-    for name, parameter in space.items():
+    for name, parameter in flat_space.items():
         domains.update(dict.fromkeys(_keys(name, parameter), _domain(parameter)))
-    return domains
+    return nested(domains)
 
 
 def check_names(space: Space) -> None:
     """Raise `ValueError` unless `space` is a space whose names fit Ray's configs and results."""
     check_space(space)
     for name in space:
-        if "/" in name:
-            raise ValueError(f"space: {name!r} must not contain '/', which Ray puts between nested keys; rename it")
         array, index = split(name)
         parameter = space.get(array) if index else None
         shape = parameter.shape if isinstance(parameter, Float) else ()
@@ -57,7 +58,7 @@ def split(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def join(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters in a trial's config, in which arrays are put together from their coordinates.
+    """Return the hyperparameters in a trial's config, which has one dict for all names, with arrays put together.
 
     Numbers come out plain: a whole number for a `Float` as a float, one of numpy's for an `Int` or a choice as one of
     Python's. Raises `ValueError` where one is missing, is no value of its parameter's kind, or has neither its own

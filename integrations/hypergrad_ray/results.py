@@ -32,10 +32,10 @@ class Reader:
             held_back=result.get("held_back"),
             blocks=result.get("blocks"),
             cross_validated=result.get("cross_validated"),
-            refined={name: result.get(f"refined/{name}") for name in floats(domains.space)},
+            refined=_of_floats(result, "refined", domains),
             status=result.get("status"),
             deterministic=result.get("deterministic"),
-            trust={name: result.get(f"trust/{name}") for name in floats(domains.space)},
+            trust=_of_floats(result, "trust", domains),
         )
 
     def value(self, result: Mapping[str, Any], metric: str) -> Any:
@@ -54,13 +54,19 @@ class Reader:
         whole = result.get("gradient")
         if whole is not None and not isinstance(whole, Mapping):
             self._warn_once(f"a gradient was ignored: it must be a dict {{name: array}}, got {shown(whole)}")
-        found = {place.name: derivative for place, derivative in domains.find(reported)}
-        return {name: found.get(name) for name in known}
+        return _of_floats(result, "gradient", domains)
 
     def _warn_once(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
             warnings.warn(f"HypergradSearch: {message}", stacklevel=3)
+
+
+def _of_floats(result: Mapping[str, Any], fact: str, domains: Domains) -> dict[str, Any]:
+    """Return what a result says of each float, in which Ray has made `{"gradient": {"x": 1.0}}` one key."""
+    told = {key.removeprefix(f"{fact}/"): value for key, value in result.items() if key.startswith(f"{fact}/")}
+    found = {place.name: value for place, value in domains.find(told)}
+    return {name: found.get(name) for name in floats(domains.space)}
 
 
 def has_gradient(result: Mapping[str, Any]) -> bool:

@@ -11,14 +11,16 @@ from ray import tune
 from ray.tune import Checkpoint
 from ray.tune.search.repeater import TRIAL_INDEX
 
+from hypergrad_ray.domains import own_space
 from hypergrad_ray.large_array import in_short
 from hypergrad_ray.param_space import RESERVED, check_names, join
 from hypergrad_ray.results import RUNNING
-from hypergrad_search import Evaluation, Method, Space, TrainingProblem
+from hypergrad_search import Evaluation, Method, TrainingProblem
 from hypergrad_search.checks import shown
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.hosting import HostedProblem, host
 from hypergrad_search.hypergradient import Progress
+from hypergrad_search.nesting import flat, nested
 from hypergrad_search.search.ask_tell import Wanted
 
 CHECKPOINT_FILE = "checkpoint"  # the file in a checkpoint's folder from which later trials go on
@@ -30,7 +32,7 @@ _problems: dict[str, HostedProblem] = {}  # the last ones of this process, so th
 
 def trainable(
     problem: TrainingProblem | FunctionProblem,
-    space: Space,
+    space: Mapping[str, Any],
     *,
     method: Method | None = None,
     key: jax.Array | None = None,
@@ -84,7 +86,9 @@ def trainable(
         problem: the training run, or `from_function(function)`, which takes no method, key or report_every. It reaches
             the workers, with its data, by cloudpickle through Ray's object store; functions from a module that the
             workers cannot import must be made inside another function. After `ray.shutdown()` make the trainable anew.
-        space: a dict from names to `Float`, `Int` or `Categorical`, the same as that of `HypergradSearch`.
+        space: a dict from names to `Float`, `Int` or `Categorical`, the same as that of `HypergradSearch`. Ray's own
+            domains may stand for these, without `q`. With dicts within it, such as `{"opt": {"rate": Float(...)}}`, the
+            problem gets dicts within dicts too, and messages call this one `"opt/rate"`.
         method: the way to differentiate. By default it is exact; a trial whose reversal turns out inexact is
             differentiated in floats, so that a run does not end for it.
         key: the source of the initial parameters and of each step's randomness, the same for all trials;
@@ -102,12 +106,13 @@ def trainable(
         >>> from hypergrad_ray import trainable
         >>> train = trainable(problem, space)  # for tune.run(train, ...) or tune.Tuner(train, ...)
     """
+    space = own_space(space)
     host("trainable", problem, space, method, key, report_every)  # so that errors are raised here, not in a trial
     check_names(space)
     token = uuid.uuid4().hex
 
     def train(config: dict[str, Any], problem: TrainingProblem | FunctionProblem) -> None:
-        hyperparameters = join(space, config)
+        hyperparameters = join(space, flat(config))
         wanted = _wanted(config)
         if wanted.maximise:
             raise ValueError("trainable: it reports a loss, so search with mode='min', not 'max'")
@@ -208,8 +213,8 @@ def _report(hosted: HostedProblem, evaluation: Evaluation) -> None:
     """Report the last result of a trial, with its checkpoint and the folder in which a later trial finds it."""
     facts = hosted.facts(evaluation)
     result = {"loss": evaluation.value, "gradient_evaluations": facts.pop("cost"), **facts}
-    for name in result.keys() & {"gradient", "refined"}:
-        result[name] = in_short(result[name])
+    for name in result.keys() & {"gradient", "refined", "trust"}:
+        result[name] = in_short(nested(result[name]))
     if evaluation.checkpoint is None:
         tune.report(result)
         return

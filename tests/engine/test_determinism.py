@@ -53,7 +53,8 @@ def test_either_flag_makes_a_gpu_deterministic() -> None:
                 check_determinism(platform, flags)
             assert str(refused.value) == (
                 f"XLA_FLAGS must have {ON} to train reversibly on a GPU, got {flags!r}; "
-                "set it before Python starts, or use method=Unrolled(), which works without"
+                "set it before Python starts, or use method=Unrolled(), which works without; "
+                "more: python -m hypergrad_search determinism"
             )
 
 

@@ -118,8 +118,13 @@ LEAVES = quadratic(
             {"rate": 1e-9, "height": 1e6},
             r"velocity of params left the range of \+-\d+ at step 1; .*fraction_bits={'velocity': 40}\)",
         ),
-        (HEIGHT, {"height": math.nan}, "NaN in the update of params at step 1$"),
-        (HEIGHT, {"rate": math.nan}, "at step 1, and none in its gradient: .* learning_rate nan, momentum 0.5 there$"),
+        (HEIGHT, {"height": math.nan}, "NaN in the update of params at step 1; more: python -m hypergrad_search nan$"),
+        (
+            HEIGHT,
+            {"rate": math.nan},
+            "at step 1, and none in its gradient: .* learning_rate nan, momentum 0.5 there; "
+            "more: python -m hypergrad_search nan$",
+        ),
         (HEIGHT, {"scale": 1e6}, "weights of params left the range of .* at the start"),
         (HEIGHT, {"scale": math.nan}, "NaN in the update of params at the start"),
         (LEAVES, {"height": math.inf}, r"velocity of params\['b'\] left the range"),

@@ -422,7 +422,10 @@ def test_an_error_of_load_is_raised_as_it_is(
     with caplog.at_level(logging.DEBUG, logger="jax._src.callback"), pytest.raises(type(error())) as caught:
         value_of(HostBatches(failing_at(step, noted)))
     assert caught.value in errors
-    assert caught.value.__notes__[0] == f"HostBatches: this error is from load, at step {step}"
+    assert (
+        caught.value.__notes__[0]
+        == f"HostBatches: this error is from load, at step {step}; more: python -m hypergrad_search load"
+    )
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     assert not caplog.records

@@ -61,5 +61,6 @@ def test_an_error_of_load_ends_the_study(error: type[Exception]) -> None:
     broken.append(7)
     with pytest.raises(error, match="disk") as caught:
         study.optimize(objective, n_trials=2)
-    assert caught.value.__notes__ == ["HostBatches: this error is from load, at step 7"]
+    (note,) = caught.value.__notes__
+    assert note == "HostBatches: this error is from load, at step 7; more: python -m hypergrad_search load"
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL]

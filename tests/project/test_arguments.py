@@ -470,6 +470,7 @@ NOT_CALLED = {
     "AdditiveOptimizer",
     "DrMAD",
     "InexactReversalError",
+    "NestedSpace",
     "Optimizer",
     "ProximalOptimizer",
     "ScheduleSummary",
