@@ -19,9 +19,9 @@ from hypergrad_search.optimizers import (
     gives_a_number,
     is_elementwise,
     leaves_of,
-    of_nested,
     takes_hyperparameters,
 )
+from hypergrad_search.optimizers.settings import of_nested
 from hypergrad_search.problem import TrainingProblem, check_problem
 from hypergrad_search.repeatable import example_arguments, reads
 from hypergrad_search.space import Categorical, Float, Int, Space, centre, floats, unlifted

@@ -15,6 +15,7 @@ def flat(tree: Any, names: Collection[str] | None = None) -> Any:
     Raises `ValueError` where a key inside is no string, or two entries have the same name.
 
     Example:
+        >>> from hypergrad_search.nesting import flat
         >>> flat({"opt": {"rate": 0.1, "steps": 3}, "l2": 0.0})
         {'opt/rate': 0.1, 'opt/steps': 3, 'l2': 0.0}
     """
@@ -35,6 +36,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises `ValueError` where one name stands for a value and for a dict.
 
     Example:
+        >>> from hypergrad_search.nesting import nested
         >>> nested({"opt/rate": 0.1, "l2": 0.0})
         {'opt': {'rate': 0.1}, 'l2': 0.0}
     """

@@ -82,7 +82,7 @@ def refuse_unseen(owner: str, names: list[str], seen: set[str], why: str) -> Non
         >>> from hypergrad_search.hypergradient import refuse_unseen
         >>> refuse_unseen("MyMethod", ["rate"], {"l2"}, "it sees losses alone")
         Traceback (most recent call last):
-        ValueError: MyMethod cannot tune rate: it sees losses alone
+        ValueError: MyMethod cannot tune rate: it sees losses alone; more: python -m hypergrad_search unseen
     """
     unseen = [name for name in names if name not in seen]
     if unseen:

@@ -12,7 +12,6 @@ from hypergrad_search.optimizers.settings import (
     gives_arrays,
     is_elementwise,
     leaves_of,
-    of_nested,
     resolve,
     takes_hyperparameters,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "is_elementwise",
     "leaves_of",
     "muon",
-    "of_nested",
     "one_minus_power",
     "penalty_of",
     "proximal_sgd",

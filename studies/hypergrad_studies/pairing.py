@@ -116,6 +116,8 @@ def seeds_needed(mine: Array, theirs: Array, level: float = SURE) -> float:
     determination for some common nonparametric tests, JASA 82, 1987); from few seeds it is rough.
 
     Example:
+        >>> import numpy as np
+        >>> from hypergrad_studies.pairing import seeds_needed
         >>> seeds_needed(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))
         9.0
         >>> seeds_needed(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.5, 3.5]))

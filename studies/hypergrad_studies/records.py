@@ -173,6 +173,8 @@ def in_short(hyperparameters: Mapping[str, Any]) -> dict[str, str | bool | int |
     The coordinates of an array, such as "l2[0]" and "l2[1]", count as the array.
 
     Example:
+        >>> import numpy as np
+        >>> from hypergrad_studies.records import in_short
         >>> in_short({"rate": 0.1, "l2": np.array([0.25, 0.5, 4.0]), "b[0]": 0.5, "b[1]": 1.0})
         {'rate': 0.1, 'l2': '3 numbers, 0.25 to 4, median 0.5', 'b': '2 numbers, 0.5 to 1, median 0.75'}
     """

@@ -33,6 +33,7 @@ def plot_held_back(study: optuna.Study) -> Any:
         ValueError: no trial has a held-back loss.
 
     Example:
+        >>> from hypergrad_optuna.visualization import plot_held_back
         >>> figure = plot_held_back(study)  # figure.show() opens it in a browser
         >>> figure.layout.title.text.partition("<br>")[0]
         'Held-back loss'

@@ -53,6 +53,7 @@ def save_to_dashboard(study: optuna.Study, objective: Objective, *, artifact_sto
         ValueError: no trial is complete, or an argument is of another kind.
 
     Example:
+        >>> from hypergrad_optuna.visualization import save_to_dashboard
         >>> saved = save_to_dashboard(study, objective)  # then run: optuna-dashboard sqlite:///study.db
         >>> "hypergrad-chains" in saved
         True
