@@ -35,7 +35,7 @@ def problem(loss: Any, **changes: Any) -> TrainingProblem:
     return TrainingProblem(**{**parts, **changes})
 
 
-@pytest.mark.parametrize("method", [Reversible(), Unrolled()], ids=str)
+@pytest.mark.parametrize("method", [pytest.param(Reversible(), marks=pytest.mark.slow), Unrolled()], ids=str)
 def test_the_gradient_is_that_of_the_whole_batch(method: Any) -> None:
     found = evaluate(problem(accumulate_gradients(train_loss, 4)), H, key=KEY, method=method)
     assert found.diagnostics["exact"] in (True, None)

@@ -204,6 +204,7 @@ def test_data_from_the_host() -> None:
         alike(ours, evaluate(PROBLEM, h, key=KEY))
 
 
+@pytest.mark.slow
 def test_statistics_are_each_members_own() -> None:
     def with_mean(key: jax.Array, h: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
         return init(key, h), jnp.zeros(())

@@ -198,6 +198,7 @@ def test_the_last_steps_alone() -> None:
     assert evaluate(run, H, key=KEY, method=Reversible(last=10)).diagnostics["exact"] is True
 
 
+@pytest.mark.slow
 def test_the_gradient_goes_through_a_transformation() -> None:
     run = problem(ema(sgd(0.05, 0.8, transform=lambda h: optax.clip_by_global_norm(h["clip"])), "average"))
     results = [evaluate(run, {**H, "clip": 0.1}, key=KEY, method=m) for m in (Reversible(), Unrolled())]

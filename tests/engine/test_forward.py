@@ -96,6 +96,7 @@ def test_statistics_have_tangents_too() -> None:
     assert_near(forwards, unrolled, 1e-5)
 
 
+@pytest.mark.slow
 def test_its_memory_grows_with_the_numbers_and_not_with_the_steps() -> None:
     """XLA's own account of temporary memory, in copies of the weights; settings are small beside them."""
     dynamic, static = split({"rate": 0.1, "momentum": 0.9, "targets": np.linspace(-1.0, 1.0, 4)})

@@ -160,6 +160,7 @@ def test_a_gradient_that_is_compiled_by_itself(monkeypatch: pytest.MonkeyPatch) 
     assert_same(evaluate(made, H, key=KEY), wanted())
 
 
+@pytest.mark.slow
 def test_train_can_be_transformed() -> None:
     made, exact = problem(HostBatches(load)), wanted().gradient
     gradient = jax.grad(lambda h: jnp.mean(made.valid_loss(train(made, h, KEY), h)))

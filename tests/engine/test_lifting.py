@@ -194,6 +194,7 @@ def test_the_leaves_are_those_that_the_function_is_for() -> None:
     assert lifted.value == plain.value
 
 
+@pytest.mark.slow
 def test_a_function_of_whole_arrays_gets_them_whole() -> None:
     """The user's own table has the shape of lifted numbers, and the function looks up in it."""
     table = np.random.default_rng(3).uniform(0.01, 0.2, (3, STEPS)).astype(np.float32)

@@ -129,6 +129,7 @@ def test_settings_keep_their_precision() -> None:
             assert {x.dtype for x in settings.values()} == {jnp.dtype(dtype)}
 
 
+@pytest.mark.slow
 def test_exact_training_has_settings_in_float32_where_x64_is_on() -> None:
     problem = problem_of(TYPES[0], OPTIMIZERS["adam"][0])
     off = evaluate(problem, {"rate": 0.05}, key=KEY)

@@ -93,6 +93,7 @@ def test_it_reverses_to_the_bit_and_has_the_gradients_of_float64(shapes: str) ->
         assert abs(found.gradient[name] - slope) <= 5e-5 * abs(slope), name
 
 
+@pytest.mark.slow
 def test_leaves_may_have_settings_of_their_own() -> None:
     by_leaf = [{"w": "fast", "b": "slow"}, 0.95, {"w": 0.1, "b": 0.2}]
 
@@ -124,6 +125,7 @@ def test_an_average_keeps_leaves_whole() -> None:
     assert found.value == pytest.approx(plain.value, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_all_singular_values_of_a_step_are_about_1() -> None:
     """And so a step is as long for a small gradient as for a large one."""
     run = TrainingProblem(

@@ -40,6 +40,7 @@ def test_planned_memory_counts_arguments_results_and_all_in_between() -> None:
     assert 404_000 <= large < 1_300_000
 
 
+@pytest.mark.slow
 def test_memory_maps_do_not_grow_with_the_programs() -> None:
     """A process that runs out of memory maps dies; each compiled program takes some."""
     path = Path("/proc/self/maps")

@@ -77,7 +77,7 @@ def close(found: Any, expected: Any) -> bool:
 @pytest.mark.parametrize(
     "optimizer",
     [
-        pytest.param(n, marks=pytest.mark.slow) if n in ("adamw", "ema", "adabelief", "rmsprop") else n
+        pytest.param(n, marks=pytest.mark.slow) if n in ("adam", "adamw", "ema", "adabelief", "rmsprop") else n
         for n in sorted(OPTIMIZERS.keys() - {"adam, b2 near 1"})
     ],
 )
@@ -97,6 +97,7 @@ def test_numbers_are_fine_enough_or_the_status_says_so(optimizer: str) -> None:
     assert statuses[-1] == Status.UNDERFLOW
 
 
+@pytest.mark.slow
 def test_the_slope_by_a_decay_near_1_is_right_or_the_status_says_so() -> None:
     """It is a small difference of large numbers, which rounding may spoil where it leaves the value alone."""
     statuses = []

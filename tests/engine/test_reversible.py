@@ -228,6 +228,7 @@ def test_gradients_are_as_good_as_those_of_float32(
     assert worst[0] < 2e-3
 
 
+@pytest.mark.slow
 def test_gradients_of_schedules_by_leaf_agree_with_float64(make_problem: Make, hyperparameters: dict[str, Any]) -> None:
     """A schedule for one leaf, a number for another, a name, a constant and a function in one optimizer."""
     steps = 64

@@ -238,6 +238,7 @@ def test_the_way_back_keeps_no_more_statistics_than_it_reads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", pytest.param("equinox batch", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_train_returns_statistics_and_its_gradient_is_that_of_evaluate(name: str) -> None:
     run = PROBLEMS[name]
 
@@ -488,7 +489,7 @@ def test_a_default_of_batches_is_no_hyperparameter() -> None:
     assert evaluate(run, {"target": jnp.zeros(2)}, key=KEY).status == Status.OK
 
 
-@pytest.mark.parametrize("method", [Reversible(), Unrolled()], ids=str)
+@pytest.mark.parametrize("method", [pytest.param(Reversible(), marks=pytest.mark.slow), Unrolled()], ids=str)
 def test_steps_may_be_a_hyperparameter(method: Method) -> None:
     run = averaged(lambda h: 0.9, lambda h: 0.0, steps="epochs")
     space: Space = {"target": Float(0.0, 1.0), "epochs": Int(1, 100)}

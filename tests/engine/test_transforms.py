@@ -132,6 +132,7 @@ def test_noise_is_new_at_each_step_and_the_same_again() -> None:
     assert evaluate(run, H, key=KEY).value == values[0]
 
 
+@pytest.mark.slow
 def test_train_takes_it_too() -> None:
     run = problem(OPTIMIZERS["sgd"](TRANSFORMS["clip and noise"]))
     loss = jax.jit(lambda h: run.valid_loss(train(run, h, KEY), h))

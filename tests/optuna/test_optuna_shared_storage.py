@@ -95,6 +95,7 @@ def test_a_killed_worker_loses_nothing_but_its_trial(storage: str) -> None:
     assert any(_is_step(t) for t in trials[len(before) :])
 
 
+@pytest.mark.slow
 def test_processes_in_other_time_zones_go_on_with_the_same_chains(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     study = optuna.create_study(study_name="shared", storage=storage)

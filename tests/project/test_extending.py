@@ -81,8 +81,10 @@ class SteepestDescent(Strategy[Best]):
 
 @pytest.mark.parametrize(
     "toy",
-    [by_gradients("toy", how=ForwardDifferences()), by_gradients("toy", strategy=SteepestDescent())],
-    ids=["method", "strategy"],
+    [
+        pytest.param(by_gradients("toy", how=ForwardDifferences()), marks=pytest.mark.slow, id="method"),
+        pytest.param(by_gradients("toy", strategy=SteepestDescent()), id="strategy"),
+    ],
 )
 def test_a_rival_is_all_that_a_comparison_needs(toy: Rival, tmp_path: Path) -> None:
     quiet = Console(quiet=True)

@@ -111,6 +111,7 @@ def test_what_is_reversible_trains_as_in_optax_and_reverses_to_the_bit(name: str
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, wanted)
 
 
+@pytest.mark.slow
 def test_the_example_is_exact_and_has_the_gradients_of_float64() -> None:
     names: dict[str, Any] = {"__name__": "example"}
     exec(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0], names)

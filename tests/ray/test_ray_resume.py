@@ -158,6 +158,7 @@ class Restored(tune.Callback):
         self.trials.append(trial.trial_id)
 
 
+@pytest.mark.slow
 def test_hyperband_pauses_trials_that_go_on(tmp_path: Path) -> None:
     started = Restored()
     training = problem()

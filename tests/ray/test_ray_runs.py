@@ -310,6 +310,7 @@ def test_tuner_with_a_scheduler_that_stops_trials(tmp_path: Path) -> None:
     assert spent == sum(m["gradient_evaluations"] for m in metrics)
 
 
+@pytest.mark.slow
 def test_errors_and_constants_do_no_harm(tmp_path: Path) -> None:
     def moody(config: dict[str, Any]) -> None:
         if config["target"][0] > 0.3:
@@ -433,6 +434,7 @@ def test_restored_run_is_the_run_that_was_not_interrupted(
     assert sorted(plain(result.config) for result in halved) == sorted(plain(result.config) for result in whole)
 
 
+@pytest.mark.slow
 def test_a_chain_of_stretches_goes_on_in_a_folder_that_was_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,6 +208,7 @@ def test_another_budget_in_the_same_folder_is_refused(study: Path, inside: Calla
     assert "choose another --out, or --budget 1200" in done.stderr
 
 
+@pytest.mark.slow
 def test_overhead_of_the_sampler_is_a_table(inside: Callable[..., Outcome]) -> None:
     done = inside("overhead", "--trials", 20, "--repeats", 1)
     assert done.returncode == 0, done.stderr

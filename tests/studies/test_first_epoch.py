@@ -19,6 +19,7 @@ def test_a_first_epoch_is_a_tenth(steps: int, first: int) -> None:
     assert first_epoch(steps) == first
 
 
+@pytest.mark.slow
 def test_half_of_the_budget_goes_to_first_epochs() -> None:
     seen: list[Record] = []
     optuna_backend.run(PROBLEMS["digits-l2"](), RIVALS["first-epoch"], 0, Budget(300), seen.append)

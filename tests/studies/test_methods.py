@@ -114,6 +114,7 @@ def test_a_page_has_a_row_for_each_case_and_a_column_for_each_method() -> None:
     assert rows[18:20] == ["| short | 17.0 |  |", "| long |  |  |"]
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_largest_program() -> None:
     short, long = (
         record.memory for steps in (400, 1600) for record in methods._of_case(Case("ridge", steps), ["Unrolled"], 0)

@@ -51,7 +51,7 @@ DIMENSIONS = {
 
 OF_MNIST = ("mnist-mlp", "mnist-cnn", "data-cleaning")
 
-LONG = ("text-mlp", "digits-adamw", "digits-schedules", "digits-mixed")
+LONG = ("text-mlp", "digits-adamw", "digits-schedules", "digits-mixed", "digits-rates")
 """Problems whose programs take long to compile."""
 
 TRAINED_BELOW = ("cancer-mlp", "diabetes-mlp", "digits-labels")

@@ -403,6 +403,7 @@ def test_untuned_optimizers_train_once(name: str, problem: str) -> None:
     assert record.gradient_evaluations == posed(problem)[0].steps
 
 
+@pytest.mark.slow
 def test_hyperband_pays_for_the_steps_that_it_trained() -> None:
     seen: list[Record] = []
     run("digits-mlp", "hyperband", 0, 1500, seen.append)

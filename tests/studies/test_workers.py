@@ -50,6 +50,7 @@ def test_two_workers_make_the_records_of_one(tmp_path: Path) -> None:
     assert run(tmp_path / "two", 2, quadratic()) == run(tmp_path / "one", 1, quadratic())
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_killed_is_made_again(tmp_path: Path) -> None:
     """The third trial of one run kills its process; all records are there in the end, and none twice."""
     killed = tmp_path / "killed"
