@@ -31,7 +31,7 @@ _TICKS = (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0)
 def write_plot(found: Mapping[str, Sequence[Ratio | None]], runs: Sequence[int], path: Path) -> Path:
     """Draw the ratios of each problem after those numbers of training runs that all of them have; return `path`.
 
-    Problems without any ratio are left out. The one on which ours is ahead most comes first. The last marker of a row
+    Where no number is common to all, each problem has its own. Problems without any ratio are left out. The one on which ours is ahead most comes first. The last marker of a row
     has its interval, and a text with the losses.
     """
     known = {
@@ -40,17 +40,19 @@ def write_plot(found: Mapping[str, Sequence[Ratio | None]], runs: Sequence[int],
         if any(ratios)
     }
     common = [number for number in runs if all(number in row for row in known.values())]
-    rows = {problem: {number: row[number] for number in common} for problem, row in known.items()}
+    numbers = common or [number for number in runs if any(number in row for row in known.values())]
+    rows = {problem: {number: row[number] for number in numbers if number in row} for problem, row in known.items()}
     order = sorted(rows, key=lambda problem: list(rows[problem].values())[-1].ratio.median)
     figure = Figure(figsize=(8.6, 1.3 + 0.38 * len(order)), layout="constrained")
-    with matplotlib.rc_context({"font.size": 10.5}):
+    with matplotlib.rc_context({"font.size": 10.5, "text.parse_math": False}):  # a "$" in a name is no formula
         axes = figure.subplots()
-        sizes = {number: 16 + 44 * i / max(len(common) - 1, 1) for i, number in enumerate(common)}
+        sizes = {number: 16 + 44 * i / max(len(numbers) - 1, 1) for i, number in enumerate(numbers)}
         for y, problem in enumerate(order):
             _draw_row(axes, y, rows[problem], sizes)
         _dress(axes, order, [r for row in rows.values() for r in row.values()])
         _legend(axes, sizes)
-    path.write_text(_svg(figure), encoding="utf-8")
+        text = _svg(figure)
+    path.write_text(text, encoding="utf-8")
     return path
 
 

@@ -33,7 +33,7 @@ class Pairing:
     - `losses`: the median loss of ours and of the other.
     - `lower`: by how much our loss is lower, as a share of the other's: the median over seeds with its 95 % bootstrap
       interval; below 0 where ours is higher, and None where losses are infinite or not positive.
-    - `wins`, `seeds`: the number of seeds on which our loss is lower, and of all.
+    - `wins`, `ties`, `seeds`: the number of seeds on which our loss is lower, on which it is equal, and of all.
     - `p`: of the one-sided Wilcoxon signed-rank test that our losses are lower, and `behind` that they are higher.
     - `holm`: `p`, adjusted for all the methods that ours was compared with (Holm).
     - `needed`: about how many seeds would be enough, see `seeds_needed`.
@@ -43,6 +43,7 @@ class Pairing:
     losses: tuple[float, float]
     lower: Interval | None
     wins: int
+    ties: int
     seeds: int
     p: float
     behind: float
@@ -55,10 +56,15 @@ class Pairing:
         return self.losses[0] < self.losses[1]
 
     @property
+    def level(self) -> bool:
+        """Whether the two losses are equal on every seed."""
+        return self.ties == self.seeds
+
+    @property
     def difference(self) -> str:
-        """By how much our loss is lower or higher than the other's, and within which bounds."""
+        """By how much our loss is lower or higher than the other's, and within which bounds; else on how many seeds."""
         if self.lower is None:
-            return "lower" if self.ahead else "not lower"
+            return f"lower on {self.wins} of {self.seeds} seeds"
         median, low, high = self.lower.median, self.lower.low, self.lower.high
         if median >= 0:
             return f"{_share(median)} ({_share(low)} to {_share(high)}) lower"
@@ -79,6 +85,7 @@ def pairings(ours: Mapping[int, float], others: Mapping[str, Mapping[int, float]
             losses=(_median(mine), _median(theirs)),
             lower=_lower(mine, theirs),
             wins=int(np.sum(mine < theirs)),
+            ties=int(np.sum(mine == theirs)),
             seeds=len(mine),
             p=p[name],
             behind=p_lower(theirs, mine),
@@ -99,8 +106,11 @@ def p_lower(mine: Array, theirs: Array) -> float:
 
 
 def shown(p: float, sign: str = "=") -> str:
-    """Return a p-value as it is shown, after a sign."""
-    return "< 0.001" if p < 0.001 else f"{sign} {p:.2g}"
+    """Return a p-value as it is shown, after a sign: with two digits, or so many that it lies on its side of `SURE`."""
+    if p < 0.001:
+        return "< 0.001"
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return f"{sign} {next(text for text in texts if _side(float(text)) == _side(p))}"
 
 
 def fewest(level: float = SURE) -> int:
@@ -158,5 +168,10 @@ def _lower(mine: Array, theirs: Array) -> Interval | None:
     return interval((1 - mine / theirs).tolist())
 
 
+def _side(p: float) -> int:
+    """Return whether p is above `SURE` (1), equal to it (0) or below it (-1)."""
+    return (p > SURE) - (p < SURE)
+
+
 def _share(share: float) -> str:
-    return "over 99 %" if 0.995 < share < 1 else f"{100 * share:.0f} %"
+    return "over 99 %" if 0.995 < share < 1 else f"{100 * share:z.0f} %"

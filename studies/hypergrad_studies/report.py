@@ -129,7 +129,7 @@ def table(records: Sequence[Record], runs: Sequence[Run] | None = None) -> Table
     Runs that did not finish are left out; where `runs` is None, all count as finished.
     """
     view = Table(
-        title="Median over seeds (lower to upper quartile)",
+        title="Median over seeds (lower to upper quartile), sorted by validation loss",
         box=box.SIMPLE_HEAD,
         padding=0,
         show_edge=False,
@@ -273,9 +273,14 @@ def _listed(run: History) -> _Listed:
 
 
 def _rounded(value: Any, digits: int = 4) -> Any:
-    """Return a number with so many digits, so that the page stays small, and all else as it is."""
+    """Return a fraction with so many digits, so that the page stays small, and all else as it is.
+
+    Whole numbers that JavaScript would round become texts.
+    """
     if isinstance(value, bool | str | None):
         return value
+    if isinstance(value, int):
+        return value if abs(value) <= 2**53 else str(value)
     if not math.isfinite(value):
         return _loss(value)
     rounded = float(f"{value:.{digits}g}")
