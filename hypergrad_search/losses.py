@@ -259,6 +259,7 @@ def _floating(name: str, value: Any, wanted: str) -> jax.Array:
         raise ValueError(f"{name} must return {wanted}, got {value!r}") from error
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must return {wanted}, got shape {array.shape} and dtype {array.dtype}; make it floating-point"
+            f"{name} must return {wanted}, got shape {array.shape} and dtype {array.dtype}; return a smooth loss, "
+            "such as a cross-entropy, and no accuracy"
         )
     return array

@@ -5,6 +5,7 @@ generator or takes from an iterator would be the same at every step, without a w
 the same program twice.
 """
 
+import contextlib
 import functools
 import itertools
 import re
@@ -124,7 +125,8 @@ def example_arguments(problem: TrainingProblem, dynamic: dict[str, Any], static:
     """
     key, step = jax.random.key(0), jnp.int32(0)
     batch = _shape_of_batch(problem, step, dynamic, static)
-    params, statistics = jax.eval_shape(lambda h: initial(problem, {**h, **dict(static)}, key), dynamic)
+    with _explained({*dynamic, *dict(static)}):
+        params, statistics = jax.eval_shape(lambda h: initial(problem, {**h, **dict(static)}, key), dynamic)
     model = (params, statistics) if problem.has_statistics else (params,)
     return {
         "batches": (step, dynamic),
@@ -154,7 +156,8 @@ def reads(
 
     A function that passes all of them on, and uses few, reads these few.
     """
-    program = jax.make_jaxpr(_numbers_of(function, arguments, dynamic, static))(*arguments).jaxpr
+    with _explained({*dynamic, *dict(static)}):
+        program = jax.make_jaxpr(_numbers_of(function, arguments, dynamic, static))(*arguments).jaxpr
     _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
     names = [
         name
@@ -163,6 +166,24 @@ def reads(
         for _ in jax.tree.leaves(part)
     ]
     return {name for name, is_used in zip(names, used, strict=True) if is_used and name}
+
+
+@contextlib.contextmanager
+def _explained(names: set[str]) -> Iterator[None]:
+    """Add a note to errors that a user's function raises for what it was not given: known numbers, or a name."""
+    try:
+        yield
+    except jax.errors.JAXTypeError as error:
+        error.add_note(
+            "JAX traces hyperparameters, weights and batches here, so Python can neither branch on them nor make "
+            "numbers of them: use jnp.where or jax.lax.cond. Where a schedule of optax does so, such as "
+            f"warmup_cosine_decay_schedule, take hypergrad_search.warmup_cosine{see('traced')}"
+        )
+        raise
+    except KeyError as error:
+        if error.args and error.args[0] not in names:
+            error.add_note(f"If {error.args[0]!r} is a hyperparameter: those of this problem are {sorted(names)}")
+        raise
 
 
 def _numbers_of(
@@ -191,7 +212,10 @@ def _traced(
     JAX remembers what it has traced, of the functions that this one calls too, such as those with a `jax.jit` of their
     own. A label that was never used before makes it trace all of them anew.
     """
-    with set_xla_metadata(hypergrad_trace=str(next(_traces))):  # type: ignore[no-untyped-call]  # JAX has no types here
+    with (
+        set_xla_metadata(hypergrad_trace=str(next(_traces))),  # type: ignore[no-untyped-call]  # JAX has no types here
+        _explained({*dynamic, *dict(static)}),
+    ):
         program = jax.make_jaxpr(_numbers_of(function, arguments, dynamic, static))(*arguments)
     return [_ADDRESS.sub("", str(program)), *_values(program)]
 

@@ -82,9 +82,11 @@ class Doubts:
             )
 
     def _look_at_gradient(self, observation: Observation, message: str | None) -> None:
-        if observation.gradient is not None:
+        zero = observation.gradient is not None and not any(np.any(x) for x in observation.gradient.values())
+        if observation.gradient is not None and not zero:
             self._useless = None
-        if self._useless is None or not message or not math.isfinite(observation.value):
+        message = _ZERO if zero else message
+        if self._useless is None or not message or not math.isfinite(observation.value) or "zero" in self._said:
             return
         self._useless += 1
         if self._useless == ENOUGH_FAILURES:
@@ -163,6 +165,7 @@ class Doubts:
             warnings.warn(f"{self._search}: {message}", stacklevel=4)
 
 
+_ZERO = "its gradient is zero; an accuracy has no slope, so take a smooth loss, such as a cross-entropy"
 _REMEDY = "check_gradient compares a gradient with finite differences"
 
 

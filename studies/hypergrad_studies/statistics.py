@@ -17,6 +17,7 @@ from hypergrad_studies.records import Key, Record, Run
 from hypergrad_studies.spending import SECONDS, Budget
 
 Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,14 @@ def without_result(runs: Iterable[History]) -> list[Key]:
 
 def losses(run: History) -> Array:
     """Return the validation loss of each trial that counts, and +inf for the others. The shape is (trials,)."""
-    spent = _seconds(run) if run.budget is not None and run.budget.unit == SECONDS else _evaluations(run)
-    within = spent <= (math.inf if run.budget is None else run.budget.amount)
     values = np.array([t.value if t.sound and math.isfinite(t.value) else math.inf for t in run.trials], np.float64)
-    return np.where(within, values, math.inf)
+    return np.where(within_budget(run), values, math.inf)
+
+
+def within_budget(run: History) -> Bools:
+    """Return for each trial whether it had ended when the budget was spent. The shape is (trials,)."""
+    spent = _seconds(run) if run.budget is not None and run.budget.unit == SECONDS else _evaluations(run)
+    return spent <= (math.inf if run.budget is None else run.budget.amount)
 
 
 def _evaluations(run: History) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from hypergrad_studies.budgets import Interval
 from hypergrad_studies.pairing import SURE, Pairing, paired, pairings, seeds_needed, shown
 from hypergrad_studies.spending import Budget
-from hypergrad_studies.statistics import History, final_tests, validated
+from hypergrad_studies.statistics import History, final_tests, validated, within_budget
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Verdict:
     than ours needs one success only, so there p is multiplied by the number of the others (Bonferroni).
 
     - `pays`: True where ours has the lowest median, and `p` is below 0.05; False where it has not; None where ours is
-      ahead, and it may be chance.
+      ahead, and it may be chance, or where the budget is too small for any trial of ours.
     - `problem`, `budget`: what was compared, and with which budget.
     - `ours`, `other`: ours, and the other method of the same budget that has the lowest median loss. `others` is the
       number of those that it is the best of.
@@ -77,6 +77,8 @@ class Verdict:
     @property
     def says(self) -> str:
         """The answer in words."""
+        if self._untried:
+            return "was not tried"
         return {True: "pays", False: "does not pay", None: "may pay"}[self.pays]
 
     @property
@@ -93,6 +95,8 @@ class Verdict:
     @property
     def reason(self) -> str:
         """By how much, how sure, and what to use instead."""
+        if self._untried:
+            return "none of its trials fits in the budget; its first one takes four training runs or more, so give 25."
         ours, theirs = (f"{loss:.3g}" for loss in self.losses)
         other = self.other if self.others == 1 else f"{self.other}, the best of {self.others} others"
         difference = f"{ours}, seed by seed {self.best.difference}"
@@ -105,6 +109,10 @@ class Verdict:
 
     def __str__(self) -> str:
         return f"{self.head}: {self.reason}"
+
+    @property
+    def _untried(self) -> bool:
+        return self.pays is None and math.isinf(self.losses[0])
 
     @property
     def _p(self) -> str:
@@ -145,7 +153,7 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
         mine, theirs = paired(losses[ours], losses[best.other])
         p, needed = min(1.0, len(same) * best.behind), seeds_needed(theirs, mine, SURE / len(same))
     return Verdict(
-        pays=(True if p < SURE else None) if best.ahead else False,
+        pays=_answer(best, p) if any(within_budget(run).any() for run in rivals if run.key[1] == ours) else None,
         problem=runs[0].key[0],
         budget=budgets[ours],
         ours=ours,
@@ -157,6 +165,10 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
         best=best,
         against=tuple(against),
     )
+
+
+def _answer(best: Pairing, p: float) -> bool | None:
+    return (True if p < SURE else None) if best.ahead else False
 
 
 def _seconds(runs: Sequence[History], method: str) -> float:

@@ -210,3 +210,23 @@ def test_functions_take_what_they_are_given(name: str, function: Any, wanted: st
 def test_a_loss_alone_is_returned(function: Any, wanted: str) -> None:
     with pytest.raises(ValueError, match=f"valid_loss must return .*{wanted}"):
         evaluate(problem(valid_loss=function), {"rate": 0.1}, key=KEY)
+
+
+def test_a_schedule_that_branches_on_a_hyperparameter_has_a_note() -> None:
+    def optimizer(h: dict[str, Any]) -> optax.GradientTransformation:
+        return optax.sgd(optax.warmup_cosine_decay_schedule(0.0, h["rate"], 1, 3))
+
+    with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
+        evaluate(problem(optimizer=optimizer), {"rate": 0.1}, key=KEY, method=Unrolled())
+    assert "take hypergrad_search.warmup_cosine; more: python -m hypergrad_search traced" in caught.value.__notes__[0]
+
+
+def test_a_name_that_no_hyperparameter_has_is_told_with_those_that_there_are() -> None:
+    def train_loss(w: jax.Array, h: dict[str, Any], batch: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.mean((batch @ w) ** 2) * h["smoothng"]
+
+    with pytest.raises(KeyError) as caught:
+        evaluate(problem(train_loss=train_loss), {"rate": 0.1, "smoothing": 0.1}, key=KEY)
+    assert caught.value.__notes__ == [
+        "If 'smoothng' is a hyperparameter: those of this problem are ['rate', 'smoothing']"
+    ]

@@ -129,6 +129,15 @@ def test_useless_gradients_from_the_first_on_are_said_once() -> None:
     doubts.look_at_value(useless, "it is not finite")
 
 
+def test_gradients_of_zero_from_the_first_on_are_useless() -> None:
+    """As those of an accuracy, which `Objective` gives without a word."""
+    doubts = Doubts("search")
+    for _ in range(ENOUGH_FAILURES - 1):
+        doubts.look_at_value(read({"x": 0.0}), None)
+    with pytest.warns(UserWarning, match="gradient is zero; an accuracy has no slope"):
+        doubts.look_at_value(read({"x": 0.0}), None)
+
+
 @pytest.mark.parametrize("message", [None, "it is not finite"])
 def test_useless_gradients_after_a_sound_one_are_expected(message: str | None) -> None:
     doubts = Doubts("search")

@@ -139,6 +139,16 @@ def test_failed_runs_count_and_lose() -> None:
     assert (worse.pays, worse.p, worse.needed) == (False, 1 / 32, 9)
 
 
+def test_a_budget_below_one_trial_tells_nothing() -> None:
+    ours = [run("hypergrad", seed, 1.0, budget=Budget(50)) for seed in range(5)]  # a trial of `run` costs 100
+    others = [replace(run("tpe", seed, 2.0, budget=Budget(50)), trials=()) for seed in range(5)]
+    found = verdict([*ours, *others])
+    assert found is not None
+    assert found.pays is None
+    assert "hypergrad was not tried for bowl at 50" in str(found)
+    assert "none of its trials fits in the budget" in str(found)
+
+
 def test_seeds_are_paired_where_both_have_finished() -> None:
     found = verdict(runs(hypergrad=[1, 2, 3], tpe=[2, 3, 4, 5]))
     assert found is not None
