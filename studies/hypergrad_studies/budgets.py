@@ -10,7 +10,7 @@ from scipy.stats import bootstrap
 
 from hypergrad_studies.records import Key, Study
 from hypergrad_studies.spending import Budget
-from hypergrad_studies.statistics import History, by_problem, chosen, histories
+from hypergrad_studies.statistics import History, by_problem, chosen, histories, quantile
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -106,7 +106,8 @@ def _after(group: Sequence[History], budget: int) -> tuple[Interval | None, tupl
 def ratios(table: Sequence[Row], ours: Collection[str]) -> list[Ratio | None]:
     """Return for each number of training runs how the first of `ours` by name compares with the best of the others.
 
-    None where ours has no finite median test loss, or one of the others had not so large a budget.
+    None where ours has no finite median test loss, the best of the others has none above 0, or one of them had not so
+    large a budget.
     """
     mine = min((row for row in table if row.method in ours), key=lambda row: row.method, default=None)
     others = [row for row in table if row.method not in ours]
@@ -118,17 +119,19 @@ def _ratio(mine: Row, others: Sequence[Row], i: int) -> Ratio | None:
     if own is None or not math.isfinite(own.median) or not known or len(known) < len(others):
         return None
     median, _, best = min(known, key=lambda found: found[:2])
-    if not math.isfinite(median):
+    if not 0 < median < math.inf:
         return None
     bounds = _bounds(np.asarray(mine.losses[i]), np.asarray(best.losses[i]))
     return Ratio(Interval(own.median / median, *bounds), mine.method, best.method, (own.median, median))
 
 
 def _bounds(mine: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """Return the interval of the ratio of medians; infinite losses are failed runs, and count."""
+    """Return the interval of the ratio of medians; infinite losses are failed runs, which count and are equal."""
     rng = np.random.default_rng(0)
-    medians = [np.median(rng.choice(losses, (RESAMPLES, len(losses))), axis=1) for losses in (mine, theirs)]
-    low, high = np.quantile(medians[0] / medians[1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    ours, others = (np.median(rng.choice(losses, (RESAMPLES, len(losses))), axis=1) for losses in (mine, theirs))
+    equal = ours == others
+    found = np.divide(ours, others, out=np.where(equal, 1.0, math.inf), where=~equal & (others != 0))
+    low, high = (quantile(np.sort(found), (1 + side * CONFIDENCE) / 2) for side in (-1, 1))
     return float(low), float(high)
 
 

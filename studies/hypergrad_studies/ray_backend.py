@@ -20,6 +20,7 @@ from hypergrad_ray.param_space import RESERVED
 from hypergrad_ray.results import RUNNING
 from hypergrad_search import Space
 from hypergrad_search.from_function import FunctionProblem
+from hypergrad_search.nesting import flat
 from hypergrad_search.space import dimension
 from hypergrad_studies.clusters import cluster
 from hypergrad_studies.records import FAILED, PRUNED, Key, Record, in_short
@@ -196,7 +197,8 @@ class Recorder(tune.Callback):
 def _hyperparameters(trial: Trial) -> dict[str, Any]:
     """Return what a trial evaluated; where the evaluation itself moved it, what it ended at."""
     own = {name: value for name, value in trial.config.items() if name != RESERVED}
-    return {**own, **trial.last_result.get("refined", {})}
+    refined = trial.last_result.get("refined")
+    return {**flat(own), **flat(refined)} if refined else own
 
 
 class BudgetStopper(tune.Stopper):

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from hypergrad_search import Status
 from hypergrad_search.checks import shown
 from hypergrad_search.hosting import joined
+from hypergrad_search.nesting import flat
 from hypergrad_studies import json_lines
 from hypergrad_studies.json_lines import BrokenRecords
 from hypergrad_studies.spending import GRADIENT_EVALUATIONS, Budget
@@ -170,7 +171,8 @@ class Study:
 def in_short(hyperparameters: Mapping[str, Any]) -> dict[str, str | bool | int | float | None]:
     """Return hyperparameters as a record keeps them: plain values as they are, and arrays and all else as short texts.
 
-    The coordinates of an array, such as "l2[0]" and "l2[1]", count as the array.
+    The coordinates of an array, such as "l2[0]" and "l2[1]", count as the array. What is nested has a name for each
+    value, such as "opt/rate".
 
     Example:
         >>> import numpy as np
@@ -178,7 +180,14 @@ def in_short(hyperparameters: Mapping[str, Any]) -> dict[str, str | bool | int |
         >>> in_short({"rate": 0.1, "l2": np.array([0.25, 0.5, 4.0]), "b[0]": 0.5, "b[1]": 1.0})
         {'rate': 0.1, 'l2': '3 numbers, 0.25 to 4, median 0.5', 'b': '2 numbers, 0.5 to 1, median 0.75'}
     """
-    return {name: _short(value) for name, value in joined(hyperparameters).items()}
+    return {name: _short(value) for name, value in joined(_flat(hyperparameters)).items()}
+
+
+def _flat(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(flat(hyperparameters))
+    except ValueError:  # in a search space of a user's own, the keys of a dict may be anything
+        return dict(hyperparameters)
 
 
 def _short(value: Any) -> str | bool | int | float | None:

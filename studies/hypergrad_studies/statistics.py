@@ -208,6 +208,16 @@ def quartiles(values: Sequence[float]) -> Quartiles:
     return Quartiles(float(lower), float(median), float(upper), len(values))
 
 
+def quantile(ordered: Array, fraction: float) -> Array:
+    """Return a quantile over the first axis, which is sorted, where `np.quantile` would turn infinities into NaN."""
+    position = fraction * (len(ordered) - 1)
+    below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
+    weight = position % 1.0
+    finite = np.isfinite(above)
+    mixed = np.where(finite, below, 0.0) * (1.0 - weight) + np.where(finite, above, 0.0) * weight
+    return np.where(finite, mixed, above)
+
+
 def band(curves: Sequence[Curve]) -> Band:
     """Return quartiles over step curves at each cost where one of them changes. Raises `ValueError` without curves."""
     if not curves:
@@ -278,15 +288,5 @@ def _summary(runs: list[History], validation: Mapping[int, float], test: Mapping
 
 
 def _quantiles(values: Array) -> tuple[Array, Array, Array]:
-    """Return the quartiles over the first axis, where `np.quantile` would turn infinities into NaN."""
     ordered = np.sort(values, axis=0)
-
-    def at(fraction: float) -> Array:
-        position = fraction * (len(ordered) - 1)
-        below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
-        weight = position % 1.0
-        finite = np.isfinite(above)
-        mixed = np.where(finite, below, 0.0) * (1.0 - weight) + np.where(finite, above, 0.0) * weight
-        return np.where(finite, mixed, above)
-
-    return at(0.25), at(0.5), at(0.75)
+    return quantile(ordered, 0.25), quantile(ordered, 0.5), quantile(ordered, 0.75)

@@ -1,7 +1,7 @@
 """The answer to "does it pay for my problem?", from the finished runs of one problem."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,8 @@ class Verdict:
     than ours needs one success only, so there p is multiplied by the number of the others (Bonferroni).
 
     - `pays`: True where ours has the lowest median, and `p` is below 0.05; False where it has not; None where ours is
-      ahead, and it may be chance, or where the budget is too small for any trial of ours.
+      ahead, and it may be chance, or where nothing can be said: the budget is too small for any trial of ours, or no
+      method has a finite median.
     - `problem`, `budget`: what was compared, and with which budget.
     - `ours`, `other`: ours, and the other method of the same budget that has the lowest median loss. `others` is the
       number of those that it is the best of.
@@ -32,9 +33,12 @@ class Verdict:
     - `p`: that ours is lower than each of the others, or, where it does not pay, that the other is lower than ours.
     - `needed`: about how many seeds would be enough for a `p` below 0.05, if differences stay as they are; infinite
       where no number would.
-    - `time`: how many times as long ours took, by the median seconds of evaluating, asking and telling.
+    - `time`: how many times as long ours took, by the median seconds of evaluating, asking and telling;
+      NaN where no seconds were measured.
+    - `tried`: whether any trial of ours ended within the budget.
     - `best`: ours against `other`; `against`: ours against each other method, also those of another budget. The lowest
       median loss comes first.
+    - `elsewhere`: the method of another budget that is ahead of ours the most, with its budget; None where there is none.
     """
 
     pays: bool | None
@@ -46,8 +50,10 @@ class Verdict:
     p: float
     needed: float
     time: float
+    tried: bool
     best: Pairing
     against: tuple[Pairing, ...]
+    elsewhere: tuple[Pairing, Budget | None] | None
 
     @property
     def other(self) -> str:
@@ -77,8 +83,12 @@ class Verdict:
     @property
     def says(self) -> str:
         """The answer in words."""
-        if self._untried:
+        if not self.tried:
             return "was not tried"
+        if self._unknown:
+            return "no result"
+        if self.best.level:
+            return "is level"
         return {True: "pays", False: "does not pay", None: "may pay"}[self.pays]
 
     @property
@@ -90,29 +100,52 @@ class Verdict:
     def head(self) -> str:
         """What the answer is about, and the answer."""
         at = "" if self.budget is None else f" at {self.budget}"
-        return f"{self.ours} {self.says} for {self.problem}{at}"
+        found = "no method has a result" if self.tried and self._unknown else f"{self.ours} {self.says}"
+        return f"{found} for {self.problem}{at}"
 
     @property
     def reason(self) -> str:
         """By how much, how sure, and what to use instead."""
-        if self._untried:
+        return f"{self._reason}{self._elsewhere}"
+
+    @property
+    def _reason(self) -> str:
+        if not self.tried:
             return "none of its trials fits in the budget; its first one takes four training runs or more, so give 25."
+        if self._unknown:
+            return f"the median {self.measure} of each is infinite."
         ours, theirs = (f"{loss:.3g}" for loss in self.losses)
         other = self.other if self.others == 1 else f"{self.other}, the best of {self.others} others"
-        difference = f"{ours}, seed by seed {self.best.difference}"
+        if self.best.level:
+            each = f"each of {self.seeds} seeds, of which the median is {ours}"
+            return f"the {self.measure} is that of {other} on {each}.{self._took}"
+        by = "" if self.lower is None else f", seed by seed {self.best.difference}"
         sure = f"it is lower on {self.wins} of {self.seeds} seeds ({self._p})."
         if self.pays is False:
-            found = f"use {other}, with the {self.measure} {theirs}; ours is {difference}, and {sure}"
+            found = f"use {other}, with the {self.measure} {theirs}; ours is {ours}{by}, and {sure}"
         else:
-            found = f"the {self.measure} is {difference} than the {theirs} of {other}; {sure}"
-        return f"{found}{'' if self.sure else self._doubt} It took {self.time:.2g} times as long."
+            than = f"{theirs} of {other}"
+            held = f"{ours} against the {than}" if self.lower is None else f"{ours}{by} than the {than}"
+            found = f"the {self.measure} is {held}; {sure}"
+        return f"{found}{'' if self.sure else self._doubt}{self._took}"
 
     def __str__(self) -> str:
         return f"{self.head}: {self.reason}"
 
     @property
-    def _untried(self) -> bool:
-        return self.pays is None and math.isinf(self.losses[0])
+    def _unknown(self) -> bool:
+        return all(map(math.isinf, self.losses))
+
+    @property
+    def _took(self) -> str:
+        return "" if math.isnan(self.time) else f" It took {self.time:.2g} times as long as {self.other}."
+
+    @property
+    def _elsewhere(self) -> str:
+        if self.elsewhere is None:
+            return ""
+        pairing, budget = self.elsewhere
+        return f" {pairing.other}, {_at(budget, self.budget)}, has {pairing.losses[1]:.3g}."
 
     @property
     def _p(self) -> str:
@@ -139,6 +172,7 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
     if ours is None:
         return None
     budgets = {run.key[1]: run.budget for run in runs}
+    tried = any(within_budget(run).any() for run in runs if run.key[1] == ours)
     rivals = [run for run in runs if run.key[1] == ours or not run.gradients]
     tests, kept = final_tests(rivals), validated(rivals)
     measure, losses = ("test loss", tests) if tests.keys() == kept.keys() else ("validation loss", kept)
@@ -153,7 +187,7 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
         mine, theirs = paired(losses[ours], losses[best.other])
         p, needed = min(1.0, len(same) * best.behind), seeds_needed(theirs, mine, SURE / len(same))
     return Verdict(
-        pays=_answer(best, p) if any(within_budget(run).any() for run in rivals if run.key[1] == ours) else None,
+        pays=_answer(best, p) if tried and math.isfinite(min(best.losses)) else None,
         problem=runs[0].key[0],
         budget=budgets[ours],
         ours=ours,
@@ -162,9 +196,24 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
         p=p,
         needed=needed,
         time=_seconds(rivals, ours) / _seconds(rivals, best.other),
+        tried=tried,
         best=best,
         against=tuple(against),
+        elsewhere=_ahead_elsewhere(against, budgets, ours),
     )
+
+
+def _at(budget: Budget | None, ours: Budget | None) -> str:
+    if budget is None:
+        return "without a limit"
+    return "at twice the budget" if ours is not None and budget == ours.times(2) else f"at {budget}"
+
+
+def _ahead_elsewhere(
+    against: Sequence[Pairing], budgets: Mapping[str, Budget | None], ours: str
+) -> tuple[Pairing, Budget | None] | None:
+    others = ((pairing, budgets[pairing.other]) for pairing in against if pairing.losses[1] < pairing.losses[0])
+    return next((found for found in others if found[1] != budgets[ours]), None)
 
 
 def _answer(best: Pairing, p: float) -> bool | None:

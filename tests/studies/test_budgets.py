@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from hypergrad_studies import records
-from hypergrad_studies.budgets import Interval, Ratio, interval, markdown, ratios, rows
+from hypergrad_studies.budgets import Interval, Ratio, Row, interval, markdown, ratios, rows
 from hypergrad_studies.budgets_plot import write_plot
 from hypergrad_studies.cli import cli
 from hypergrad_studies.records import Plan, Record, Run, Study
@@ -108,6 +108,44 @@ def test_the_picture_shows_losses_as_well_as_wins(tmp_path: Path) -> None:
     assert not re.search(r"#1234\w\w", text)  # all that is drawn has a colour for each page
     order = [name for name in re.findall(r"<!-- (\w+) -->", text) if name in found]
     assert order == ["won", "open", "lost"]
+
+
+def test_problems_without_a_common_number_of_runs_are_drawn_at_their_own(tmp_path: Path) -> None:
+    ratio = Ratio(Interval(2.0, 1.5, 3.0), "hypergrad", "tpe", (2.0, 1.0))
+    text = write_plot({"few": [ratio, None], "many": [None, ratio]}, (25, 50), tmp_path / "a.svg").read_text()
+    assert [name for name in re.findall(r"<!-- (\w+) -->", text) if name in {"few", "many"}] == ["few", "many"]
+    assert all(f"<!-- after {number} training runs -->" in text for number in (25, 50))
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
+    ratio = Ratio(Interval(2.0, 1.5, 3.0), "ours$^$", "theirs$_$", (2.0, 1.0))
+    text = write_plot({"a$b^$": [ratio]}, (25,), tmp_path / "a.svg").read_text()
+    assert all(f"<!-- {name}" in text for name in ("a$b^$", "ours$^$ is better"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "others", "bounds"),
+    [
+        ([1.0, math.inf, math.inf, 1.0, 1.0], [2.0, math.inf, math.inf, 2.0, 2.0], (0.0, math.inf)),
+        ([1.0, 1.0, 1.0], [2.0, math.inf, 2.0], (0.0, 0.5)),
+    ],
+)
+def test_bounds_of_a_ratio_allow_for_failed_runs(
+    ours: list[float], others: list[float], bounds: tuple[float, float]
+) -> None:
+    own, other = (Row(n, (), (interval(x),), None, len(x), (tuple(x),)) for n, x in (("a", ours), ("b", others)))
+    (found,) = ratios([own, other], {"a"})
+    assert found is not None
+    assert (found.ratio.low, found.ratio.high) == bounds
+
+
+def test_a_loss_of_nothing_has_no_multiple() -> None:
+    own, other = (Row(n, (), (interval(x),), None, 3, (tuple(x),)) for n, x in (("a", [1.0] * 3), ("b", [0.0] * 3)))
+    assert ratios([own, other], {"a"}) == [None]
+    likely = Row("b", (), (interval([0.0, 1.0, 1.0]),), None, 3, ((0.0, 1.0, 1.0),))
+    (found,) = ratios([own, likely], {"a"})
+    assert found is not None
+    assert (found.ratio.low, found.ratio.high) == (1.0, math.inf)
 
 
 def test_folders_may_have_methods_of_the_same_problem(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hypergrad_studies.pairing import POWER, SURE, fewest, p_lower, pairings, seeds_needed
+from hypergrad_studies.pairing import POWER, SURE, fewest, p_lower, pairings, seeds_needed, shown
 
 INF = math.inf
 
@@ -55,3 +55,31 @@ def test_no_number_of_seeds_shows_what_is_not_there() -> None:
     ours = np.array([1.0, 2.0, 3.0])
     assert seeds_needed(ours, ours) == INF
     assert seeds_needed(ours, ours - 0.5) == INF
+
+
+@pytest.mark.parametrize("ours", [[1.0, 2.0, INF], [3.0, INF, INF]])
+def test_where_a_loss_is_infinite_only_seeds_are_counted(ours: list[float]) -> None:
+    (found,) = pairings(dict(enumerate(ours)), {"tpe": {0: 2.0, 1: 1.5, 2: 3.0}})
+    wins = sum(mine < theirs for mine, theirs in zip(ours, (2.0, 1.5, 3.0), strict=True))
+    assert found.difference == f"lower on {wins} of 3 seeds"
+
+
+def test_a_tie_on_every_seed_is_level_and_a_tie_of_medians_is_not() -> None:
+    level, other = pairings({0: 1.0, 1: INF, 2: 3.0}, {"a": {0: 1.0, 1: INF, 2: 3.0}, "b": {0: 3.0, 1: INF, 2: 1.0}})
+    assert (level.ties, level.level) == (3, True)
+    assert (other.ties, other.level, other.losses) == (1, False, (3.0, 3.0))
+
+
+def test_no_share_is_minus_nothing() -> None:
+    (found,) = pairings({0: 1.001, 1: 1.0, 2: 0.9, 3: 0.9}, {"tpe": dict.fromkeys(range(4), 1.0)})
+    assert found.lower is not None
+    assert found.lower.low < 0
+    assert found.difference == "5 % (0 % to 10 %) lower"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.03125, "= 0.031"), (0.0499, "= 0.0499"), (0.049996, "= 0.049996"), (0.05, "= 0.05"), (0.0501, "= 0.0501")],
+)
+def test_p_is_shown_on_its_side_of_the_level(p: float, text: str) -> None:
+    assert shown(p) == text

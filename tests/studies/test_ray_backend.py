@@ -47,3 +47,17 @@ def test_trials_are_recorded_in_the_order_in_which_they_end() -> None:
         for rate in (0.2, 0.1)  # the evaluation itself moved the first one
     ]
     assert (seen[0].key, seen[0].test_value, seen[0].seconds) == (("digits", "asha", 3), 0.6, 1.5)
+
+
+def test_nested_configs_have_a_name_for_each_number() -> None:
+    seen: list[Record] = []
+    trials = replace(training(PROBLEMS["cancer-mlp"](), RIVALS["asha"], 0), most=400.0)
+    recorder = Recorder(("digits", "asha", 3), trials, None, seen.append)
+    ended = trial(refined={"opt": {"rate": 0.2}}, loss=0.5, gradient_evaluations=100.0, seconds=1.5, status="ok")
+    ended.config = {"opt": {"rate": 0.1, "decay": 0.5}, "l2": 1.0}
+    recorder.on_trial_complete(0, [], ended)
+    ended.last_result.pop("refined")
+    recorder.on_trial_complete(0, [], ended)
+    assert [r.hyperparameters for r in seen] == [
+        {"opt/rate": rate, "opt/decay": 0.5, "l2": 1.0} for rate in (0.2, 0.1)
+    ]

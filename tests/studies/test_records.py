@@ -153,3 +153,11 @@ def test_hyperparameters_are_kept_in_short(tmp_path: Path) -> None:
     record = replace(RECORD, hyperparameters=short)
     add(tmp_path, record)
     assert read(tmp_path / "records.jsonl", Record) == [record]
+
+
+def test_nested_hyperparameters_have_a_name_for_each_value() -> None:
+    assert in_short({"opt": {"rate": 0.1, "l2": np.array([1.0, 3.0])}}) == {
+        "opt/rate": 0.1,
+        "opt/l2": "2 numbers, 1 to 3, median 2",
+    }
+    assert in_short({"layers": {0: 64}}) == {"layers": "{0: 64}"}  # which a space of Ray's may hold

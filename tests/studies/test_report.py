@@ -150,6 +150,31 @@ def test_every_trial_is_listed(tmp_path: Path) -> None:
     assert "seed 0: 2 trials, best 0.310, test 1.31, in trial 1" in page
 
 
+def test_whole_numbers_are_listed_as_they_are(tmp_path: Path) -> None:
+    point: dict[str, str | bool | int | float | None] = {"n": 123456, "most": 2**53, "seed": 2**53 + 1, "rate": 123456.7}
+    (first, *rest) = small()
+    save(tmp_path, [replace(first, hyperparameters=point, gradient_evaluations=12345678901), *rest])
+    found = json.loads(
+        next(
+            text
+            for text in re.findall(r'<script type="application/json">(.*?)</script>', write_report(tmp_path).read_text())
+            if '"most"' in text
+        )
+    )
+    row = dict(zip(found["columns"], found["rows"][0], strict=True))
+    assert {name: row[name] for name in point} == point | {"seed": "9007199254740993", "rate": 123500}
+    assert row["gradient evaluations"] == 12345678901
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
+    save(tmp_path, [replace(record, problem="c$_$", method=f"{record.method}$b^$") for record in small()])
+    assert "tpe$b^$ (n = 5)" in write_report(tmp_path).read_text()
+
+
+def test_the_table_says_by_what_it_is_sorted(tmp_path: Path) -> None:
+    assert "sorted by validation loss" in terminal(save(tmp_path, small()))
+
+
 def test_page_warns_of_lucky_draws_where_trials_have_seeds_of_their_own(tmp_path: Path) -> None:
     save(tmp_path, [*small("digits-noisy"), *small("digits-mlp")])
     assert write_report(tmp_path).read_text().count("lucky draw: go by the test loss") == 1

@@ -34,7 +34,7 @@ def test_ours_pays_where_it_is_lower_on_each_of_five_seeds() -> None:
     assert str(found) == (
         "hypergrad pays for bowl at 100 gradient evaluations: the validation loss is 3, seed by seed 50 % (50 % to "
         "52 %) lower than the 6 of tpe, the best of 2 others; it is lower on 5 of 5 seeds (p \N{LESS-THAN OR EQUAL TO} "
-        "0.031 against each). It took 1 times as long."
+        "0.031 against each). It took 1 times as long as tpe."
     )
     assert [(pairing.other, pairing.p, pairing.holm) for pairing in found.against] == [
         ("tpe", 1 / 32, 2 / 32),
@@ -74,7 +74,7 @@ def test_where_ours_is_behind_the_best_of_the_others_is_named() -> None:
         "hypergrad does not pay for bowl at 100 gradient evaluations: use tpe, the best of 2 others, with the "
         "validation loss 2; ours is 3, seed by seed 50 % (-25 % to 50 %) higher, and it is lower on 1 of 3 seeds (p = "
         f"1 that tpe is lower, allowing for 2 others). This may be chance: about {found.needed:.0f} seeds would tell. "
-        "It took 1 times as long."
+        "It took 1 times as long as tpe."
     )
 
 
@@ -92,6 +92,37 @@ def test_equal_losses_do_not_pay() -> None:
     found = verdict(runs(hypergrad=[3, 3], tpe=[3, 3]))
     assert found is not None
     assert (found.pays, found.p, found.wins) == (False, 1.0, 0)
+    assert str(found) == (
+        "hypergrad is level for bowl at 100 gradient evaluations: the validation loss is that of tpe on each of 2 seeds, "
+        "of which the median is 3. It took 1 times as long as tpe."
+    )
+
+
+def test_without_a_finite_median_no_method_has_a_result_and_none_is_to_be_used() -> None:
+    found = verdict(runs(hypergrad=[math.inf] * 3, tpe=[math.inf] * 3, random=[math.inf] * 3))
+    assert found is not None
+    assert (found.pays, found.says) == (None, "no result")
+    assert str(found) == (
+        "no method has a result for bowl at 100 gradient evaluations: the median validation loss of each is infinite."
+    )
+
+
+def test_with_infinite_losses_the_seeds_are_counted_and_the_medians_not_called_differences() -> None:
+    inf = math.inf
+    ahead = verdict(runs(hypergrad=[3, 3, inf], tpe=[2, 4, 4]))
+    assert ahead is not None
+    assert "is 3 against the 4 of tpe; it is lower on 1 of 3 seeds" in str(ahead)
+    behind = verdict(runs(hypergrad=[1, inf, 3], tpe=[2, 2, 2]))
+    assert behind is not None
+    assert "ours is 3, and it is lower on 1 of 3 seeds" in str(behind)
+    assert "seed by seed" not in f"{ahead} {behind}"
+
+
+@pytest.mark.parametrize("seconds", [(0.0, 1.0), (1.0, 0.0), (0.0, 0.0)])
+def test_of_unmeasured_times_nothing_is_said(seconds: tuple[float, float]) -> None:
+    found = verdict([run("hypergrad", 0, 1.0, seconds=seconds[0]), run("tpe", 0, 2.0, seconds=seconds[1])])
+    assert found is not None
+    assert "took" not in str(found)
 
 
 def test_the_test_loss_decides_where_there_is_one() -> None:
@@ -115,6 +146,24 @@ def test_more_budget_is_not_the_same_budget() -> None:
     assert found is not None
     assert (found.pays, found.other, found.others) == (True, "random", 1)
     assert [pairing.other for pairing in found.against] == ["random-2x", "random"]
+    assert str(found).endswith(" It took 1 times as long as random. random-2x, at twice the budget, has 0.5.")
+
+
+@pytest.mark.parametrize(
+    ("budget", "loss", "says"),
+    [
+        (BUDGET.times(3), 0.5, " far, at 300 gradient evaluations, has 0.5."),
+        (None, 0.5, " far, without a limit, has 0.5."),
+        (BUDGET.times(2), 1.0, " as long as random."),  # it is not ahead
+    ],
+)
+def test_methods_of_another_budget_are_named_where_they_are_ahead(
+    budget: Budget | None, loss: float, says: str
+) -> None:
+    others = [replace(run("far", seed, loss), budget=budget) for seed in range(5)]
+    found = verdict([*runs(hypergrad=[1] * 5, random=[2, 3, 4, 5, 6]), *others])
+    assert found is not None
+    assert str(found).endswith(says)
 
 
 def test_the_default_is_judged_and_not_the_best_of_ours() -> None:
