@@ -31,8 +31,8 @@ _TICKS = (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0)
 def write_plot(found: Mapping[str, Sequence[Ratio | None]], runs: Sequence[int], path: Path) -> Path:
     """Draw the ratios of each problem after those numbers of training runs that all of them have; return `path`.
 
-    Where no number is common to all, each problem has its own. Problems without any ratio are left out. The one on which ours is ahead most comes first. The last marker of a row
-    has its interval, and a text with the losses.
+    Where no number is common to all, each problem has its own. Problems without any ratio are left out. The one on
+    which ours is ahead most comes first. The last marker of a row has its interval, and a text with the losses.
     """
     known = {
         problem: {number: ratio for number, ratio in zip(runs, ratios, strict=True) if ratio is not None}

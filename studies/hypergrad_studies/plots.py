@@ -30,8 +30,7 @@ from hypergrad_studies.statistics import (
 # Figures are drawn in this colour. The page's own text colour replaces it, so that one figure suits all pages.
 _INK = "#123456"
 
-# Figures can be read where a narrow page shrinks them, and a "$" in a name is no formula.
-_TEXT = {"font.size": 11, "text.parse_math": False}
+_FONT = 11  # so that figures can be read where a narrow page shrinks them
 _DOTS_AN_INCH = 72  # of a figure's coordinates as SVG
 
 # For a light page and for a dark one; each can be told from its paper.
@@ -132,7 +131,7 @@ def curves(runs: Sequence[History], look: Mapping[str, Style], identifier: str) 
 
 def _panel(bands: dict[str, Band], cost: str, look: Mapping[str, Style], identifier: str) -> Panel:
     figure = Figure(figsize=(5.2, 3.9), layout="constrained")
-    with matplotlib.rc_context(_TEXT):
+    with matplotlib.rc_context({"font.size": _FONT}):
         axes = figure.subplots()
         _draw_bands(axes, bands, look)
         axes.set_xlabel(cost)
@@ -159,7 +158,7 @@ def final_losses(
     """
     order = sorted(test, key=lambda method: (quartiles(list(test[method].values())).median, method))
     figure = Figure(figsize=(8.4, 1.2 + 0.44 * len(order)), layout="constrained")
-    with matplotlib.rc_context(_TEXT):
+    with matplotlib.rc_context({"font.size": _FONT, "text.parse_math": False}):  # a "$" in a name is no formula
         axes = figure.subplots()
         dots, shown = [], list[float]()
         for row, method in enumerate(order):

@@ -38,7 +38,8 @@ class Verdict:
     - `tried`: whether any trial of ours ended within the budget.
     - `best`: ours against `other`; `against`: ours against each other method, also those of another budget. The lowest
       median loss comes first.
-    - `elsewhere`: the method of another budget that is ahead of ours the most, with its budget; None where there is none.
+    - `elsewhere`: the method of another budget that is ahead of ours the most, with its budget; None where
+      there is none.
     """
 
     pays: bool | None

@@ -58,6 +58,4 @@ def test_nested_configs_have_a_name_for_each_number() -> None:
     recorder.on_trial_complete(0, [], ended)
     ended.last_result.pop("refined")
     recorder.on_trial_complete(0, [], ended)
-    assert [r.hyperparameters for r in seen] == [
-        {"opt/rate": rate, "opt/decay": 0.5, "l2": 1.0} for rate in (0.2, 0.1)
-    ]
+    assert [r.hyperparameters for r in seen] == [{"opt/rate": rate, "opt/decay": 0.5, "l2": 1.0} for rate in (0.2, 0.1)]

@@ -151,13 +151,20 @@ def test_every_trial_is_listed(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_are_listed_as_they_are(tmp_path: Path) -> None:
-    point: dict[str, str | bool | int | float | None] = {"n": 123456, "most": 2**53, "seed": 2**53 + 1, "rate": 123456.7}
+    point: dict[str, str | bool | int | float | None] = {
+        "n": 123456,
+        "most": 2**53,
+        "seed": 2**53 + 1,
+        "rate": 123456.7,
+    }
     (first, *rest) = small()
     save(tmp_path, [replace(first, hyperparameters=point, gradient_evaluations=12345678901), *rest])
     found = json.loads(
         next(
             text
-            for text in re.findall(r'<script type="application/json">(.*?)</script>', write_report(tmp_path).read_text())
+            for text in re.findall(
+                r'<script type="application/json">(.*?)</script>', write_report(tmp_path).read_text()
+            )
             if '"most"' in text
         )
     )

@@ -93,8 +93,8 @@ def test_equal_losses_do_not_pay() -> None:
     assert found is not None
     assert (found.pays, found.p, found.wins) == (False, 1.0, 0)
     assert str(found) == (
-        "hypergrad is level for bowl at 100 gradient evaluations: the validation loss is that of tpe on each of 2 seeds, "
-        "of which the median is 3. It took 1 times as long as tpe."
+        "hypergrad is level for bowl at 100 gradient evaluations: the validation loss is that of tpe on each of 2 "
+        "seeds, of which the median is 3. It took 1 times as long as tpe."
     )
 
 
