@@ -165,8 +165,9 @@ def measure_trust(
 
 def _examples(problem: TrainingProblem, hyperparameters: Hyperparameters, key: jax.Array) -> int:
     """Return the number of losses that `valid_loss` returns, 0 for a scalar."""
-    params, statistics = jax.eval_shape(lambda: initial(problem, dict(hyperparameters), key))
-    return examples(problem, (params, statistics) if problem.has_statistics else params, dict(hyperparameters))
+    posed = problem.at(hyperparameters)
+    params, statistics = jax.eval_shape(lambda: initial(posed, dict(hyperparameters), key))
+    return examples(posed, (params, statistics) if problem.has_statistics else params, dict(hyperparameters))
 
 
 def _by_name(space: Space, at: Hyperparameters, gradient: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:

@@ -71,7 +71,7 @@ class Status(StrEnum):
 
 MESSAGES = {
     Status.OK: "",
-    Status.NAN: "a gradient or loss was NaN",
+    Status.NAN: "a gradient or loss was NaN; mostly the learning rate or a scale is too high",
     Status.OVERFLOW: "a number left the fixed-point range",
     Status.UNDERFLOW: "a number fell below the resolution of the fixed-point numbers",
     Status.DIVERGED: "the validation loss is infinite; lower the learning rate or scales",

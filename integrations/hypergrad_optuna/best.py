@@ -7,7 +7,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import attributes
-from hypergrad_optuna.hyperparameters import by_name, hyperparameters_of
+from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective, read_checkpoint
 from hypergrad_optuna.sampler import store_of
 from hypergrad_search.search.ask_tell import OVERFITTED
@@ -52,8 +52,8 @@ def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = No
     """Return the hyperparameters of a study's best trial, ready for `hypergrad_search.evaluate`.
 
     Use it in place of `study.best_params`, which holds one number in place of each array. The trial is that of
-    `best_trial`. `hyperparameters_of` says more about the result, such as how it is nested. `artifact_store` is by
-    default that of the study's sampler.
+    `best_trial`. `hyperparameters_of` says more about the result. `artifact_store` is by default that of the study's
+    sampler.
 
     Raises `ValueError` where no trial is complete, or a store is needed and missing.
 
@@ -85,7 +85,7 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
     if not isinstance(objective, Objective):
         raise ValueError(f"best_model: objective must be an Objective, got {objective!r}")
     trial, store, hosted = best_trial(study), store_of(study, artifact_store), objective.hosted
-    found = by_name(trial, store)
+    found = hyperparameters_of(trial, artifact_store=store)
     return hosted.method.params(
         hosted.problem,
         found,

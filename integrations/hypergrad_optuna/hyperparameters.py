@@ -4,15 +4,15 @@ from typing import Any
 
 from hypergrad_optuna import arrays, attributes
 from hypergrad_search.hosting import joined
-from hypergrad_search.nesting import nested
 from hypergrad_search.space import coordinates
 
 
 def hyperparameters_of(trial: attributes.AnyTrial, *, artifact_store: Any | None = None) -> dict[str, Any]:
     """Return the hyperparameters whose loss is a trial's value: numbers, arrays and categoricals, by name.
 
-    Arrays are whole, whichever sampler chose them. A parameter named `"opt/rate"` is `{"opt": {"rate": ...}}`. Where
-    the evaluation itself moved the hyperparameters, as with `Hypernet`, the result holds the values where it ended.
+    Arrays are whole, whichever sampler chose them. Those of a nested space have their paths for names, such as
+    `"opt/rate"`. Where the evaluation itself moved the hyperparameters, as with `Hypernet`, the result holds the values
+    where it ended.
 
     Args:
         trial: a finished trial, or one whose objective has been evaluated.
@@ -27,11 +27,6 @@ def hyperparameters_of(trial: attributes.AnyTrial, *, artifact_store: Any | None
         ['l2', 'rate']
     """
     attributes.check_trial("hyperparameters_of", trial)
-    return nested(by_name(trial, artifact_store))
-
-
-def by_name(trial: attributes.AnyTrial, artifact_store: Any | None) -> dict[str, Any]:
-    """Return what `hyperparameters_of` returns, with one dict for all names."""
     own = {name: arrays.read(trial, name, artifact_store) for name in arrays.shapes(trial)}
     elements = {key for name, array in own.items() for key in coordinates(name, array.shape)}
     others = {name: value for name, value in trial.params.items() if name not in elements}

@@ -12,7 +12,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 from hypergrad_optuna import arrays, attributes
 from hypergrad_optuna.attributes import AnyTrial
 from hypergrad_optuna.distributions import own_space
-from hypergrad_optuna.hyperparameters import by_name
+from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.report import report_gradient
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_optuna.suggest import has_array, recorded_array, suggest_array
@@ -114,7 +114,7 @@ class Objective:
         store = self.artifact_store if sampler is None else sampler.artifact_store
         left = read_checkpoint(trial, store) if isinstance(trial, FrozenTrial) else None
         if left is not None:
-            ended = by_name(trial, store)
+            ended = hyperparameters_of(trial, artifact_store=store)
             space = as_given(self.hosted.liftable, ended)
             return self.hosted.method.value(self.hosted.problem, ended, key=self.key_of(trial), space=space, left=left)
 

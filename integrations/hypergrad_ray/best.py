@@ -11,7 +11,7 @@ from hypergrad_ray.domains import own_space
 from hypergrad_ray.large_array import read_from
 from hypergrad_ray.param_space import check_names, join
 from hypergrad_search.checks import shown
-from hypergrad_search.nesting import flat, nested
+from hypergrad_search.nesting import flat
 from hypergrad_search.search.ask_tell import OVERFITTED
 
 
@@ -24,7 +24,7 @@ def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Mappin
 
     Args:
         results: the return value of `Tuner.fit` or `tune.run`, with a metric and a mode.
-        space: the space of the searcher and the trainable. Where it has dicts within it, so has the result.
+        space: the space of the searcher and the trainable. Where it is nested, names are paths, such as `"opt/rate"`.
 
     Raises:
         ValueError: an argument does not fit, the run has no metric or mode, no trial has a finite metric, or the best
@@ -40,7 +40,7 @@ def best_hyperparameters(results: ResultGrid | ExperimentAnalysis, space: Mappin
     best = _best_trial(analysis)
     if best.storage is not None:
         read_from(best.storage.storage_filesystem, best.storage.experiment_fs_path)
-    return nested(join(own, {**flat(best.config), **flat(best.last_result.get("refined", {}))}))
+    return join(own, {**flat(best.config), **flat(best.last_result.get("refined", {}))})
 
 
 def _best_trial(analysis: ExperimentAnalysis) -> Trial:

@@ -352,7 +352,7 @@ def test_a_second_evaluation_does_not_compile_again() -> None:
         ({"valid_loss": lambda p, h: p[:0]}, r"valid_loss must return .*, got shape \(0,\)"),
         (
             {"valid_loss": lambda p, h: jnp.int32(p[0])},
-            r"valid_loss must return .* got shape \(\) and dtype int32; make it floating-point",
+            r"valid_loss must return .* got shape \(\) and dtype int32; return a smooth loss",
         ),
         (
             {"valid_loss": lambda p, h: (p, p)},

@@ -91,9 +91,9 @@ def test_nested_hyperparameters_are_searched_by_their_paths() -> None:
     assert any(g is not None and g.keys() == {"opt/rate", "model/target", "l2"} for g in gradients)
 
     best = best_hyperparameters(study)
-    assert set(best) == {"opt", "model", "l2"}
-    assert best["model"]["target"].shape == (2,)
-    assert isinstance(best["opt"]["steps"], int)
+    assert best.keys() == trial.params.keys()
+    assert best["model/target"].shape == (2,)
+    assert isinstance(best["opt/steps"], int)
     assert objective(trial) == trial.value
     assert objective(FixedTrial(best)) == trial.value
     assert best_model(study, objective).shape == (2,)
@@ -107,8 +107,26 @@ def test_the_best_hyperparameters_are_ready_for_evaluate() -> None:
         "model": {"kind": Categorical(["plain", None]), "target": Float(-1.0, 1.0, shape=(2,))},
         "l2": Float(0.0, 1.0),
     }
-    found = evaluate(posed, best_hyperparameters(study), space=space, key=jax.random.key(0))
+    best = best_hyperparameters(study)
+    found = evaluate(posed, best, space=space, key=jax.random.key(0))
     assert found.value == study.best_value
+    study.enqueue_trial(best)
+    study.optimize(Objective(posed, NESTED), n_trials=1)
+    assert study.trials[-1].value == study.best_value
+
+
+def test_names_of_a_users_own_may_look_like_paths() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_categorical("clf", ["svm"])
+        return trial.suggest_float("clf/C", 0.0, 1.0)
+
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    study.optimize(objective, n_trials=3)
+    best = best_hyperparameters(study)
+    assert best == study.best_params
+    study.enqueue_trial(best)
+    study.optimize(objective, n_trials=1)
+    assert study.trials[-1].value == study.best_value
 
 
 def test_other_samplers_see_each_coordinate_by_its_path() -> None:
@@ -116,7 +134,7 @@ def test_other_samplers_see_each_coordinate_by_its_path() -> None:
     assert {"model/target[0]", "model/target[1]", "opt/rate"} <= study.trials[0].params.keys()
     found = hyperparameters_of(study.trials[0])
     np.testing.assert_array_equal(
-        found["model"]["target"], [study.trials[0].params[f"model/target[{i}]"] for i in range(2)]
+        found["model/target"], [study.trials[0].params[f"model/target[{i}]"] for i in range(2)]
     )
 
 
@@ -130,8 +148,8 @@ def test_nested_hyperparameters_can_be_enqueued() -> None:
     study.enqueue_trial(point)
     study.optimize(Objective(problem(), NESTED), n_trials=1)
     found = hyperparameters_of(study.trials[0])
-    np.testing.assert_array_equal(found["model"].pop("target"), point["model"].pop("target"))  # type: ignore[attr-defined]  # it is a dict
-    assert found == point
+    np.testing.assert_array_equal(found.pop("model/target"), [0.5, -0.5])
+    assert found == {"opt/rate": 0.1, "opt/steps": 6, "model/kind": "plain", "l2": 0.25}
 
 
 def test_nested_numbers_are_lifted() -> None:
@@ -144,7 +162,7 @@ def test_nested_numbers_are_lifted() -> None:
         steps=5,
     )
     study = study_of(Objective(lifting, {"opt": {"rate": FloatDistribution(1e-3, 0.3, log=True)}}), 8)
-    assert any(np.shape(hyperparameters_of(t)["opt"]["rate"]) == (1, 5) for t in study.trials)
+    assert any(np.shape(hyperparameters_of(t)["opt/rate"]) == (1, 5) for t in study.trials)
 
 
 def test_nested_trials_can_be_trained_in_batches() -> None:

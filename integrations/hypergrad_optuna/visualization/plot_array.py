@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from hypergrad_optuna import attributes
 from hypergrad_optuna.best import best_trial
-from hypergrad_optuna.hyperparameters import by_name
+from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.sampler import store_of
 from hypergrad_optuna.visualization.drawing import IMAGE_COLOURS, plain, plotly, ticks, with_titles
 from hypergrad_search.checks import shown, whole_number
@@ -67,7 +67,7 @@ def plot_array(
     go, subplots = plotly("plot_array")
     attributes.check_study("plot_array", study)
     trial = best_trial(study)
-    found = by_name(trial, store_of(study, artifact_store))
+    found = hyperparameters_of(trial, artifact_store=store_of(study, artifact_store))
     if np.ndim(found.get(name, 0)) == 0:
         known = sorted(n for n, value in found.items() if np.ndim(value))
         raise ValueError(

@@ -9,7 +9,7 @@ import optuna
 
 from hypergrad_optuna import attributes
 from hypergrad_optuna.best import best_trial
-from hypergrad_optuna.hyperparameters import by_name
+from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
 from hypergrad_optuna.sampler import store_of
 from hypergrad_optuna.visualization.drawing import BLACK, COLOURS, plain, plotly, with_titles
@@ -48,7 +48,7 @@ def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store:
     if not isinstance(objective, Objective):
         raise ValueError(f"plot_schedules: objective must be an Objective, got {objective!r}")
     trial = best_trial(study)
-    found = by_name(trial, store_of(study, artifact_store))
+    found = hyperparameters_of(trial, artifact_store=store_of(study, artifact_store))
     schedules = _schedules(objective, found)
     if not schedules:
         raise ValueError(

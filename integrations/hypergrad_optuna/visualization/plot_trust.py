@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 
 from hypergrad_optuna import attributes
 from hypergrad_optuna.best import best_trial
-from hypergrad_optuna.hyperparameters import by_name
+from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
 from hypergrad_optuna.sampler import store_of
 from hypergrad_optuna.visualization.drawing import BLUE, ORANGE, VERMILION, plain, plotly, with_titles
@@ -115,7 +115,7 @@ def _norms(objective: Objective, trial: FrozenTrial, store: Any | None) -> tuple
     hosted = objective.hosted
     if isinstance(hosted.problem, FunctionProblem):
         raise ValueError("plot_trust: a function has no adjoint by steps; objective must train a TrainingProblem")
-    found = by_name(trial, store)
+    found = hyperparameters_of(trial, artifact_store=store)
     held_back = attributes.wanted(trial).held_back(hosted.liftable)
     evaluation = evaluate(
         hosted.problem,

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from hypergrad_optuna import arrays, attributes
 from hypergrad_optuna.best import best_trial
-from hypergrad_optuna.hyperparameters import by_name
+from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
 from hypergrad_optuna.sampler import store_of
 from hypergrad_optuna.visualization.drawing import plotly
@@ -141,7 +141,7 @@ def _of_trial(trial: FrozenTrial, store: Any | None) -> str:
         f"- {_losses(trial).capitalize()}.",
         *([f"- {message}."] if message else []),
     ]
-    for name, value in by_name(trial, store).items():
+    for name, value in hyperparameters_of(trial, artifact_store=store).items():
         if np.ndim(value):
             lines.append(f"- `{name}`: {arrays.described(np.asarray(value))}.")
         else:
