@@ -51,8 +51,7 @@ def write_plot(found: Mapping[str, Sequence[Ratio | None]], runs: Sequence[int],
             _draw_row(axes, y, rows[problem], sizes)
         _dress(axes, order, [r for row in rows.values() for r in row.values()])
         _legend(axes, sizes)
-        text = _svg(figure)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(_svg(figure), encoding="utf-8")
     return path
 
 
