@@ -171,8 +171,8 @@ def test_a_study_of_another_sampler_is_saved(shown: Shown, tmp_path: Path) -> No
 def test_a_missing_cost_counts_as_in_the_picture_of_costs(shown: Shown) -> None:
     study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
     study.add_trials(shown.study.trials)
-    study.add_trial(_copy(shown.study.trials[0], **{"hypergrad:cost": None}))
-    study.add_trial(_copy(shown.study.trials[0], **{"hypergrad:cost": None, "hypergrad:gradient": {"l2": 0.0}}))
+    study.add_trial(_copy(shown.study.trials[0], reported={"hypergrad:cost": None}))
+    study.add_trial(_copy(shown.study.trials[0], reported={"hypergrad:cost": None, "hypergrad:gradient": {"l2": 0.0}}))
     save_to_dashboard(study, shown.objective)
     spent = sum(line.y[-1] for line in plot_cost_shares(study).data[:2])
     known = sum(trial.user_attrs["hypergrad:cost"] for trial in shown.study.trials)
@@ -180,13 +180,13 @@ def test_a_missing_cost_counts_as_in_the_picture_of_costs(shown: Shown) -> None:
     assert f"**Cost:** {spent:,.0f} gradient evaluations" in get_note(study)
 
 
-def _copy(trial: FrozenTrial, value: float | None = None, **reported: Any) -> FrozenTrial:
+def _copy(trial: FrozenTrial, *, value: float | None = None, reported: dict[str, Any] | None = None) -> FrozenTrial:
     """Return a finished trial with another value, or with other user attributes."""
     return optuna.create_trial(
         value=trial.value if value is None else value,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={**trial.user_attrs, **reported},
+        user_attrs={**trial.user_attrs, **(reported or {})},
         system_attrs=trial.system_attrs,
     )
 

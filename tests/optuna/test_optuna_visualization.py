@@ -5,7 +5,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -214,7 +214,9 @@ def test_a_study_that_maximises_keeps_steps_that_go_up() -> None:
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_steps_are_held_against_what_the_search_knows_of_their_parent(direction: str) -> None:
+def test_steps_are_held_against_what_the_search_knows_of_their_parent(
+    direction: Literal["minimize", "maximize"],
+) -> None:
     """A lucky value is averaged with those of later looks at its point, and steps must beat the average."""
     sign = -1 if direction == "maximize" else 1
     after_the_look = iter([2.5, 1.5])  # the average is 2
@@ -316,6 +318,7 @@ def test_both_losses_have_the_same_axis(losses: list[float], kind: str) -> None:
     study = optuna.create_study()
     for loss in losses:
         study.add_trial(optuna.create_trial(value=1.0, user_attrs={"hypergrad:cross_validated": loss}))
+    study.add_trial(optuna.create_trial(value=1.0, user_attrs={"hypergrad:cross_validated": math.inf}))
     figure = plot_held_back(study)
     equal, layout = figure.data[0], figure.layout
     assert (layout.xaxis.type, layout.yaxis.type) == (kind, kind)

@@ -44,19 +44,18 @@ def plot_held_back(study: optuna.Study) -> Any:
     """
     go, _ = plotly("plot_held_back")
     check_study("plot_held_back", study)
+    pairs = [(trial, kind, trial.user_attrs.get(attributes.CROSS_VALIDATED)) for trial, kind in kinds_of(study)]
     drawn = [
-        (trial, kind, trial.user_attrs[attributes.CROSS_VALIDATED])
-        for trial, kind in kinds_of(study)
-        if trial.value is not None
-        and math.isfinite(trial.value)
-        and trial.user_attrs.get(attributes.CROSS_VALIDATED) is not None
+        (trial, kind, loss)
+        for trial, kind, loss in pairs
+        if trial.value is not None and math.isfinite(trial.value) and loss is not None and math.isfinite(loss)
     ]
     if not drawn:
         raise ValueError(
             "plot_held_back: no trial has a held-back loss; return the losses of examples from valid_loss, and lift a "
             "number, as in Float(1e-6, 1.0, log=True, lift=(64, 10))"
         )
-    numbers = [float(number) for trial, _, loss in drawn for number in (trial.value, loss)]
+    numbers = [float(number) for trial, _, loss in drawn for number in (trial.value or 0.0, loss)]
     kind_of_axis = axis_type(numbers)
     spaced = np.geomspace if kind_of_axis == "log" else np.linspace
     equal = spaced(min(numbers), max(numbers), _POINTS).tolist()

@@ -140,9 +140,10 @@ def _why_not(lowest: FrozenTrial) -> str:
 
 def _of_trials(study: optuna.Study, best: FrozenTrial, store: Any | None) -> Iterator[tuple[optuna.Trial, str]]:
     """Yield each trial that has a note or gets one, and what it gets: nothing unless it is the best one."""
-    # The dashboard's functions take no finished trial. A running one calls its sampler, which this one ignores.
+    # The dashboard takes a `Trial`, which calls its study's sampler when it is made. The study's own may fail then, as
+    # the trial has finished; this one does nothing.
     view = optuna.Study(study.study_name, study._storage, sampler=RandomSampler())
-    known = study._storage.get_study_system_attrs(study._study_id)  # asking for each trial's note would read all anew
+    known = study._storage.get_study_system_attrs(study._study_id)  # `get_note` would read all of it for each trial
     for trial in study.get_trials(deepcopy=False):
         if trial.number == best.number:
             yield optuna.Trial(view, trial._trial_id), _of_trial(best, store)
