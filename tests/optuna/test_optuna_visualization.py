@@ -313,11 +313,13 @@ def test_held_back_losses_stand_against_those_on_the_whole(study: optuna.Study) 
     assert layout.xaxis.type == layout.yaxis.type
 
 
+@pytest.mark.parametrize("wide", ["whole", "held back"])
 @pytest.mark.parametrize(("losses", "kind"), [([0.5, 40.0], "log"), ([0.5, 2.0], "linear"), ([-0.5, 40.0], "linear")])
-def test_both_losses_have_the_same_axis(losses: list[float], kind: str) -> None:
+def test_both_losses_have_the_same_axis(losses: list[float], kind: str, wide: str) -> None:
     study = optuna.create_study()
     for loss in losses:
-        study.add_trial(optuna.create_trial(value=1.0, user_attrs={"hypergrad:cross_validated": loss}))
+        whole, held_back = (loss, 1.0) if wide == "whole" else (1.0, loss)
+        study.add_trial(optuna.create_trial(value=whole, user_attrs={"hypergrad:cross_validated": held_back}))
     study.add_trial(optuna.create_trial(value=1.0, user_attrs={"hypergrad:cross_validated": math.inf}))
     figure = plot_held_back(study)
     equal, layout = figure.data[0], figure.layout
