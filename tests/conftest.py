@@ -168,6 +168,14 @@ def _keep_precision(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.fail(f"{name} left jax_enable_x64 changed; use `with jax.enable_x64(...)`", pytrace=False)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Let JAX forget what the tests of a file have compiled; a process has 65,530 memory maps, and dies without one."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+
+
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator["Cluster"]:
     """Yield two nodes of Ray on one machine, with one CPU each."""

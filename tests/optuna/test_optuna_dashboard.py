@@ -15,10 +15,11 @@ from typing import Any
 import jax.numpy as jnp
 import optuna
 import pytest
-from optuna_dashboard import save_note  # type: ignore[import-untyped]  # it has no py.typed
+from optuna.trial import FrozenTrial
+from optuna_dashboard import get_note, save_note  # type: ignore[import-untyped]  # it has no py.typed
 
 from hypergrad_optuna import HypergradSampler, Objective, best_trial
-from hypergrad_optuna.visualization import plot_array, plot_chains, plot_trust, save_to_dashboard
+from hypergrad_optuna.visualization import plot_array, plot_chains, plot_cost_shares, plot_trust, save_to_dashboard
 from hypergrad_search import Float, TrainingProblem, adamw
 
 PICTURES = {"chains", "cost-shares", "held-back", "schedules", "trust", "array-l2", "array-rate-of-all"}
@@ -129,10 +130,65 @@ def test_a_lowest_value_that_overfitted_is_explained(shown: Shown) -> None:
     overfitted = optuna.create_trial(value=-1.0, user_attrs={"hypergrad:status": "overfitted"})
     copy.add_trial(overfitted)
     save_to_dashboard(copy, shown.objective)
-    from optuna_dashboard import get_note
-
     lowest = len(copy.trials) - 1
     assert f"Trial {lowest} has the best value, -1, but its status is overfitted" in get_note(copy)
+
+
+def test_only_the_best_trial_is_noted_as_such(shown: Shown) -> None:
+    study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
+    study.add_trials(shown.study.trials)
+    first, other = best_trial(study).number, next(n for n in range(12) if n != best_trial(study).number)
+    running = [optuna.Trial(study, trial._trial_id) for trial in study.trials]  # the sampler is not this package's
+    save_note(running[first], "I like this one.")
+    save_note(running[other], "## Mine\n\nNot this one.  ")
+    save_to_dashboard(study, shown.objective)
+    assert get_note(running[first]).startswith(
+        "I like this one.\n\n## Found by hypergrad-search\n\nThis is the study's"
+    )
+    study.add_trial(_copy(study.trials[first], value=-1.0))
+    save_to_dashboard(study, shown.objective)
+    study.add_trial(_copy(study.trials[first], value=-2.0))
+    save_to_dashboard(study, shown.objective)
+    notes = [get_note(optuna.Trial(study, trial._trial_id)) for trial in study.trials]
+    assert best_trial(study).number == 13
+    assert notes[13].startswith("## Found by hypergrad-search\n\nThis is the study's best trial")
+    assert {number: note for number, note in enumerate(notes[:13]) if note} == {
+        first: "I like this one.",
+        other: "## Mine\n\nNot this one.  ",
+    }
+
+
+def test_a_study_of_another_sampler_is_saved(shown: Shown, tmp_path: Path) -> None:
+    """A finished trial of another sampler's study is none that HypergradSampler may still write to."""
+    url, objective = f"sqlite:///{tmp_path / 'study.db'}", shown.objective
+    begun = optuna.create_study(storage=url, study_name="s", sampler=optuna.samplers.TPESampler(seed=0))
+    begun.optimize(objective, n_trials=3)
+    study = optuna.load_study(storage=url, study_name="s", sampler=HypergradSampler())
+    assert "hypergrad-chains" in save_to_dashboard(study, objective)
+    assert get_note(optuna.Trial(begun, best_trial(begun)._trial_id)).startswith("## Found by hypergrad-search")
+
+
+def test_a_missing_cost_counts_as_in_the_picture_of_costs(shown: Shown) -> None:
+    study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
+    study.add_trials(shown.study.trials)
+    study.add_trial(_copy(shown.study.trials[0], reported={"hypergrad:cost": None}))
+    study.add_trial(_copy(shown.study.trials[0], reported={"hypergrad:cost": None, "hypergrad:gradient": {"l2": 0.0}}))
+    save_to_dashboard(study, shown.objective)
+    spent = sum(line.y[-1] for line in plot_cost_shares(study).data[:2])
+    known = sum(trial.user_attrs["hypergrad:cost"] for trial in shown.study.trials)
+    assert spent > known
+    assert f"**Cost:** {spent:,.0f} gradient evaluations" in get_note(study)
+
+
+def _copy(trial: FrozenTrial, *, value: float | None = None, reported: dict[str, Any] | None = None) -> FrozenTrial:
+    """Return a finished trial with another value, or with other user attributes."""
+    return optuna.create_trial(
+        value=trial.value if value is None else value,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={**trial.user_attrs, **(reported or {})},
+        system_attrs=trial.system_attrs,
+    )
 
 
 @pytest.mark.slow

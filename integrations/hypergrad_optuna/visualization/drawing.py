@@ -13,6 +13,9 @@ GREY, BLACK = "#8C8C8C", "#000000"
 #: The colours of images; they look alike to people with any kind of colour vision (Nunez et al. 2018).
 IMAGE_COLOURS = "Cividis"
 
+#: Figures of this package have this as their layout's `meta`, which Plotly keeps and does not draw.
+OWN = "hypergrad_optuna.visualization"
+
 #: Positive values whose largest is at least this many times the smallest are drawn on a logarithmic axis.
 _WIDE = 10.0
 
@@ -62,6 +65,7 @@ def with_titles(figure: Any, title: str, *lines: str) -> Any:
     figure.update_layout(
         title={"text": "<br>".join([title, *small]), "x": 0, "xref": "paper", "font": {"size": 16}},
         colorway=COLOURS,
+        meta=OWN,
         legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0},
         margin={"l": 60, "r": 20, "t": 60 + 16 * len(small), "b": 110},
     )

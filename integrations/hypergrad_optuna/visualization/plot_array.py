@@ -9,10 +9,10 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
 
-from hypergrad_optuna import attributes
 from hypergrad_optuna.best import best_trial
 from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.sampler import store_of
+from hypergrad_optuna.visualization.arguments import check_study
 from hypergrad_optuna.visualization.drawing import IMAGE_COLOURS, plain, plotly, ticks, with_titles
 from hypergrad_search.checks import shown, whole_number
 from hypergrad_search.hosting import is_coordinate
@@ -48,7 +48,8 @@ def plot_array(
 
     Raises:
         ImportError: Plotly is missing.
-        ValueError: no trial is complete, the best one has no array of this name, or no axes of the array fit `shape`.
+        ValueError: no trial is complete, the best one has no array of this name, no axes of the array fit `shape`, or
+            the study has several objectives.
 
     Example:
         >>> import numpy as np, optuna
@@ -65,7 +66,7 @@ def plot_array(
         [(8, 8), (8, 8)]
     """
     go, subplots = plotly("plot_array")
-    attributes.check_study("plot_array", study)
+    check_study("plot_array", study)
     trial = best_trial(study)
     found = hyperparameters_of(trial, artifact_store=store_of(study, artifact_store))
     if np.ndim(found.get(name, 0)) == 0:

@@ -7,6 +7,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from hypergrad_optuna import attributes
+from hypergrad_optuna.visualization.arguments import check_study
 from hypergrad_optuna.visualization.drawing import (
     COLOURS,
     GREEN,
@@ -43,7 +44,7 @@ def plot_chains(study: optuna.Study) -> Any:
 
     Raises:
         ImportError: Plotly is missing.
-        ValueError: no trial has a finite value.
+        ValueError: no trial has a finite value, or the study has several objectives.
 
     Example:
         >>> import optuna
@@ -60,7 +61,7 @@ def plot_chains(study: optuna.Study) -> Any:
         10
     """
     go, _ = plotly("plot_chains")
-    attributes.check_study("plot_chains", study)
+    check_study("plot_chains", study)
     finished = kinds_of(study)
     drawn = [(trial, kind) for trial, kind in finished if trial.value is not None and math.isfinite(trial.value)]
     if not drawn:

@@ -6,10 +6,9 @@ from typing import Any
 
 import optuna
 
-from hypergrad_optuna import attributes
+from hypergrad_optuna.visualization.arguments import check_study
 from hypergrad_optuna.visualization.drawing import BLUE, VERMILION, plotly, with_titles
-from hypergrad_optuna.visualization.steps import Kind, kinds_of
-from hypergrad_search.search.ask_tell import cost_of
+from hypergrad_optuna.visualization.steps import Kind, cost_of_trial, kinds_of
 
 
 def plot_cost_shares(study: optuna.Study) -> Any:
@@ -28,7 +27,7 @@ def plot_cost_shares(study: optuna.Study) -> Any:
 
     Raises:
         ImportError: Plotly is missing.
-        ValueError: no trial has finished.
+        ValueError: no trial has finished, or the study has several objectives.
 
     Example:
         >>> import optuna
@@ -44,15 +43,12 @@ def plot_cost_shares(study: optuna.Study) -> Any:
         300.0
     """
     go, subplots = plotly("plot_cost_shares")
-    attributes.check_study("plot_cost_shares", study)
+    check_study("plot_cost_shares", study)
     finished = kinds_of(study)
     if not finished:
         raise ValueError("plot_cost_shares: no trial has finished; run study.optimize(objective, n_trials=...) first")
     numbers = [trial.number for trial, _ in finished]
-    costs = [
-        cost_of(t.user_attrs.get(attributes.COST), has_gradient=t.user_attrs.get(attributes.GRADIENT) is not None)
-        for t, _ in finished
-    ]
+    costs = [cost_of_trial(trial) for trial, _ in finished]
     totals = _so_far(costs)
     figure = subplots.make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     explores = [kind == Kind.EXPLORED for _, kind in finished]

@@ -3,13 +3,17 @@
 import math
 from typing import Any
 
+import numpy as np
 import optuna
 
 from hypergrad_optuna import attributes
 from hypergrad_optuna.best import best_trial
+from hypergrad_optuna.visualization.arguments import check_study
 from hypergrad_optuna.visualization.drawing import BLACK, GREEN, GREY, ORANGE, VERMILION, axis_type, plotly, with_titles
 from hypergrad_optuna.visualization.steps import Kind, hover_of, kinds_of
 
+#: The line where both losses are equal has so many points, so that it is right on axes of any type.
+_POINTS = 50
 _COLOURS = {Kind.EXPLORED: GREY, Kind.KEPT: GREEN, Kind.REFUSED: VERMILION, Kind.AGAIN: ORANGE}
 
 
@@ -30,7 +34,7 @@ def plot_held_back(study: optuna.Study) -> Any:
 
     Raises:
         ImportError: Plotly is missing.
-        ValueError: no trial has a held-back loss.
+        ValueError: no trial has a held-back loss, or the study has several objectives.
 
     Example:
         >>> from hypergrad_optuna.visualization import plot_held_back
@@ -39,25 +43,26 @@ def plot_held_back(study: optuna.Study) -> Any:
         'Held-back loss'
     """
     go, _ = plotly("plot_held_back")
-    attributes.check_study("plot_held_back", study)
+    check_study("plot_held_back", study)
+    pairs = [(trial, kind, trial.user_attrs.get(attributes.CROSS_VALIDATED)) for trial, kind in kinds_of(study)]
     drawn = [
-        (trial, kind, trial.user_attrs[attributes.CROSS_VALIDATED])
-        for trial, kind in kinds_of(study)
-        if trial.value is not None
-        and math.isfinite(trial.value)
-        and trial.user_attrs.get(attributes.CROSS_VALIDATED) is not None
+        (trial, kind, loss)
+        for trial, kind, loss in pairs
+        if trial.value is not None and math.isfinite(trial.value) and loss is not None and math.isfinite(loss)
     ]
     if not drawn:
         raise ValueError(
             "plot_held_back: no trial has a held-back loss; return the losses of examples from valid_loss, and lift a "
             "number, as in Float(1e-6, 1.0, log=True, lift=(64, 10))"
         )
-    values = [float(trial.value or 0.0) for trial, _, _ in drawn]
-    ends = [min(values), max(values)]
+    numbers = [float(number) for trial, _, loss in drawn for number in (trial.value or 0.0, loss)]
+    kind_of_axis = axis_type(numbers)
+    spaced = np.geomspace if kind_of_axis == "log" else np.linspace
+    equal = spaced(min(numbers), max(numbers), _POINTS).tolist()
     figure = go.Figure(
         go.Scatter(
-            x=ends,
-            y=ends,
+            x=equal,
+            y=equal,
             mode="lines",
             name="both are equal",
             line={"color": BLACK, "dash": "dash", "width": 1},
@@ -77,8 +82,8 @@ def plot_held_back(study: optuna.Study) -> Any:
                 hovertemplate="%{text}<extra></extra>",
             )
             figure.add_trace(points)
-    figure.update_xaxes(title="loss on the whole validation set", type=axis_type(values))
-    figure.update_yaxes(title="loss on what was held back", type=axis_type([loss for _, _, loss in drawn]))
+    figure.update_xaxes(title="loss on the whole validation set", type=kind_of_axis)
+    figure.update_yaxes(title="loss on what was held back", type=kind_of_axis)
     best = best_trial(study)
     held_back = best.user_attrs.get(attributes.CROSS_VALIDATED)
     known = f"trial {best.number}: whole {best.value:.3g}, held back {held_back:.3g}" if held_back else ""

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import optuna
 
-from hypergrad_optuna import attributes
 from hypergrad_optuna.best import best_trial
 from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
 from hypergrad_optuna.sampler import store_of
+from hypergrad_optuna.visualization.arguments import check_names, check_objective, check_study
 from hypergrad_optuna.visualization.drawing import BLACK, COLOURS, plain, plotly, with_titles
 from hypergrad_search import Float, Optimizer, TrainingProblem, fit_warmup_cosine, warmup_cosine
 from hypergrad_search.optimizers import leaves_of
@@ -35,7 +35,8 @@ def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store:
 
     Raises:
         ImportError: Plotly is missing.
-        ValueError: no trial is complete, or the best one has no schedule that a setting of the optimizer uses.
+        ValueError: no trial is complete, the best one has no schedule that a setting of the optimizer uses, the study
+            has several objectives, or `objective` is that of another study.
 
     Example:
         >>> from hypergrad_optuna.visualization import plot_schedules
@@ -44,11 +45,11 @@ def plot_schedules(study: optuna.Study, objective: Objective, *, artifact_store:
         ['all', 'nearest warm-up and cosine']
     """
     go, subplots = plotly("plot_schedules")
-    attributes.check_study("plot_schedules", study)
-    if not isinstance(objective, Objective):
-        raise ValueError(f"plot_schedules: objective must be an Objective, got {objective!r}")
+    check_study("plot_schedules", study)
+    check_objective("plot_schedules", objective)
     trial = best_trial(study)
     found = hyperparameters_of(trial, artifact_store=store_of(study, artifact_store))
+    check_names("plot_schedules", objective, found)
     schedules = _schedules(objective, found)
     if not schedules:
         raise ValueError(

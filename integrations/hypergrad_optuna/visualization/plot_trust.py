@@ -11,6 +11,7 @@ from hypergrad_optuna.best import best_trial
 from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
 from hypergrad_optuna.sampler import store_of
+from hypergrad_optuna.visualization.arguments import check_names, check_objective, check_study
 from hypergrad_optuna.visualization.drawing import BLUE, ORANGE, VERMILION, plain, plotly, with_titles
 from hypergrad_search import Fold, evaluate
 from hypergrad_search.from_function import FunctionProblem
@@ -45,7 +46,8 @@ def plot_trust(
 
     Raises:
         ImportError: Plotly is missing.
-        ValueError: no trial is complete, or the trial's evaluation has no adjoint.
+        ValueError: no trial is complete, the trial's evaluation has no adjoint, the study has several objectives, or
+            `objective` is that of another study.
 
     Example:
         >>> import jax.numpy as jnp, optuna
@@ -68,9 +70,8 @@ def plot_trust(
         (0, 10, 1.0)
     """
     go, _ = plotly("plot_trust")
-    attributes.check_study("plot_trust", study)
-    if not isinstance(objective, Objective):
-        raise ValueError(f"plot_trust: objective must be an Objective, got {objective!r}")
+    check_study("plot_trust", study)
+    check_objective("plot_trust", objective)
     if trial is not None and not isinstance(trial, FrozenTrial):
         raise ValueError(f"plot_trust: trial must be a finished trial such as study.trials[0], got {trial!r}")
     trial = best_trial(study) if trial is None else trial
@@ -116,6 +117,7 @@ def _norms(objective: Objective, trial: FrozenTrial, store: Any | None) -> tuple
     if isinstance(hosted.problem, FunctionProblem):
         raise ValueError("plot_trust: a function has no adjoint by steps; objective must train a TrainingProblem")
     found = hyperparameters_of(trial, artifact_store=store)
+    check_names("plot_trust", objective, found)
     held_back = attributes.wanted(trial).held_back(hosted.liftable)
     evaluation = evaluate(
         hosted.problem,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
 
 from hypergrad_optuna import arrays, attributes
@@ -15,6 +16,7 @@ from hypergrad_optuna.best import best_trial
 from hypergrad_optuna.hyperparameters import hyperparameters_of
 from hypergrad_optuna.objective import Objective
 from hypergrad_optuna.sampler import store_of
+from hypergrad_optuna.visualization.arguments import check_names, check_objective, check_study
 from hypergrad_optuna.visualization.drawing import plotly
 from hypergrad_optuna.visualization.plot_array import plot_array
 from hypergrad_optuna.visualization.plot_chains import plot_chains
@@ -22,7 +24,7 @@ from hypergrad_optuna.visualization.plot_cost_shares import plot_cost_shares
 from hypergrad_optuna.visualization.plot_held_back import plot_held_back
 from hypergrad_optuna.visualization.plot_schedules import plot_schedules
 from hypergrad_optuna.visualization.plot_trust import plot_trust
-from hypergrad_optuna.visualization.steps import Kind, kinds_of
+from hypergrad_optuna.visualization.steps import Kind, cost_of_trial, kinds_of
 
 #: What is written into notes begins with this line, and replaces what was written before; the user's words above stay.
 HEADING = "## Found by hypergrad-search"
@@ -38,7 +40,8 @@ def save_to_dashboard(study: optuna.Study, objective: Objective, *, artifact_sto
     10,000 numbers included; the dashboard shows them among the study's plots. A note of the study says what was found:
     the best value and what was held back of it, which numbers became arrays, and how trials ended. A note of the best
     trial says its hyperparameters. Call it again when more trials have ended: it replaces what it has saved, and keeps
-    what you have written above it. It evaluates the best trial once more, as `plot_trust` does.
+    what you have written above it. Another trial that was the best one then loses what was saved of it. The best trial
+    is evaluated once more, as `plot_trust` does.
 
     Args:
         study: the study, whose storage the dashboard reads.
@@ -50,7 +53,8 @@ def save_to_dashboard(study: optuna.Study, objective: Objective, *, artifact_sto
 
     Raises:
         ImportError: Optuna Dashboard or Plotly is missing.
-        ValueError: no trial is complete, or an argument is of another kind.
+        ValueError: no trial is complete, the study has several objectives, `objective` is that of another study, or an
+            argument is of another kind.
 
     Example:
         >>> from hypergrad_optuna.visualization import save_to_dashboard
@@ -69,10 +73,10 @@ def save_to_dashboard(study: optuna.Study, objective: Objective, *, artifact_sto
         raise ImportError(
             "save_to_dashboard needs Optuna Dashboard: pip install 'hypergrad-search[dashboard]'"
         ) from error
-    attributes.check_study("save_to_dashboard", study)
-    if not isinstance(objective, Objective):
-        raise ValueError(f"save_to_dashboard: objective must be an Objective, got {objective!r}")
+    check_study("save_to_dashboard", study)
+    check_objective("save_to_dashboard", objective)
     trial, store = best_trial(study), store_of(study, artifact_store)
+    check_names("save_to_dashboard", objective, hyperparameters_of(trial, artifact_store=store))
     saved = []
     for name, draw in _pictures(study, objective, trial, store):
         try:
@@ -81,10 +85,11 @@ def save_to_dashboard(study: optuna.Study, objective: Objective, *, artifact_sto
             continue
         figure.update_layout(height=None)  # the dashboard's own; it cuts off what is higher
         saved.append(save_plotly_graph_object(study, figure, graph_object_id=f"hypergrad-{name}"))
-    running = optuna.Trial(study, trial._trial_id)  # the dashboard's functions take no finished trial
-    for owner, found in ((study, _of_study(study, trial)), (running, _of_trial(trial, store))):
-        own, _, _ = get_note(owner).partition(HEADING)
-        save_note(owner, "\n\n".join([*([own.rstrip()] if own.strip() else []), HEADING, found]))
+    for owner, found in ((study, _of_study(study, trial)), *_of_trials(study, trial, store)):
+        own, heading, _ = get_note(owner).partition(HEADING)
+        if heading or found:
+            parts = [own.rstrip(), *([HEADING, found] if found else [])]
+            save_note(owner, "\n\n".join(part for part in parts if part))
     return saved
 
 
@@ -108,7 +113,7 @@ def _of_study(study: optuna.Study, best: FrozenTrial) -> str:
     kinds = kinds_of(study)
     count = Counter(kind for _, kind in kinds)
     statuses = Counter(trial.user_attrs.get(attributes.STATUS) or trial.state.name.lower() for trial, _ in kinds)
-    spent = sum(float(trial.user_attrs.get(attributes.COST) or 0) for trial, _ in kinds)
+    spent = sum(cost_of_trial(trial) for trial, _ in kinds)
     shapes, lowest = arrays.shapes(best), study.best_trial
     lines = [
         f"- **Best:** trial {best.number}, {_losses(best)}.",
@@ -131,6 +136,19 @@ def _why_not(lowest: FrozenTrial) -> str:
         f"- Trial {lowest.number} has the best value, {lowest.value:.6g}, but its status is "
         f"{lowest.user_attrs.get(attributes.STATUS)}, so that the search does not go on from it."
     )
+
+
+def _of_trials(study: optuna.Study, best: FrozenTrial, store: Any | None) -> Iterator[tuple[optuna.Trial, str]]:
+    """Yield each trial that has a note or gets one, and what it gets: nothing unless it is the best one."""
+    # The dashboard takes a `Trial`, which calls its study's sampler when it is made. The study's own may fail then, as
+    # the trial has finished; this one does nothing.
+    view = optuna.Study(study.study_name, study._storage, sampler=RandomSampler())
+    known = study._storage.get_study_system_attrs(study._study_id)  # `get_note` would read all of it for each trial
+    for trial in study.get_trials(deepcopy=False):
+        if trial.number == best.number:
+            yield optuna.Trial(view, trial._trial_id), _of_trial(best, store)
+        elif f"dashboard:{trial._trial_id}:note_ver" in known:
+            yield optuna.Trial(view, trial._trial_id), ""
 
 
 def _of_trial(trial: FrozenTrial, store: Any | None) -> str:

@@ -1,15 +1,13 @@
 """What each trial was to the search: a point that it explored, a step that it kept or refused, or a second look."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import attributes
 from hypergrad_optuna.visualization.drawing import hover
-from hypergrad_search.search.ask_tell import OVERFITTED
+from hypergrad_search.search.ask_tell import OVERFITTED, cost_of
 
 
 class Kind(StrEnum):
@@ -25,8 +23,12 @@ class Kind(StrEnum):
     AGAIN = "evaluated again"
 
 
-def kind_of(trial: FrozenTrial, trials: Sequence[FrozenTrial], *, maximise: bool) -> Kind:
-    """Return what a finished trial was to the search; `trials` are all of the study, by number."""
+def kind_of(trial: FrozenTrial) -> Kind:
+    """Return what a finished trial was to the search.
+
+    A step was kept if it is better than its parent was to the search when the search asked for the step. Where values
+    vary, that is the average of all evaluations of the parent so far, and need not be the parent's own value.
+    """
     wanted, reported = attributes.wanted(trial), trial.user_attrs
     if wanted.parent is None:
         return Kind.EXPLORED
@@ -36,16 +38,19 @@ def kind_of(trial: FrozenTrial, trials: Sequence[FrozenTrial], *, maximise: bool
         return Kind.REFUSED
     if reported.get(attributes.REFINED):  # the evaluation moved by itself
         return Kind.KEPT
-    before = trials[int(wanted.parent)].value
-    gained = before is not None and (trial.value > before if maximise else trial.value < before)
-    return Kind.KEPT if gained and reported.get(attributes.GRADIENT) is not None else Kind.REFUSED
+    has_gradient = reported.get(attributes.GRADIENT) is not None
+    return Kind.KEPT if has_gradient and wanted.wants_gradient(trial.value) else Kind.REFUSED
 
 
 def kinds_of(study: optuna.Study) -> list[tuple[FrozenTrial, Kind]]:
     """Return the finished trials of a study with what each was to the search."""
-    trials = study.get_trials(deepcopy=False)
-    maximise = study.direction == StudyDirection.MAXIMIZE
-    return [(trial, kind_of(trial, trials, maximise=maximise)) for trial in trials if trial.state.is_finished()]
+    return [(trial, kind_of(trial)) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def cost_of_trial(trial: FrozenTrial) -> float:
+    """Return the cost of a finished trial as the search counts it, in gradient evaluations."""
+    reported = trial.user_attrs
+    return cost_of(reported.get(attributes.COST), has_gradient=reported.get(attributes.GRADIENT) is not None)
 
 
 def hover_of(trial: FrozenTrial, kind: Kind) -> str:

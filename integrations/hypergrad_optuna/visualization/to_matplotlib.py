@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hypergrad_optuna.visualization.drawing import OWN
+from hypergrad_search.checks import shown
+
 #: Inches for a pixel of Plotly, in the picture and in its lower margin, and the width of a picture in inches.
 _INCH, _MARGIN, _WIDTH = 0.0095, 0.0068, 7.0
 _DASHES = {"dash": "--"}
@@ -26,7 +29,8 @@ def to_matplotlib(figure: Any) -> Any:
 
     Raises:
         ImportError: Matplotlib is missing.
-        ValueError: `figure` is no figure of Plotly, or has a trace that is neither lines, points nor an image.
+        ValueError: `figure` is none of this package's figures, or has a trace that is neither lines, points nor an
+            image.
 
     Example:
         >>> from hypergrad_optuna.visualization import plot_chains, to_matplotlib
@@ -36,8 +40,8 @@ def to_matplotlib(figure: Any) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("to_matplotlib needs Matplotlib: pip install matplotlib") from error
-    if not hasattr(figure, "data") or not hasattr(figure, "layout"):
-        raise ValueError(f"to_matplotlib: figure must be what plot_chains and its like return, got {figure!r}")
+    if getattr(getattr(figure, "layout", None), "meta", None) != OWN:
+        raise ValueError(f"to_matplotlib: figure must be what plot_chains and its like return, got {shown(figure)}")
     layout = figure.layout
     title, *small = [re.sub("<[^>]+>", "", line) for line in layout.title.text.split("<br>")]
     height = (layout.height or 450) * _INCH
@@ -107,8 +111,14 @@ def _draw_points(axes: Any, trace: Any) -> None:
     numbers = [np.array(values, np.float64) for values in (trace.x, trace.y)]
     label = trace.name if trace.showlegend is not False else None
     if trace.mode == "markers":
-        style = {"marker": _MARKERS[trace.marker.symbol or "circle"], "linestyle": "", "color": trace.marker.color}
-        axes.plot(*numbers, label=label, markersize=0.7 * trace.marker.size, **style)
+        symbol, size = trace.marker.symbol or "circle", trace.marker.size
+        if not isinstance(symbol, str) or symbol not in _MARKERS or not isinstance(size, int | float):
+            raise ValueError(
+                "to_matplotlib: figure must have the points that plot_chains and its like draw, got the symbol "
+                f"{symbol!r} and the size {size!r}"
+            )
+        style = {"marker": _MARKERS[symbol], "linestyle": "", "color": trace.marker.color}
+        axes.plot(*numbers, label=label, markersize=0.7 * size, **style)
     else:
         line = trace.line
         style = {"linestyle": _DASHES.get(line.dash, "-"), "drawstyle": _STEPS.get(line.shape, "default")}
