@@ -344,6 +344,7 @@ def test_killed_processes_and_a_restarted_server_lose_no_trial(
     assert study.best_value < 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # nodes of Ray are started by a process that has JAX, and leave it alone
 @pytest.mark.slow
 def test_a_node_of_ray_is_lost_and_another_one_joins(
     problem: Callable[[str], str], tmp_path: Path, ray_cluster: Cluster
