@@ -49,8 +49,7 @@ nitpick_ignore_regex = [
         r"|hypergrad_search\.search\.((strategy|explore_descend)\.State|variants\.Slope)"
         r"|hypergrad_search\.search\.(sign_steps\.SignRegion|quasi_newton\.QuasiNewtonRegion)"
         r"|hypergrad_studies\.(rivals\.Setting|tasks\.TrainingTask|spending\.Budget|records\.Study|budgets\.Interval)"
-        r"|tuple\[float"  # of a type that autodoc splits at a comma
-        r"|NestedSpace",  # of its own definition, where it has no module
+        r"|tuple\[float",  # of a type that autodoc splits at a comma
     ),
 ]
 

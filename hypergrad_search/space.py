@@ -117,7 +117,7 @@ class Categorical:
 
 Space = Mapping[str, Float | Int | Categorical]
 #: A space that may have dicts within dicts; `hypergrad_search.nesting.flat` returns it as a `Space`.
-NestedSpace = Mapping[str, "Float | Int | Categorical | NestedSpace"]
+NestedSpace = Mapping[str, Float | Int | Categorical | Mapping[str, Any]]
 Hyperparameters = Mapping[str, Any]
 
 

@@ -258,7 +258,7 @@ def test_what_cannot_be_differentiated_is_named(function: Any, message: str) -> 
         (np.float32(0.5), r"got np.float32\(0.5\); the loss must stay a JAX array"),
         (np.ones(3), r"got array\(\[1., 1., 1.\]\); the loss must stay a JAX array"),
         ((0.5, {"accuracy": 0.9}), r"got \(0.5, {'accuracy': 0.9}\); return the loss alone"),
-        (jnp.int32(1), r"got shape \(\) and dtype int32; return a smooth loss"),
+        (jnp.int32(1), r"got shape \(\) and dtype int32; make it floating-point"),
         (jnp.ones((2, 3)), r"got shape \(2, 3\) and dtype float32; take the mean over all other axes"),
         (jnp.ones(0), r"got shape \(0,\) and dtype float32; take the mean"),
     ],

@@ -378,7 +378,8 @@ def test_what_needs_training_runs_is_refused(method: str, optimizer: str, proble
     space = {name: Float(0.0, 100.0, shape=np.shape(value)) for name, value in settings.items()}
     seen = rule.penalties if isinstance(rule, ProximalOptimizer) and method == "Implicit" else ()
     unseen = ", ".join(name for name in settings if name not in seen)
-    with pytest.raises(ValueError, match=f"{method} cannot tune {unseen}: .* use Reversible"):
+    exact = "Unrolled" if seen else "Reversible"
+    with pytest.raises(ValueError, match=f"{method} cannot tune {unseen}: .* use {exact}"):
         evaluate(PROBLEMS[problem].problem(rule), h, key=KEY, method=METHODS[method], space=space)
 
 
