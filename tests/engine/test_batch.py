@@ -223,6 +223,7 @@ def test_statistics_are_each_members_own() -> None:
         alike(ours, evaluate(problem, h, key=KEY))
 
 
+@pytest.mark.slow
 def test_inexact_reversals_are_repeated_and_isolated_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = made()  # whose programs no other test has compiled
     monkeypatch.setattr(batch, "_ISOLATED", weakref.WeakSet())

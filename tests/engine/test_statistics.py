@@ -453,6 +453,7 @@ def test_outer_losses_must_take_statistics_too() -> None:
 # Batches and steps that depend on hyperparameters
 
 
+@pytest.mark.slow
 def test_batches_may_depend_on_hyperparameters() -> None:
     def batches(step: jax.Array, h: Any) -> tuple[jax.Array, jax.Array]:
         x, y = data()

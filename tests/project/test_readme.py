@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -30,6 +32,7 @@ def test_examples_run_as_printed(tmp_path: Path) -> None:
         assert 0 < float(done.stdout.split()[-1]) < 0.3
 
 
+@pytest.mark.slow
 def test_the_comparison_runs_as_printed(tmp_path: Path) -> None:
     """With a small budget and two of the methods, since the whole takes minutes."""
     (command,) = re.findall(r"^    hypergrad (compare .*)$", README, flags=re.MULTILINE)

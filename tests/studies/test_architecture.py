@@ -37,6 +37,7 @@ def test_a_network_without_its_input_names_by_chance() -> None:
     assert architecture.train(architecture.problem(20), np.ones(len(CONNECTIONS), np.float32), KEY).value < 1.0
 
 
+@pytest.mark.slow
 def test_generated_weights_tell_architectures_apart() -> None:
     training = architecture.problem(20)
     net = architecture.Generated.learned(training, KEY, 300)

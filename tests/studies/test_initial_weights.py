@@ -104,6 +104,7 @@ def test_the_hypergradient_is_that_of_float64(data: Characters, training: Traini
     assert found.cost.gradient_evaluations == 4 * initial_weights.STEPS
 
 
+@pytest.mark.slow
 def test_rates_of_0_are_plain_learning_to_the_bit(data: Characters, training: TrainingProblem) -> None:
     found = initial_weights.reduction(data, training, 0, tasks=1)
     assert (found.steps, found.difference) == (20, 0.0)
