@@ -8,24 +8,10 @@ from optuna.trial import FrozenTrial
 
 from hypergrad_optuna import attributes
 from hypergrad_optuna.visualization.arguments import check_study
-from hypergrad_optuna.visualization.drawing import (
-    COLOURS,
-    GREEN,
-    GREY,
-    ORANGE,
-    VERMILION,
-    axis_type,
-    plotly,
-    with_titles,
-)
-from hypergrad_optuna.visualization.steps import Kind, hover_of, kinds_of
+from hypergrad_optuna.visualization.drawing import COLOURS, axis_type, plotly, with_titles
+from hypergrad_optuna.visualization.steps import COLOUR_OF, Kind, hover_of, kinds_of
 
-_MARKERS = {
-    Kind.EXPLORED: {"color": GREY, "symbol": "circle", "size": 8},
-    Kind.KEPT: {"color": GREEN, "symbol": "circle", "size": 8},
-    Kind.REFUSED: {"color": VERMILION, "symbol": "x", "size": 7},
-    Kind.AGAIN: {"color": ORANGE, "symbol": "diamond", "size": 8},
-}
+_SYMBOLS = {Kind.EXPLORED: "circle", Kind.KEPT: "circle", Kind.REFUSED: "x", Kind.AGAIN: "diamond"}
 
 
 def plot_chains(study: optuna.Study) -> Any:
@@ -86,7 +72,7 @@ def plot_chains(study: optuna.Study) -> Any:
                 y=[trial.value for trial in of_kind],
                 mode="markers",
                 name=str(kind),
-                marker=_MARKERS[kind],
+                marker={"color": COLOUR_OF[kind], "symbol": _SYMBOLS[kind], "size": 8},
                 text=[hover_of(trial, kind) for trial in of_kind],
                 hovertemplate="%{text}<extra></extra>",
             )

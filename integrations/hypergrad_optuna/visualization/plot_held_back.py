@@ -9,12 +9,11 @@ import optuna
 from hypergrad_optuna import attributes
 from hypergrad_optuna.best import best_trial
 from hypergrad_optuna.visualization.arguments import check_study
-from hypergrad_optuna.visualization.drawing import BLACK, GREEN, GREY, ORANGE, VERMILION, axis_type, plotly, with_titles
-from hypergrad_optuna.visualization.steps import Kind, hover_of, kinds_of
+from hypergrad_optuna.visualization.drawing import BLACK, axis_type, plotly, with_titles
+from hypergrad_optuna.visualization.steps import COLOUR_OF, Kind, hover_of, kinds_of
 
 #: The line where both losses are equal has so many points, so that it is right on axes of any type.
 _POINTS = 50
-_COLOURS = {Kind.EXPLORED: GREY, Kind.KEPT: GREEN, Kind.REFUSED: VERMILION, Kind.AGAIN: ORANGE}
 
 
 def plot_held_back(study: optuna.Study) -> Any:
@@ -77,7 +76,7 @@ def plot_held_back(study: optuna.Study) -> Any:
                 y=[loss for _, loss in of_kind],
                 mode="markers",
                 name=str(kind),
-                marker={"color": _COLOURS[kind], "size": 8},
+                marker={"color": COLOUR_OF[kind], "size": 8},
                 text=[hover_of(trial, kind) for trial, _ in of_kind],
                 hovertemplate="%{text}<extra></extra>",
             )

@@ -6,7 +6,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hypergrad_optuna import attributes
-from hypergrad_optuna.visualization.drawing import hover
+from hypergrad_optuna.visualization.drawing import GREEN, GREY, ORANGE, VERMILION, hover
 from hypergrad_search.search.ask_tell import OVERFITTED, cost_of
 
 
@@ -21,6 +21,10 @@ class Kind(StrEnum):
     KEPT = "step, kept"
     REFUSED = "step, refused"
     AGAIN = "evaluated again"
+
+
+#: The colour of each kind, the same in all pictures.
+COLOUR_OF = {Kind.EXPLORED: GREY, Kind.KEPT: GREEN, Kind.REFUSED: VERMILION, Kind.AGAIN: ORANGE}
 
 
 def kind_of(trial: FrozenTrial) -> Kind:
