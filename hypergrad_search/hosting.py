@@ -39,6 +39,7 @@ from hypergrad_search.space import (
     floats,
     lifted,
 )
+from hypergrad_search.trouble import see
 
 #: It differentiates exactly, and in floats where a reversal turns out inexact, so that a search does not end for it.
 DEFAULT_METHOD: Method = Reversible(fallback=Unrolled())
@@ -284,7 +285,8 @@ def host(
         if not method.reports:
             warnings.warn(
                 f"{owner}: {type(method).__name__} trains in one program and never reports, so report_every="
-                f"{report_every} has no effect, and nothing is stopped early; leave it out, or use Reversible()",
+                f"{report_every} has no effect, and nothing is stopped early; leave it out, or use "
+                f"Reversible(){see('no-reports')}",
                 stacklevel=3,
             )
     if key is None:
@@ -312,6 +314,12 @@ def joined(values: Hyperparameters) -> dict[str, Any]:
             array = np.reshape([values[of_name[index]] for index in np.ndindex(*shape)], shape)
             arrays |= dict.fromkeys(of_name.values(), (name, array))
     return dict(arrays.get(key, (key, value)) for key, value in values.items())
+
+
+def described(array: np.ndarray[Any, Any]) -> str:
+    """Return a summary of an array of numbers for people, such as "2x3 numbers, 0 to 1, median 0.5"."""
+    size = "x".join(f"{length:,}" for length in array.shape)
+    return f"{size} numbers, {array.min():.3g} to {array.max():.3g}, median {np.median(array):.3g}"
 
 
 def _plain(values: Hyperparameters) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypergrad_search.checks import shown
+from hypergrad_search.nesting import SEPARATOR
 from hypergrad_search.space import Categorical, Float, Hyperparameters, Int, Space, check_space
 
 
@@ -57,7 +58,8 @@ def split(hyperparameters: Hyperparameters, space: Space | None = None) -> tuple
             dynamic[name] = jax.tree.map(_floating, plain)
         elif isinstance(plain, jax.Array) or getattr(plain, "__hash__", None) is None:
             raise ValueError(
-                f"hyperparameter {name!r} must be numbers or a plain value (str, bool or None), got {shown(value)}"
+                f"hyperparameter {name!r} must be numbers or a plain value (str, bool or None), got "
+                f"{shown(value)}{_advice_on_nesting(name, plain)}"
             )
         else:
             static.append((name, plain))
@@ -89,6 +91,13 @@ def noting_counts(hyperparameters: Hyperparameters, space: Space | None) -> Iter
                 "such as space={'width': Int(1, 100)}"
             )
         raise
+
+
+def _advice_on_nesting(name: str, value: Any) -> str:
+    if not isinstance(value, Mapping) or not value:
+        return ""
+    inner = f"{name}{SEPARATOR}{next(iter(value))}"
+    return f"; a dict that is one value holds floats alone, and a nested one gives each of its values a name: {inner!r}"
 
 
 def _fitted(name: str, value: Any, parameter: Float | Int | Categorical) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hypergrad_search.checks import boolean, number, shown, whole_number
+from hypergrad_search.trouble import see
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,10 @@ def check_space(space: Space) -> None:
         if not isinstance(name, str):
             raise ValueError(f"space: names must be strings, got {name!r}")
         if not isinstance(parameter, Float | Int | Categorical):
-            raise ValueError(f"space[{name!r}] must be a Float, Int or Categorical, got {parameter!r}")
+            raise ValueError(
+                f"space[{name!r}] must be a Float, Int or Categorical, got {parameter!r}; a constant belongs into the "
+                f"problem{see('space')}"
+            )
 
 
 def floats(space: Space) -> dict[str, Float]:

@@ -3,12 +3,18 @@
 import re
 from importlib.resources import files
 
+_END = re.compile(r"; more: python -m hypergrad_search \S+$")
 _HEADING = re.compile(r"^### (\S+)$", re.MULTILINE)
 
 
 def see(section: str) -> str:
     """Return the end of a message that names a section of the page, and how to read it without a network."""
     return f"; more: python -m hypergrad_search {section}"
+
+
+def ending_with(end: str, message: str) -> str:
+    """Return a message with an end that `see` has made, in place of the one that it may have."""
+    return _END.sub("", message) + end
 
 
 def sections() -> dict[str, str]:

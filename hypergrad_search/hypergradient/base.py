@@ -21,7 +21,7 @@ from hypergrad_search.nesting import nested
 from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import train_in_floats
-from hypergrad_search.trouble import see
+from hypergrad_search.trouble import ending_with, see
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,9 @@ class Evaluation:
       (how many were trained) and `exact` (whether the reversal gave back the initial state bit for bit: False where a
       fallback had to take over, None where nothing was reversed). `Reversible` adds `adjoint_norms`: before each step
       that it reversed, the norm of the gradient with respect to all weights (and an average of them, which is taken to
-      change as they do), and last the norm of the gradient with respect to the final weights; and `fallback` where its
-      fallback evaluated: a sentence that says why.
+      change as they do), and last the norm of the gradient with respect to the final weights; `spilled_bytes`: the
+      memory of the bits that decays have spilled; and `fallback` where its fallback evaluated: a sentence that says
+      why.
 
     Raises `ValueError` where `value` is NaN, `status` or `cost` is of another kind, the gradient is not finite, or a
     trust is not from 0 to 1.
@@ -160,9 +161,8 @@ class Evaluation:
         if self.status not in list(Status):
             raise ValueError(f"Evaluation: status must be one of {list(map(str, Status))}, got {self.status!r}")
         object.__setattr__(self, "status", Status(self.status))
-        more = see(self.status)
-        if self.message and self.status != Status.OK and not self.message.endswith(more):
-            object.__setattr__(self, "message", self.message + more)
+        if self.message and self.status != Status.OK:
+            object.__setattr__(self, "message", ending_with(see(self.status), self.message))
         if not isinstance(self.cost, Cost):
             raise ValueError(f"Evaluation: cost must be a Cost such as Cost(100, 0.5), got {self.cost!r}")
         if self.gradient is not None and finite_or_none(self.gradient) is None:

@@ -32,6 +32,7 @@ from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import OuterLosses
 from hypergrad_search.nesting import nested
 from hypergrad_search.space import Hyperparameters
+from hypergrad_search.trouble import see
 
 #: A function of the hyperparameters that JAX traces.
 _Traced = Callable[[dict[str, Any]], jax.Array]
@@ -133,9 +134,11 @@ def _differentiable(problem: FunctionProblem, losses: _Traced, dynamic: dict[str
             raise FunctionError(
                 f"from_function: {problem.name} makes a Python number or a NumPy array of a hyperparameter, or of what "
                 f"follows from one, and JAX cannot differentiate that ({reason}); the loss must stay a JAX array on "
-                "the whole way, so use jax.numpy in place of float(), math and NumPy"
+                f"the whole way, so use jax.numpy in place of float(), math and NumPy{see('function')}"
             ) from error
-        raise FunctionError(f"from_function: JAX cannot differentiate {problem.name} ({reason})") from error
+        raise FunctionError(
+            f"from_function: JAX cannot differentiate {problem.name} ({reason}){see('function')}"
+        ) from error
 
 
 def _weights(losses: jax.Array, fold: Fold | None) -> jax.Array:
@@ -167,7 +170,7 @@ def _checked(problem: FunctionProblem, value: Any) -> jax.Array:
     got = f"shape {value.shape} and dtype {value.dtype}" if isinstance(value, jax.Array) else shown(value)
     raise FunctionError(
         f"from_function: {problem.name} must return a JAX array, a floating-point scalar or one loss for each example, "
-        f"shape (n,), got {got}; {remedy}"
+        f"shape (n,), got {got}; {remedy}{see('function')}"
     )
 
 

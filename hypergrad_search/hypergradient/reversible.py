@@ -42,7 +42,7 @@ from hypergrad_search.training import bit_buffer, exact, fixed_point, resolution
 from hypergrad_search.training.exact import Adjoint, Diagnosis, Inputs, Numbers, Planes, Program, State
 from hypergrad_search.training.resolution import Unresolved
 from hypergrad_search.training.train import train
-from hypergrad_search.trouble import see
+from hypergrad_search.trouble import ending_with, see
 
 #: The resolution is probed after the first step and the last. Between other probes lie at least so many steps, since a
 #: probe takes about as long as one.
@@ -134,7 +134,8 @@ class Reversible(Method):
                 raise
             why = str(error)
             if not isinstance(error, exact.IrreversibleDecayError):
-                _warn_once(problem, f"Reversible: its fallback evaluates this problem. {why}")
+                said = ending_with(see("fallback"), f"Reversible: its fallback evaluates this problem. {why}")
+                _warn_once(problem, said)
         spent = Cost(0.0, time.perf_counter() - started)
         return _fall_back(self.fallback, problem, hyperparameters, key, request, spent, why)
 
@@ -177,6 +178,7 @@ class Reversible(Method):
         if not request.wants_gradient(judged):
             return replace(judged, cost=cost(), diagnostics={"steps": done, "exact": None})
 
+        spilled = sum(plane.nbytes for plane in jax.tree.leaves(trained.planes))
         is_exact, adjoint = _run_back(program, trained, first, left_out(request.fold))
         spent = cost(problem.steps - first)
         if not is_exact:
@@ -200,7 +202,7 @@ class Reversible(Method):
             message=why or judged.message,
             trust=None if gradient is None else trust_after(growth_of(norms), gradient),
             cost=replace(spent, seconds=time.perf_counter() - started),
-            diagnostics={"steps": done, "exact": True, "adjoint_norms": norms},
+            diagnostics={"steps": done, "exact": True, "adjoint_norms": norms, "spilled_bytes": spilled},
         )
 
     def params(

@@ -19,6 +19,7 @@ from hypergrad_search.search.explore_descend import ExploreDescend
 from hypergrad_search.search.observation import Attempt, Observation, number_to_json
 from hypergrad_search.search.strategy import Proposal, Strategy
 from hypergrad_search.space import Float, Hyperparameters, Space, dimension, floats, from_unit, level
+from hypergrad_search.trouble import see
 
 #: the status of a step that fits what was held back no better than before, so that it has failed
 OVERFITTED = "overfitted"
@@ -270,7 +271,7 @@ class MissingGradients:
 
     def __init__(self, search: str, subject: str, explorer: object, remedy: str) -> None:
         alone = f"this search is {type(explorer).__name__}'s alone"
-        self._message = f"{search}: the {subject} reported no gradient, so {alone}; {remedy}"
+        self._message = f"{search}: the {subject} reported no gradient, so {alone}; {remedy}{see('no-gradient')}"
         self._warned = False
 
     def check(self, mind: AskTell, value: Any, *, reported: bool) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from hypergrad_search.search.observation import Observation
 from hypergrad_search.space import Space, gradient_to_unit, to_unit
+from hypergrad_search.trouble import ending_with, see
 
 #: A step is short if no coordinate moves farther than this, in units of the box.
 SHORT = 0.1
@@ -162,7 +163,8 @@ class Doubts:
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
-            warnings.warn(f"{self._search}: {message}", stacklevel=4)
+            section = kind if kind in ("failures", "useless") else "doubted"
+            warnings.warn(ending_with(see(section), f"{self._search}: {message}"), stacklevel=4)
 
 
 _ZERO = "its gradient is zero; an accuracy has no slope, so take a smooth loss, such as a cross-entropy"

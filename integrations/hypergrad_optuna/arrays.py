@@ -18,7 +18,9 @@ from optuna.trial import FixedTrial, FrozenTrial
 
 from hypergrad_optuna.attributes import AnyTrial, own
 from hypergrad_search import Float
+from hypergrad_search.hosting import described
 from hypergrad_search.space import coordinates
+from hypergrad_search.trouble import see
 
 PREFIX = "hypergrad:array:"
 
@@ -58,7 +60,7 @@ def decode(attribute: Attribute, store: Any | None) -> np.ndarray:
         return flat.reshape(attribute["shape"]).copy()  # a user may write to it
     if store is None:
         raise StoreMissing(
-            "this study keeps its arrays as artifacts: give the artifact_store that they were written to"
+            "this study keeps its arrays as artifacts: give the artifact_store that they were written to" + see("store")
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "array.npy")
@@ -90,12 +92,6 @@ def write(
         trial.set_user_attr(summary, described(array))
     elif summary in trial.user_attrs:  # of the trial that this one is a copy of
         trial.set_user_attr(summary, "all elements are at the level")
-
-
-def described(array: np.ndarray) -> str:
-    """Return a summary of an array for people."""
-    size = "x".join(map(str, array.shape))
-    return f"{size}: {array.min():.3g} to {array.max():.3g}, median {np.median(array):.3g}"
 
 
 def shapes(trial: AnyTrial) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from hypergrad_search import Categorical, Float, Int
 from hypergrad_search.nesting import flat
+from hypergrad_search.trouble import see
 
 
 def own_space(owner: str, space: Any) -> Any:
@@ -39,4 +40,4 @@ def _own(owner: str, name: str, parameter: Any) -> Any:
         remedy = "leave step out and multiply in the problem, or give a CategoricalDistribution of the values"
     else:
         remedy = "use FloatDistribution, IntDistribution or CategoricalDistribution"
-    raise ValueError(f"{owner}: space[{name!r}] cannot be {parameter!r}: {remedy}")
+    raise ValueError(f"{owner}: space[{name!r}] cannot be {parameter!r}: {remedy}{see('space')}")

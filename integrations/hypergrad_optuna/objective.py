@@ -23,6 +23,7 @@ from hypergrad_search.hosting import host, is_coordinate
 from hypergrad_search.hypergradient import Progress
 from hypergrad_search.search.ask_tell import same_model
 from hypergrad_search.space import as_given, floats, lifted
+from hypergrad_search.trouble import see
 
 
 class Objective:
@@ -189,7 +190,8 @@ def _check_directions(trial: AnyTrial) -> None:
     if directions != [StudyDirection.MINIMIZE]:
         wrong = "maximises" if len(directions) == 1 else f"has {len(directions)} objectives"
         raise ValueError(
-            f"Objective: its value is one loss, but the study {wrong}; create the study with direction='minimize'"
+            f"Objective: its value is one loss, but the study {wrong}; create the study with "
+            f"direction='minimize'{see('direction')}"
         )
 
 

@@ -29,6 +29,7 @@ from hypergrad_search.search import Attempt, Strategy
 from hypergrad_search.search.ask_tell import AskTell, MissingGradients, Suggestion
 from hypergrad_search.search.doubts import Doubts
 from hypergrad_search.space import centre, floats, level
+from hypergrad_search.trouble import see
 
 SearchSpace = dict[str, BaseDistribution]
 
@@ -326,7 +327,8 @@ class HypergradSampler(BaseSampler):
         complete = sum(t.state == TrialState.COMPLETE for t in trials)
         reasons = ", ".join(f"{number} {why}" for why, number in memory.unusable.items() if number)
         warnings.warn(
-            f"HypergradSampler: {unusable} of {complete} finished trials are not used: {reasons}", stacklevel=4
+            f"HypergradSampler: {unusable} of {complete} finished trials are not used: {reasons}{see('unusable')}",
+            stacklevel=4,
         )
 
     def _explore(self, study: optuna.Study, trial: FrozenTrial, search_space: SearchSpace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hypergrad_optuna.attributes import AnyTrial
 from hypergrad_optuna.sampler import sampler_of
 from hypergrad_search import Float
 from hypergrad_search.space import coordinates, level
+from hypergrad_search.trouble import see
 
 
 def suggest_array(
@@ -142,7 +143,7 @@ def recorded_array(trial: FrozenTrial, name: str, shape: tuple[int, ...], store:
     except arrays.StoreMissing:
         raise ValueError(
             f"trial {trial.number} has {name!r} as an artifact; give Objective the artifact_store, or call it "
-            "with FixedTrial(hyperparameters_of(trial, artifact_store=...))"
+            f"with FixedTrial(hyperparameters_of(trial, artifact_store=...)){see('store')}"
         ) from None
     if array is None:
         raise ValueError(f"trial {trial.number} has no array {name!r} of shape {shape}")

@@ -16,6 +16,7 @@ from hypergrad_search import Categorical, Float, Int, Space
 from hypergrad_search.checks import shown
 from hypergrad_search.nesting import flat
 from hypergrad_search.space import floats, lifted
+from hypergrad_search.trouble import see
 
 STANDARD_DEVIATIONS = 3  # the distance of the bounds of `tune.randn` from its mean
 
@@ -273,7 +274,7 @@ def _refuse(path: Path, kind: str) -> Place:
         "eval": "compute it in the trainable, from what is searched",
     }
     remedy = remedies.get(kind, "use one of Ray's own domains, or Float, Int or Categorical")
-    raise ValueError(f"space[{_shown(path)}]: HypergradSearch cannot search over {kind}; {remedy}")
+    raise ValueError(f"space[{_shown(path)}]: HypergradSearch cannot search over {kind}; {remedy}{see('space')}")
 
 
 def _shown(path: Path) -> str:

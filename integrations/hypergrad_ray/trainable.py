@@ -22,6 +22,7 @@ from hypergrad_search.hosting import HostedProblem, host
 from hypergrad_search.hypergradient import Progress
 from hypergrad_search.nesting import flat, nested
 from hypergrad_search.search.ask_tell import Wanted
+from hypergrad_search.trouble import see
 
 CHECKPOINT_FILE = "checkpoint"  # the file in a checkpoint's folder from which later trials go on
 SNAPSHOT_FILE = "snapshot"  # the one from which the trial itself goes on
@@ -115,7 +116,7 @@ def trainable(
         hyperparameters = join(space, flat(config))
         wanted = _wanted(config)
         if wanted.maximise:
-            raise ValueError("trainable: it reports a loss, so search with mode='min', not 'max'")
+            raise ValueError(f"trainable: it reports a loss, so search with mode='min', not 'max'{see('direction')}")
         config.pop(RESERVED, None)  # so that it is not in the config of a result
         hosted = _remembered(token, lambda: host("trainable", problem, space, method, key, report_every))
         evaluation = hosted.evaluate(

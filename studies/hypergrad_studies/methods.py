@@ -98,7 +98,8 @@ class Record:
       as a share of the norm, and the cosine of the angle.
     - `optimizer_error`: the same error by the learning rate and the momentum; None where these are not seen.
     - `cost`: in training runs. `ratios`: seconds as ratios to those of the value alone, round by round.
-    - `memory`: of its largest program, as XLA plans it, as a ratio to that of the value alone.
+    - `memory`: of its largest program, as XLA plans it, and of what is kept beside the programs, as a ratio to that of
+      the value alone.
     """
 
     case: str
@@ -233,10 +234,10 @@ def _of_case(case: Case, names: Sequence[str], repeats: int) -> Iterator[Record]
 
 
 def _memory(run: Callable[[], Evaluation]) -> int:
-    """Return the bytes of the largest program of an evaluation."""
+    """Return the bytes of the largest program of an evaluation, and of what `Reversible` keeps beside its programs."""
     with planned_memory() as planned:
-        run()
-    return max(planned)
+        found = run()
+    return max(planned) + int(found.diagnostics.get("spilled_bytes", 0))
 
 
 def _run(case: Case, method: Method, space: Space, below: float) -> Callable[[], Evaluation]:
@@ -312,7 +313,8 @@ def markdown(records: Sequence[Record], command: str) -> str:
         "Cosine of the angle between them": lambda record: "" if record.cosine is None else f"{record.cosine:.3f}",
         "Error by the learning rate and the momentum": lambda record: _short(record.optimizer_error),
         "Time, in training runs for the value alone": _time,
-        "Memory of the largest program, as XLA plans it, as a ratio to that for the value alone": _memory_ratio,
+        "Memory that XLA plans for the largest program, and that `Reversible` fills beside it with bits, as a ratio to "
+        "that for the value alone": _memory_ratio,
     }
     methods = list(dict.fromkeys(record.method for record in records))
     cells = {(record.case, record.method): record for record in records}

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from hypergrad_search import Status
 from hypergrad_search.checks import shown
-from hypergrad_search.hosting import joined
+from hypergrad_search.hosting import described, joined
 from hypergrad_search.nesting import flat
 from hypergrad_studies import json_lines
 from hypergrad_studies.json_lines import BrokenRecords
@@ -194,9 +194,13 @@ def _short(value: Any) -> str | bool | int | float | None:
     plain = value.tolist() if hasattr(value, "tolist") else value
     if plain is None or isinstance(plain, str | bool | int) or (isinstance(plain, float) and math.isfinite(plain)):
         return plain
-    if isinstance(value, np.ndarray | jax.Array) and value.size and np.issubdtype(value.dtype, np.number):
-        low, middle, high = np.quantile(np.asarray(value), [0.0, 0.5, 1.0])
-        return f"{value.size:,} numbers, {low:.3g} to {high:.3g}, median {middle:.3g}"
+    if (
+        isinstance(value, np.ndarray | jax.Array)
+        and value.ndim
+        and value.size
+        and np.issubdtype(value.dtype, np.number)
+    ):
+        return described(np.asarray(value))
     return shown(plain)
 
 

@@ -423,6 +423,10 @@ def test_a_problem_that_does_not_fit_is_named(change: dict[str, Any], message: s
             lambda: evaluate(PLAIN, {**H, "i": np.array(["a", "b"])}, key=KEY),
             "hyperparameter 'i' must be numbers or a plain value",
         ),
+        (
+            lambda: evaluate(PLAIN, {**H, "i": {"a": 0.5, "b": 2}}, key=KEY),
+            "hyperparameter 'i' must be .* a nested one gives each of its values a name: 'i/a'",
+        ),
         (lambda: evaluate(PLAIN, H, key=KEY, report_every=0), "report_every must be"),
     ],
 )

@@ -134,6 +134,16 @@ def test_a_truncated_gradient_is_that_of_the_last_steps(
     assert len(truncated.diagnostics["adjoint_norms"]) == min(last, steps) + 1
 
 
+def test_the_spilled_bits_are_as_many_as_the_decay_destroys(
+    make_problem: Make, hyperparameters: dict[str, Any]
+) -> None:
+    steps, h = 60, {**hyperparameters, "momentum": 0.5}  # one bit a number and step
+    problem = make_problem(steps, sgd("rate", "momentum"))
+    numbers = sum(x.size for x in jax.tree.leaves(problem.init(KEY, h)))
+    spilled = evaluate(problem, h, key=KEY).diagnostics["spilled_bytes"] * 8 / numbers
+    assert steps - 12 <= spilled <= steps
+
+
 @each_optimizer
 def test_fraction_bits_are_the_users_choice(make_problem: Make, hyperparameters: dict[str, Any], name: str) -> None:
     """Coarser numbers give coarser weights, and reverse as exactly."""

@@ -146,7 +146,7 @@ def test_other_parameters_with_old_attributes_are_what_counts() -> None:
     assert trial.value == value_of({"array": np.full(3, 0.25), "number": 0.75})
     assert trial.user_attrs[attributes.COST] is None
     assert trial.user_attrs[attributes.GRADIENT] is None
-    assert trial.user_attrs["array (array)"] == "3: 0.25 to 0.25, median 0.25"
+    assert trial.user_attrs["array (array)"] == "3 numbers, 0.25 to 0.25, median 0.25"
 
 
 def test_a_copied_study_goes_on_as_the_first_would() -> None:

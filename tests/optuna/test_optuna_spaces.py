@@ -182,7 +182,10 @@ def test_the_gradient_of_a_nested_objective_can_be_checked() -> None:
     [
         ({"opt": {"rate": FloatDistribution(0.0, 1.0, step=0.1)}}, r"'opt/rate'\] cannot be FloatDistribution.*step"),
         ({"n": IntDistribution(0, 10, step=5)}, r"'n'\] cannot be IntDistribution.*multiply in the problem"),
-        ({"opt": {"rate": 0.1}}, r"'opt/rate'\] must be a Float, Int or Categorical"),
+        (
+            {"opt": {"rate": 0.1}},
+            r"'opt/rate'\] must be a Float, Int or Categorical.*a constant belongs into the problem",
+        ),
         ({"a/b": Float(0, 1), "a": {"b": Float(0, 1)}}, "'a/b' stands for two things"),
         ({"w": {"x[0]": Float(0, 1)}}, r"'w/x\[0\]' in space is the name of an element"),
     ],

@@ -13,6 +13,7 @@ from hypergrad_search import Float, Space
 from hypergrad_search.search import Observation
 from hypergrad_search.search.ask_tell import AskTell, Outcome
 from hypergrad_search.search.doubts import ENOUGH, ENOUGH_FAILURES, ENOUGH_ZEROS, SHORT, Doubts
+from hypergrad_search.trouble import see
 
 CENTRE = 0.37
 
@@ -53,6 +54,7 @@ def test_a_wrong_gradient_is_said_once(factor: float, words: str, maximise: bool
         (message,) = search(factor, maximise=maximise, seed=seed)
         assert words in message
         assert "\n" not in message
+        assert message.endswith(see("doubted"))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.3])
@@ -107,8 +109,9 @@ def test_failures_without_an_end_are_said_once() -> None:
     failed = Observation("4", None, POINT)
     for _ in range(ENOUGH_FAILURES - 1):
         doubts.look_at_value(failed, None)
-    with pytest.warns(UserWarning, match=f"all of the first {ENOUGH_FAILURES} trials have failed.*trial 4: w left its"):
-        doubts.look_at_value(failed, "w left its range")
+    words = f"all of the first {ENOUGH_FAILURES} trials have failed.*trial 4: w left its range{see('failures')}"
+    with pytest.warns(UserWarning, match=words):
+        doubts.look_at_value(failed, f"w left its range{see('overflow')}")
     doubts.look_at_value(failed, "w left its range")
 
 

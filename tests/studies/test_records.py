@@ -146,7 +146,7 @@ def test_hyperparameters_are_kept_in_short(tmp_path: Path) -> None:
         "rate": 0.1,
         "width": 64,
         "kind": "adam",
-        "l2": "2,000 numbers, 0 to 2e+03, median 1e+03",
+        "l2": "2x1,000 numbers, 0 to 2e+03, median 1e+03",
         "m": "2 numbers, 0 to 1, median 0.5",
         "of": "[1, 'a']",
     }

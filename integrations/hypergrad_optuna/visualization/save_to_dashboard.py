@@ -25,6 +25,7 @@ from hypergrad_optuna.visualization.plot_held_back import plot_held_back
 from hypergrad_optuna.visualization.plot_schedules import plot_schedules
 from hypergrad_optuna.visualization.plot_trust import plot_trust
 from hypergrad_optuna.visualization.steps import Kind, cost_of_trial, kinds_of
+from hypergrad_search.hosting import described
 
 #: What is written into notes begins with this line, and replaces what was written before; the user's words above stay.
 HEADING = "## Found by hypergrad-search"
@@ -161,7 +162,7 @@ def _of_trial(trial: FrozenTrial, store: Any | None) -> str:
     ]
     for name, value in hyperparameters_of(trial, artifact_store=store).items():
         if np.ndim(value):
-            lines.append(f"- `{name}`: {arrays.described(np.asarray(value))}.")
+            lines.append(f"- `{name}`: {described(np.asarray(value))}.")
         else:
             lines.append(f"- `{name}`: {value:.6g}." if isinstance(value, float) else f"- `{name}`: {value}.")
     return "\n".join(lines)
