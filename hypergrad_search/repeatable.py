@@ -88,21 +88,9 @@ def check_repeatable(
     repeatable = _checked.setdefault(problem, set())
     if (names, static) in repeatable:
         return
-    key, arguments_of = jax.random.key(0), example_arguments(problem, dynamic, static)
-
-    def settings(params: Params, hyperparameters: dict[str, Any]) -> Any:
-        if isinstance(problem.optimizer, Optimizer):
-            found = resolve(problem.optimizer, hyperparameters, params, problem.steps)[0]
-            transform = problem.optimizer.transform
-            if transform is None:
-                return found
-            return found, optax_optimizers.transformed(transform, hyperparameters, params, params, key)
-        transformation = optax_optimizers.made(problem.optimizer, hyperparameters)
-        kept = optax_optimizers.start(transformation, params)
-        return optax_optimizers.step(transformation, params, kept, params, jnp.float32(0.0))
-
+    arguments_of = example_arguments(problem, dynamic, static)
     for name in names:
-        function = {"optimizer": settings, "batches": problem.batch}.get(name) or getattr(problem, name)
+        function = function_of(problem, name)
         if function is None:
             continue
         trace = functools.partial(_traced, function, arguments_of[name], dynamic, static)
@@ -116,6 +104,26 @@ def check_repeatable(
                 f"Instead, {_REMEDIES[name]}{see('differs')}"
             )
     repeatable.add((names, static))
+
+
+def function_of(problem: TrainingProblem, name: str) -> Callable[..., Any] | None:
+    """Return a function of a problem by its name, to be traced with its `example_arguments`; None where it has none."""
+
+    def settings(params: Params, hyperparameters: dict[str, Any]) -> Any:
+        if isinstance(problem.optimizer, Optimizer):
+            found = resolve(problem.optimizer, hyperparameters, params, problem.steps)[0]
+            transform = problem.optimizer.transform
+            if transform is None:
+                return found
+            key = jax.random.key(0)
+            return found, optax_optimizers.transformed(transform, hyperparameters, params, params, key)
+        transformation = optax_optimizers.made(problem.optimizer, hyperparameters)
+        kept = optax_optimizers.start(transformation, params)
+        return optax_optimizers.step(transformation, params, kept, params, jnp.float32(0.0))
+
+    function: Callable[..., Any] | None
+    function = {"optimizer": settings, "batches": problem.batch}.get(name) or getattr(problem, name)
+    return function
 
 
 def example_arguments(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) -> dict[str, tuple[Any, ...]]:

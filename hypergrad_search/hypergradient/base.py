@@ -292,7 +292,7 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
         gradient=None,
         status=status,
         cost=Cost(0.0, 0.0),
-        message=MESSAGES[status],
+        message=_why_nan(losses) if status is Status.NAN else MESSAGES[status],
         test_loss=None if losses.test_value is None else float(losses.test_value),
         standard_error=mean_and_error(valid)[1],
         test_standard_error=None if losses.test is None else mean_and_error(losses.test)[1],
@@ -301,6 +301,17 @@ def judge(losses: OuterLosses, fold: Fold | None = None) -> Evaluation:
         blocks=blocks,
         cross_validated=fold.cross_validate(value, held_back) if fold and held_back and status is Status.OK else None,
     )
+
+
+def _why_nan(losses: OuterLosses) -> str:
+    """Return what is known of a validation loss that is NaN: whether the model is to blame or the loss itself."""
+    sound = int(np.isfinite(losses.valid).sum())
+    if sound:
+        of = f"{losses.valid.size - sound} of the {losses.valid.size} losses that valid_loss returned are not finite"
+        return f"{of}; look at these examples, and for a logarithm, a root or a division of 0"
+    if losses.test_value is not None and math.isfinite(losses.test_value):
+        return "valid_loss returned NaN for a model whose test loss is finite; look at it, and at the validation data"
+    return MESSAGES[Status.NAN]
 
 
 def with_gradient(judged: Evaluation, gradient: dict[str, Any], useless: str = "") -> Evaluation:

@@ -27,6 +27,7 @@ from hypergrad_search.hypergradient.base import (
 )
 from hypergrad_search.hypergradient.evaluate import evaluate
 from hypergrad_search.hypergradient.reversible import Reversible
+from hypergrad_search.hypergradient.without_effect import warn_of_what_has_no_effect
 from hypergrad_search.hyperparameters import Static
 from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.losses import LeftOut, OuterLosses, left_out, outer_losses
@@ -180,6 +181,7 @@ def _split(
     problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None
 ) -> tuple[TrainingProblem, Hyperparameters, dict[str, Any], Static]:
     of_steps, dynamic, static = checked_split(problem, hyperparameters, space)
+    warn_of_what_has_no_effect(of_steps, hyperparameters, space)
     return of_steps, hyperparameters, dynamic, static
 
 

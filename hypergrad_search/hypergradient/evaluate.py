@@ -10,6 +10,7 @@ from hypergrad_search.from_function import FunctionProblem, refuse
 from hypergrad_search.hypergradient.base import Evaluation, Method, Report, Request, as_nested
 from hypergrad_search.hypergradient.direct import Direct
 from hypergrad_search.hypergradient.reversible import Reversible
+from hypergrad_search.hypergradient.without_effect import warn_of_what_has_no_effect
 from hypergrad_search.hyperparameters import noting_counts, split_of_space
 from hypergrad_search.load_errors import with_errors_of_load
 from hypergrad_search.nesting import flat
@@ -111,6 +112,7 @@ def evaluate(
     if snapshot is not None and not method.resumes:
         raise ValueError(f"evaluate: {type(method).__name__} cannot go on from a snapshot; leave snapshot out")
     problem, _, _ = checked_split(problem, hyperparameters, box)
+    warn_of_what_has_no_effect(problem, hyperparameters, box)
     evaluation = method.evaluate(problem, hyperparameters, checked_key, request)
     if not isinstance(evaluation, Evaluation):
         raise ValueError(f"{type(method).__name__}.evaluate must return an Evaluation, got {evaluation!r}")

@@ -134,8 +134,8 @@ class Reversible(Method):
                 raise
             why = str(error)
             if not isinstance(error, exact.IrreversibleDecayError):
-                said = ending_with(see("fallback"), f"Reversible: its fallback evaluates this problem. {why}")
-                _warn_once(problem, said)
+                said = f"{type(self.fallback).__name__} differentiates this problem in place of Reversible. {why}"
+                _warn_once(problem, ending_with(see("fallback"), said))
         spent = Cost(0.0, time.perf_counter() - started)
         return _fall_back(self.fallback, problem, hyperparameters, key, request, spent, why)
 

@@ -1,5 +1,6 @@
 """The result of a study: hyperparameters that are ready for `evaluate`, and the parameters trained with them."""
 
+import math
 from typing import Any
 
 import optuna
@@ -25,7 +26,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
     parts alone say. Where no array is better than plain numbers, the result has plain numbers (the same number at all
     elements), and a message of Optuna's log says so.
 
-    Raises `ValueError` where no trial is complete.
+    Raises `ValueError` where no trial is complete, or none has a finite value.
 
     Example:
         >>> from hypergrad_optuna import best_trial
@@ -36,6 +37,9 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
     lowest = study.best_trial
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    if not any(math.isfinite(t.value or 0.0) for t in complete):
+        said = complete[-1].user_attrs.get(attributes.MESSAGE, "its value is not finite")
+        raise ValueError(f"no trial of this study has a finite value; trial {complete[-1].number}: {said}")
     sound = [t for t in complete if not _overfitted(t) and all(c <= 0 for c in t.constraints.values())]
     best = min(sound, key=lambda t: sign * (t.value or 0.0), default=lowest)
     held_back = [t for t in complete if attributes.HELD_BACK in t.user_attrs]
@@ -55,7 +59,7 @@ def best_hyperparameters(study: optuna.Study, *, artifact_store: Any | None = No
     `best_trial`. `hyperparameters_of` says more about the result. `artifact_store` is by default that of the study's
     sampler.
 
-    Raises `ValueError` where no trial is complete, or a store is needed and missing.
+    Raises `ValueError` where no trial is complete with a finite value, or a store is needed and missing.
 
     Example:
         >>> from hypergrad_optuna import best_hyperparameters
@@ -73,8 +77,8 @@ def best_model(study: optuna.Study, objective: Objective, *, artifact_store: Any
     They are trained once more, or read from the trial's checkpoint where its method keeps one. `objective` must have
     the same arguments as the study's own objective. `artifact_store` is by default that of the study's sampler.
 
-    Raises `ValueError` where no trial is complete, a store is needed and missing, or the objective is of
-    `from_function`, which knows the loss alone.
+    Raises `ValueError` where no trial is complete with a finite value, a store is needed and missing, or the objective
+    is of `from_function`, which knows the loss alone.
 
     Example:
         >>> from hypergrad_optuna import best_model

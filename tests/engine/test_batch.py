@@ -161,7 +161,7 @@ def test_a_decay_below_the_smallest_is_exact_alone() -> None:
     assert found[1].cost.gradient_evaluations == 8 * STEPS
 
 
-@pytest.mark.filterwarnings("ignore:Reversible. its fallback evaluates this problem")
+@pytest.mark.filterwarnings("ignore:Unrolled differentiates this problem in place")
 def test_an_optimizer_that_cannot_be_reversed_is_not_batched() -> None:
     problem = made(sgd("rate", "momentum", nesterov=True))
     with pytest.raises(ValueError, match="loses bits that no reverse pass can recover"):

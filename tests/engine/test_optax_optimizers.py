@@ -123,7 +123,7 @@ def test_hypergradients_are_those_of_float64(name: str) -> None:
 def test_reversal_refuses_by_name(name: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         evaluate(problem(name), H, key=KEY)
-    with pytest.warns(UserWarning, match="its fallback evaluates this problem"):
+    with pytest.warns(UserWarning, match="Unrolled differentiates this problem in place of Reversible"):
         result = evaluate(problem(name), H, key=KEY, method=Reversible(fallback=Unrolled()))
     assert result.value == evaluate(problem(name), H, key=KEY, method=Unrolled()).value
 

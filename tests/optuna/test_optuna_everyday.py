@@ -9,7 +9,7 @@ import optax
 import optuna
 import pytest
 
-from hypergrad_optuna import HypergradSampler, Objective, best_hyperparameters, best_model
+from hypergrad_optuna import HypergradSampler, Objective, best_hyperparameters, best_model, best_trial
 from hypergrad_search import Float, Int, Reversible, Space, TrainingProblem, Unrolled, sgd
 
 DRAW = np.random.default_rng(0)
@@ -96,3 +96,12 @@ def test_a_chain_of_optax_whose_gradient_is_nan_is_said_with_what_to_do() -> Non
     study = optuna.create_study(sampler=HypergradSampler(seed=0))
     study.optimize(Objective(of(1e-8), space, method=Unrolled()), n_trials=6)
     assert {trial.user_attrs["hypergrad:status"] for trial in study.trials} == {"ok"}
+
+
+def test_a_study_without_a_finite_value_has_found_nothing() -> None:
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    failing = problem(valid_loss=lambda params, mean, h: params["v"] * jnp.nan)
+    study.optimize(Objective(failing, SPACE), n_trials=2)
+    for find in (best_trial, best_hyperparameters):
+        with pytest.raises(ValueError, match=r"no trial of this study has a finite value; trial 1: a gradient or loss"):
+            find(study)
