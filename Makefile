@@ -26,21 +26,21 @@ notebooks: venv  ## Execute the notebooks and save them with their pictures
 	$(VENV)/bin/python docs/execute_notebooks.py
 
 test: venv  ## Run the fast tests
-	$(VENV)/bin/pytest --numprocesses auto --dist loadfile -m "not slow"
+	$(VENV)/bin/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: venv  ## Run the slow tests
-	$(VENV)/bin/pytest --numprocesses auto --dist loadfile -m slow
+	$(VENV)/bin/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m slow
 
 test-newest: venv  ## Run the fast tests on the newest Python that is installed, with the newest dependencies
 	@test -n "$(NEWEST)" || { echo "no Python newer than 3.11 was found; name one with: make test-newest NEWEST=..."; exit 1; }
 	$(VENV)/bin/uv venv --quiet --clear --seed --python $(NEWEST) build/newest
 	$(VENV)/bin/uv pip install --quiet --python build/newest/bin/python --editable '.[all]'
-	build/newest/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+	build/newest/bin/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-lowest: venv  ## Run the fast tests with the lowest versions of the dependencies that pyproject.toml allows
 	$(VENV)/bin/uv venv --quiet --clear --seed --python $(VENV)/bin/python build/lowest
 	$(VENV)/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable '.[all]'
-	build/lowest/bin/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+	build/lowest/bin/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 release: venv  ## Check that version, changelog and git agree, build and try a wheel in dist; publishes nothing
 	$(VENV)/bin/python tools/release.py

@@ -113,7 +113,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-SLOW = ("adabelief", "muon", "rmsprop")
+SLOW = ("adabelief", "adamw", "muon", "rmsprop")
 
 
 @pytest.mark.parametrize(

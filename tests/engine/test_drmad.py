@@ -81,6 +81,7 @@ def test_a_penalty_on_ridge_regression_is_biased(closed_form: Any) -> None:
     assert 0.005 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < 0.2
 
 
+@pytest.mark.slow
 def test_penalties_of_a_network_are_roughly_right(
     make_problem: Callable[..., TrainingProblem], hyperparameters: dict[str, Any]
 ) -> None:

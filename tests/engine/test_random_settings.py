@@ -163,6 +163,7 @@ def test_few_problems_have_something_of_everything() -> None:
     ]
 
 
+@pytest.mark.slow
 @search(max_examples=20, derandomize=True)
 @given(st.sampled_from([FEW[0], FEW[2]]).map(lambda parts: problem_of(*parts)), hyperparameters)
 def test_nothing_breaks_silently_by_gradient_descent_and_adam(problem: TrainingProblem, h: dict[str, float]) -> None:

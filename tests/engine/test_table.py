@@ -239,8 +239,6 @@ FAST = {
     ("sgd, nesterov", "ridge"),
     ("adam", "ridge"),
     ("adamw", "ridge"),
-    ("adabelief", "ridge"),
-    ("rmsprop", "ridge"),
     ("muon", "network"),
     ("proximal_sgd", "ridge"),
     ("ema of sgd", "ridge"),

@@ -119,6 +119,7 @@ def test_clipping_does_what_it_says() -> None:
     assert float(result.gradient["clip"]) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_noise_is_new_at_each_step_and_the_same_again() -> None:
     run = problem(sgd(0.05, 0.9, transform=lambda h: gradient_noise(h["noise"])))
     values = [

@@ -55,6 +55,7 @@ def test_there_is_one_for_each_way_to_write_a_model() -> None:
     assert all(len(path.read_text().splitlines()) < 90 for path in EVERYDAY)
 
 
+@pytest.mark.slow
 def test_the_plain_one_is_exact_and_agrees_with_unrolling() -> None:
     example = loaded(PLAIN)
     arguments = example["problem"], example["hyperparameters"]

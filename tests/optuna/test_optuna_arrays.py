@@ -73,7 +73,7 @@ def test_exploring_an_array_is_a_number() -> None:
             np.sum((trial.params["array"] - OPTIMUM) ** 2) + math.log(trial.params["number"]) ** 2
         )
     assert steps(study)
-    assert all("3x100: " in t.user_attrs["array (array)"] for t in steps(study))
+    assert all("3x100 numbers, " in t.user_attrs["array (array)"] for t in steps(study))
 
 
 def test_other_samplers_see_coordinates() -> None:

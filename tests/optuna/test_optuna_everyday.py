@@ -47,7 +47,8 @@ SPACE: Space = {
 }
 
 
-@pytest.mark.parametrize("optimizer", ["exact", pytest.param("optax", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["exact", "optax"])
 def test_a_study_of_statistics_and_steps(optimizer: str) -> None:
     changes: dict[str, Any] = {}
     if optimizer == "optax":

@@ -278,6 +278,7 @@ def expected_warnings(test: Callable[..., None]) -> Callable[..., None]:
     return test
 
 
+@pytest.mark.slow
 @expected_warnings
 def test_a_walk_through_histories() -> None:
     few = settings(

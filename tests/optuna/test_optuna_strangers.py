@@ -21,6 +21,7 @@ from hypergrad_optuna import (
     wants_gradient,
 )
 from hypergrad_optuna.history import History
+from hypergrad_search.trouble import see
 
 Objective = Callable[[optuna.Trial], float]
 
@@ -105,7 +106,7 @@ def test_steps_go_on_after_a_trial_that_the_sampler_did_not_run(
         study.optimize(bowl(), n_trials=20)
     assert steps(study.trials[before:]) > 2
     said = [str(w.message) for w in heard if "not used" in str(w.message)]
-    assert said == ([] if unused is None else [f"HypergradSampler: {unused}"])
+    assert said == ([] if unused is None else [f"HypergradSampler: {unused}{see('unusable')}"])
 
 
 @pytest.mark.parametrize(

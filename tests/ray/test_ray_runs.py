@@ -210,6 +210,7 @@ def test_a_function_that_returns_a_number(tmp_path: Path) -> None:
     assert {trial.trial: trial.value for trial in searcher._observations.values()} == values
 
 
+@pytest.mark.slow
 def test_a_function_of_the_user_s_own_descends(tmp_path: Path) -> None:
     problem = from_function(function())
     analysis = tune.run(

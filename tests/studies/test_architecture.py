@@ -29,6 +29,7 @@ def test_a_connection_that_is_cut_has_no_effect() -> None:
         assert (some != whole).any()
 
 
+@pytest.mark.slow
 def test_a_network_without_its_input_names_by_chance() -> None:
     """Connections from the input come first of each block."""
     without = jnp.array([float(start != 0) for start, _ in CONNECTIONS])

@@ -54,6 +54,7 @@ def test_half_of_the_labels_are_wrong_among_those_to_clean_and_among_the_planted
     assert not np.array_equal(data.train.labels, data_cleaning.data(2).train.labels)
 
 
+@pytest.mark.slow
 def test_a_validation_image_is_judged_by_the_model_that_has_not_seen_it() -> None:
     data = data_cleaning.data(0)
     problem, _ = data_cleaning.problem()

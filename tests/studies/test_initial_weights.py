@@ -119,6 +119,7 @@ def test_rates_of_0_are_plain_learning_of_several_tasks_but_for_rounding(
     assert found.difference < 1e-6
 
 
+@pytest.mark.slow
 def test_other_rates_are_not_plain_learning(data: Characters, training: TrainingProblem) -> None:
     tasks = initial_weights.draw(data.parts["train"], 1, np.random.default_rng(1))
     start = initial_weights._start(data.sizes, 0, 0.3)

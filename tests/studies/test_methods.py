@@ -40,6 +40,7 @@ def _with_ones(images: np.ndarray) -> jax.Array:
     return jnp.column_stack([jnp.asarray(images, jnp.float64), jnp.ones(len(images))])
 
 
+@pytest.mark.slow
 def test_exact_methods_have_small_errors_and_others_say_theirs() -> None:
     names = ["Unrolled", "Reversible", "Implicit, CG"]
     records = {r.method: r for r in methods._of_case(CASE, names, 1)}

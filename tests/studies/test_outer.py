@@ -61,6 +61,7 @@ def without_seconds(iterations: list[Iteration]) -> list[dict[str, Any]]:
     return [{**vars(i), "seconds": None} for i in iterations]
 
 
+@pytest.mark.slow
 def test_a_descent_is_the_optimizers_own(problem: TrainingProblem, tmp_path: Path) -> None:
     done = list(descent(problem, reseed=True).run("paper", 3, tmp_path))
     here: Any = {"log_rate": np.float32(-2.0), "aim": np.zeros(3, np.float32)}

@@ -52,6 +52,7 @@ def test_the_rate_of_prodigy_falls_to_zero() -> None:
     assert not np.array_equal(ours, by_hand(optax.contrib.prodigy(), STEPS))
 
 
+@pytest.mark.slow
 def test_the_optimizer_takes_the_place_of_the_problems_own() -> None:
     problem, space = RIVALS["dowg"].posed(PROBLEMS["digits-mlp"]())
     own, own_space = PROBLEMS["digits-mlp"]().posed()
