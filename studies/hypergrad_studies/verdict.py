@@ -9,7 +9,7 @@ import numpy as np
 from hypergrad_studies.budgets import Interval
 from hypergrad_studies.pairing import SURE, Pairing, paired, pairings, seeds_needed, shown
 from hypergrad_studies.spending import Budget
-from hypergrad_studies.statistics import History, final_tests, validated, within_budget
+from hypergrad_studies.statistics import History, final_tests, finals, validated, within_budget
 
 AT_MOST = "\N{LESS-THAN OR EQUAL TO}"
 
@@ -29,7 +29,7 @@ class Verdict:
     - `problem`, `budget`: what was compared, and with which budget.
     - `ours`, `other`: ours, and the other method of the same budget that has the lowest median loss. `others` is the
       number of those that it is the best of.
-    - `measure`: "test loss"; or "validation loss" where there is no test loss, cross-validated where parts of the
+    - `measure`: "test loss"; where there is none, "validation loss", or "cross-validated loss" where parts of the
       validation set were held back.
     - `losses`, `lower`, `wins`, `seeds`: ours against the other, as in `Pairing`.
     - `p`: of the test that ours is lower than each of the others, where it has the lowest median, and else of the test
@@ -201,7 +201,8 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
     tried = any(within_budget(run).any() for run in runs if run.key[1] == ours)
     rivals = [run for run in runs if run.key[1] == ours or not run.gradients]
     tests, kept = final_tests(rivals), validated(rivals)
-    measure, losses = ("test loss", tests) if tests.keys() == kept.keys() else ("validation loss", kept)
+    of_validation = "validation loss" if kept == finals(rivals) else "cross-validated loss"
+    measure, losses = ("test loss", tests) if tests.keys() == kept.keys() else (of_validation, kept)
     against = pairings(losses[ours], {name: losses[name] for name in losses if name != ours})
     same = [pairing for pairing in against if budgets[pairing.other] == budgets[ours]]
     if not same:

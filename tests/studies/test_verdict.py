@@ -162,7 +162,7 @@ def test_what_was_held_back_decides_where_there_is_no_test_loss() -> None:
     ours = [replace(h, trials=tuple(replace(t, cross_validated=3.0) for t in h.trials)) for h in ours]
     found = verdict([*ours, *runs(tpe=[2.0] * 5)])
     assert found is not None
-    assert (found.pays, found.measure, found.losses) == (False, "validation loss", (3.0, 2.0))
+    assert (found.pays, found.measure, found.losses) == (False, "cross-validated loss", (3.0, 2.0))
 
 
 def test_more_budget_is_not_the_same_budget() -> None:
