@@ -158,8 +158,7 @@ def _own(name: str, domain: sample.Domain) -> Parameter:
     place = _place((name,), domain)
     if place.unit is not None:
         raise ValueError(
-            f"space[{name!r}]: trainable cannot take a quantised domain, which has no gradient; leave q out, or use "
-            "tune.choice of the values"
+            f"space[{name!r}]: a quantised domain has no gradient; leave q out, or use tune.choice of the values"
         )
     try:
         return place.parameter if place.choices is None else Categorical(place.choices)

@@ -79,9 +79,9 @@ def compare(
     Call it again with the same arguments to go on where it was cut off.
 
     Args:
-        problem: a `TrainingProblem` or `from_function(...)` with its `space`; an objective of Optuna, with or without
-            `report_gradient`, without a space; a trainable of Ray Tune with its space, in Ray's domains or ours; or the
-            name of a registered problem, such as "digits-mlp".
+        problem: a `TrainingProblem` or `from_function(...)` with its `space`, which may be nested, and be Optuna's or
+            Ray's own; an objective of Optuna, with or without `report_gradient`, without a space; a trainable of Ray
+            Tune with its space, in Ray's domains or ours; or the name of a registered problem, such as "digits-mlp".
         space: see `problem`.
         budget: what each run may spend: a number of gradient evaluations, of which a training step costs 1, or a time
             such as "90s", "10min" or "1h". The costs of an objective are what it tells `report_gradient`, those of a

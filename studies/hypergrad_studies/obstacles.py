@@ -59,8 +59,9 @@ def _of_training(rival: Rival, task: TrainingTask, backend: str) -> str | None:
         return None
     if rival.optimizer is not None and problem.steps == 1:
         return f"{rival.name} needs more than one training step, and {task.name} has no more; leave out one of them"
+    at = middle(space)
     try:
-        rival.how.check(problem, middle(space), space=space)
+        rival.how.check(problem.at(at), at, space=space)
     except ValueError as refusal:
         return f"on {task.name}, {refusal}"
     return None

@@ -66,9 +66,11 @@ class Pairing:
         if self.lower is None:
             return f"lower on {self.wins} of {self.seeds} seeds"
         median, low, high = self.lower.median, self.lower.low, self.lower.high
-        if median >= 0:
+        if low < 0 < high:
+            return f"{_than(median)} ({_than(high)} to {_than(low)})"
+        if high > 0:
             return f"{_share(median)} ({_share(low)} to {_share(high)}) lower"
-        return f"{_share(-median)} ({_share(-high)} to {_share(-low)}) higher"
+        return f"{_share(-median)} ({_share(-high)} to {_share(-low)}) higher" if low < 0 else "equal"
 
 
 def pairings(ours: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> list[Pairing]:
@@ -173,5 +175,11 @@ def _side(p: float) -> int:
     return (p > SURE) - (p < SURE)
 
 
+def _than(lower: float) -> str:
+    return "equal" if lower == 0 else f"{_share(abs(lower))} {'lower' if lower > 0 else 'higher'}"
+
+
 def _share(share: float) -> str:
-    return "over 99 %" if 0.995 < share < 1 else f"{100 * share:z.0f} %"
+    if 0 < share < 0.005:
+        return "under 1 %"
+    return "over 99 %" if 0.995 < share < 1 else f"{100 * share:z,.0f} %"

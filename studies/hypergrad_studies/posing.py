@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hypergrad_optuna.distributions import own_space as of_distributions
 from hypergrad_ray import param_space
 from hypergrad_ray.domains import Domains
+from hypergrad_ray.domains import own_space as of_domains
 from hypergrad_search import Categorical, Float, Int, TrainingProblem
 from hypergrad_search.checks import shown
 from hypergrad_search.from_function import FunctionProblem
@@ -24,7 +26,9 @@ def pose(
 ) -> Task:
     """Return the task of a registered name, a training problem with its space, an objective, or a trainable.
 
-    By default its name is that of the registry, or of the function. Raises `ValueError` where it is none of these.
+    The space of a training problem may have dicts within it, and domains of Ray or distributions of Optuna; the task
+    has it in our terms, with one dict for all names. By default the task's name is that of the registry, or of the
+    function. Raises `ValueError` where it is none of these.
     """
     if isinstance(problem, str):
         return named(problem)
@@ -34,8 +38,9 @@ def pose(
             raise ValueError(f"{called}: a training problem needs its space, a dict such as {{'rate': Float(0.1, 1)}}")
         if maximise:
             raise ValueError(f"{called}: the value of a training problem is a loss, which is minimised")
-        check_space(space)
-        return TrainingTask(called, problem, dict(space))
+        own = of_domains(of_distributions(called, space))
+        check_space(own)
+        return TrainingTask(called, problem, dict(own))
     if not callable(problem):
         raise ValueError(
             "problem must be a TrainingProblem with its space, an objective of Optuna, a trainable of Ray Tune with "
@@ -45,11 +50,7 @@ def pose(
         return ObjectiveTask(called, problem, maximise)
     if not isinstance(space, Mapping):
         raise ValueError(f"{called}: space must be a dict of domains, got {shown(space)}")
-    ours = {name: domain for name, domain in space.items() if isinstance(domain, Float | Int | Categorical)}
-    domains = {
-        **{name: domain for name, domain in space.items() if name not in ours},
-        **(param_space(ours) if ours else {}),
-    }
+    domains = _in_domains(space)
     if not Domains.of(domains).space:
         raise ValueError(
             f"{called}: space must hold something to search, such as tune.uniform(0, 1), got {shown(space)}"
@@ -86,6 +87,16 @@ def named(name: str, *, maximise: bool = False, metric: str = "loss") -> Task:
     if isinstance(problem, str):
         raise ValueError(f"{name} must return (problem, space), an objective, or (trainable, space), got {shown(made)}")
     return pose(problem, space, maximise=maximise, metric=metric, name=name)
+
+
+def _in_domains(space: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trainable's space with a domain of Ray in place of each `Float`, `Int` and `Categorical`."""
+    ours = {name: value for name, value in space.items() if isinstance(value, Float | Int | Categorical)}
+    others = {name: value for name, value in space.items() if name not in ours}
+    return {
+        **{name: _in_domains(value) if isinstance(value, Mapping) else value for name, value in others.items()},
+        **(param_space(ours) if ours else {}),
+    }
 
 
 def backend_of(task: Task) -> str:

@@ -37,6 +37,7 @@ from hypergrad_search import (
 from hypergrad_search.checks import shown
 from hypergrad_search.hosting import DEFAULT_METHOD
 from hypergrad_search.hypergradient import ConjugateGradients, Identity, Neumann
+from hypergrad_search.nesting import nested
 from hypergrad_search.optax_optimizers import OptaxOptimizer
 from hypergrad_search.search import ExploreDescend, Strategy
 from hypergrad_search.search.ask_tell import levels
@@ -211,7 +212,8 @@ def by_gradients(
 
     def searcher(setting: Setting, space: Space | None) -> Searcher:
         mode = "max" if setting.maximise else "min"
-        return HypergradSearch(space, metric=setting.metric, mode=mode, seed=setting.seed, strategy=strategy)
+        in_ray = None if space is None else nested(space)  # in Ray a name with "/" is that of a nested one
+        return HypergradSearch(in_ray, metric=setting.metric, mode=mode, seed=setting.seed, strategy=strategy)
 
     return Rival(
         name,

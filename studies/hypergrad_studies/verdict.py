@@ -9,7 +9,9 @@ import numpy as np
 from hypergrad_studies.budgets import Interval
 from hypergrad_studies.pairing import SURE, Pairing, paired, pairings, seeds_needed, shown
 from hypergrad_studies.spending import Budget
-from hypergrad_studies.statistics import History, final_tests, validated, within_budget
+from hypergrad_studies.statistics import History, final_tests, finals, validated, within_budget
+
+AT_MOST = "\N{LESS-THAN OR EQUAL TO}"
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,22 @@ class Verdict:
     Multiparameter hypothesis testing and acceptance sampling, Technometrics 24, 1982). That one of the others is lower
     than ours needs one success only, so there p is multiplied by the number of the others (Bonferroni).
 
-    - `pays`: True where ours has the lowest median, and `p` is below 0.05; False where it has not; None where ours is
-      ahead, and it may be chance, or where nothing can be said: the budget is too small for any trial of ours, or no
-      method has a finite median.
+    - `pays`: where `p` is below 0.05, True if ours has the lowest median, and False if another method has it; None
+      where no difference is shown, or nothing can be said: the budget is too small for any trial of ours, or no method
+      has a finite median.
     - `problem`, `budget`: what was compared, and with which budget.
     - `ours`, `other`: ours, and the other method of the same budget that has the lowest median loss. `others` is the
       number of those that it is the best of.
-    - `measure`: "test loss"; or "validation loss" where there is no test loss, cross-validated where parts of the
+    - `measure`: "test loss"; where there is none, "validation loss", or "cross-validated loss" where parts of the
       validation set were held back.
     - `losses`, `lower`, `wins`, `seeds`: ours against the other, as in `Pairing`.
-    - `p`: that ours is lower than each of the others, or, where it does not pay, that the other is lower than ours.
-    - `needed`: about how many seeds would be enough for a `p` below 0.05, if differences stay as they are; infinite
-      where no number would.
+    - `p`: of the test that ours is lower than each of the others, where it has the lowest median, and else of the test
+      that the other is lower than ours. It is the probability that chance alone makes differences at least so clear,
+      and not the probability that a method is better.
+    - `needed`: about how many seeds would be enough for a `p` below 0.05 that ours is lower than each of the others, if
+      differences stay as they are, and `needed_behind` for one that the other is lower than ours; infinite where no
+      number would, as at least one of them is. Both go by the ranks of the differences, and not by the medians.
+    - `trials`: the median number of trials that ours and the other ended within the budget.
     - `time`: how many times as long ours took, by the median seconds of evaluating, asking and telling;
       NaN where no seconds were measured.
     - `tried`: whether any trial of ours ended within the budget.
@@ -50,6 +56,8 @@ class Verdict:
     measure: str
     p: float
     needed: float
+    needed_behind: float
+    trials: tuple[float, float]
     time: float
     tried: bool
     best: Pairing
@@ -88,21 +96,13 @@ class Verdict:
             return "was not tried"
         if self._unknown:
             return "no result"
-        if self.best.level:
-            return "is level"
-        return {True: "pays", False: "does not pay", None: "may pay"}[self.pays]
-
-    @property
-    def sure(self) -> bool:
-        """Whether it is unlikely to be chance."""
-        return self.p < SURE
+        return {True: "pays", False: "does not pay", None: "no difference shown"}[self.pays]
 
     @property
     def head(self) -> str:
         """What the answer is about, and the answer."""
         at = "" if self.budget is None else f" at {self.budget}"
-        found = "no method has a result" if self.tried and self._unknown else f"{self.ours} {self.says}"
-        return f"{found} for {self.problem}{at}"
+        return f"{self._found} for {self.problem}{at}"
 
     @property
     def reason(self) -> str:
@@ -115,20 +115,7 @@ class Verdict:
             return "none of its trials fits in the budget; its first one takes four training runs or more, so give 25."
         if self._unknown:
             return f"the median {self.measure} of each is infinite."
-        ours, theirs = (f"{loss:.3g}" for loss in self.losses)
-        other = self.other if self.others == 1 else f"{self.other}, the best of {self.others} others"
-        if self.best.level:
-            each = f"each of {self.seeds} seeds, of which the median is {ours}"
-            return f"the {self.measure} is that of {other} on {each}.{self._took}"
-        by = "" if self.lower is None else f", seed by seed {self.best.difference}"
-        sure = f"it is lower on {self.wins} of {self.seeds} seeds ({self._p})."
-        if self.pays is False:
-            found = f"use {other}, with the {self.measure} {theirs}; ours is {ours}{by}, and {sure}"
-        else:
-            than = f"{theirs} of {other}"
-            held = f"{ours} against the {than}" if self.lower is None else f"{ours}{by} than the {than}"
-            found = f"the {self.measure} is {held}; {sure}"
-        return f"{found}{'' if self.sure else self._doubt}{self._took}"
+        return f"{self._level if self.best.level else self._compared}{self._spent}"
 
     def __str__(self) -> str:
         return f"{self.head}: {self.reason}"
@@ -138,8 +125,60 @@ class Verdict:
         return all(map(math.isinf, self.losses))
 
     @property
-    def _took(self) -> str:
-        return "" if math.isnan(self.time) else f" It took {self.time:.2g} times as long as {self.other}."
+    def _found(self) -> str:
+        if not self.tried:
+            return f"{self.ours} was not tried"
+        if self._unknown:
+            return "no method has a result"
+        return "no difference was shown" if self.pays is None else f"{self.ours} {self.says}"
+
+    @property
+    def _best(self) -> str:
+        return self.other if self.others == 1 else f"{self.other}, the best of {self.others} others"
+
+    @property
+    def _level(self) -> str:
+        each = f"each of {self.seeds} seeds, of which the median is {self.losses[0]:.3g}"
+        return f"the {self.measure} of {self.ours} is that of {self._best}, on {each}. {self._simpler}."
+
+    @property
+    def _compared(self) -> str:
+        ours, theirs = (f"{loss:.3g}" for loss in self.losses)
+        medians = f"the median {self.measure} is {ours} with {self.ours}, and {theirs} with {self._best}"
+        by = self.ours if self.lower is None else f"seed by seed {self.ours} is {self.best.difference}, and it"
+        wins = f"{by} is lower on {self.wins} of {self.seeds} seeds"
+        advice = {True: "", False: f" Use {self.other}.", None: f" {self._simpler}. {self._more_seeds}"}[self.pays]
+        return f"{medians}; {wins}. {self._by_chance}.{advice}"
+
+    @property
+    def _by_chance(self) -> str:
+        """What `p` means; it is about the method with the lowest median."""
+        if self.best.ahead:
+            p = shown(self.p) if self.others == 1 else f"{shown(self.p, AT_MOST)} against each"
+            return f"Chance alone would put {self.ours} so far ahead with the probability p {p}"
+        of = "" if self.others == 1 else f", allowing for the choice among {self.others}"
+        return f"Chance alone would put {self.other} so far ahead with the probability p {shown(self.p)}{of}"
+
+    @property
+    def _simpler(self) -> str:
+        return f"So {self.other}, or whichever is simpler, will do"
+
+    @property
+    def _more_seeds(self) -> str:
+        leaning = "By the ranks of the differences, about"
+        if math.isfinite(self.needed):
+            than = self.other if self.others == 1 else "each of the others"
+            return f"{leaning} {self.needed:,.0f} seeds would show that {self.ours} is lower than {than}."
+        if math.isfinite(self.needed_behind):
+            return f"{leaning} {self.needed_behind:,.0f} seeds would show that {self.other} is lower than {self.ours}."
+        return "With differences such as these, more seeds would show none."
+
+    @property
+    def _spent(self) -> str:
+        """How many trials, and how much time."""
+        ours, theirs = (f"{number:g}" for number in self.trials)
+        took = "" if math.isnan(self.time) else f"; {self.ours} took {self.time:.2g} times as long"
+        return f" The median number of trials of {self.ours} is {ours}, that of {self.other} {theirs}{took}."
 
     @property
     def _elsewhere(self) -> str:
@@ -147,20 +186,6 @@ class Verdict:
             return ""
         pairing, budget = self.elsewhere
         return f" {pairing.other}, {_at(budget, self.budget)}, has {pairing.losses[1]:.3g}."
-
-    @property
-    def _p(self) -> str:
-        if self.pays is False:
-            of = "" if self.others == 1 else f", allowing for {self.others} others"
-            return f"p {shown(self.p)} that {self.other} is lower{of}"
-        at_most = "\N{LESS-THAN OR EQUAL TO}"
-        return f"p {shown(self.p)}" if self.others == 1 else f"p {shown(self.p, at_most)} against each"
-
-    @property
-    def _doubt(self) -> str:
-        if math.isinf(self.needed):
-            return " This may be chance, and with differences such as these more seeds would not tell."
-        return f" This may be chance: about {self.needed:,.0f} seeds would tell."
 
 
 def verdict(runs: Sequence[History]) -> Verdict | None:
@@ -176,26 +201,26 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
     tried = any(within_budget(run).any() for run in runs if run.key[1] == ours)
     rivals = [run for run in runs if run.key[1] == ours or not run.gradients]
     tests, kept = final_tests(rivals), validated(rivals)
-    measure, losses = ("test loss", tests) if tests.keys() == kept.keys() else ("validation loss", kept)
+    of_validation = "validation loss" if kept == finals(rivals) else "cross-validated loss"
+    measure, losses = ("test loss", tests) if tests.keys() == kept.keys() else (of_validation, kept)
     against = pairings(losses[ours], {name: losses[name] for name in losses if name != ours})
     same = [pairing for pairing in against if budgets[pairing.other] == budgets[ours]]
     if not same:
         return None
     best = same[0]
-    if best.ahead:
-        p, needed = max(pairing.p for pairing in same), max(pairing.needed for pairing in same)
-    else:
-        mine, theirs = paired(losses[ours], losses[best.other])
-        p, needed = min(1.0, len(same) * best.behind), seeds_needed(theirs, mine, SURE / len(same))
+    p = max(pairing.p for pairing in same) if best.ahead else min(1.0, len(same) * best.behind)
+    mine, theirs = paired(losses[ours], losses[best.other])
     return Verdict(
-        pays=_answer(best, p) if tried and math.isfinite(min(best.losses)) else None,
+        pays=best.ahead if p < SURE and tried and math.isfinite(min(best.losses)) else None,
         problem=runs[0].key[0],
         budget=budgets[ours],
         ours=ours,
         others=len(same),
         measure=measure,
         p=p,
-        needed=needed,
+        needed=max(pairing.needed for pairing in same),
+        needed_behind=seeds_needed(theirs, mine, SURE / len(same)),
+        trials=(_trials(rivals, ours), _trials(rivals, best.other)),
         time=_seconds(rivals, ours) / _seconds(rivals, best.other),
         tried=tried,
         best=best,
@@ -217,8 +242,9 @@ def _ahead_elsewhere(
     return next((found for found in others if found[1] != budgets[ours]), None)
 
 
-def _answer(best: Pairing, p: float) -> bool | None:
-    return (True if p < SURE else None) if best.ahead else False
+def _trials(runs: Sequence[History], method: str) -> float:
+    """Return the median number of a method's trials that ended within the budget."""
+    return float(np.median([within_budget(run).sum() for run in runs if run.key[1] == method]))
 
 
 def _seconds(runs: Sequence[History], method: str) -> float:

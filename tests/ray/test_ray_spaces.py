@@ -103,7 +103,10 @@ def test_param_space_is_nested_alike() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"opt": {"rate": tune.quniform(0.0, 1.0, 0.1)}}, r"'opt/rate'\]: trainable cannot take a quantised domain"),
+        (
+            {"opt": {"rate": tune.quniform(0.0, 1.0, 0.1)}},
+            r"'opt/rate'\]: a quantised domain has no gradient; leave q out",
+        ),
         ({"a": tune.choice([(1, 2), (3, 4)])}, r"'a'\]: .*each choice must be .*tune.choice of their names"),
         ({"a": tune.sample_from(lambda _: 1)}, r"'a'\]: .*sample_from; compute it in the trainable"),
         ({"opt": {"rate": 0.1}}, r"'opt/rate'\] must be a Float"),

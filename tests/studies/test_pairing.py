@@ -74,7 +74,24 @@ def test_no_share_is_minus_nothing() -> None:
     (found,) = pairings({0: 1.001, 1: 1.0, 2: 0.9, 3: 0.9}, {"tpe": dict.fromkeys(range(4), 1.0)})
     assert found.lower is not None
     assert found.lower.low < 0
-    assert found.difference == "5 % (0 % to 10 %) lower"
+    assert found.difference == "5 % lower (10 % lower to under 1 % higher)"
+
+
+@pytest.mark.parametrize(
+    ("ours", "text"),
+    [
+        ([0.9, 0.8, 0.7], "20 % (10 % to 30 %) lower"),
+        ([1.1, 1.0, 1.3], "10 % (0 % to 30 %) higher"),
+        ([1.0, 1.0, 0.7], "0 % (0 % to 30 %) lower"),
+        ([0.76, 1.001, 1.08], "under 1 % higher (24 % lower to 8 % higher)"),
+        ([0.76, 1.0, 1.08], "equal (24 % lower to 8 % higher)"),
+        ([1.0, 1.0, 1.0], "equal"),
+        ([0.001, 0.001, 0.001], "over 99 % (over 99 % to over 99 %) lower"),
+    ],
+)
+def test_a_difference_says_which_is_lower_and_both_where_the_interval_has_both(ours: list[float], text: str) -> None:
+    (found,) = pairings(dict(enumerate(ours)), {"tpe": dict.fromkeys(range(3), 1.0)})
+    assert found.difference == text
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_the_answer_comes_first_and_is_that_of_the_terminal(tmp_path: Path) -> N
     assert text.index("Does search by hypergradients pay? pays") < text.index(str(found)) < text.index("has the lowest")
     (row,) = [row for row in rows(page) if row[:1] == ["tpe"] and "lower" in " ".join(row)]
     assert row == ["tpe", "1.53", "13 % (13 % to 13 %) lower", "5 of 5", "0.031", "0.031", "9"]
-    assert "p = 0.031)" in str(found)
+    assert "p = 0.031." in str(found)
 
 
 def test_every_trial_is_listed(tmp_path: Path) -> None:
