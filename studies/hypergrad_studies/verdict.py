@@ -24,7 +24,7 @@ class Verdict:
     than ours needs one success only, so there p is multiplied by the number of the others (Bonferroni).
 
     - `pays`: where `p` is below 0.05, True if ours has the lowest median, and False if another method has it; None
-      where no difference is shown, or nothing can be said: the budget is too small for any trial of ours, or no method
+      where neither is shown, or nothing can be said: the budget is too small for any trial of ours, or no method
       has a finite median.
     - `problem`, `budget`: what was compared, and with which budget.
     - `ours`, `other`: ours, and the other method of the same budget that has the lowest median loss. `others` is the
@@ -96,13 +96,14 @@ class Verdict:
             return "was not tried"
         if self._unknown:
             return "no result"
-        return {True: "pays", False: "does not pay", None: "no difference shown"}[self.pays]
+        return {True: "pays", False: "does not pay", None: "was not shown to pay"}[self.pays]
 
     @property
     def head(self) -> str:
         """What the answer is about, and the answer."""
         at = "" if self.budget is None else f" at {self.budget}"
-        return f"{self._found} for {self.problem}{at}"
+        found = "no method has a result" if self.tried and self._unknown else f"{self.ours} {self.says}"
+        return f"{found} for {self.problem}{at}"
 
     @property
     def reason(self) -> str:
@@ -123,14 +124,6 @@ class Verdict:
     @property
     def _unknown(self) -> bool:
         return all(map(math.isinf, self.losses))
-
-    @property
-    def _found(self) -> str:
-        if not self.tried:
-            return f"{self.ours} was not tried"
-        if self._unknown:
-            return "no method has a result"
-        return "no difference was shown" if self.pays is None else f"{self.ours} {self.says}"
 
     @property
     def _best(self) -> str:

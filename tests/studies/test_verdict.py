@@ -47,7 +47,7 @@ def test_four_seeds_are_too_few_to_be_sure() -> None:
     found = verdict(runs(hypergrad=[1, 2, 3, 4], tpe=[2, 3, 4, 5]))
     assert found is not None
     assert (found.pays, found.p) == (None, 1 / 16)
-    assert str(found).startswith("no difference was shown for bowl")
+    assert str(found).startswith("hypergrad was not shown to pay for bowl")
     assert (
         "Chance alone would put hypergrad so far ahead with the probability p = 0.062. So tpe, or whichever is simpler,"
         " will do. By the ranks of the differences, about 9 seeds would show that hypergrad is lower than tpe."
@@ -76,7 +76,7 @@ def test_a_lead_of_the_best_of_the_others_that_may_be_chance_is_no_difference() 
     assert found is not None
     assert (found.pays, found.other, found.wins, found.needed) == (None, "tpe", 1, math.inf)
     assert str(found) == (
-        "no difference was shown for bowl at 100 gradient evaluations: the median validation loss is 3 with hypergrad, "
+        "hypergrad was not shown to pay for bowl at 100 gradient evaluations: the median validation loss is 3 with hypergrad, "
         "and 2 with tpe, the best of 2 others; seed by seed hypergrad is 50 % higher (25 % lower to 50 % higher), and "
         "it is lower on 1 of 3 seeds. Chance alone would put tpe so far ahead with the probability p = 1, allowing for "
         "the choice among 2. So tpe, or whichever is simpler, will do. By the ranks of the differences, about "
@@ -117,7 +117,7 @@ def test_equal_losses_show_no_difference() -> None:
     assert found is not None
     assert (found.pays, found.p, found.wins) == (None, 1.0, 0)
     assert str(found) == (
-        "no difference was shown for bowl at 100 gradient evaluations: the validation loss of hypergrad is that of tpe,"
+        "hypergrad was not shown to pay for bowl at 100 gradient evaluations: the validation loss of hypergrad is that of tpe,"
         " on each of 2 seeds, of which the median is 3. So tpe, or whichever is simpler, will do. "
         "The median number of trials of hypergrad is 1, that of tpe 1; hypergrad took 1 times as long."
     )
