@@ -128,7 +128,10 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: search({"a": Domain()}), r"space\['a'\]: .* cannot search over Domain; use one of Ray's own domains"),
         (lambda: search(points_to_evaluate=3), "points_to_evaluate must be a list of configs, got 3"),
         (lambda: search(points_to_evaluate=[3]), r"points_to_evaluate must be a list of configs, got \[3\]"),
-        (lambda: search(points_to_evaluate=[{"w": 0.5}]), r"points_to_evaluate\[0\] does not fit .*lacks 'rate'"),
+        (
+            lambda: search(points_to_evaluate=[{"w": 0.5}]),
+            r"points_to_evaluate\[0\] does not fit .*'rate' and 'layers' and 'kind' are missing",
+        ),
         (
             lambda: search(points_to_evaluate=[{**CONFIG, "kind": "b"}]),
             r"points_to_evaluate\[0\] does not fit .*'kind'",

@@ -338,7 +338,9 @@ def test_a_state_keeps_the_points_that_are_left() -> None:
 
 def test_points_are_checked_as_soon_as_the_space_is_known() -> None:
     searcher = HypergradSearch(points_to_evaluate=[{"x": 0.5}])
-    with pytest.raises(ValueError, match=r"points_to_evaluate\[0\] does not fit the space: .*lacks 'net.y'"):
+    with pytest.raises(
+        ValueError, match=r"points_to_evaluate\[0\] does not fit the space: 'net/y' and 'array' are missing; give"
+    ):
         searcher.set_search_properties("loss", "min", small())
 
 

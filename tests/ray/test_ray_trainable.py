@@ -17,7 +17,7 @@ from ray.tune.search.sample import Float as RealDomain
 from ray.tune.search.sample import Integer
 
 from hypergrad_ray import HypergradSearch, best_hyperparameters, param_space, trainable, wants_gradient
-from hypergrad_ray.param_space import join
+from hypergrad_ray.config import join
 from hypergrad_search import (
     Categorical,
     Cost,
