@@ -34,7 +34,7 @@ def reasons(trials: Iterable[Trial]) -> str:
 
 def _can_be_copied(error: BaseException) -> bool:
     try:
-        cloudpickle.loads(cloudpickle.dumps(copy.copy(error)))
+        cloudpickle.loads(cloudpickle.dumps(copy.copy(error)))  # type: ignore[no-untyped-call]  # Ray's is not typed
     except Exception:  # an error's own class may fail here in any way
         return False
     return True

@@ -130,7 +130,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: search(points_to_evaluate=[3]), r"points_to_evaluate must be a list of configs, got \[3\]"),
         (
             lambda: search(points_to_evaluate=[{"w": 0.5}]),
-            r"points_to_evaluate\[0\] does not fit .*'rate' and 'layers' and 'kind' are missing",
+            r"points_to_evaluate\[0\] does not fit .*'rate', 'layers' and 'kind' are missing",
         ),
         (
             lambda: search(points_to_evaluate=[{**CONFIG, "kind": "b"}]),
