@@ -247,7 +247,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
     ],
     "param_space": [
         (lambda: param_space(None), "space must be a dict"),  # type: ignore[arg-type]  # wrong on purpose
-        (lambda: param_space({"w": 0.5}), r"space\['w'\] must be a Float, Int or Categorical"),  # type: ignore[dict-item]  # wrong on purpose
+        (lambda: param_space({"w": 0.5}), r"space\['w'\] must be a Float, Int or Categorical"),
         (lambda: param_space({**SPACE, "w[0]": Int(1, 2)}), r"'w\[0\]' is reserved, or stands for two things"),
         (lambda: param_space({"w[0]": Int(1, 2), **SPACE}), r"'w\[0\]' is reserved, or stands for two things"),
     ],

@@ -16,12 +16,11 @@ from ray import cloudpickle, tune
 from hypergrad_ray import HypergradSearch, best_hyperparameters, trainable, wants_gradient
 from hypergrad_ray.trial_errors import passable
 from hypergrad_search import Float, Space, TrainingProblem, sgd
-from hypergrad_search.problem import Optimizer
 
 SPACE: Space = {"rate": Float(1e-2, 0.3, log=True), "decay": Float(1e-4, 1e-1, log=True)}
 
 
-def problem(optimizer: Optimizer, valid: float = 1.0) -> TrainingProblem:
+def problem(optimizer: Any, valid: float = 1.0) -> TrainingProblem:
     """Return a problem whose functions travel by value."""
     return TrainingProblem(
         init=lambda key, h: jnp.zeros(2),
