@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 from ray.tune.search import sample
 
+from hypergrad_ray.config import RESERVED, check_names, join, split
 from hypergrad_ray.large_array import in_short
-from hypergrad_ray.param_space import check_names, join, split
 from hypergrad_search import Categorical, Float, Int, Space
 from hypergrad_search.checks import shown
 from hypergrad_search.nesting import flat
@@ -44,6 +44,11 @@ class Place:
     def name(self) -> str:
         """The parameter's name in the space, such as `"net.rate"`."""
         return ".".join(map(str, self.path))
+
+    @property
+    def shown(self) -> str:
+        """The parameter's name in messages, such as `"net/rate"`."""
+        return "/".join(map(str, self.path))
 
     @property
     def in_array(self) -> Path:
@@ -120,6 +125,7 @@ class Domains:
         fit, or is out of bounds.
         """
         found = {place.name: place.read(value) for place, value in self.find(config)}
+        self._check_whole(config, found)
         for name, parameter in floats(self.space).items():
             if name in found and parameter.shape and np.ndim(found[name]) == 0:
                 found[name] = np.full(parameter.shape, found[name])
@@ -128,6 +134,16 @@ class Domains:
             if isinstance(bounded, Float | Int) and not _within(bounded, hyperparameters[name]):
                 raise ValueError(f"{name!r} = {shown(hyperparameters[name])} is out of the bounds of {bounded}")
         return hyperparameters
+
+    def _check_whole(self, config: Mapping[str, Any], found: Collection[str]) -> None:
+        """Raise `ValueError` where a config has no value for a parameter; it names what is not in the space instead."""
+        missing = [place.shown for place in self.places if place.name not in found]
+        if not missing:
+            return
+        known = self.keys(self.space) | flat(self.template).keys() | {RESERVED}
+        unknown = [str(key) for key in flat(config, known) if key not in known]
+        instead = f"; {_listed(unknown)} not in the space" if unknown else ""
+        raise ValueError(f"{_listed(missing)} missing{instead}; give a value for each of the space's names")
 
     def keys(self, names: Collection[str]) -> set[str]:
         """Return the keys under which a flat config may have the values of some parameters, or lists of them."""
@@ -146,12 +162,27 @@ class Domains:
 def own_space(space: Any) -> Any:
     """Return a space in which each of Ray's domains is a `Float`, `Int` or `Categorical`, with one dict for all names.
 
-    What is no domain stays as it is, for others to refuse. Raises `ValueError` where a domain has no such form.
+    What is no domain stays as it is, for others to refuse. Raises `ValueError` where a domain has no such form, or a
+    dict is what Ray itself would take apart, such as a grid search.
     """
+    _check_dicts(space, ())
     flat_space = flat(space)
     if not isinstance(flat_space, Mapping):
         return flat_space
     return {name: _own(name, p) if isinstance(p, sample.Domain) else p for name, p in flat_space.items()}
+
+
+def _check_dicts(value: Any, path: Path) -> None:
+    """Raise `ValueError` where a dict, or one within it, is what Ray itself would take apart."""
+    if isinstance(value, Mapping):
+        _check_dict(value, path)
+        for key, item in value.items():
+            _check_dicts(item, (*path, key))
+
+
+def _check_dict(value: Mapping[Any, Any], path: Path) -> None:
+    if value.keys() in ({"grid_search"}, {"eval"}):
+        _refuse(path, next(iter(value)))
 
 
 def _own(name: str, domain: sample.Domain) -> Parameter:
@@ -200,8 +231,7 @@ def _places(value: Any, path: Path) -> Iterator[Place]:
     elif isinstance(value, type) and issubclass(value, sample.Domain | Parameter):
         raise ValueError(f"space[{_shown(path)}] must be a Float, Int or Categorical, or a domain of Ray, got a class")
     elif isinstance(value, Mapping):
-        if value.keys() in ({"grid_search"}, {"eval"}):
-            _refuse(path, next(iter(value)))
+        _check_dict(value, path)
         for key, item in value.items():
             for place in _places(item, (*path, key)):
                 if not isinstance(key, str):
@@ -278,6 +308,12 @@ def _refuse(path: Path, kind: str) -> Place:
 
 def _shown(path: Path) -> str:
     return repr("/".join(map(str, path)))
+
+
+def _listed(names: Collection[str]) -> str:
+    """Return names and their verb, such as "'a' and 'b' are"."""
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} and {last} are" if others else f"{last} is"
 
 
 def _equal(some: Any, other: Any) -> bool:

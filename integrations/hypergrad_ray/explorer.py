@@ -11,7 +11,8 @@ from ray.tune.search import Searcher
 from ray.tune.search.bohb import TuneBOHB
 from ray.tune.search.optuna import OptunaSearch
 
-from hypergrad_ray.param_space import join, param_space
+from hypergrad_ray.config import join
+from hypergrad_ray.param_space import param_space
 from hypergrad_search import Space
 from hypergrad_search.checks import shown, whole_number
 from hypergrad_search.search.ask_tell import collect, levels, spread

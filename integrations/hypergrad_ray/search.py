@@ -16,11 +16,11 @@ from ray.tune.search import Searcher
 
 from hypergrad_ray import state_file
 from hypergrad_ray.arguments import check_goal, check_result, check_state, checked_points
+from hypergrad_ray.config import METRIC, RESERVED, join
 from hypergrad_ray.domains import Domains
 from hypergrad_ray.explorer import Explorer
 from hypergrad_ray.finished import Finished, digest
 from hypergrad_ray.large_array import Home, read_from
-from hypergrad_ray.param_space import RESERVED, join
 from hypergrad_ray.race import Race
 from hypergrad_ray.results import RUNNING, Reader, config_of, has_gradient, iteration
 from hypergrad_search.checks import shown
@@ -184,7 +184,7 @@ class HypergradSearch(Searcher):
             )
         )
         wanted = replace(wanted, checkpoint=self._checkpoints.get(str(wanted.parent)))
-        config = {**self._domains.config(hyperparameters), RESERVED: wanted.to_json()}
+        config = {**self._domains.config(hyperparameters), RESERVED: {**wanted.to_json(), METRIC: self._metric}}
         self._home.take(config)
         return config
 

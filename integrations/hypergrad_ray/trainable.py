@@ -11,11 +11,12 @@ from ray import tune
 from ray.tune import Checkpoint
 from ray.tune.search.repeater import TRIAL_INDEX
 
+from hypergrad_ray.config import METRIC, RESERVED, check_bounds, check_names, join
 from hypergrad_ray.domains import own_space
 from hypergrad_ray.large_array import in_short
-from hypergrad_ray.param_space import RESERVED, check_names, join
 from hypergrad_ray.results import RUNNING
-from hypergrad_search import Evaluation, Method, TrainingProblem
+from hypergrad_ray.trial_errors import passable
+from hypergrad_search import Evaluation, Method, Space, TrainingProblem
 from hypergrad_search.checks import shown
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_search.hosting import HostedProblem, host
@@ -101,7 +102,8 @@ def trainable(
     Raises:
         ValueError: the optimizer names a hyperparameter that the space lacks, a name of the space cannot be used in
             Ray, `method` is not a `Method`, or `report_every` is not a whole number from 1. Inside a trial: the
-            searcher maximises the loss, or is inside `Repeater`, or the config does not fit the space.
+            searcher maximises the loss, has another metric, wider bounds, or is inside `Repeater`, or the config does
+            not fit the space. An error that Ray cannot pass on is raised as a `TypeError` or `ValueError` of its text.
 
     Example:
         >>> from hypergrad_ray import trainable
@@ -113,10 +115,16 @@ def trainable(
     token = uuid.uuid4().hex
 
     def train(config: dict[str, Any], problem: TrainingProblem | FunctionProblem) -> None:
+        try:
+            evaluate(config, problem)
+        except Exception as error:  # whatever it is, it is raised, in a form that Ray can pass on
+            passed = passable(error)
+            raise passed from passed.__cause__
+
+    def evaluate(config: dict[str, Any], problem: TrainingProblem | FunctionProblem) -> None:
         hyperparameters = join(space, flat(config))
         wanted = _wanted(config)
-        if wanted.maximise:
-            raise ValueError(f"trainable: it reports a loss, so search with mode='min', not 'max'{see('direction')}")
+        _check_search(config, wanted, space, hyperparameters)
         config.pop(RESERVED, None)  # so that it is not in the config of a result
         hosted = _remembered(token, lambda: host("trainable", problem, space, method, key, report_every))
         evaluation = hosted.evaluate(
@@ -166,12 +174,28 @@ def _wanted(config: Mapping[str, Any]) -> Wanted:
             "HypergradSearch: it cannot be used inside ray.tune.search.Repeater, which drops gradients; leave Repeater "
             "out, and report the mean of several values and of their gradients"
         )
+    request = config.get(RESERVED)
     try:
-        return Wanted.from_json(config.get(RESERVED))
+        return Wanted.from_json(request and {name: value for name, value in request.items() if name != METRIC})
     except (TypeError, ValueError, KeyError, AttributeError):
         raise ValueError(
             f"the trial's config has {RESERVED!r} = {shown(config[RESERVED])}; leave this key to HypergradSearch"
         ) from None
+
+
+def _check_search(config: Mapping[str, Any], wanted: Wanted, space: Space, hyperparameters: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where this is a trial of `HypergradSearch` with another goal, or with wider bounds."""
+    request = config.get(RESERVED)
+    if request is None:
+        return
+    if wanted.maximise:
+        raise ValueError(f"trainable: it reports a loss, so search with mode='min', not 'max'{see('direction')}")
+    if (metric := request.get(METRIC, "loss")) != "loss":
+        raise ValueError(
+            f"trainable: its gradients are those of 'loss', so search with HypergradSearch(..., metric='loss'), not "
+            f"{metric!r}"
+        )
+    check_bounds(space, hyperparameters)
 
 
 def _remembered(token: str, make: Callable[[], HostedProblem]) -> HostedProblem:

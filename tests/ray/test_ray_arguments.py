@@ -128,7 +128,10 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: search({"a": Domain()}), r"space\['a'\]: .* cannot search over Domain; use one of Ray's own domains"),
         (lambda: search(points_to_evaluate=3), "points_to_evaluate must be a list of configs, got 3"),
         (lambda: search(points_to_evaluate=[3]), r"points_to_evaluate must be a list of configs, got \[3\]"),
-        (lambda: search(points_to_evaluate=[{"w": 0.5}]), r"points_to_evaluate\[0\] does not fit .*lacks 'rate'"),
+        (
+            lambda: search(points_to_evaluate=[{"w": 0.5}]),
+            r"points_to_evaluate\[0\] does not fit .*'rate', 'layers' and 'kind' are missing",
+        ),
         (
             lambda: search(points_to_evaluate=[{**CONFIG, "kind": "b"}]),
             r"points_to_evaluate\[0\] does not fit .*'kind'",
@@ -244,7 +247,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
     ],
     "param_space": [
         (lambda: param_space(None), "space must be a dict"),  # type: ignore[arg-type]  # wrong on purpose
-        (lambda: param_space({"w": 0.5}), r"space\['w'\] must be a Float, Int or Categorical"),  # type: ignore[dict-item]  # wrong on purpose
+        (lambda: param_space({"w": 0.5}), r"space\['w'\] must be a Float, Int or Categorical"),
         (lambda: param_space({**SPACE, "w[0]": Int(1, 2)}), r"'w\[0\]' is reserved, or stands for two things"),
         (lambda: param_space({"w[0]": Int(1, 2), **SPACE}), r"'w\[0\]' is reserved, or stands for two things"),
     ],

@@ -338,8 +338,27 @@ def test_a_state_keeps_the_points_that_are_left() -> None:
 
 def test_points_are_checked_as_soon_as_the_space_is_known() -> None:
     searcher = HypergradSearch(points_to_evaluate=[{"x": 0.5}])
-    with pytest.raises(ValueError, match=r"points_to_evaluate\[0\] does not fit the space: .*lacks 'net.y'"):
+    with pytest.raises(
+        ValueError, match=r"points_to_evaluate\[0\] does not fit the space: 'net/y' and 'array' are missing; give"
+    ):
         searcher.set_search_properties("loss", "min", small())
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        (
+            {"x": 0.5, "array": 0.5, "net": {"z": 2}},
+            "'net/y' is missing; 'net/z' is not in the space; give a value for",
+        ),
+        ({"xx": 0.5, "yy": 2, "array": 0.5}, "'x' and 'net/y' are missing; 'xx' and 'yy' are not in the space"),
+        ({"net/y": 2, "array": 0.5, "hypergrad": {"again": False}, "kind": {"of": 1}}, "'x' is missing; give a value"),
+    ],
+)
+def test_a_point_with_a_wrong_name_says_both_names(point: Config, message: str) -> None:
+    space = {**small(), "kind": {"of": 1}}
+    with pytest.raises(ValueError, match=r"points_to_evaluate\[0\] does not fit the space: " + message):
+        HypergradSearch(space, metric="loss", mode="min", points_to_evaluate=[point])
 
 
 # reading configs back

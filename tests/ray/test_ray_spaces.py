@@ -100,6 +100,12 @@ def test_param_space_is_nested_alike() -> None:
     assert (domains["opt"]["steps"].lower, domains["opt"]["steps"].upper) == (5, 9)
 
 
+def test_param_space_takes_ray_s_own_domains() -> None:
+    domains = param_space({**DOMAINS, "width": tune.randn(1.0, 2.0)})
+    assert own_space(domains) == own_space(param_space({**OURS, "width": Float(-5.0, 7.0)}))
+    assert (domains["opt"]["steps"].lower, domains["opt"]["steps"].upper) == (5, 9)
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -110,11 +116,18 @@ def test_param_space_is_nested_alike() -> None:
         ({"a": tune.choice([(1, 2), (3, 4)])}, r"'a'\]: .*each choice must be .*tune.choice of their names"),
         ({"a": tune.sample_from(lambda _: 1)}, r"'a'\]: .*sample_from; compute it in the trainable"),
         ({"opt": {"rate": 0.1}}, r"'opt/rate'\] must be a Float"),
+        (
+            {"a": tune.grid_search([0.1, 0.2])},
+            r"space\['a'\]: .* cannot search over grid_search; use tune.choice, or run",
+        ),
+        ({"opt": {"rate": {"eval": "1"}}}, r"space\['opt/rate'\]: .* cannot search over eval; compute it in the train"),
     ],
 )
 def test_a_space_that_cannot_be_translated_is_refused(space: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         trainable(problem(), space)
+    with pytest.raises(ValueError, match=message):
+        param_space(space)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ray.tune.search.sample import Float as RealDomain
 from ray.tune.search.sample import Integer
 
 from hypergrad_ray import HypergradSearch, best_hyperparameters, param_space, trainable, wants_gradient
-from hypergrad_ray.param_space import join
+from hypergrad_ray.config import join
 from hypergrad_search import (
     Categorical,
     Cost,
@@ -222,6 +222,50 @@ def test_maximising_a_loss_is_refused() -> None:
         trainable(problem(), SPACE)(wanting(mode="max"))
 
 
+@pytest.mark.parametrize("metric", ["loss", "test_loss", None])
+def test_gradients_are_those_of_the_loss(results: Results, metric: str | None) -> None:
+    searcher = HypergradSearch(SPACE, metric=metric or "loss", mode="min", seed=0)
+    config = searcher.suggest("a")
+    assert config is not None
+    assert config["hypergrad"]["metric"] == (metric or "loss")
+    if metric is None:  # as in a config of an older search
+        del config["hypergrad"]["metric"]
+    if metric == "test_loss":
+        with pytest.raises(ValueError, match=r"gradients are those of 'loss', so search with .* not 'test_loss'"):
+            trainable(problem(), SPACE)(config)
+    else:
+        trainable(problem(), SPACE)(config)
+        assert "gradient" in results[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate", 0.31),
+        ("rate", 9.9e-4),
+        ("rate", -0.1),
+        ("target", np.array([0.0, 1.001])),
+        ("target", np.array([-1.001, 0.0])),
+        ("scale", 4),
+    ],
+)
+def test_values_out_of_the_trainable_s_bounds_are_refused_under_our_search(
+    results: Results, name: str, value: Any
+) -> None:
+    train = trainable(problem(), SPACE)
+    with pytest.raises(ValueError, match=f"has '{name}' = .*, out of the bounds of .*trainable the same space"):
+        train({**wanting(), name: value})
+    train({**CONFIG, name: value})  # other searchers may have bounds of their own
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_values_at_the_bounds_are_not_refused(results: Results, end: str) -> None:
+    of_floats = {name: np.full(p.shape, getattr(p, end), np.float32) for name, p in floats(SPACE).items()}
+    trainable(problem(), SPACE)({**wanting(), **of_floats, "scale": 1 if end == "low" else 3})
+    assert len(results) == 1
+
+
 def test_missing_hyperparameter_is_named() -> None:
     with pytest.raises(ValueError, match="config lacks 'scale'; search with HypergradSearch"):
         trainable(problem(), SPACE)({"target": np.zeros(2), "rate": 0.1})
@@ -283,7 +327,11 @@ class Analysis(ExperimentAnalysis):
         self.default_metric, self.default_mode = "loss", mode
         self.trials: list[Any] = [
             SimpleNamespace(
-                storage=None, config=config, last_result=last, metric_analysis={n: {"last": x} for n, x in last.items()}
+                storage=None,
+                config=config,
+                last_result=last,
+                metric_analysis={n: {"last": x} for n, x in last.items()},
+                get_error=lambda: None,
             )
             for config, last in trials
         ]
@@ -323,6 +371,34 @@ def test_best_hyperparameters_pass_over_overfitted_trials(
     analysis = Analysis(*rates_of({}, *results), mode=mode)
     analysis.trials = analysis.trials[1:] + analysis.trials[:1]  # one ended without a result
     assert best_hyperparameters(analysis, SPACE)["rate"] == pytest.approx(best + 0.1)
+
+
+@pytest.mark.parametrize("metric", ["loss", "test_loss"])
+def test_the_largest_loss_of_trainable_is_never_the_best(metric: str) -> None:
+    results: list[dict[str, Any]] = [{metric: x, "status": "ok", "gradient_evaluations": 80} for x in (1.0, 2.0)]
+    analysis = Analysis(*rates_of(*results), mode="max")
+    analysis.default_metric = metric
+    with pytest.raises(ValueError, match=f"metric='{metric}' and mode='max', and trainable reports a loss.*mode='min'"):
+        best_hyperparameters(analysis, SPACE)
+    analysis.default_mode = "min"
+    assert best_hyperparameters(analysis, SPACE)["rate"] == 0.1
+
+
+def test_without_a_finite_loss_the_last_reasons_are_given() -> None:
+    failed = [{"loss": math.inf, "status": "nan", "message": f"the loss of {name} is NaN"} for name in "ab"]
+    analysis = Analysis(*rates_of(*failed, {}))
+    with pytest.raises(ValueError, match=r"no trial has a finite 'loss'; the last message is: the loss of b is NaN$"):
+        best_hyperparameters(analysis, SPACE)
+    analysis.trials[0].get_error = lambda: "Traceback:\n  File a\nKeyError: 'rat'\n"
+    analysis.trials[1].get_error = lambda: (
+        "Traceback:\n  File a\n    call()\nTypeError: no\nabout it\nuse jnp.where\n\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"the last error is: TypeError: no \.\.\. use jnp.where; the last message is: the"
+    ):
+        best_hyperparameters(analysis, SPACE)
+    with pytest.raises(ValueError, match="no trial has a finite 'loss'; look at the trials' errors"):
+        best_hyperparameters(Analysis(*rates_of({})), SPACE)
 
 
 # what is wanted
