@@ -5,12 +5,10 @@ from typing import Any
 
 from ray import tune
 
-from hypergrad_ray.config import RESERVED, check_names, keys
+from hypergrad_ray.config import check_names, keys
 from hypergrad_ray.domains import own_space
 from hypergrad_search import Categorical, Float, Int
 from hypergrad_search.nesting import nested
-
-__all__ = ["RESERVED", "param_space"]
 
 
 def param_space(space: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from hypergrad_ray import param_space, trainable
-from hypergrad_ray.param_space import RESERVED
+from hypergrad_ray.config import RESERVED
 from hypergrad_ray.results import RUNNING
 from hypergrad_search import Space
 from hypergrad_search.from_function import FunctionProblem

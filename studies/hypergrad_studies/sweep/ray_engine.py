@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 from rich.table import Table
 
 from hypergrad_ray import param_space, trainable
-from hypergrad_ray.param_space import RESERVED
+from hypergrad_ray.config import RESERVED
 from hypergrad_search import Space, Status
 from hypergrad_search.from_function import FunctionProblem
 from hypergrad_studies.clusters import cluster
