@@ -76,9 +76,9 @@ def test_a_lead_of_the_best_of_the_others_that_may_be_chance_is_no_difference() 
     assert found is not None
     assert (found.pays, found.other, found.wins, found.needed) == (None, "tpe", 1, math.inf)
     assert str(found) == (
-        "hypergrad was not shown to pay for bowl at 100 gradient evaluations: the median validation loss is 3 with hypergrad, "
-        "and 2 with tpe, the best of 2 others; seed by seed hypergrad is 50 % higher (25 % lower to 50 % higher), and "
-        "it is lower on 1 of 3 seeds. Chance alone would put tpe so far ahead with the probability p = 1, allowing for "
+        "hypergrad was not shown to pay for bowl at 100 gradient evaluations: the median validation loss is 3 with "
+        "hypergrad, and 2 with tpe, the best of 2 others; seed by seed hypergrad is 50 % higher (25 % lower to 50 % "
+        "higher), and it is lower on 1 of 3 seeds. Chance alone would put tpe so far ahead with the probability p = 1, allowing for "
         "the choice among 2. So tpe, or whichever is simpler, will do. By the ranks of the differences, about "
         f"{found.needed_behind:.0f} seeds would show that tpe is lower than hypergrad. "
         "The median number of trials of hypergrad is 1, that of tpe 1; hypergrad took 1 times as long."
@@ -117,8 +117,8 @@ def test_equal_losses_show_no_difference() -> None:
     assert found is not None
     assert (found.pays, found.p, found.wins) == (None, 1.0, 0)
     assert str(found) == (
-        "hypergrad was not shown to pay for bowl at 100 gradient evaluations: the validation loss of hypergrad is that of tpe,"
-        " on each of 2 seeds, of which the median is 3. So tpe, or whichever is simpler, will do. "
+        "hypergrad was not shown to pay for bowl at 100 gradient evaluations: the validation loss of hypergrad is "
+        "that of tpe, on each of 2 seeds, of which the median is 3. So tpe, or whichever is simpler, will do. "
         "The median number of trials of hypergrad is 1, that of tpe 1; hypergrad took 1 times as long."
     )
 
