@@ -78,9 +78,9 @@ def test_a_lead_of_the_best_of_the_others_that_may_be_chance_is_no_difference() 
     assert str(found) == (
         "hypergrad was not shown to pay for bowl at 100 gradient evaluations: the median validation loss is 3 with "
         "hypergrad, and 2 with tpe, the best of 2 others; seed by seed hypergrad is 50 % higher (25 % lower to 50 % "
-        "higher), and it is lower on 1 of 3 seeds. Chance alone would put tpe so far ahead with the probability p = 1, allowing for "
-        "the choice among 2. So tpe, or whichever is simpler, will do. By the ranks of the differences, about "
-        f"{found.needed_behind:.0f} seeds would show that tpe is lower than hypergrad. "
+        "higher), and it is lower on 1 of 3 seeds. Chance alone would put tpe so far ahead with the probability p = 1, "
+        "allowing for the choice among 2. So tpe, or whichever is simpler, will do. By the ranks of the differences, "
+        f"about {found.needed_behind:.0f} seeds would show that tpe is lower than hypergrad. "
         "The median number of trials of hypergrad is 1, that of tpe 1; hypergrad took 1 times as long."
     )
 
