@@ -20,7 +20,8 @@ POINT = {"rate": 0.01, "decay": 0.1, "l2": 0.1}
 
 
 def losses(weights: jax.Array, h: dict[str, Any]) -> jax.Array:
-    return optax.softmax_cross_entropy_with_integer_labels(IMAGES @ weights, LABELS)
+    of_each: jax.Array = optax.softmax_cross_entropy_with_integer_labels(IMAGES @ weights, LABELS)
+    return of_each
 
 
 def hits(weights: jax.Array, h: dict[str, Any]) -> jax.Array:
