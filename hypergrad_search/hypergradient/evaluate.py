@@ -112,8 +112,8 @@ def evaluate(
     if snapshot is not None and not method.resumes:
         raise ValueError(f"evaluate: {type(method).__name__} cannot go on from a snapshot; leave snapshot out")
     problem, _, _ = checked_split(problem, hyperparameters, box)
-    warn_of_what_has_no_effect(problem, hyperparameters, box)
     evaluation = method.evaluate(problem, hyperparameters, checked_key, request)
+    warn_of_what_has_no_effect(problem, hyperparameters, box)  # after errors that say more
     if not isinstance(evaluation, Evaluation):
         raise ValueError(f"{type(method).__name__}.evaluate must return an Evaluation, got {evaluation!r}")
     return as_nested(evaluation) if nests else evaluation

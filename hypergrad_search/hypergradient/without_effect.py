@@ -10,10 +10,10 @@ from jax.interpreters import partial_eval
 
 from hypergrad_search.hyperparameters import Static, split
 from hypergrad_search.losses import fitted_loss, left_out
-from hypergrad_search.parameters import as_returned
-from hypergrad_search.problem import Params, Statistics, TrainingProblem
+from hypergrad_search.parameters import as_returned, split_statistics
+from hypergrad_search.problem import TrainingProblem
 from hypergrad_search.repeatable import OF_ALL_METHODS, example_arguments, function_of, reads
-from hypergrad_search.space import Hyperparameters, Space
+from hypergrad_search.space import Hyperparameters, Space, floats
 from hypergrad_search.trouble import see
 
 #: The problems that were looked at, each with the names of the hyperparameters that it had.
@@ -23,8 +23,8 @@ _looked_at: "weakref.WeakKeyDictionary[TrainingProblem, set[frozenset[str]]]" = 
 def warn_of_what_has_no_effect(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None) -> None:
     """Warn where the validation loss has no slope, or nothing reads a hyperparameter; once for each set of names.
 
-    Hyperparameters are looked at where a space says what is meant to be one, and none of them is a plain value, which
-    may decide what the others are for. Nothing is computed.
+    The names are those of the space, which says what is to be searched. They are not looked at where some values are
+    plain, since these may decide what the others are for. Nothing is computed.
     """
     looked_at, names = _looked_at.setdefault(problem, set()), frozenset(hyperparameters)
     if names in looked_at:
@@ -33,11 +33,11 @@ def warn_of_what_has_no_effect(problem: TrainingProblem, hyperparameters: Hyperp
     dynamic, static = split(hyperparameters, space)
     if _is_flat(problem, dynamic, static):
         warnings.warn(
-            "valid_loss: its derivative by the weights is zero everywhere, so all gradients will be zero; an accuracy "
+            "valid_loss: its derivative by the model is zero everywhere, so all gradients will be zero; an accuracy "
             f"has no slope, so return a smooth loss, such as a cross-entropy{see('useless')}",
             stacklevel=3,
         )
-    unread = set() if space is None or static.pairs else dynamic.keys() - _read(problem, dynamic, static)
+    unread = set() if space is None or static.pairs else floats(space).keys() - _read(problem, dynamic, static)
     if unread:
         warnings.warn(
             f"nothing in this problem reads {', '.join(map(repr, sorted(unread)))}: neither its functions nor its "
@@ -49,17 +49,20 @@ def warn_of_what_has_no_effect(problem: TrainingProblem, hyperparameters: Hyperp
 def _is_flat(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) -> bool:
     """Return whether the program of the validation loss's gradient multiplies nothing by the slope it is given."""
 
-    def slope(params: Params, statistics: Statistics, h: dict[str, Any], scale: jax.Array) -> Params:
-        def loss(params: Params) -> jax.Array:
-            trained = as_returned(problem, params, statistics)
+    def slope(model: tuple[Any, ...], h: dict[str, Any], scale: jax.Array) -> list[jax.Array]:
+        floats_of_model, put = split_statistics(model)
+
+        def loss(numbers: list[jax.Array]) -> jax.Array:
+            params, *statistics = put(numbers)
+            trained = as_returned(problem, params, statistics[0] if statistics else None)
             return fitted_loss(problem, trained, {**h, **dict(static)}, left_out(None))
 
-        value, pull_back = jax.vjp(loss, params)
-        return pull_back(scale.astype(value.dtype))[0]
+        value, pull_back = jax.vjp(loss, floats_of_model)
+        slopes: list[jax.Array] = pull_back(scale.astype(value.dtype))[0]
+        return slopes
 
-    params, *statistics = example_arguments(problem, dynamic, static)["valid_loss"][:-1]
-    arguments = params, statistics[0] if statistics else None, dynamic, jnp.float32(1.0)
-    program = jax.make_jaxpr(slope)(*arguments).jaxpr
+    model = example_arguments(problem, dynamic, static)["valid_loss"][:-1]
+    program = jax.make_jaxpr(slope)(model, dynamic, jnp.float32(1.0)).jaxpr
     _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
     return not used[-1]
 
@@ -67,7 +70,7 @@ def _is_flat(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) 
 def _read(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) -> set[str]:
     """Return the hyperparameters that a function of the problem or its optimizer depends on."""
     arguments_of = example_arguments(problem, dynamic, static)
-    functions = {name: function_of(problem, name) for name in (*OF_ALL_METHODS, "valid_batch_loss")}
+    functions = {name: function_of(problem, name) for name in OF_ALL_METHODS}
     return set().union(
         *(reads(f, arguments_of[name], dynamic, static) for name, f in functions.items() if f is not None)
     )

@@ -32,6 +32,7 @@ PROBLEM = TrainingProblem(
 )
 
 
+@pytest.mark.filterwarnings("ignore:nothing in this problem reads")
 @pytest.mark.parametrize("method", [Reversible(), Unrolled()])
 def test_hypergradients_agree(method: Method) -> None:
     result = check_gradient(PROBLEM, POINT, SPACE, key=KEY, method=method, directions=2)
@@ -137,6 +138,7 @@ def test_values_that_fail_are_left_out() -> None:
     assert not math.isnan(x.measured[-1])
 
 
+@pytest.mark.filterwarnings("ignore:nothing in this problem reads")
 def test_a_point_without_a_gradient_is_refused() -> None:
     with pytest.raises(ValueError, match="gives no gradient at this point, and the status is 'nan'"):
         check_gradient(replace(PROBLEM, optimizer=adam("rate")), {**POINT, "rate": math.nan}, SPACE, key=KEY)

@@ -101,11 +101,13 @@ def test_failures_are_statuses(change: dict[str, float], status: Status) -> None
     assert result.cost.gradient_evaluations <= 30
 
 
-HEIGHT = quadratic(train_loss=lambda p, h, batch, key: h["height"] * jnp.sum((p - 1) ** 2), valid_loss=lambda p, h: 0.0)
+HEIGHT = quadratic(
+    train_loss=lambda p, h, batch, key: h["height"] * jnp.sum((p - 1) ** 2), valid_loss=lambda p, h: 0.0 * jnp.sum(p)
+)
 LEAVES = quadratic(
     init=lambda key, h: {"a": jnp.zeros(4), "b": jnp.zeros(2)},
     train_loss=lambda p, h, batch, key: jnp.sum(p["a"] ** 2) + h["height"] * jnp.sum(p["b"]),
-    valid_loss=lambda p, h: 0.0,
+    valid_loss=lambda p, h: 0.0 * jnp.sum(p["a"]),
 )
 
 

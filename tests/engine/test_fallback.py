@@ -108,7 +108,9 @@ def test_a_beta_of_1_divides_by_0_as_in_optax(problem: TrainingProblem, name: st
 def test_a_problem_that_cannot_be_reversed_is_said_once(problem: TrainingProblem, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         evaluate(problem, H, key=KEY)
-    with pytest.warns(UserWarning, match=f"fallback evaluates this problem. .*{reason}") as warned:
+    with pytest.warns(
+        UserWarning, match=f"Unrolled differentiates this problem in place of Reversible. .*{reason}"
+    ) as warned:
         found = evaluate(problem, H, key=KEY, method=WITH_FALLBACK)
     assert warned[0].filename == __file__
     expected = evaluate(problem, H, key=KEY, method=Unrolled())
@@ -156,6 +158,7 @@ def test_the_fallback_is_asked_for_all_that_was_asked_for() -> None:
     assert found.cost.gradient_evaluations == STEPS
 
 
+@pytest.mark.filterwarnings("ignore:nothing in this problem reads")
 def test_a_repeated_evaluation_keeps_what_was_asked_for_and_reports_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reversible, "_is_start", lambda program, state, initial: False)
     recording, problem = Recording(), problem_of(sgd("rate", "decay"))

@@ -239,6 +239,8 @@ FAST = {
     ("sgd, nesterov", "ridge"),
     ("adam", "ridge"),
     ("adamw", "ridge"),
+    ("adabelief", "ridge"),
+    ("rmsprop", "ridge"),
     ("muon", "network"),
     ("proximal_sgd", "ridge"),
     ("ema of sgd", "ridge"),

@@ -397,6 +397,7 @@ def test_matplotlib_draws_the_same_images() -> None:
     drawn.canvas.draw()
 
 
+@pytest.mark.filterwarnings("ignore:nothing in this problem reads")
 def test_what_cannot_be_drawn_is_refused(study: optuna.Study, made: Objective) -> None:
     numbers, empty = objective(adamw(0.1, weight_decay="decay")), optuna.create_study()
     with pytest.raises(ValueError, match="plot_schedules: no setting of the optimizer uses a hyperparameter"):
