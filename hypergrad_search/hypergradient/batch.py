@@ -110,6 +110,9 @@ def evaluate_batch(
     found: dict[int, Evaluation] = {}
     for together in _groups(members):
         found |= dict(zip(together, _evaluate([members[i] for i in together], method), strict=True))
+    for i, evaluation in found.items():
+        if evaluation.gradient is not None:
+            warn_of_what_has_no_effect(members[i].problem, members[i].hyperparameters, box)
     return [found[i] for i in range(len(members))]
 
 
@@ -181,7 +184,6 @@ def _split(
     problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None
 ) -> tuple[TrainingProblem, Hyperparameters, dict[str, Any], Static]:
     of_steps, dynamic, static = checked_split(problem, hyperparameters, space)
-    warn_of_what_has_no_effect(of_steps, hyperparameters, space)
     return of_steps, hyperparameters, dynamic, static
 
 

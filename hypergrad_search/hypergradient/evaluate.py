@@ -113,7 +113,8 @@ def evaluate(
         raise ValueError(f"evaluate: {type(method).__name__} cannot go on from a snapshot; leave snapshot out")
     problem, _, _ = checked_split(problem, hyperparameters, box)
     evaluation = method.evaluate(problem, hyperparameters, checked_key, request)
-    warn_of_what_has_no_effect(problem, hyperparameters, box)  # after errors that say more
     if not isinstance(evaluation, Evaluation):
         raise ValueError(f"{type(method).__name__}.evaluate must return an Evaluation, got {evaluation!r}")
+    if evaluation.gradient is not None:
+        warn_of_what_has_no_effect(problem, hyperparameters, box)
     return as_nested(evaluation) if nests else evaluation

@@ -23,6 +23,7 @@ _looked_at: "weakref.WeakKeyDictionary[TrainingProblem, set[frozenset[str]]]" = 
 def warn_of_what_has_no_effect(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None) -> None:
     """Warn where the validation loss has no slope, or nothing reads a hyperparameter; once for each set of names.
 
+    It is called for evaluations with a gradient, since values alone need neither.
     The names are those of the space, which says what is to be searched. They are not looked at where some values are
     plain, since these may decide what the others are for. Nothing is computed.
     """
@@ -62,7 +63,10 @@ def _is_flat(problem: TrainingProblem, dynamic: dict[str, Any], static: Static) 
         return slopes
 
     model = example_arguments(problem, dynamic, static)["valid_loss"][:-1]
-    program = jax.make_jaxpr(slope)(model, dynamic, jnp.float32(1.0)).jaxpr
+    try:
+        program = jax.make_jaxpr(slope)(model, dynamic, jnp.float32(1.0)).jaxpr
+    except Exception:  # a loss without a reverse mode has forward derivatives at most, and is not looked at
+        return False
     _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
     return not used[-1]
 

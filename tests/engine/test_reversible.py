@@ -144,6 +144,7 @@ def test_the_spilled_bits_are_as_many_as_the_decay_destroys(
     assert steps - 12 <= spilled <= steps
 
 
+@pytest.mark.slow
 @each_optimizer
 def test_fraction_bits_are_the_users_choice(make_problem: Make, hyperparameters: dict[str, Any], name: str) -> None:
     """Coarser numbers give coarser weights, and reverse as exactly."""

@@ -1,5 +1,6 @@
 """What has no effect is said before a search wastes its trials on it; what has one is never doubted."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,18 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from hypergrad_search import Float, Int, Reversible, Space, TrainingProblem, Unrolled, adamw, evaluate, proximal_sgd
+from hypergrad_search import (
+    Float,
+    Int,
+    Reversible,
+    Smoothed,
+    Space,
+    TrainingProblem,
+    Unrolled,
+    adamw,
+    evaluate,
+    proximal_sgd,
+)
 from hypergrad_search.hypergradient import evaluate_batch
 
 KEY = jax.random.key(0)
@@ -83,6 +95,18 @@ def test_what_has_an_effect_is_not_doubted(parts: dict[str, Any], method: Any) -
     if "batches" in parts:
         parts = {**parts, "train_loss": lambda w, h, batch, key: losses(w * batch, h).mean() + h["l2"] * jnp.sum(w**2)}
     evaluate(problem(**parts), POINT, key=KEY, method=method, space=SPACE)  # a warning is an error here
+
+
+def test_values_alone_need_no_slope() -> None:
+    flat = problem(valid_loss=hits, optimizer=adamw(1e-3))
+    evaluate(flat, POINT, key=KEY, space=SPACE, gradient_below=-math.inf)  # another search may well be after these
+
+
+def test_a_loss_without_a_reverse_mode_is_not_looked_at() -> None:
+    def valid_loss(w: jax.Array, h: dict[str, Any]) -> jax.Array:
+        return jax.lax.while_loop(lambda x: x.sum() > 100.0, lambda x: x / 2, losses(w, h))
+
+    assert evaluate(problem(valid_loss=valid_loss), POINT, key=KEY, method=Smoothed(), space=SPACE).status == "ok"
 
 
 def test_plain_values_may_decide_what_others_are_for() -> None:

@@ -117,6 +117,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, inside: Callab
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_killed_study_continues_to_the_same_records(study: Path, environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "killed"
     arguments = [*STUDY, "--budget", 1200, "--seeds", 2, "--out", out]

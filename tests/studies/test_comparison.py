@@ -131,6 +131,7 @@ def test_what_an_objective_raises_is_raised(workers: int, tmp_path: Path) -> Non
         compare(broken, budget="1s", methods=["random"], out=tmp_path, console=QUIET, workers=workers)
 
 
+@pytest.mark.slow
 def test_training_problems_and_functions_of_a_users_own(tmp_path: Path) -> None:
     problem, space = training()
     found = compare(problem, space, budget=800, methods=["random", "hypergrad"], seeds=1, out=tmp_path, console=QUIET)

@@ -108,8 +108,8 @@ def test_every_problem_trains_and_has_a_gradient(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "digits-labels",
         "diabetes-mlp",
+        pytest.param("digits-labels", marks=pytest.mark.slow),
         pytest.param("text-mlp", marks=pytest.mark.slow),
         pytest.param("mnist-cnn", marks=pytest.mark.slow),
     ],
