@@ -147,7 +147,7 @@ def check_space(space: Space) -> None:
             raise ValueError(f"space: names must be strings, got {name!r}")
         if not isinstance(parameter, Float | Int | Categorical):
             raise ValueError(
-                f"space[{name!r}] must be a Float, Int or Categorical, got {parameter!r}; a constant belongs into the "
+                f"space[{name!r}] must be a Float, Int or Categorical, got {parameter!r}; a constant belongs in the "
                 f"problem{see('space')}"
             )
 

@@ -12,6 +12,11 @@ def see(section: str) -> str:
     return f"; more: python -m hypergrad_search {section}"
 
 
+def has_end(message: str) -> bool:
+    """Return whether a message has an end that `see` has made."""
+    return _END.search(message) is not None
+
+
 def ending_with(end: str, message: str) -> str:
     """Return a message with an end that `see` has made, in place of the one that it may have."""
     return _END.sub("", message) + end

@@ -21,7 +21,7 @@ from hypergrad_search.nesting import nested
 from hypergrad_search.problem import Trained, TrainingProblem
 from hypergrad_search.space import Hyperparameters, Space
 from hypergrad_search.training.floats import train_in_floats
-from hypergrad_search.trouble import ending_with, see
+from hypergrad_search.trouble import ending_with, has_end, see
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ class Evaluation:
       (how many were trained) and `exact` (whether the reversal gave back the initial state bit for bit: False where a
       fallback had to take over, None where nothing was reversed). `Reversible` adds `adjoint_norms`: before each step
       that it reversed, the norm of the gradient with respect to all weights (and an average of them, which is taken to
-      change as they do), and last the norm of the gradient with respect to the final weights; `spilled_bytes`: the
-      memory of the bits that decays have spilled; and `fallback` where its fallback evaluated: a sentence that says
-      why.
+      change as they do), and last the norm of the gradient with respect to the final weights; `spilled_bytes`, but
+      in batches: the memory of the bits that decays have spilled; and `fallback` where its fallback evaluated: a
+      sentence that says why.
 
     Raises `ValueError` where `value` is NaN, `status` or `cost` is of another kind, the gradient is not finite, or a
     trust is not from 0 to 1.
@@ -161,7 +161,7 @@ class Evaluation:
         if self.status not in list(Status):
             raise ValueError(f"Evaluation: status must be one of {list(map(str, Status))}, got {self.status!r}")
         object.__setattr__(self, "status", Status(self.status))
-        if self.message and self.status != Status.OK:
+        if self.message and self.status != Status.OK and not (self.status == Status.REFUSED and has_end(self.message)):
             object.__setattr__(self, "message", ending_with(see(self.status), self.message))
         if not isinstance(self.cost, Cost):
             raise ValueError(f"Evaluation: cost must be a Cost such as Cost(100, 0.5), got {self.cost!r}")
@@ -307,8 +307,11 @@ def _why_nan(losses: OuterLosses) -> str:
     """Return what is known of a validation loss that is NaN: whether the model is to blame or the loss itself."""
     sound = int(np.isfinite(losses.valid).sum())
     if sound:
-        of = f"{losses.valid.size - sound} of the {losses.valid.size} losses that valid_loss returned are not finite"
-        return f"{of}; look at these examples, and for a logarithm, a root or a division of 0"
+        return (
+            f"{losses.valid.size - sound} of the {losses.valid.size} losses that valid_loss returned are not finite; "
+            "look at these examples, and for a logarithm, a root or a division of 0; else the learning rate or a scale "
+            "is too high"
+        )
     if losses.test_value is not None and math.isfinite(losses.test_value):
         return "valid_loss returned NaN for a model whose test loss is finite; look at it, and at the validation data"
     return MESSAGES[Status.NAN]

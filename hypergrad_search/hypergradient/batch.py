@@ -112,7 +112,7 @@ def evaluate_batch(
         found |= dict(zip(together, _evaluate([members[i] for i in together], method), strict=True))
     for i, evaluation in found.items():
         if evaluation.gradient is not None:
-            warn_of_what_has_no_effect(members[i].problem, members[i].hyperparameters, box)
+            warn_of_what_has_no_effect(members[i].problem, members[i].hyperparameters, box, evaluation.gradient)
     return [found[i] for i in range(len(members))]
 
 

@@ -116,5 +116,5 @@ def evaluate(
     if not isinstance(evaluation, Evaluation):
         raise ValueError(f"{type(method).__name__}.evaluate must return an Evaluation, got {evaluation!r}")
     if evaluation.gradient is not None:
-        warn_of_what_has_no_effect(problem, hyperparameters, box)
+        warn_of_what_has_no_effect(problem, hyperparameters, box, evaluation.gradient)
     return as_nested(evaluation) if nests else evaluation

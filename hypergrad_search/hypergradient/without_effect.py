@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.interpreters import partial_eval
 
 from hypergrad_search.hyperparameters import Static, split
@@ -16,34 +17,38 @@ from hypergrad_search.repeatable import OF_ALL_METHODS, example_arguments, funct
 from hypergrad_search.space import Hyperparameters, Space, floats
 from hypergrad_search.trouble import see
 
-#: The problems that were looked at, each with the names of the hyperparameters that it had.
+#: The problems that were looked at, each with the sets of names that were looked for.
 _looked_at: "weakref.WeakKeyDictionary[TrainingProblem, set[frozenset[str]]]" = weakref.WeakKeyDictionary()
 
 
-def warn_of_what_has_no_effect(problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None) -> None:
+def warn_of_what_has_no_effect(
+    problem: TrainingProblem, hyperparameters: Hyperparameters, space: Space | None, gradient: dict[str, Any]
+) -> None:
     """Warn where the validation loss has no slope, or nothing reads a hyperparameter; once for each set of names.
 
-    It is called for evaluations with a gradient, since values alone need neither.
+    It is called with the gradient of an evaluation, since values alone need neither. A loss without a slope is named
+    only where that gradient is zero: methods that take no derivatives need none, and the loss may read hyperparameters.
     The names are those of the space, which says what is to be searched. They are not looked at where some values are
     plain, since these may decide what the others are for. Nothing is computed.
     """
-    looked_at, names = _looked_at.setdefault(problem, set()), frozenset(hyperparameters)
+    dynamic, static = split(hyperparameters, space)
+    names = frozenset(() if space is None or static.pairs else floats(space))
+    looked_at = _looked_at.setdefault(problem, set())
     if names in looked_at:
         return
     looked_at.add(names)
-    dynamic, static = split(hyperparameters, space)
-    if _is_flat(problem, dynamic, static):
+    if not any(np.any(slope) for slope in gradient.values()) and _is_flat(problem, dynamic, static):
         warnings.warn(
             "valid_loss: its derivative by the model is zero everywhere, so all gradients will be zero; an accuracy "
             f"has no slope, so return a smooth loss, such as a cross-entropy{see('useless')}",
-            stacklevel=3,
+            stacklevel=4,
         )
-    unread = set() if space is None or static.pairs else floats(space).keys() - _read(problem, dynamic, static)
+    unread = names - _read(problem, dynamic, static) if names else names
     if unread:
         warnings.warn(
             f"nothing in this problem reads {', '.join(map(repr, sorted(unread)))}: neither its functions nor its "
             f"optimizer depend on it; correct the name, or leave it out{see('unread')}",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

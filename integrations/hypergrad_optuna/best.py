@@ -37,11 +37,12 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
     lowest = study.best_trial
     sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    if not any(math.isfinite(t.value or 0.0) for t in complete):
-        said = complete[-1].user_attrs.get(attributes.MESSAGE, "its value is not finite")
-        raise ValueError(f"no trial of this study has a finite value; trial {complete[-1].number}: {said}")
-    sound = [t for t in complete if not _overfitted(t) and all(c <= 0 for c in t.constraints.values())]
+    finite = [t for t in complete if math.isfinite(t.value or 0.0)]
+    sound = [t for t in finite if not _overfitted(t) and all(c <= 0 for c in t.constraints.values())]
     best = min(sound, key=lambda t: sign * (t.value or 0.0), default=lowest)
+    if best not in finite:
+        said = best.user_attrs.get(attributes.MESSAGE, "its value is not finite")
+        raise ValueError(f"no trial of this study has a finite value; trial {best.number}: {said}")
     held_back = [t for t in complete if attributes.HELD_BACK in t.user_attrs]
     steps = sum(attributes.wanted(t).parent is not None for t in held_back)
     if steps and best in held_back and attributes.wanted(best).parent is None:

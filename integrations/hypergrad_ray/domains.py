@@ -303,7 +303,7 @@ def _refuse(path: Path, kind: str) -> Place:
         "eval": "compute it in the trainable, from what is searched",
     }
     remedy = remedies.get(kind, "use one of Ray's own domains, or Float, Int or Categorical")
-    raise ValueError(f"space[{_shown(path)}]: HypergradSearch cannot search over {kind}; {remedy}{see('space')}")
+    raise ValueError(f"space[{_shown(path)}]: {kind} cannot be searched; {remedy}{see('space')}")
 
 
 def _shown(path: Path) -> str:

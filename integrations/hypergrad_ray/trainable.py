@@ -119,6 +119,8 @@ def trainable(
             evaluate(config, problem)
         except Exception as error:  # whatever it is, it is raised, in a form that Ray can pass on
             passed = passable(error)
+            if passed is error:
+                raise
             raise passed from passed.__cause__
 
     def evaluate(config: dict[str, Any], problem: TrainingProblem | FunctionProblem) -> None:

@@ -1,10 +1,13 @@
 """Errors of trials: in a form that Ray can pass on, and in one line."""
 
 import copy
+import itertools
 from collections.abc import Iterable
 
 from ray import cloudpickle
 from ray.tune.experiment import Trial
+
+_NOTE_OF_JAX = "For simplicity, JAX has removed its internal frames"
 
 
 def passable(error: BaseException) -> BaseException:
@@ -50,7 +53,7 @@ def _plain(error: BaseException) -> BaseException:
 
 def _in_one_line(trace: str) -> str:
     """Return the first and the last line of what follows the calls in a trace: the error, and its last note."""
-    lines = [line for line in trace.splitlines() if line.strip()]
-    last_call = max((i for i, line in enumerate(lines[:-1]) if line[0].isspace()), default=-1)
-    text = lines[last_call + 1 :]
+    lines = [line for line in trace.splitlines() if line.strip("- ") and not line.startswith(_NOTE_OF_JAX)]
+    last_call = max((i for i, line in enumerate(lines) if line.startswith('  File "')), default=-1)
+    text = list(itertools.dropwhile(lambda line: last_call >= 0 and line[0].isspace(), lines[last_call + 1 :]))
     return " ... ".join(dict.fromkeys([text[0].strip(), text[-1].strip()])) if text else trace.strip()

@@ -38,7 +38,7 @@ def pose(
             raise ValueError(f"{called}: a training problem needs its space, a dict such as {{'rate': Float(0.1, 1)}}")
         if maximise:
             raise ValueError(f"{called}: the value of a training problem is a loss, which is minimised")
-        own = of_domains(of_distributions(called, space))
+        own = of_distributions(called, of_domains(space))
         check_space(own)
         return TrainingTask(called, problem, dict(own))
     if not callable(problem):

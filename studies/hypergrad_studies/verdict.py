@@ -36,14 +36,15 @@ class Verdict:
       that the other is lower than ours. It is the probability that chance alone makes differences at least so clear,
       and not the probability that a method is better.
     - `needed`: about how many seeds would be enough for a `p` below 0.05 that ours is lower than each of the others, if
-      differences stay as they are, and `needed_behind` for one that the other is lower than ours; infinite where no
-      number would, as at least one of them is. Both go by the ranks of the differences, and not by the medians.
+      differences stay as they are, and `needed_behind` for one that the `hardest` is lower than ours; infinite where no
+      number would. Both go by the ranks of the differences, and not by the medians.
     - `trials`: the median number of trials that ours and the other ended within the budget.
     - `time`: how many times as long ours took, by the median seconds of evaluating, asking and telling;
       NaN where no seconds were measured.
     - `tried`: whether any trial of ours ended within the budget.
-    - `best`: ours against `other`; `against`: ours against each other method, also those of another budget. The lowest
-      median loss comes first.
+    - `best`: ours against `other`; `hardest`: where ours has the lowest median, against the method that is hardest to
+      tell from it, and else the same; `against`: ours against each other method, also those of another budget. The
+      lowest median loss comes first.
     - `elsewhere`: the method of another budget that is ahead of ours the most, with its budget; None where
       there is none.
     """
@@ -61,6 +62,7 @@ class Verdict:
     time: float
     tried: bool
     best: Pairing
+    hardest: Pairing
     against: tuple[Pairing, ...]
     elsewhere: tuple[Pairing, Budget | None] | None
 
@@ -148,13 +150,15 @@ class Verdict:
         """What `p` means; it is about the method with the lowest median."""
         if self.best.ahead:
             p = shown(self.p) if self.others == 1 else f"{shown(self.p, AT_MOST)} against each"
-            return f"Chance alone would put {self.ours} so far ahead with the probability p {p}"
+            return f"Chance alone would make {self.ours} look so good with the probability p {p}"
         of = "" if self.others == 1 else f", allowing for the choice among {self.others}"
-        return f"Chance alone would put {self.other} so far ahead with the probability p {shown(self.p)}{of}"
+        return f"Chance alone would make {self.other} look so good with the probability p {shown(self.p)}{of}"
 
     @property
     def _simpler(self) -> str:
-        return f"So {self.other}, or whichever is simpler, will do"
+        if self.hardest.other == self.other:
+            return f"So {self.other}, or whichever is simpler, will do"
+        return f"It was not shown to be better than {self.hardest.other}, so that or whichever is simpler will do"
 
     @property
     def _more_seeds(self) -> str:
@@ -163,7 +167,8 @@ class Verdict:
             than = self.other if self.others == 1 else "each of the others"
             return f"{leaning} {self.needed:,.0f} seeds would show that {self.ours} is lower than {than}."
         if math.isfinite(self.needed_behind):
-            return f"{leaning} {self.needed_behind:,.0f} seeds would show that {self.other} is lower than {self.ours}."
+            lower = f"{self.hardest.other} is lower than {self.ours}"
+            return f"{leaning} {self.needed_behind:,.0f} seeds would show that {lower}."
         return "With differences such as these, more seeds would show none."
 
     @property
@@ -202,7 +207,8 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
         return None
     best = same[0]
     p = max(pairing.p for pairing in same) if best.ahead else min(1.0, len(same) * best.behind)
-    mine, theirs = paired(losses[ours], losses[best.other])
+    hardest = max(same, key=lambda pairing: pairing.p) if best.ahead else best
+    mine, theirs = paired(losses[ours], losses[hardest.other])
     return Verdict(
         pays=best.ahead if p < SURE and tried and math.isfinite(min(best.losses)) else None,
         problem=runs[0].key[0],
@@ -217,6 +223,7 @@ def verdict(runs: Sequence[History]) -> Verdict | None:
         time=_seconds(rivals, ours) / _seconds(rivals, best.other),
         tried=tried,
         best=best,
+        hardest=hardest,
         against=tuple(against),
         elsewhere=_ahead_elsewhere(against, budgets, ours),
     )

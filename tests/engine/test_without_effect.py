@@ -54,17 +54,29 @@ def problem(**parts: Any) -> TrainingProblem:
     )
 
 
-@pytest.mark.parametrize("valid_loss", [hits, lambda w, h: hits(w, h).mean(), lambda w, h: h["l2"] + 0.0])
+@pytest.mark.parametrize("valid_loss", [hits, lambda w, h: hits(w, h).mean(), lambda w, h: jnp.zeros(3)])
 @pytest.mark.parametrize("method", [Reversible(), Unrolled()])
 def test_a_validation_loss_without_a_slope_is_named(valid_loss: Callable[..., Any], method: Any) -> None:
     flat = problem(valid_loss=valid_loss)
-    with pytest.warns(UserWarning, match="valid_loss: its derivative by the model is zero everywhere"):
+    with pytest.warns(UserWarning, match="valid_loss: its derivative by the model is zero everywhere") as heard:
         evaluate(flat, POINT, key=KEY, method=method, space=SPACE)
+    assert [warning.filename for warning in heard] == [__file__]
     evaluate(flat, POINT, key=KEY, method=method, space=SPACE)  # it is said once
+
+
+def test_gradients_that_are_not_zero_are_believed() -> None:
+    of_penalty = evaluate(problem(valid_loss=lambda w, h: h["l2"] + 0.0), POINT, key=KEY, space=SPACE)
+    assert of_penalty.gradient is not None
+    assert of_penalty.gradient["l2"] == 1
+    smoothed = Smoothed(sigma=0.3, pairs=10)  # it takes no derivatives, so an accuracy is as good as another loss
+    found = evaluate(problem(valid_loss=hits, steps=30), POINT, key=KEY, method=smoothed, space=SPACE)
+    assert found.gradient is not None
+    assert any(slope != 0 for slope in found.gradient.values())
 
 
 def test_a_name_that_nothing_reads_is_said() -> None:
     constants = problem(optimizer=adamw(1e-3))
+    evaluate(constants, POINT, key=KEY)  # without a space, nobody has said what is to be searched
     with pytest.warns(UserWarning, match="nothing in this problem reads 'decay', 'rate': neither"):
         evaluate(constants, POINT, key=KEY, space=SPACE)
     with pytest.warns(UserWarning, match="nothing in this problem reads 'rate'"):

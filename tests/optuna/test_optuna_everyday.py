@@ -1,5 +1,6 @@
 """Studies of training runs with statistics, whole numbers of steps, and optimizers of optax."""
 
+import math
 from typing import Any
 
 import jax
@@ -106,3 +107,13 @@ def test_a_study_without_a_finite_value_has_found_nothing() -> None:
     for find in (best_trial, best_hyperparameters):
         with pytest.raises(ValueError, match=r"no trial of this study has a finite value; trial 1: a gradient or loss"):
             find(study)
+
+
+def test_the_best_trial_is_a_finite_one() -> None:
+    """Trials whose constraints are violated, or which overfitted, do not make an infinite value the best."""
+    study = optuna.create_study(sampler=HypergradSampler(seed=0))
+    study.add_trial(optuna.create_trial(value=math.inf))
+    study.add_trial(optuna.create_trial(value=1.0, user_attrs={"hypergrad:status": "overfitted"}))
+    assert best_trial(study).value == 1.0
+    study.add_trial(optuna.create_trial(value=2.0))
+    assert best_trial(study).value == 2.0

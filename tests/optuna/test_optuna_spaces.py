@@ -184,7 +184,7 @@ def test_the_gradient_of_a_nested_objective_can_be_checked() -> None:
         ({"n": IntDistribution(0, 10, step=5)}, r"'n'\] cannot be IntDistribution.*multiply in the problem"),
         (
             {"opt": {"rate": 0.1}},
-            r"'opt/rate'\] must be a Float, Int or Categorical.*a constant belongs into the problem",
+            r"'opt/rate'\] must be a Float, Int or Categorical.*a constant belongs in the problem",
         ),
         ({"a/b": Float(0, 1), "a": {"b": Float(0, 1)}}, "'a/b' stands for two things"),
         ({"w": {"x[0]": Float(0, 1)}}, r"'w/x\[0\]' in space is the name of an element"),

@@ -69,6 +69,9 @@ def test_the_message_of_a_status_names_its_section_once(status: Status) -> None:
     assert again.message == evaluation.message
     assert replace(evaluation, status=Status.NAN).message == f"it failed{see('nan')}"
     assert Evaluation(1.0, None, Status.OK, Cost(1.0, 0.0), "a note").message == "a note"
+    error = f"it failed{see('traced')}"  # which says more than that it was refused
+    kept = Evaluation(1.0, None, status, Cost(1.0, 0.0), error).message == error
+    assert kept == (status == Status.REFUSED)
 
 
 def test_the_command_prints_a_section_without_a_checkout(tmp_path: Path) -> None:

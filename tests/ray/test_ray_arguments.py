@@ -107,17 +107,17 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: search({"a": {"b": Int(1, 2)}, "a.b": Int(1, 2)}), "'a.b' stands for two things"),
         (
             lambda: search({"a": tune.grid_search([1, 2])}),
-            r"space\['a'\]: .* cannot search over grid_search; use tune.ch",
+            r"space\['a'\]: grid_search cannot be searched; use tune.ch",
         ),
         (
             lambda: search({"a": [GRID]}),
-            r"space\['a/0'\]: .* cannot search over grid_search; use tune",
+            r"space\['a/0'\]: grid_search cannot be searched; use tune",
         ),
         (
             lambda: search({"a": {"b": tune.sample_from(len)}}),
             r"\['a/b'\]: .* over sample_from; compute it in the",
         ),
-        (lambda: search({"a": {"eval": "1 + 1"}}), r"space\['a'\]: .* cannot search over eval; compute it in the tra"),
+        (lambda: search({"a": {"eval": "1 + 1"}}), r"space\['a'\]: eval cannot be searched; compute it in the tra"),
         (lambda: search({"a": tune.choice([])}), r"space\['a'\]: tune.choice needs at least one value"),
         (lambda: search({"a": tune.choice([tune.uniform(0, 1)])}), r"space\['a'\]: a choice cannot hold domains"),
         (lambda: search({"a": tune.choice([{"b": Float(0, 1)}])}), r"space\['a'\]: a choice cannot hold domains"),
@@ -125,7 +125,7 @@ WRONG: dict[str, list[tuple[Call, str]]] = {
         (lambda: search({"a": tune.randint(1, 1)}), r"space\['a'\]: Int: low must not be above high"),
         (lambda: search({"a": Real(None, 1)}), r"space\['a'\]: Float: low must be finite, got -inf"),
         (lambda: search({"a": tune.qrandint(1, 3, 5)}), r"space\['a'\]: there is no multiple of q=5 from 1 to 3"),
-        (lambda: search({"a": Domain()}), r"space\['a'\]: .* cannot search over Domain; use one of Ray's own domains"),
+        (lambda: search({"a": Domain()}), r"space\['a'\]: Domain cannot be searched; use one of Ray's own domains"),
         (lambda: search(points_to_evaluate=3), "points_to_evaluate must be a list of configs, got 3"),
         (lambda: search(points_to_evaluate=[3]), r"points_to_evaluate must be a list of configs, got \[3\]"),
         (

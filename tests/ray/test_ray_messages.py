@@ -193,3 +193,16 @@ def test_trainable_raises_what_ray_can_pass_on() -> None:
         trainable(problem(optimizer), SPACE)({"rate": 0.1, "decay": 0.01})
     assert type(caught.value.__cause__) is ValueError
     assert "optimizer" in [frame.name for frame in caught.traceback]
+
+
+def test_an_error_that_ray_can_pass_on_keeps_what_led_to_it() -> None:
+    def optimizer(h: Any) -> Any:
+        try:
+            raise OSError("no such file")
+        except OSError:
+            raise RuntimeError("no settings")  # noqa: B904  # it is the context that is looked at
+
+    with pytest.raises(RuntimeError, match="no settings") as caught:
+        trainable(problem(optimizer), SPACE)({"rate": 0.1, "decay": 0.01})
+    assert str(caught.value.__context__) == "no such file"
+    assert not caught.value.__suppress_context__

@@ -118,9 +118,9 @@ def test_param_space_takes_ray_s_own_domains() -> None:
         ({"opt": {"rate": 0.1}}, r"'opt/rate'\] must be a Float"),
         (
             {"a": tune.grid_search([0.1, 0.2])},
-            r"space\['a'\]: .* cannot search over grid_search; use tune.choice, or run",
+            r"space\['a'\]: grid_search cannot be searched; use tune.choice, or run",
         ),
-        ({"opt": {"rate": {"eval": "1"}}}, r"space\['opt/rate'\]: .* cannot search over eval; compute it in the train"),
+        ({"opt": {"rate": {"eval": "1"}}}, r"space\['opt/rate'\]: eval cannot be searched; compute it in the train"),
     ],
 )
 def test_a_space_that_cannot_be_translated_is_refused(space: Any, message: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -389,14 +390,16 @@ def test_without_a_finite_loss_the_last_reasons_are_given() -> None:
     analysis = Analysis(*rates_of(*failed, {}))
     with pytest.raises(ValueError, match=r"no trial has a finite 'loss'; the last message is: the loss of b is NaN$"):
         best_hyperparameters(analysis, SPACE)
-    analysis.trials[0].get_error = lambda: "Traceback:\n  File a\nKeyError: 'rat'\n"
-    analysis.trials[1].get_error = lambda: (
-        "Traceback:\n  File a\n    call()\nTypeError: no\nabout it\nuse jnp.where\n\n"
-    )
-    with pytest.raises(
-        ValueError, match=r"the last error is: TypeError: no \.\.\. use jnp.where; the last message is: the"
+    calls = 'Traceback:\n  File "a", line 1, in f\n    call()\n    ~~~^\n'
+    analysis.trials[0].get_error = lambda: f"{calls}KeyError: 'rat'\n"
+    for text, short in (
+        ("TypeError: no\nabout it\nuse jnp.where\n\n", "TypeError: no ... use jnp.where"),
+        ("ValueError: no\n  a: (3,)\nsee the manual", "ValueError: no ... see the manual"),
+        (f"TypeError: no\n{20 * '-'}\nFor simplicity, JAX has removed its internal frames.\n", "TypeError: no"),
     ):
-        best_hyperparameters(analysis, SPACE)
+        analysis.trials[1].get_error = lambda text=text: calls + text
+        with pytest.raises(ValueError, match=re.escape(f"the last error is: {short}; the last message is: the")):
+            best_hyperparameters(analysis, SPACE)
     with pytest.raises(ValueError, match="no trial has a finite 'loss'; look at the trials' errors"):
         best_hyperparameters(Analysis(*rates_of({})), SPACE)
 

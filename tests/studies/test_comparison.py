@@ -503,6 +503,7 @@ def test_the_space_of_a_training_problem_is_translated_where_it_is_posed(kind: s
         ({"x": tune.quniform(0.0, 1.0, 0.1)}, r"space\['x'\]: a quantised domain has no gradient; leave q out"),
         ({"x": FloatDistribution(0.0, 1.0, step=0.1)}, r"mine: space\['x'\] cannot be .* a step has no gradient"),
         ({"x": 3}, r"space\['x'\] must be a Float, Int or Categorical, got 3"),
+        ({"x": tune.grid_search([0.1, 0.2])}, r"space\['x'\]: grid_search cannot be searched; use tune.choice"),
     ],
 )
 def test_what_a_training_problem_cannot_search_is_named(space: dict[str, Any], message: str) -> None:

@@ -34,8 +34,9 @@ def test_ours_pays_where_it_is_lower_on_each_of_five_seeds() -> None:
     assert str(found) == (
         "hypergrad pays for bowl at 100 gradient evaluations: the median validation loss is 3 with hypergrad, and 6 "
         "with tpe, the best of 2 others; seed by seed hypergrad is 50 % (50 % to 52 %) lower, and it is lower on 5 of "
-        "5 seeds. Chance alone would put hypergrad so far ahead with the probability p \N{LESS-THAN OR EQUAL TO} 0.031 "
-        "against each. The median number of trials of hypergrad is 1, that of tpe 1; hypergrad took 1 times as long."
+        "5 seeds. Chance alone would make hypergrad look so good with the probability p \N{LESS-THAN OR EQUAL TO} "
+        "0.031 against each. The median number of trials of hypergrad is 1, that of tpe 1; hypergrad took 1 times as "
+        "long."
     )
     assert [(pairing.other, pairing.p, pairing.holm) for pairing in found.against] == [
         ("tpe", 1 / 32, 2 / 32),
@@ -49,8 +50,8 @@ def test_four_seeds_are_too_few_to_be_sure() -> None:
     assert (found.pays, found.p) == (None, 1 / 16)
     assert str(found).startswith("hypergrad was not shown to pay for bowl")
     assert (
-        "Chance alone would put hypergrad so far ahead with the probability p = 0.062. So tpe, or whichever is simpler,"
-        " will do. By the ranks of the differences, about 9 seeds would show that hypergrad is lower than tpe."
+        "Chance alone would make hypergrad look so good with the probability p = 0.062. So tpe, or whichever is "
+        "simpler, will do. By the ranks of the differences, about 9 seeds would show that hypergrad is lower than tpe."
     ) in str(found)
 
 
@@ -62,6 +63,15 @@ def test_each_of_the_others_must_be_beaten() -> None:
     assert found.p == max(pairing.p for pairing in found.against)
     assert found.needed == max(pairing.needed for pairing in found.against)
     assert f"about {found.needed:.0f} seeds would show that hypergrad is lower than each of the others." in str(found)
+    assert "It was not shown to be better than random, so that or whichever is simpler will do." in str(found)
+    assert "So tpe" not in str(found), "it was beaten"
+
+
+def test_where_ours_has_the_lowest_median_another_may_be_lower_by_ranks() -> None:
+    found = verdict(runs(hypergrad=[3, 3, 1, 1, 1], tpe=[4, 4, 2, 2, 2], random=[2.5, 2.25, 2.1, 0.125, 0.25]))
+    assert found is not None
+    assert (found.other, found.hardest.other, found.pays, found.needed) == ("tpe", "random", None, math.inf)
+    assert f"about {found.needed_behind:.0f} seeds would show that random is lower than hypergrad." in str(found)
 
 
 def test_where_the_other_is_lower_by_ranks_more_seeds_would_show_that_and_not_that_ours_is() -> None:
@@ -78,9 +88,9 @@ def test_a_lead_of_the_best_of_the_others_that_may_be_chance_is_no_difference() 
     assert str(found) == (
         "hypergrad was not shown to pay for bowl at 100 gradient evaluations: the median validation loss is 3 with "
         "hypergrad, and 2 with tpe, the best of 2 others; seed by seed hypergrad is 50 % higher (25 % lower to 50 % "
-        "higher), and it is lower on 1 of 3 seeds. Chance alone would put tpe so far ahead with the probability p = 1, "
-        "allowing for the choice among 2. So tpe, or whichever is simpler, will do. By the ranks of the differences, "
-        f"about {found.needed_behind:.0f} seeds would show that tpe is lower than hypergrad. "
+        "higher), and it is lower on 1 of 3 seeds. Chance alone would make tpe look so good with the probability p = "
+        "1, allowing for the choice among 2. So tpe, or whichever is simpler, will do. By the ranks of the "
+        f"differences, about {found.needed_behind:.0f} seeds would show that tpe is lower than hypergrad. "
         "The median number of trials of hypergrad is 1, that of tpe 1; hypergrad took 1 times as long."
     )
 
@@ -106,7 +116,7 @@ def test_p_of_what_does_not_pay_is_that_of_the_other_being_lower() -> None:
     assert alone is not None
     assert (alone.pays, alone.p) == (False, 1 / 32)
     assert str(alone).startswith("hypergrad does not pay for bowl")
-    assert "Chance alone would put tpe so far ahead with the probability p = 0.031. Use tpe. The median" in str(alone)
+    assert "Chance alone would make tpe look so good with the probability p = 0.031. Use tpe. The median" in str(alone)
     chosen = verdict(runs(hypergrad=[2, 3, 4, 5, 6], tpe=[1.5, 2, 2.5, 3, 3.5], random=[9.0] * 5))
     assert chosen is not None
     assert (chosen.pays, chosen.p) == (None, 2 / 32)
