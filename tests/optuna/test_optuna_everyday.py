@@ -105,7 +105,7 @@ def test_a_study_without_a_finite_value_has_found_nothing() -> None:
     failing = problem(valid_loss=lambda params, mean, h: params["v"] * jnp.nan)
     study.optimize(Objective(failing, SPACE), n_trials=2)
     for find in (best_trial, best_hyperparameters):
-        with pytest.raises(ValueError, match=r"no trial of this study has a finite value; trial 1: a gradient or loss"):
+        with pytest.raises(ValueError, match=r"no trial of this study has a finite value; trial 0: a gradient or loss"):
             find(study)
 
 
