@@ -36,8 +36,9 @@ from hypergrad_optuna import (
     wants_gradient,
 )
 
-#: After so many trials in a row that complete, with gradients, at least one must be a step.
-TRIALS_UNTIL_A_STEP = 12
+#: After so many trials in a row that complete, with gradients, at least one must be a step. Where a step has gained
+#: little, up to fifteen trials explore, which cost as much as the next steps do.
+TRIALS_UNTIL_A_STEP = 20
 #: Below this the floats are at the bottom of the bowl, so that no step is left to take.
 AT_THE_BOTTOM = 0.05
 
