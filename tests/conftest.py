@@ -25,8 +25,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
-# This comes before Ray starts. Without an address it would join a cluster that another test process has started, and its
-# workers would give way to all other processes, and so hardly run beside other tests.
+# This comes before Ray starts. Without an address it would join a cluster that another test process has started, and
+# its workers would give way to all other processes, and so hardly run beside other tests.
 os.environ.setdefault("RAY_ADDRESS", "local")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
